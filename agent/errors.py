@@ -1,0 +1,295 @@
+"""Every way a deployment can fail: one family, one file.
+
+Each class has a stable `code`, says whose fault it is (`blame`), whether another try may help (`retryable`), and makes its
+message from typed fields. `detail` names the object and both numbers; `hint` says what to do about it. HTTP statuses and
+exit codes belong to the API and the commands, not here. No constructor logs.
+
+The messages of the codes that the seed API had are kept to the letter: clients match on them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+
+class Blame(StrEnum):
+    """Whose fault an error is: who has to mend it."""
+
+    REQUEST = "request"
+    IMAGE = "image"
+    NETWORK = "network"
+    DISK = "disk"
+    AGENT = "agent"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of a posted document: where it is (`configdrive.sshKey`) and what is wrong there."""
+
+    path: str
+    message: str
+    code: str = "job.invalid"
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class DeployError(Exception):
+    """The base of the family; only subclasses are raised."""
+
+    code: str
+    blame: ClassVar[Blame]
+    retryable: ClassVar[bool] = False
+    template: ClassVar[str]
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, *, detail: str = "", hint: str = "", **fields: object) -> None:
+        self.message = self.template.format(**fields)
+        self.detail = detail
+        self.hint = hint or self.default_hint
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.detail})" if self.detail else self.message
+
+    def document(self) -> dict[str, Any]:
+        """The error as it stands in a status document."""
+        return {
+            "code": self.code,
+            "blame": self.blame.value,
+            "retryable": self.retryable,
+            "message": self.message,
+            "detail": self.detail or None,
+            "hint": self.hint or None,
+        }
+
+
+# -- the request -------------------------------------------------------------------------------------------------------
+
+
+class JobInvalid(DeployError):
+    """The posted job has faults; `faults` lists all of them."""
+
+    code = "job.invalid"
+    blame = Blame.REQUEST
+    template = "{summary}"
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        if len(self.faults) == 1 and self.faults[0].code != self.code:
+            # A lone fault that the seed API had a message for keeps that message and its own code.
+            self.code = self.faults[0].code
+            super().__init__(summary=self.faults[0].message)
+        else:
+            super().__init__(summary="; ".join(str(fault) for fault in self.faults))
+
+    def document(self) -> dict[str, Any]:
+        faults = [{"path": f.path, "message": f.message, "code": f.code} for f in self.faults]
+        return super().document() | {"faults": faults}
+
+
+class JobCancelled(DeployError):
+    """The deployment was cancelled by its user."""
+
+    code = "job.cancelled"
+    blame = Blame.REQUEST
+    template = "The deployment was cancelled."
+    default_hint = "The disk holds no bootable system now; deploy again to install one."
+
+
+class DiskGroupUnknown(DeployError):
+    code = "disk.group"
+    blame = Blame.REQUEST
+    template = "Disk group {group} does not exist on this server."
+    default_hint = "`byoi disks` lists the disk groups and why a disk is not eligible."
+
+
+class DiskUnknown(DeployError):
+    code = "disk.unknown"
+    blame = Blame.REQUEST
+    template = "{path} is neither a whole disk nor a regular file."
+    default_hint = "Name a whole disk such as /dev/sda, or a file; with --size a new sparse file is made."
+
+
+class DiskIneligible(DeployError):
+    code = "disk.ineligible"
+    blame = Blame.REQUEST
+    template = "{path} cannot be written: {reasons}."
+    default_hint = "`byoi disks` shows every disk with the reasons why it is not eligible."
+
+
+# -- the image ---------------------------------------------------------------------------------------------------------
+
+
+class ImageFormat(DeployError):
+    code = "image.format"
+    blame = Blame.REQUEST
+    template = "Bad format image, expected: qcow2, raw, ova."
+
+
+class ImageUnsupported(DeployError):
+    code = "image.unsupported"
+    blame = Blame.AGENT
+    template = "Images of type {type} cannot be deployed by this version."
+    default_hint = "Convert the image first: qemu-img convert -O raw IMAGE IMAGE.raw"
+
+
+class ImageType(DeployError):
+    code = "image.type"
+    blame = Blame.IMAGE
+    template = "image provided format is `{found}` which does not match expected {expected} format"
+
+
+class ImageNoTable(DeployError):
+    code = "image.no_table"
+    blame = Blame.IMAGE
+    template = (
+        "image provided format is not of type raw because no partition table was found. It seems to contain: `{found}`"
+    )
+    default_hint = "Check that the URL names a disk image (not a filesystem, an archive or a web page)."
+
+
+class ImageSize(DeployError):
+    code = "image.size"
+    blame = Blame.IMAGE
+    template = (
+        "image provided has a size of `{image_size}` bytes which is larger than `{device}` of `{device_size}` bytes"
+    )
+    default_hint = "Choose a larger disk, or shrink the image."
+
+
+class ImageTruncated(DeployError):
+    code = "image.truncated"
+    blame = Blame.IMAGE
+    template = "The image ends at byte {size}, but its partition table reaches to byte {expected}."
+    default_hint = "The file behind the URL is incomplete: upload it again."
+
+
+class ImageChanged(DeployError):
+    code = "image.changed"
+    blame = Blame.IMAGE
+    template = "The image changed while downloading: {url}"
+    default_hint = "Deploy again once the file behind the URL no longer changes."
+
+
+class ImageUnsafe(DeployError):
+    code = "image.unsafe"
+    blame = Blame.IMAGE
+    template = "The image was refused by the check {check}."
+
+
+class ImageMemory(DeployError):
+    code = "image.memory"
+    blame = Blame.IMAGE
+    template = "Could not download, qcow2 image is too big to download in memory."
+
+
+class ImageDownload(DeployError):
+    """The transfer failed for good; retries are over by then."""
+
+    code = "image.download"
+    blame = Blame.NETWORK
+    retryable = True
+    template = "Could not download image located: {url}"
+
+
+class ChecksumMismatch(DeployError):
+    code = "checksum.mismatch"
+    blame = Blame.IMAGE
+    template = "Bad {algorithm} for downloaded file, got: {got} while expecting {expected}."
+    default_hint = "Check that checkSum belongs to the file behind the URL."
+
+
+class GptRelocate(DeployError):
+    code = "gpt.relocate"
+    blame = Blame.IMAGE
+    template = "Can not move backup GPT data structures to the end of disk."
+
+
+class ConfigDriveCreate(DeployError):
+    code = "configdrive.create"
+    blame = Blame.IMAGE
+    template = "Could not create configdrive on disk."
+
+
+class BootEsp(DeployError):
+    code = "boot.esp"
+    blame = Blame.IMAGE
+    template = "The server boots by UEFI, but the image cannot."
+    default_hint = "Deploy an image with an EFI system partition, or set the server to legacy boot."
+
+
+class BootCode(DeployError):
+    code = "boot.code"
+    blame = Blame.IMAGE
+    template = "The server boots in legacy mode, but the image has no boot code in its first sector."
+    default_hint = "Install a boot loader for BIOS into the image (grub-install --target=i386-pc)."
+
+
+# -- the disk ----------------------------------------------------------------------------------------------------------
+
+
+class SectorSize(DeployError):
+    code = "disk.sector_size"
+    blame = Blame.IMAGE
+    template = "image has sector size {image_sector_size} but {device} has {sector_size}"
+    default_hint = "Use an image that was made for the sector size of the disk."
+
+
+class DiskBusy(DeployError):
+    code = "disk.busy"
+    blame = Blame.DISK
+    template = "{device} is in use: {holder}."
+    default_hint = "Unmount or stop what uses the disk, then deploy again."
+
+
+class ImageWrite(DeployError):
+    """The disk refused bytes of the image (EIO, ENOSPC, a vanished device)."""
+
+    code = "image.write"
+    blame = Blame.DISK
+    template = "Can't write {type} on disk."
+    default_hint = "The disk may be failing: look at the kernel's log and at SMART."
+
+
+class DiskIo(DeployError):
+    code = "disk.io"
+    blame = Blame.DISK
+    template = "Input/output fault on {device}: {reason}."
+    default_hint = "The disk may be failing: look at the kernel's log and at SMART."
+
+
+# -- the agent itself --------------------------------------------------------------------------------------------------
+
+
+class JobInterrupted(DeployError):
+    code = "job.interrupted"
+    blame = Blame.AGENT
+    retryable = True
+    template = "The deployment was interrupted: {reason}."
+
+
+class VerifyFailed(DeployError):
+    """What was written does not read back as it was meant; the disk was made unbootable again."""
+
+    code = "disk.verify"
+    blame = Blame.DISK
+    template = "{device} does not read back as it was written: {reason}."
+    default_hint = "The disk may be failing: look at the kernel's log and at SMART."
+
+
+class ToolMissing(DeployError):
+    code = "agent.tool"
+    blame = Blame.AGENT
+    template = "The rescue system lacks {tool}."
+    default_hint = "Install the package that has it into the rescue system."
+
+
+class InternalFault(DeployError):
+    """A fault of our own; the traceback is in the log, never in the status."""
+
+    code = "agent.internal"
+    blame = Blame.AGENT
+    template = "The agent failed: {reason}."
+    default_hint = "This is a fault of byoi-agent: please report it with the agent's log."

@@ -1,0 +1,75 @@
+"""What a file's first bytes are: content decides, never a suffix or a Content-Type.
+
+The names are those that messages show. Signatures are from each format's own specification.
+"""
+
+from agent.formats.superblock import sniff_filesystem
+from agent.formats.table import TableError, read_table
+
+# How much of the file's head `sniff` wants to see at most.
+SNIFF_BYTES = 128 * 1024
+
+_MAGICS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"QFI\xfb\x00\x00\x00\x01", "qcow"),
+    (0, b"QFI\xfb", "qcow2"),
+    (0, b"KDMV", "vmdk"),
+    (0, b"COWD", "vmdk"),
+    (0, b"# Disk DescriptorFile", "vmdk"),
+    (0, b"vhdxfile", "vhdx"),
+    (0, b"conectix", "vhd"),
+    (0x40, b"\x7f\x10\xda\xbe", "vdi"),
+    (257, b"ustar", "tar"),
+    (0, b"\x1f\x8b", "gzip"),
+    (0, b"\xfd7zXZ\x00", "xz"),
+    (0, b"\x28\xb5\x2f\xfd", "zstd"),
+    (0, b"BZh", "bzip2"),
+    (0, b"\x04\x22\x4d\x18", "lz4"),
+    (0, b"PK\x03\x04", "zip"),
+    (0, b"7z\xbc\xaf\x27\x1c", "7z"),
+    (0, b"Rar!", "rar"),
+    (0, b"MSWIM\x00\x00\x00", "wim"),
+    (0, b"\x7fELF", "elf"),
+    (0, b"%PDF", "pdf"),
+)
+_MARKUP = (b"<!doctype html", b"<html", b"<head", b"<body")
+
+
+def sniff(head: bytes) -> str:
+    """Name the content: `raw` for a partition table, else the format, filesystem or kind of text that it is.
+
+    Args:
+        head: the file's first bytes, `SNIFF_BYTES` of them where the file is that long.
+    """
+    if not head:
+        return "nothing"
+    for offset, magic, name in _MAGICS:
+        if head[offset : offset + len(magic)] == magic:
+            return "ova" if name == "tar" and _first_member_is_ovf(head) else name
+    return _table(head) or sniff_filesystem(head) or _text(head) or ("zeros" if not any(head) else "unknown data")
+
+
+def _first_member_is_ovf(head: bytes) -> bool:
+    return head[:100].split(b"\0", 1)[0].lower().endswith(b".ovf")
+
+
+def _table(head: bytes) -> str | None:
+    try:
+        return None if read_table(head, None) is None else "raw"
+    except TableError:
+        # A damaged GPT is a partition table all the same; the plan says what is wrong with it.
+        return "raw"
+
+
+def _text(head: bytes) -> str | None:
+    start = head[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith(_MARKUP):
+        return "html"
+    if start.startswith((b"<?xml", b"<error")):
+        return "xml"
+    if start.startswith((b"{", b"[")):
+        return "json"
+    try:
+        text = head[:512].decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    return "text" if text.isprintable() or all(c.isprintable() or c in "\r\n\t" for c in text) else None

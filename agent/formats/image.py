@@ -1,0 +1,64 @@
+"""What an image's first bytes tell about the disk it is: examined before the first write."""
+
+from dataclasses import dataclass
+
+from agent.formats.detect import SNIFF_BYTES, sniff
+from agent.formats.gpt import Gpt
+from agent.formats.layout import has_boot_code, has_esp, needed_size
+from agent.formats.mbr import Mbr
+from agent.formats.superblock import mbr_sector_size
+from agent.formats.table import TableError, read_table
+from agent.units import MiB
+
+# An MBR tells no sector size; the first filesystem does. With 4096-byte sectors a partition at the customary LBA 2048
+# begins at 8 MiB, so this reaches its superblock, btrfs' at 64 KiB included.
+WINDOW_BYTES = 10 * MiB
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """A guest disk as far as its first bytes tell. Sizes in bytes."""
+
+    content: str
+    """What the file is: `raw`, or the name of what was found instead."""
+    size: int | None
+    """Size of the guest disk; None where the server does not tell the file's."""
+    table: Gpt | Mbr | None = None
+    table_fault: str | None = None
+    """Why a partition table that is there cannot be used."""
+    sector_size: int | None = None
+    esp: bool = False
+    boot_code: bool = False
+    reach: int = 0
+    """Where the last partition ends."""
+
+
+def examine(window: bytes, size: int | None) -> ImageFacts:
+    """Read the first `WINDOW_BYTES` of a guest disk (all of it where it is shorter)."""
+    content = sniff(window[:SNIFF_BYTES])
+    if content != "raw":
+        return ImageFacts(content, size)
+    try:
+        table = read_table(window, None)
+    except TableError as error:
+        return ImageFacts(content, size, table_fault=str(error))
+    if table is None:
+        return ImageFacts(content, size)
+    sector_size: int | None
+    if isinstance(table, Gpt):
+        sector_size = table.sector_size
+    else:
+        sector_size = mbr_sector_size(window, window[:512], size)
+        if sector_size not in (None, table.sector_size):
+            table = read_table(window, sector_size)
+            if table is None:
+                return ImageFacts(content, size, table_fault="the MBR does not hold together")
+    return ImageFacts(
+        content,
+        size,
+        table,
+        sector_size=sector_size,
+        esp=has_esp(table),
+        boot_code=has_boot_code(window[:512]),
+        reach=needed_size(table),
+    )

@@ -1,0 +1,281 @@
+"""The target disk, opened for writing: a block device, or a regular file that stands in for one.
+
+Owns the file descriptors, the exclusive claim, O_DIRECT with its alignment rules, short writes, zeroing and flushing. Used
+by the stages through threads; every method blocks and raises OSError with the path in it. Nothing here knows what the
+bytes mean. A disk that fails stays claimed until `close`.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent.host import syscalls
+from agent.units import MiB, align_down, align_up
+
+# A range is zeroed in steps: one huge WRITE SAME outlasts the command time-out of some SCSI disks.
+ZERO_STEP = 128 * MiB
+# Buffered writes are pushed out and dropped from the page cache behind the writer, in windows of this length.
+WINDOW = 32 * MiB
+_BOUNCE = MiB
+_FILE_ALIGNMENT = 4096
+_UNSUPPORTED = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS}
+
+_ZeroMethod = Callable[[int, int, int], None]
+
+
+class TargetDisk:
+    """An exclusively opened disk. Offsets and lengths are bytes.
+
+    Attributes:
+        path: as it was given.
+        size: bytes.
+        sector_size: logical sector size in bytes; None for a regular file, which takes the image's.
+        is_device: a block device rather than a file.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open and claim the disk; nothing is written.
+
+        Raises:
+            OSError: EBUSY when something else holds it; ENOTBLK when it is neither a block device nor a file.
+        """
+        self.path = path
+        with _named(path):
+            self._fd = _open_exclusive(path)
+        self._direct_fd: int | None = None
+        try:
+            with _named(path):
+                self._inspect()
+        except BaseException:
+            self.close()
+            raise
+
+    def _inspect(self) -> None:
+        mode = os.fstat(self._fd).st_mode
+        self.is_device = stat.S_ISBLK(mode)
+        self.size = syscalls.device_size(self._fd) if self.is_device else os.fstat(self._fd).st_size
+        self.sector_size = syscalls.logical_sector_size(self._fd) if self.is_device else None
+        self._alignment = self.sector_size or _FILE_ALIGNMENT
+        # Devices: the device writes zeros by itself, never by discarding, whose result may read as anything.
+        # Files: a hole is zeros by definition, and keeps a sparse image sparse.
+        self._zero_methods: list[_ZeroMethod] = (
+            [syscalls.zero_range, syscalls.zero_out] if self.is_device else [syscalls.punch_hole, syscalls.zero_range]
+        )
+        self._bounce = memoryview(mmap.mmap(-1, _BOUNCE))
+        self._window_start = self._window_end = 0
+        try:
+            self._direct_fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError as error:
+            # tmpfs and others refuse O_DIRECT at open time.
+            if error.errno not in _UNSUPPORTED:
+                raise
+
+    @property
+    def direct(self) -> bool:
+        """Whether O_DIRECT is in use: it is dropped for good at the first EINVAL."""
+        return self._direct_fd is not None
+
+    def close(self) -> None:
+        """Give the disk back; safe to call twice."""
+        for fd in (self._direct_fd, self._fd):
+            if fd is not None and fd >= 0:
+                os.close(fd)
+        self._direct_fd, self._fd = None, -1
+
+    def write(self, offset: int, data: memoryview | bytes) -> None:
+        """Write all of `data`: sector-aligned parts by O_DIRECT where it works, odd ends through the page cache."""
+        view = memoryview(data)
+        with _named(self.path):
+            self._check_range(offset, len(view))
+            start, end = self._direct_part(offset, offset + len(view))
+            if start < end:
+                self._write_buffered(offset, view[: start - offset])
+                self._write_direct(start, view[start - offset : end - offset])
+                self._write_buffered(end, view[end - offset :])
+            else:
+                self._write_buffered(offset, view)
+
+    def _direct_part(self, start: int, end: int) -> tuple[int, int]:
+        if self._direct_fd is None:
+            return start, start
+        return align_up(start, self._alignment), align_down(end, self._alignment)
+
+    def _write_direct(self, offset: int, view: memoryview) -> None:
+        if view.readonly or syscalls.address(view) % self._alignment:
+            for at in range(0, len(view), _BOUNCE):
+                piece = view[at : at + _BOUNCE]
+                self._bounce[: len(piece)] = piece
+                self._write_direct(offset + at, self._bounce[: len(piece)])
+            return
+        done = 0
+        while done < len(view) and self._direct_fd is not None:
+            try:
+                done += self._pwrite(self._direct_fd, view[done:], offset + done)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                os.close(self._direct_fd)
+                self._direct_fd = None
+            if done % self._alignment:
+                break
+        self._write_buffered(offset + done, view[done:])
+
+    @staticmethod
+    def _pwrite(fd: int, view: memoryview, offset: int) -> int:
+        written = os.pwrite(fd, view, offset)
+        if written == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written
+
+    def _write_buffered(self, offset: int, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            done += self._pwrite(self._fd, view[done:], offset + done)
+        if len(view) >= _BOUNCE:
+            self._drop_behind(offset, offset + len(view))
+
+    def _drop_behind(self, start: int, end: int) -> None:
+        """Keep a long buffered write from filling the page cache: push one window out while the next one fills."""
+        if start != self._window_end:
+            self._window_start = start
+        self._window_end = end
+        if end - self._window_start < WINDOW:
+            return
+        length = end - self._window_start
+        syscalls.start_writeback(self._fd, self._window_start, length)
+        before = max(self._window_start - WINDOW, 0)
+        syscalls.finish_writeback(self._fd, before, self._window_start - before)
+        os.posix_fadvise(self._fd, before, self._window_start - before, os.POSIX_FADV_DONTNEED)
+        self._window_start = end
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make the range read back as zeros, by the cheapest way that guarantees it."""
+        with _named(self.path):
+            self._check_range(offset, length)
+            start, end = align_up(offset, self._alignment), align_down(offset + length, self._alignment)
+            if start >= end:
+                self._write_zeros(offset, length)
+                return
+            self._write_zeros(offset, start - offset)
+            for at in range(start, end, ZERO_STEP):
+                self._zero_step(at, min(ZERO_STEP, end - at))
+            self._write_zeros(end, offset + length - end)
+
+    def _zero_step(self, offset: int, length: int) -> None:
+        while self._zero_methods:
+            try:
+                self._zero_methods[0](self._fd, offset, length)
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise
+                del self._zero_methods[0]
+            else:
+                return
+        self._write_zeros(offset, length)
+
+    def _write_zeros(self, offset: int, length: int) -> None:
+        zeros = memoryview(bytes(min(length, _BOUNCE)))
+        for at in range(0, length, _BOUNCE):
+            piece = zeros[: min(_BOUNCE, length - at)]
+            self._write_buffered(offset + at, piece)
+
+    def flush(self) -> None:
+        """Make everything written durable, down to the disk's own cache."""
+        with _named(self.path):
+            os.fsync(self._fd)
+
+    def drop_cache(self) -> None:
+        """Flush, then forget cached pages: what is read next comes from the device."""
+        self.flush()
+        with _named(self.path):
+            if self.is_device:
+                syscalls.flush_buffers(self._fd)
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read exactly `length` bytes.
+
+        Raises:
+            OSError: EIO when the disk ends before.
+        """
+        with _named(self.path):
+            pieces: list[bytes] = []
+            while length > 0:
+                piece = os.pread(self._fd, length, offset)
+                if not piece:
+                    raise OSError(errno.EIO, f"the disk ends at byte {offset}")
+                pieces.append(piece)
+                offset += len(piece)
+                length -= len(piece)
+            return b"".join(pieces)
+
+    def reread_partitions(self) -> bool:
+        """Tell the kernel about a changed table; False where it cannot (a file, a loop device without partitions)."""
+        if not self.is_device:
+            return False
+        try:
+            syscalls.reread_partitions(self._fd)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOTTY, errno.EBUSY, errno.EOPNOTSUPP):
+                return False
+            raise
+        return True
+
+    def _check_range(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise OSError(errno.EINVAL, f"bytes {offset} to {offset + length} are not within its {self.size} bytes")
+
+
+def make_sparse(path: str, size: int) -> None:
+    """Make a new sparse file of `size` bytes, or accept one that already has just that size.
+
+    Raises:
+        FileExistsError: there is a file of another size; it is left alone.
+        OSError: with the path in it.
+    """
+    with _named(path):
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            info = Path(path).stat()
+            if stat.S_ISREG(info.st_mode) and info.st_size == size:
+                return
+            raise
+        try:
+            os.ftruncate(fd, size)
+        finally:
+            os.close(fd)
+
+
+def _open_exclusive(path: str) -> int:
+    # On a block device O_EXCL is the kernel's own claim: mounts, md, dm and other claimants are refused, and refuse us.
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if Path(path).is_block_device() else 0))
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISREG(mode):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif not stat.S_ISBLK(mode):
+            raise OSError(errno.ENOTBLK, os.strerror(errno.ENOTBLK))
+    except BlockingIOError:
+        os.close(fd)
+        raise OSError(errno.EBUSY, "another process writes to this file") from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Put the path into every OSError that comes without one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, path) from error
+        raise

@@ -1,0 +1,107 @@
+"""Every system call that Python's os module lacks, in one place: ioctls of block devices, fallocate, sync_file_range.
+
+Each function raises OSError with the errno of the kernel; none logs, none retries.
+"""
+
+import ctypes
+import fcntl
+import os
+import struct
+
+# linux/fs.h
+BLKROGET = 0x125E
+BLKRRPART = 0x125F
+BLKFLSBUF = 0x1261
+BLKSSZGET = 0x1268
+BLKPBSZGET = 0x127B
+BLKZEROOUT = 0x127F
+BLKGETSIZE64 = 0x80081272
+
+# linux/falloc.h
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+FALLOC_FL_ZERO_RANGE = 0x10
+
+# linux/fs.h, for sync_file_range(2)
+SYNC_FILE_RANGE_WAIT_BEFORE = 1
+SYNC_FILE_RANGE_WRITE = 2
+SYNC_FILE_RANGE_WAIT_AFTER = 4
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_fallocate = _libc.fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_sync_file_range = _libc.sync_file_range
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
+
+def _int_ioctl(fd: int, request: int) -> int:
+    value: int = struct.unpack("i", fcntl.ioctl(fd, request, bytes(4)))[0]
+    return value
+
+
+def device_size(fd: int) -> int:
+    """Size of a block device in bytes."""
+    size: int = struct.unpack("Q", fcntl.ioctl(fd, BLKGETSIZE64, bytes(8)))[0]
+    return size
+
+
+def logical_sector_size(fd: int) -> int:
+    """Logical sector size of a block device in bytes: what its addresses count in."""
+    return _int_ioctl(fd, BLKSSZGET)
+
+
+def physical_sector_size(fd: int) -> int:
+    """Physical sector size of a block device in bytes: what it writes at once."""
+    return _int_ioctl(fd, BLKPBSZGET)
+
+
+def is_read_only(fd: int) -> bool:
+    """Whether the block device refuses writes."""
+    return _int_ioctl(fd, BLKROGET) != 0
+
+
+def flush_buffers(fd: int) -> None:
+    """Write out and drop the block device's page cache, so that the next read comes from the device."""
+    fcntl.ioctl(fd, BLKFLSBUF, 0)
+
+
+def reread_partitions(fd: int) -> None:
+    """Ask the kernel to read the partition table again."""
+    fcntl.ioctl(fd, BLKRRPART, 0)
+
+
+def zero_out(fd: int, offset: int, length: int) -> None:
+    """BLKZEROOUT: the device writes the zeros, by command where it can. Aligned to logical sectors."""
+    fcntl.ioctl(fd, BLKZEROOUT, struct.pack("QQ", offset, length))
+
+
+def zero_range(fd: int, offset: int, length: int) -> None:
+    """fallocate(ZERO_RANGE), keeping the size."""
+    _check(_fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length))
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """fallocate(PUNCH_HOLE), keeping the size: in a regular file the range reads as zeros and takes no room."""
+    _check(_fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length))
+
+
+def start_writeback(fd: int, offset: int, length: int) -> None:
+    """Begin to write dirty pages of the range out, without waiting."""
+    _check(_sync_file_range(fd, offset, length, SYNC_FILE_RANGE_WRITE))
+
+
+def finish_writeback(fd: int, offset: int, length: int) -> None:
+    """Write dirty pages of the range out and wait for them. This is not a flush: metadata and disk caches stay."""
+    flags = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
+    _check(_sync_file_range(fd, offset, length, flags))
+
+
+def address(view: memoryview) -> int:
+    """Where a writable view lies in memory, for the alignment that O_DIRECT asks for."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,18 @@
+"""Waiting for udev after the partition table changed, where a udev daemon runs."""
+
+from pathlib import Path
+
+from agent.host import process
+
+CONTROL_SOCKET = Path("/run/udev/control")
+SETTLE_SECONDS = 10
+
+
+def settle() -> None:
+    """Wait until udev has handled its queue; a slow queue is no failure, since nothing here needs its nodes."""
+    if not CONTROL_SOCKET.exists():
+        return
+    try:
+        process.run(("udevadm", "settle", f"--timeout={SETTLE_SECONDS}"), timeout=SETTLE_SECONDS + 5)
+    except process.ProcessFailed:
+        return

@@ -1,0 +1,354 @@
+"""The job as posted: read strictly, with every fault listed at once.
+
+The document is the seed API's `bringYourOwnImage` body. `load_job` takes its text, `parse_job` the decoded JSON; both
+raise `JobInvalid` with all faults, each with its path. No value of a secret member is ever part of a fault.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.errors import Fault, ImageFormat, JobInvalid
+from agent.model.url import check_url, redact_url
+from agent.units import MiB, format_size
+
+IMAGE_TYPES = ("qcow2", "raw", "ova")
+CHECKSUM_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
+MAX_JOB_BYTES = 24 * MiB
+MAX_USER_DATA_BYTES = 8 * MiB
+MAX_LIST = 256
+MAX_TEXT = 16 * 1024
+BLANK = "***"
+
+BAD_CHECKSUM_TYPE = "Bad checkSumType, expected: md5, sha1, sha256, sha512."
+BAD_CHECKSUM_PAIR = "Please provide checkSum AND checkSumType or none of them"
+
+# RFC 9110 section 5.6.2, and the headers that the transfer itself has to set.
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
+_OWN_HEADERS = {
+    "accept-encoding", "connection", "content-length", "if-range", "range", "te", "trailer", "transfer-encoding", "upgrade",
+}  # fmt: skip
+# RFC 1123 section 2.1.
+_HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
+_SSH_KEY = re.compile(r"(^|\s)(ssh-|ecdsa-|sk-)[A-Za-z0-9@.-]+\s+[A-Za-z0-9+/]{16,}={0,3}(\s|$)")
+_EFI_PATH = re.compile(r"[\\/][A-Za-z0-9._+ ~()\\/-]{1,254}")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValue:
+    """One `{key, value}` member of `httpHeader` or `userMetadatas`."""
+
+    key: str
+    value: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigDrive:
+    """What goes onto the config-2 drive; `user_data` is kept to the byte."""
+
+    enable: bool = False
+    hostname: str | None = None
+    ssh_key: str | None = field(default=None, repr=False)
+    user_data: str | None = field(default=None, repr=False)
+    user_metadatas: tuple[KeyValue, ...] = ()
+    network_data: Mapping[str, Any] | None = field(default=None, repr=False)
+    vendor_data: Mapping[str, Any] | str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A valid job. `checksum` is in lower case; an absent member is None."""
+
+    url: str = field(repr=False)
+    type: str
+    checksum: str | None = None
+    checksum_type: str | None = None
+    configdrive: ConfigDrive = ConfigDrive()
+    description: str | None = None
+    disk_group_id: int | None = None
+    http_headers: tuple[KeyValue, ...] = ()
+    efi_bootloader_path: str | None = None
+
+    def redacted(self) -> dict[str, Any]:
+        """The posted document again, with every secret blanked; absent members stay absent."""
+        drive = self.configdrive
+        document = {
+            "URL": redact_url(self.url),
+            "type": self.type,
+            "checkSum": self.checksum,
+            "checkSumType": self.checksum_type,
+            "description": self.description,
+            "diskGroupId": self.disk_group_id,
+            "efiBootloaderPath": self.efi_bootloader_path,
+            "httpHeader": [{"key": header.key, "value": BLANK} for header in self.http_headers] or None,
+            "configdrive": _present(
+                {
+                    "enable": drive.enable,
+                    "hostname": drive.hostname,
+                    "sshKey": drive.ssh_key and BLANK,
+                    "userData": drive.user_data and BLANK,
+                    "userMetadatas": [{"key": item.key, "value": BLANK} for item in drive.user_metadatas] or None,
+                    "networkData": drive.network_data and BLANK,
+                    "vendorData": drive.vendor_data and BLANK,
+                }
+            ),
+        }
+        return _present(document)
+
+
+def _present(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if value is not None}
+
+
+def load_job(text: str | bytes) -> Job:
+    """Read a job from JSON text.
+
+    Raises:
+        JobInvalid: no JSON, a key given twice, or faults of the job itself.
+    """
+    if len(text) > MAX_JOB_BYTES:
+        raise JobInvalid([Fault("", f"the job has {len(text)} bytes, at most {MAX_JOB_BYTES} are taken")])
+    twice: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(items)
+        if len(result) != len(items):
+            keys = [key for key, _ in items]
+            twice.extend(sorted({key for key in keys if keys.count(key) > 1}))
+        return result
+
+    try:
+        document = json.loads(text, object_pairs_hook=pairs, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise JobInvalid([Fault("", f"the job is not JSON: {error.msg} at {where}")]) from None
+    except (UnicodeDecodeError, RecursionError, ValueError):
+        raise JobInvalid([Fault("", "the job is not JSON in UTF-8")]) from None
+    if twice:
+        raise JobInvalid([Fault(key, "is given twice") for key in twice])
+    return parse_job(document)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def parse_job(document: object) -> Job:
+    """Check a decoded job document.
+
+    Raises:
+        JobInvalid: with all its faults.
+    """
+    if not isinstance(document, dict):
+        raise JobInvalid([Fault("", "the job must be a JSON object")])
+    reader = _Reader(document, "")
+    url = reader.text("URL", required=True, check=check_url)
+    image_type = reader.text("type", required=True)
+    if image_type is not None and image_type not in IMAGE_TYPES:
+        reader.fault("type", ImageFormat.template, "image.format")
+    checksum, checksum_type = _checksum(reader)
+    job = Job(
+        url=url or "",
+        type=image_type or "",
+        checksum=checksum,
+        checksum_type=checksum_type,
+        configdrive=_configdrive(reader.child("configdrive")),
+        description=reader.text("description"),
+        disk_group_id=reader.integer("diskGroupId"),
+        http_headers=_headers(reader),
+        efi_bootloader_path=reader.text("efiBootloaderPath", check=_efi_path_fault),
+    )
+    reader.refuse_unknown()
+    if reader.faults:
+        raise JobInvalid(reader.faults)
+    return job
+
+
+def _checksum(reader: "_Reader") -> tuple[str | None, str | None]:
+    checksum, kind = reader.text("checkSum"), reader.text("checkSumType")
+    if kind is not None and kind not in CHECKSUM_DIGITS:
+        reader.fault("checkSumType", BAD_CHECKSUM_TYPE, "checksum.type")
+        return None, None
+    if reader.has("checkSum") != reader.has("checkSumType"):
+        reader.fault("checkSum" if checksum is None else "checkSumType", BAD_CHECKSUM_PAIR, "checksum.pair")
+        return None, None
+    if checksum is None or kind is None:
+        return None, None
+    if len(checksum) != CHECKSUM_DIGITS[kind] or not re.fullmatch("[0-9A-Fa-f]+", checksum):
+        reader.fault(
+            "checkSum", f"must be {CHECKSUM_DIGITS[kind]} hexadecimal digits for {kind}, got {len(checksum)} characters"
+        )
+    return checksum.lower(), kind
+
+
+def _headers(reader: "_Reader") -> tuple[KeyValue, ...]:
+    headers = reader.pairs("httpHeader")
+    for index, header in enumerate(headers):
+        where = f"httpHeader[{index}]"
+        if not _HEADER_NAME.fullmatch(header.key):
+            reader.fault(f"{where}.key", "is not a header name")
+        elif header.key.lower() in _OWN_HEADERS:
+            reader.fault(f"{where}.key", f"{header.key} is set by the transfer itself")
+        if any(ord(char) < 32 and char != "\t" or ord(char) == 127 for char in header.value or ""):
+            reader.fault(f"{where}.value", "holds a control character")
+    return headers
+
+
+def _configdrive(reader: "_Reader") -> ConfigDrive:
+    drive = ConfigDrive(
+        enable=reader.boolean("enable"),
+        hostname=reader.text("hostname", check=_hostname_fault),
+        ssh_key=reader.text("sshKey", limit=MiB, check=_ssh_key_fault),
+        user_data=reader.text("userData", limit=MAX_USER_DATA_BYTES, may_be_empty=True),
+        user_metadatas=_unique(reader, "userMetadatas"),
+        network_data=reader.json_object("networkData"),
+        vendor_data=reader.json_object("vendorData", or_text=True),
+    )
+    reader.refuse_unknown()
+    return drive
+
+
+def _unique(reader: "_Reader", key: str) -> tuple[KeyValue, ...]:
+    items = reader.pairs(key)
+    seen: set[str] = set()
+    for index, item in enumerate(items):
+        if item.key in seen:
+            reader.fault(f"{key}[{index}].key", f"{item.key} is given twice")
+        seen.add(item.key)
+    return items
+
+
+def _hostname_fault(text: str) -> str | None:
+    if len(text) <= 253 and _HOSTNAME.fullmatch(text):
+        return None
+    return "is not a host name: letters, digits, hyphens and dots, at most 63 characters a label and 253 in all"
+
+
+def _ssh_key_fault(text: str) -> str | None:
+    if "PRIVATE KEY" in text:
+        return "holds a private key: give the public one (the .pub file), and replace the private one"
+    lines = [line.strip() for line in text.splitlines()]
+    for number, line in enumerate(lines, 1):
+        if line and not line.startswith("#") and not _SSH_KEY.search(line):
+            return f"line {number} is not an SSH public key"
+    return None
+
+
+def _efi_path_fault(text: str) -> str | None:
+    parts = re.split(r"[\\/]", text[1:])
+    if _EFI_PATH.fullmatch(text) and all(part not in ("", ".", "..") for part in parts):
+        return None
+    return r"is not a path on the ESP: expected one such as \EFI\BOOT\BOOTX64.EFI"
+
+
+class _Reader:
+    """Reads the members of one JSON object and gathers faults; a null member counts as absent."""
+
+    def __init__(self, document: Mapping[str, Any], path: str, faults: list[Fault] | None = None) -> None:
+        self._document = document
+        self._path = path
+        self._known: set[str] = set()
+        self.faults: list[Fault] = [] if faults is None else faults
+
+    def fault(self, key: str, message: str, code: str = "job.invalid") -> None:
+        self.faults.append(Fault(f"{self._path}{key}", message, code))
+
+    def has(self, key: str) -> bool:
+        return self._document.get(key) is not None
+
+    def _get(self, key: str) -> Any:
+        self._known.add(key)
+        return self._document.get(key)
+
+    def text(
+        self,
+        key: str,
+        *,
+        required: bool = False,
+        limit: int = MAX_TEXT,
+        may_be_empty: bool = False,
+        check: Callable[[str], str | None] | None = None,
+    ) -> str | None:
+        value = self._get(key)
+        if value is None:
+            if required:
+                self.fault(key, "is required")
+            return None
+        message = self._text_fault(value, limit, may_be_empty=may_be_empty)
+        if message is None and check is not None:
+            message = check(value)
+        if message is not None:
+            self.fault(key, message)
+            return None
+        return str(value)
+
+    @staticmethod
+    def _text_fault(value: object, limit: int, *, may_be_empty: bool) -> str | None:
+        if not isinstance(value, str):
+            return "must be a string"
+        if not value and not may_be_empty:
+            return "must not be empty (leave it out, or give null)"
+        try:
+            length = len(value.encode())
+        except UnicodeEncodeError:
+            return "holds half of a surrogate pair, which is no text"
+        return f"has {format_size(length)}, at most {format_size(limit)} are taken" if length > limit else None
+
+    def integer(self, key: str) -> int | None:
+        value = self._get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+            self.fault(key, "must be an integer, 0 or larger")
+            return None
+        return value
+
+    def boolean(self, key: str) -> bool:
+        value = self._get(key)
+        if value is not None and not isinstance(value, bool):
+            self.fault(key, "must be true or false")
+        return value is True
+
+    def json_object(self, key: str, *, or_text: bool = False) -> Any:
+        value = self._get(key)
+        if value is None or isinstance(value, dict) or (or_text and isinstance(value, str)):
+            return value
+        self.fault(key, "must be an object or a string" if or_text else "must be an object")
+        return None
+
+    def child(self, key: str) -> "_Reader":
+        value = self._get(key)
+        if value is not None and not isinstance(value, dict):
+            self.fault(key, "must be an object")
+            value = None
+        return _Reader(value or {}, f"{self._path}{key}.", self.faults)
+
+    def pairs(self, key: str) -> tuple[KeyValue, ...]:
+        value = self._get(key)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or len(value) > MAX_LIST:
+            self.fault(key, f'must be an array of {{"key", "value"}} objects, at most {MAX_LIST}')
+            return ()
+        return tuple(pair for index, item in enumerate(value) if (pair := self._pair(f"{key}[{index}]", item)))
+
+    def _pair(self, where: str, item: object) -> KeyValue | None:
+        if not isinstance(item, dict):
+            self.fault(where, 'must be an object with "key" and "value"')
+            return None
+        reader = _Reader(item, f"{self._path}{where}.", self.faults)
+        key = reader.text("key", required=True, limit=1024)
+        value = reader.text("value", may_be_empty=True, limit=64 * 1024)
+        reader.refuse_unknown()
+        return None if key is None else KeyValue(key, value)
+
+    def refuse_unknown(self) -> None:
+        for key in self._document:
+            if key not in self._known:
+                self.fault(str(key), f"is an unknown key; known are {_listed(sorted(self._known))}")
+
+
+def _listed(words: Sequence[str] | Iterable[str]) -> str:
+    return ", ".join(words)

@@ -1,0 +1,62 @@
+"""Claim: take the disk for ourselves and make it unbootable, first of all.
+
+Stacks that sit on it (md, LVM, dm) are stopped, the disk is opened exclusively, and both its ends are zeroed and flushed
+before anything else is written: from here to the commit no old system on it can boot. Then the stale signatures of the old
+partitions go, so that no array or volume group comes back to life inside the new system.
+"""
+
+import errno
+
+from agent.errors import DiskBusy, DiskIo
+from agent.formats.layout import stale_signature_ranges
+from agent.formats.table import TableError, read_table
+from agent.host import holders, udev
+from agent.host.disk import TargetDisk
+from agent.stages.context import HEAD_BYTES, TAIL_BYTES, Context
+from agent.transfer.sink import HeldEnds
+
+
+def claim(ctx: Context) -> None:
+    """Blocking; run in a thread.
+
+    Raises:
+        DiskBusy: something holds the disk that may not be stopped.
+        DiskIo: it cannot be opened or written.
+    """
+    path = ctx.target.path
+    try:
+        if ctx.target.kind != "file":
+            for step in holders.release(ctx.target):
+                ctx.note(step)
+        ctx.disk = TargetDisk(path)
+        if ctx.disk.size != ctx.target.size:
+            raise OSError(errno.EIO, f"its size changed from {ctx.target.size} to {ctx.disk.size} bytes", path)
+        ctx.sink = HeldEnds(ctx.disk, HEAD_BYTES, TAIL_BYTES)
+        wipe(ctx.disk)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise DiskBusy(device=path, holder=error.strerror or "something holds it") from error
+        raise DiskIo(device=path, reason=error.strerror or str(error)) from error
+
+
+def wipe(disk: TargetDisk) -> None:
+    """Zero both ends, flush, and only then the signatures of the partitions that were there."""
+    old_head = disk.read(0, HEAD_BYTES)
+    wipe_ends(disk)
+    try:
+        old_table = read_table(old_head, disk.sector_size)
+    except TableError:
+        old_table = None  # damaged: its partitions cannot be known, and its ends are gone
+    if old_table is not None:
+        for offset, length in stale_signature_ranges(old_table, disk.size):
+            disk.zero(offset, length)
+        disk.flush()
+    if disk.reread_partitions():
+        udev.settle()
+
+
+def wipe_ends(disk: TargetDisk) -> None:
+    """Zero the first and the last MiB and flush: the disk cannot boot from here on."""
+    disk.zero(0, HEAD_BYTES)
+    disk.zero(disk.size - TAIL_BYTES, TAIL_BYTES)
+    disk.flush()

@@ -1,0 +1,66 @@
+"""What the stages of one deployment share, filled in as they go."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agent.formats.image import ImageFacts
+from agent.formats.layout import DriveSlot
+from agent.host.disk import TargetDisk
+from agent.host.drive import Drive
+from agent.model.disks import Disk
+from agent.model.job import Job
+from agent.transfer.digest import DEFAULT_ALGORITHM, Digest
+from agent.transfer.meter import Meter
+from agent.transfer.pool import Buffer, BufferPool
+from agent.transfer.sink import HeldEnds
+from agent.transfer.source import Source, SourceInfo
+from agent.units import MiB
+
+# Both ends of the disk stay in memory until the commit; all partition tables and boot code live within them.
+HEAD_BYTES = MiB
+TAIL_BYTES = MiB
+
+
+@dataclass(slots=True)
+class Context:
+    """One deployment's parts. Whoever made it calls `close` when all stages are over."""
+
+    job: Job
+    target: Disk
+    source: Source
+    drive: Drive | None
+    note: Callable[[str], None]
+    pool: BufferPool = field(default_factory=BufferPool)
+    meter: Meter = field(default_factory=Meter)
+    digest: Digest = field(default_factory=Digest)
+    # From preflight:
+    info: SourceInfo | None = None
+    image: ImageFacts | None = None
+    head_window: bytes = b""
+    head_buffers: list[Buffer] = field(default_factory=list)
+    # From claim:
+    disk: TargetDisk | None = None
+    sink: HeldEnds | None = None
+    # From finish:
+    slot: DriveSlot | None = None
+
+    def __post_init__(self) -> None:
+        self.digest = Digest(self.job.checksum_type or DEFAULT_ALGORITHM)
+
+    def opened(self) -> tuple[TargetDisk, HeldEnds]:
+        """The claimed disk and the sink over it."""
+        if self.disk is None or self.sink is None:
+            raise RuntimeError("the disk is used before it was claimed")
+        return self.disk, self.sink
+
+    def examined(self) -> tuple[SourceInfo, ImageFacts]:
+        """What preflight learned."""
+        if self.info is None or self.image is None:
+            raise RuntimeError("the image is used before it was examined")
+        return self.info, self.image
+
+    def close(self) -> None:
+        """Close the disk and unmap the buffers. No thread may be at work any more."""
+        if self.disk is not None:
+            self.disk.close()
+        self.pool.close()

@@ -1,0 +1,25 @@
+"""Verify: length and digest of the bytes as they were downloaded. Until this passes nothing bootable is on the disk."""
+
+from agent.errors import ChecksumMismatch, ImageChanged, ImageDownload, ImageTruncated
+from agent.stages.context import HEAD_BYTES, Context
+
+
+def verify(ctx: Context) -> None:
+    """Compare what was downloaded with what was promised.
+
+    Raises:
+        ChecksumMismatch, ImageDownload, ImageTruncated, ImageChanged: it is not the image that the job names.
+    """
+    info, image = ctx.examined()
+    _, sink = ctx.opened()
+    if info.size is not None and ctx.digest.length != info.size:
+        detail = f"{ctx.digest.length} bytes came of {info.size}"
+        raise ImageDownload(url=info.url, detail=detail)
+    got = ctx.digest.hexdigest()
+    if ctx.job.checksum is not None and got != ctx.job.checksum:
+        raise ChecksumMismatch(algorithm=ctx.digest.algorithm, got=got, expected=ctx.job.checksum)
+    if ctx.digest.length < image.reach:
+        raise ImageTruncated(size=ctx.digest.length, expected=image.reach)
+    # A restarted transfer may have brought another file than the one that preflight examined.
+    if bytes(sink.head[: len(ctx.head_window)]) != ctx.head_window[:HEAD_BYTES]:
+        raise ImageChanged(url=info.url, detail="its first bytes differ from those that were examined before writing")

@@ -1,0 +1,54 @@
+"""Write: stream the image to the disk, everything but its held ends, hashing the bytes as they come."""
+
+from collections.abc import Callable
+
+from agent.aio import run_blocking
+from agent.errors import ImageSize, ImageWrite
+from agent.formats.raw import RawDecoder
+from agent.stages.context import Context
+from agent.transfer.pipeline import copy
+from agent.transfer.sink import SinkFailed, SinkTooSmall
+from agent.transfer.source import TransferRestart
+
+
+async def write_image(ctx: Context, restarted: Callable[[], None]) -> None:
+    """Copy the whole image; `restarted` is called whenever the transfer has to begin again.
+
+    Raises:
+        ImageWrite: the disk refused bytes.
+        ImageSize: the image turned out to be larger than the disk.
+        DeployError: the download failed.
+    """
+    while True:
+        try:
+            await _copy_once(ctx)
+        except TransferRestart:
+            ctx.pool.reclaim()
+            ctx.meter.restart()
+            ctx.digest.reset()
+            restarted()
+        else:
+            return
+
+
+async def _copy_once(ctx: Context) -> None:
+    info, _ = ctx.examined()
+    disk, sink = ctx.opened()
+    sink.reset()
+    head, ctx.head_buffers = ctx.head_buffers, []
+    try:
+        await copy(ctx.source, ctx.pool, ctx.digest, RawDecoder(info.size), sink, ctx.meter, head)
+        # The flush belongs to the write: a disk that took the bytes and cannot keep them fails here, as a disk.
+        await run_blocking(_flush, disk.flush, disk.path)
+    except SinkFailed as failure:
+        raise ImageWrite(type=ctx.job.type, detail=f"{disk.path}: {failure}") from failure.error
+    except SinkTooSmall as failure:
+        raise ImageSize(image_size=failure.end, device=disk.path, device_size=disk.size) from None
+
+
+def _flush(flush: Callable[[], None], path: str) -> None:
+    try:
+        flush()
+    except OSError as error:
+        raise SinkFailed(0, OSError(error.errno, f"{error.strerror} while flushing", path)) from error
+

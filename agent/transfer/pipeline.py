@@ -1,0 +1,150 @@
+"""The copy loop: source -> (digest | decoder -> sink), over one pool of buffers.
+
+Three coroutines share each buffer: the receiver fills it, then the hasher and the writer work on it in threads of their
+own while the next one fills. The order matters and stands here once: the digest sees the bytes exactly as they were
+downloaded, before any decoder; the meter counts beside both; the decoder runs in the writer's thread, because what it
+yields must be on its way to the sink before the buffer may be filled again.
+
+The pool is the only queue bound: when the disk or the hash is slow, the receiver finds no free buffer and the socket fills.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from agent.aio import run_blocking
+from agent.formats.extent import Decoder, Extent, Write
+from agent.transfer.digest import Digest
+from agent.transfer.meter import CPU, DISK, Meter
+from agent.transfer.pool import Buffer, BufferPool
+from agent.transfer.sink import Sink, SinkFailed, SinkTooSmall
+from agent.transfer.source import Source
+
+# A thread takes what has piled up, so a hop between threads is paid once for several buffers when there is a backlog.
+BATCH = 4
+
+_Lane = asyncio.Queue[Buffer | None]
+
+
+async def copy(
+    source: Source,
+    pool: BufferPool,
+    digest: Digest,
+    decoder: Decoder,
+    sink: Sink,
+    meter: Meter,
+    head: Sequence[Buffer] = (),
+) -> None:
+    """Copy the source's remaining bytes, after those already read into `head`, until its end.
+
+    On return every byte has been hashed, decoded and handed to the sink (not flushed), and the decoder has agreed that the
+    image is whole. On any exception the threads have stopped; the pool has to be reclaimed by the caller.
+
+    Raises:
+        TransferRestart: start again from byte 0, with digest, decoder and sink reset.
+        DeployError: the download failed, or the decoder refused the image.
+        SinkFailed: the sink refused bytes.
+        SinkTooSmall: the image is larger than the sink.
+    """
+    lanes: tuple[_Lane, _Lane] = (asyncio.Queue(), asyncio.Queue())
+    to_hash, to_write = lanes
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_receive(source, pool, meter, head, to_hash, to_write))
+            tasks.create_task(_drain(to_hash, lambda data: _hash(digest, data)))
+            tasks.create_task(_drain(to_write, lambda data: _apply(decoder, sink, data), meter.wrote))
+        await run_blocking(_put_extents, sink, decoder.finish())
+    except BaseExceptionGroup as group:
+        # The first failure is the reason; what its cancelled siblings raised on the way out is not.
+        raise first_reason(group) from None
+
+
+def first_reason(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first exception of a group that is none itself."""
+    first = group.exceptions[0]
+    return first_reason(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+async def _receive(
+    source: Source, pool: BufferPool, meter: Meter, head: Iterable[Buffer], to_hash: _Lane, to_write: _Lane
+) -> None:
+    def hand_on(buffer: Buffer) -> None:
+        buffer.hold(2)
+        to_hash.put_nowait(buffer)
+        to_write.put_nowait(buffer)
+
+    for buffer in head:
+        hand_on(buffer)
+    while True:
+        buffer = pool.take() or await _acquire_late(pool, meter, to_hash, to_write)
+        began = time.monotonic()
+        buffer.length = await source.fill(buffer.view)
+        meter.received(buffer.length, time.monotonic() - began)
+        at_end = buffer.length < len(buffer.view)
+        if buffer.length:
+            hand_on(buffer)
+        else:
+            buffer.release()
+        if at_end:
+            break
+    to_hash.put_nowait(None)
+    to_write.put_nowait(None)
+
+
+async def _acquire_late(pool: BufferPool, meter: Meter, to_hash: _Lane, to_write: _Lane) -> Buffer:
+    """All buffers are in use: wait, and charge the wait to the lane that lags."""
+    side = DISK if to_write.qsize() >= to_hash.qsize() else CPU
+    began = time.monotonic()
+    buffer = await pool.acquire()
+    meter.waited(side, time.monotonic() - began)
+    return buffer
+
+
+async def _drain(
+    lane: _Lane, work: Callable[[list[memoryview]], None], count: Callable[[int], None] | None = None
+) -> None:
+    """Take buffers off the lane until its end, in order, and work on them in a thread."""
+    more = True
+    while more:
+        batch, more = await _next_batch(lane)
+        if batch:
+            await run_blocking(work, [buffer.data for buffer in batch])
+            if count is not None:
+                count(sum(buffer.length for buffer in batch))
+        for buffer in batch:
+            buffer.release()
+
+
+async def _next_batch(lane: _Lane) -> tuple[list[Buffer], bool]:
+    batch: list[Buffer] = []
+    item = await lane.get()
+    while item is not None:
+        batch.append(item)
+        if lane.empty() or len(batch) == BATCH:
+            return batch, True
+        item = lane.get_nowait()
+    return batch, False
+
+
+def _hash(digest: Digest, pieces: list[memoryview]) -> None:
+    for data in pieces:
+        digest.update(data)
+
+
+def _apply(decoder: Decoder, sink: Sink, pieces: list[memoryview]) -> None:
+    for data in pieces:
+        _put_extents(sink, decoder.feed(data))
+
+
+def _put_extents(sink: Sink, extents: Iterator[Extent]) -> None:
+    for extent in extents:
+        length = len(extent.data) if isinstance(extent, Write) else extent.length
+        if extent.offset + length > sink.size:
+            raise SinkTooSmall(extent.offset + length)
+        try:
+            if isinstance(extent, Write):
+                sink.write(extent.offset, extent.data)
+            else:
+                sink.zero(extent.offset, extent.length)
+        except OSError as error:
+            raise SinkFailed(extent.offset, error) from error

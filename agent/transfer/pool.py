@@ -1,0 +1,109 @@
+"""The buffer pool: a fixed number of page-aligned buffers, the only bulk memory of a transfer and its back-pressure.
+
+Buffers are anonymous mappings: aligned for O_DIRECT, touched once, and used again and again, because what costs at a
+gigabyte a second is the page fault on fresh memory. All methods belong to the event loop's thread.
+"""
+
+import asyncio
+import mmap
+from collections import deque
+
+from agent.units import MiB
+
+BUFFER_SIZE = MiB
+BUFFER_COUNT = 32
+
+
+class Buffer:
+    """One pooled buffer: `view` is all of it, `data` the part that is filled."""
+
+    __slots__ = ("_holders", "_pool", "length", "view")
+
+    def __init__(self, pool: "BufferPool", view: memoryview) -> None:
+        self._pool = pool
+        self._holders = 0
+        self.view = view
+        self.length = 0
+
+    @property
+    def data(self) -> memoryview:
+        """The filled part."""
+        return self.view[: self.length]
+
+    def hold(self, holders: int) -> None:
+        """Say how many `release` calls give the buffer back."""
+        self._holders = holders
+
+    def release(self) -> None:
+        """One holder is done; the last one gives the buffer back to the pool."""
+        self._holders -= 1
+        if self._holders == 0:
+            self._pool.give_back(self)
+        elif self._holders < 0:
+            raise RuntimeError("a buffer was released more often than it was held")
+
+
+class BufferPool:
+    """`count` buffers of `size` bytes each, mapped on first use."""
+
+    def __init__(self, count: int = BUFFER_COUNT, size: int = BUFFER_SIZE) -> None:
+        if size % mmap.PAGESIZE:
+            raise ValueError(f"a buffer of {size} bytes is not a whole number of pages")
+        self.count = count
+        self.size = size
+        self._free: deque[Buffer] = deque()
+        self._made: list[Buffer] = []
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def in_use(self) -> int:
+        """Buffers that are held now."""
+        return len(self._made) - len(self._free)
+
+    def take(self) -> Buffer | None:
+        """A free buffer, held once, or None. The one that was used last comes first: its pages are warmest."""
+        if not self._free and len(self._made) < self.count:
+            buffer = Buffer(self, memoryview(mmap.mmap(-1, self.size)))
+            self._made.append(buffer)
+            self._free.append(buffer)
+        if not self._free:
+            return None
+        buffer = self._free.pop()
+        buffer.length = 0
+        buffer.hold(1)
+        return buffer
+
+    async def acquire(self) -> Buffer:
+        """Wait for a free buffer; it is held once."""
+        while (buffer := self.take()) is None:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+        return buffer
+
+    def give_back(self, buffer: Buffer) -> None:
+        """Called by the buffer's last `release`."""
+        self._free.append(buffer)
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                break
+
+    def reclaim(self) -> None:
+        """Take every buffer back, whoever held it: the transfer that used them has ended and its threads with it."""
+        self._free = deque(self._made)
+
+    def close(self) -> None:
+        """Unmap everything. No thread may use a buffer any more."""
+        for buffer in self._made:
+            mapping = buffer.view.obj
+            buffer.view.release()
+            if isinstance(mapping, mmap.mmap):
+                mapping.close()
+        self._made.clear()
+        self._free.clear()

@@ -1,0 +1,56 @@
+"""The source protocol: where the bytes of an image file come from."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class TransferRestart(Exception):  # noqa: N818 - a signal to the copy loop, not a failure
+    """The transfer was cut and cannot be resumed: digest, decoder and sink have to start again from byte 0.
+
+    The source is at byte 0 when the next `fill` is called. Raised at most as often as the source's restart limit allows;
+    after that the source raises `ImageDownload`.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What is known once a source has answered. `url` has its secrets blanked."""
+
+    url: str
+    size: int | None
+    """Length of the file in bytes, None where the server does not tell."""
+    seekable: bool
+    """Whether `read_at` can work."""
+
+
+class Source(Protocol):
+    """A file to be read once, in order, into buffers that the caller owns."""
+
+    async def open(self) -> SourceInfo:
+        """Connect (with retries) and learn the size.
+
+        Raises:
+            ImageDownload: there is no such file, or it cannot be reached within the attempt limit.
+        """
+
+    async def fill(self, buffer: memoryview) -> int:
+        """Fill the buffer from the current position, across retries and resumptions.
+
+        Returns:
+            The bytes put into the buffer: its whole length, or less only at the end of the file (0: nothing was left).
+
+        Raises:
+            TransferRestart: start again from byte 0.
+            ImageDownload: the attempts are used up, or the server refuses for good.
+            ImageChanged: the file behind the URL is not the one that the transfer began with.
+        """
+
+    async def read_at(self, offset: int, length: int) -> bytes | None:
+        """Read a small range out of order, without moving the position of `fill`; None if the server cannot.
+
+        Raises:
+            ImageDownload, ImageChanged: as for `fill`.
+        """
+
+    async def close(self) -> None:
+        """Drop the connection; safe to call twice, and at any time."""
