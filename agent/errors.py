@@ -114,7 +114,7 @@ class DiskUnknown(DeployError):
 
 class DiskIneligible(DeployError):
     code = "disk.ineligible"
-    blame = Blame.REQUEST
+    blame = Blame.DISK
     template = "{path} cannot be written: {reasons}."
     default_hint = "`byoi disks` shows every disk with the reasons why it is not eligible."
 
@@ -144,18 +144,14 @@ class ImageType(DeployError):
 class ImageNoTable(DeployError):
     code = "image.no_table"
     blame = Blame.IMAGE
-    template = (
-        "image provided format is not of type raw because no partition table was found. It seems to contain: `{found}`"
-    )
+    template = "image provided format is not of type raw because no partition table was found. It seems to contain: `{found}`"
     default_hint = "Check that the URL names a disk image (not a filesystem, an archive or a web page)."
 
 
 class ImageSize(DeployError):
     code = "image.size"
     blame = Blame.IMAGE
-    template = (
-        "image provided has a size of `{image_size}` bytes which is larger than `{device}` of `{device_size}` bytes"
-    )
+    template = "image provided has a size of `{image_size}` bytes which is larger than `{device}` of `{device_size}` bytes"
     default_hint = "Choose a larger disk, or shrink the image."
 
 

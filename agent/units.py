@@ -22,7 +22,9 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is not a size: expected a number with K, M, G or T behind it, such as 20G")
+        raise ValueError(
+            f"{text!r} is not a size: expected a number with K, M, G or T behind it, such as 20G"
+        )
     size = int(match[1]) * _SUFFIXES[match[2].upper()]
     if size == 0:
         raise ValueError(f"{text!r} is not a size: it must be larger than zero")

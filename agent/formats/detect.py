@@ -45,7 +45,12 @@ def sniff(head: bytes) -> str:
     for offset, magic, name in _MAGICS:
         if head[offset : offset + len(magic)] == magic:
             return "ova" if name == "tar" and _first_member_is_ovf(head) else name
-    return _table(head) or sniff_filesystem(head) or _text(head) or ("zeros" if not any(head) else "unknown data")
+    return (
+        _table(head)
+        or sniff_filesystem(head)
+        or _text(head)
+        or ("zeros" if not any(head) else "unknown data")
+    )
 
 
 def _first_member_is_ovf(head: bytes) -> bool:

@@ -64,7 +64,9 @@ class TargetDisk:
         # Devices: the device writes zeros by itself, never by discarding, whose result may read as anything.
         # Files: a hole is zeros by definition, and keeps a sparse image sparse.
         self._zero_methods: list[_ZeroMethod] = (
-            [syscalls.zero_range, syscalls.zero_out] if self.is_device else [syscalls.punch_hole, syscalls.zero_range]
+            [syscalls.zero_range, syscalls.zero_out]
+            if self.is_device
+            else [syscalls.punch_hole, syscalls.zero_range]
         )
         self._bounce = memoryview(mmap.mmap(-1, _BOUNCE))
         self._window_start = self._window_end = 0
@@ -228,7 +230,9 @@ class TargetDisk:
 
     def _check_range(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:
-            raise OSError(errno.EINVAL, f"bytes {offset} to {offset + length} are not within its {self.size} bytes")
+            raise OSError(
+                errno.EINVAL, f"bytes {offset} to {offset + length} are not within its {self.size} bytes"
+            )
 
 
 def make_sparse(path: str, size: int) -> None:

@@ -89,7 +89,8 @@ class Job:
                     "hostname": drive.hostname,
                     "sshKey": drive.ssh_key and BLANK,
                     "userData": drive.user_data and BLANK,
-                    "userMetadatas": [{"key": item.key, "value": BLANK} for item in drive.user_metadatas] or None,
+                    "userMetadatas": [{"key": item.key, "value": BLANK} for item in drive.user_metadatas]
+                    or None,
                     "networkData": drive.network_data and BLANK,
                     "vendorData": drive.vendor_data and BLANK,
                 }
@@ -178,7 +179,8 @@ def _checksum(reader: "_Reader") -> tuple[str | None, str | None]:
         return None, None
     if len(checksum) != CHECKSUM_DIGITS[kind] or not re.fullmatch("[0-9A-Fa-f]+", checksum):
         reader.fault(
-            "checkSum", f"must be {CHECKSUM_DIGITS[kind]} hexadecimal digits for {kind}, got {len(checksum)} characters"
+            "checkSum",
+            f"must be {CHECKSUM_DIGITS[kind]} hexadecimal digits for {kind}, got {len(checksum)} characters",
         )
     return checksum.lower(), kind
 
@@ -223,7 +225,9 @@ def _unique(reader: "_Reader", key: str) -> tuple[KeyValue, ...]:
 def _hostname_fault(text: str) -> str | None:
     if len(text) <= 253 and _HOSTNAME.fullmatch(text):
         return None
-    return "is not a host name: letters, digits, hyphens and dots, at most 63 characters a label and 253 in all"
+    return (
+        "is not a host name: letters, digits, hyphens and dots, at most 63 characters a label and 253 in all"
+    )
 
 
 def _ssh_key_fault(text: str) -> str | None:
@@ -294,7 +298,9 @@ class _Reader:
             length = len(value.encode())
         except UnicodeEncodeError:
             return "holds half of a surrogate pair, which is no text"
-        return f"has {format_size(length)}, at most {format_size(limit)} are taken" if length > limit else None
+        return (
+            f"has {format_size(length)}, at most {format_size(limit)} are taken" if length > limit else None
+        )
 
     def integer(self, key: str) -> int | None:
         value = self._get(key)
@@ -332,7 +338,9 @@ class _Reader:
         if not isinstance(value, list) or len(value) > MAX_LIST:
             self.fault(key, f'must be an array of {{"key", "value"}} objects, at most {MAX_LIST}')
             return ()
-        return tuple(pair for index, item in enumerate(value) if (pair := self._pair(f"{key}[{index}]", item)))
+        return tuple(
+            pair for index, item in enumerate(value) if (pair := self._pair(f"{key}[{index}]", item))
+        )
 
     def _pair(self, where: str, item: object) -> KeyValue | None:
         if not isinstance(item, dict):

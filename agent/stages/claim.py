@@ -27,10 +27,12 @@ def claim(ctx: Context) -> None:
     try:
         if ctx.target.kind != "file":
             for step in holders.release(ctx.target):
-                ctx.note(step)
+                ctx.note(f"stopped: {step}")
         ctx.disk = TargetDisk(path)
         if ctx.disk.size != ctx.target.size:
-            raise OSError(errno.EIO, f"its size changed from {ctx.target.size} to {ctx.disk.size} bytes", path)
+            raise OSError(
+                errno.EIO, f"its size changed from {ctx.target.size} to {ctx.disk.size} bytes", path
+            )
         ctx.sink = HeldEnds(ctx.disk, HEAD_BYTES, TAIL_BYTES)
         wipe(ctx.disk)
     except OSError as error:

@@ -1,6 +1,6 @@
 """What the stages of one deployment share, filled in as they go."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from agent.formats.image import ImageFacts
@@ -29,6 +29,8 @@ class Context:
     target: Disk
     source: Source
     drive: Drive | None
+    drive_tree: Mapping[str, bytes]
+    """What the drive was built from, to compare with what reads back."""
     note: Callable[[str], None]
     pool: BufferPool = field(default_factory=BufferPool)
     meter: Meter = field(default_factory=Meter)

@@ -22,4 +22,6 @@ def verify(ctx: Context) -> None:
         raise ImageTruncated(size=ctx.digest.length, expected=image.reach)
     # A restarted transfer may have brought another file than the one that preflight examined.
     if bytes(sink.head[: len(ctx.head_window)]) != ctx.head_window[:HEAD_BYTES]:
-        raise ImageChanged(url=info.url, detail="its first bytes differ from those that were examined before writing")
+        raise ImageChanged(
+            url=info.url, detail="its first bytes differ from those that were examined before writing"
+        )

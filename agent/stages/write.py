@@ -51,4 +51,3 @@ def _flush(flush: Callable[[], None], path: str) -> None:
         flush()
     except OSError as error:
         raise SinkFailed(0, OSError(error.errno, f"{error.strerror} while flushing", path)) from error
-

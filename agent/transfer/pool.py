@@ -99,11 +99,6 @@ class BufferPool:
         self._free = deque(self._made)
 
     def close(self) -> None:
-        """Unmap everything. No thread may use a buffer any more."""
-        for buffer in self._made:
-            mapping = buffer.view.obj
-            buffer.view.release()
-            if isinstance(mapping, mmap.mmap):
-                mapping.close()
+        """Let the buffers go; each is unmapped with its last view (a traceback may still hold one)."""
         self._made.clear()
         self._free.clear()

@@ -52,7 +52,9 @@ class HeldEnds:
 
     def __init__(self, inner: Sink, head_length: int, tail_length: int) -> None:
         if inner.size < head_length + tail_length:
-            raise ValueError(f"a disk of {inner.size} bytes is too small: both ends alone take {head_length + tail_length}")
+            raise ValueError(
+                f"a disk of {inner.size} bytes is too small: both ends alone take {head_length + tail_length}"
+            )
         self._inner = inner
         self.size = inner.size
         self.tail_offset = inner.size - tail_length

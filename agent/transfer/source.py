@@ -21,6 +21,8 @@ class SourceInfo:
     """Length of the file in bytes, None where the server does not tell."""
     seekable: bool
     """Whether `read_at` can work."""
+    length_checked: bool = True
+    """Whether a file that was cut short would be noticed; False where only the end of the connection ends it."""
 
 
 class Source(Protocol):

@@ -1,0 +1,233 @@
+"""The plan: what a deployment will do, and why it will not. Pure: `plan(job, facts)` decides and touches nothing.
+
+The runner raises the first refusal before anything is written; a dry run prints all of them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from agent.errors import (
+    BootCode,
+    BootEsp,
+    ConfigDriveCreate,
+    DeployError,
+    DiskBusy,
+    DiskIneligible,
+    Fault,
+    GptRelocate,
+    ImageNoTable,
+    ImageSize,
+    ImageTruncated,
+    ImageType,
+    ImageUnsupported,
+    JobInvalid,
+    SectorSize,
+)
+from agent.formats.gpt import Gpt, relocate
+from agent.formats.image import ImageFacts
+from agent.formats.layout import DriveSlot, place_drive
+from agent.formats.table import TableError
+from agent.model.disks import Disk, describe, require_eligible
+from agent.model.job import Job
+from agent.model.stage import State
+from agent.model.url import redact_url
+from agent.units import MiB, format_size
+
+# Below this there is no room between the two held ends, nor for any system.
+MIN_DISK_BYTES = 4 * MiB
+SUPPORTED_TYPES = ("raw",)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator allows, whatever a job asks for."""
+
+    require_checksum: bool = False
+    allow_http: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that a plan is made from. `image` is None as long as the image has not been opened."""
+
+    target: Disk
+    explicit: bool
+    firmware: str | None
+    policy: Policy = Policy()
+    drive_size: int | None = None
+    """Size of the config drive's filesystem in bytes; None where the job wants no drive."""
+    drive_filesystem: str | None = None
+    image: ImageFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage of the plan. `weight` is its share of the percentage that clients see."""
+
+    stage: State
+    title: str
+    weight: float
+    destructive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be done, in order, and every reason why it would be refused."""
+
+    target: Disk
+    steps: tuple[Step, ...]
+    refusals: tuple[DeployError, ...]
+    notes: tuple[str, ...]
+    slot: DriveSlot | None
+
+    def document(self) -> dict[str, Any]:
+        """The plan as JSON."""
+        return {
+            "disk": self.target.to_json(),
+            "steps": [
+                {"stage": step.stage.value, "title": step.title, "destructive": step.destructive}
+                for step in self.steps
+            ],
+            "configDrive": None
+            if self.slot is None
+            else {
+                "kind": self.slot.kind,
+                "partition": self.slot.number,
+                "start": self.slot.start,
+                "size": self.slot.size,
+            },
+            "refusals": [refusal.document() for refusal in self.refusals],
+            "notes": list(self.notes),
+        }
+
+
+def plan(job: Job, facts: Facts) -> Plan:
+    """Decide everything that can be decided from these facts."""
+    refusals = [*_job_refusals(job, facts.policy), *_disk_refusals(facts)]
+    slot = None
+    if facts.image is not None:
+        refusals += _image_refusals(job, facts, facts.image)
+        if facts.image.table is not None:
+            refusals += _fit_refusals(facts, facts.image)
+            slot, refusal = _slot(facts, facts.image)
+            refusals += [refusal] if refusal is not None else []
+    return Plan(facts.target, _steps(job, facts, slot), tuple(refusals), _notes(job, facts), slot)
+
+
+def _job_refusals(job: Job, policy: Policy) -> list[DeployError]:
+    faults = []
+    if policy.require_checksum and job.checksum is None:
+        faults.append(Fault("checkSum", "is required by this server's policy"))
+    if not policy.allow_http and job.url.lower().startswith("http:"):
+        faults.append(Fault("URL", "must be https by this server's policy"))
+    refusals: list[DeployError] = [JobInvalid(faults)] if faults else []
+    if job.type not in SUPPORTED_TYPES:
+        refusals.append(ImageUnsupported(type=job.type))
+    return refusals
+
+
+def _disk_refusals(facts: Facts) -> list[DeployError]:
+    disk = facts.target
+    try:
+        require_eligible(disk, explicit=facts.explicit)
+    except (DiskBusy, DiskIneligible) as error:
+        return [error]
+    if disk.size < MIN_DISK_BYTES:
+        reason = f"it has {disk.size} bytes, fewer than {MIN_DISK_BYTES}"
+        return [DiskIneligible(path=disk.path, reasons=reason)]
+    return []
+
+
+def _image_refusals(job: Job, facts: Facts, image: ImageFacts) -> list[DeployError]:
+    if image.content != "raw" and job.type != "raw":
+        return [ImageType(found=image.content, expected=job.type)]
+    if image.table_fault is not None:
+        return [
+            GptRelocate(
+                detail=f"the image's partition table is damaged: {image.table_fault}",
+                hint="Repair the image (sgdisk or gdisk rebuild a damaged primary table from its backup) and upload it again.",
+            )
+        ]
+    if image.table is None:
+        return [ImageNoTable(found=image.content)]
+    if image.size is not None and image.size < image.reach:
+        return [ImageTruncated(size=image.size, expected=image.reach)]
+    if image.size is not None and image.size > facts.target.size:
+        return [ImageSize(image_size=image.size, device=facts.target.path, device_size=facts.target.size)]
+    return []
+
+
+def _fit_refusals(facts: Facts, image: ImageFacts) -> list[DeployError]:
+    disk, refusals = facts.target, list[DeployError]()
+    wanted = disk.logical_sector_size if disk.kind != "file" else None
+    if (
+        wanted is not None
+        and image.sector_size != wanted
+        and not (image.sector_size is None and wanted == 512)
+    ):
+        found = image.sector_size or "unknown"
+        refusals.append(SectorSize(image_sector_size=found, device=disk.path, sector_size=wanted))
+    elif (fault := _relocation_fault(image, disk.size)) is not None:
+        refusals.append(fault)
+    if facts.firmware == "uefi" and not image.esp:
+        refusals.append(BootEsp(detail="it has no EFI system partition"))
+    if facts.firmware == "bios" and not image.boot_code:
+        refusals.append(BootCode())
+    return refusals
+
+
+def _relocation_fault(image: ImageFacts, disk_size: int) -> DeployError | None:
+    if not isinstance(image.table, Gpt):
+        return None
+    try:
+        relocate(image.table, disk_size)
+    except TableError as error:
+        return GptRelocate(detail=str(error))
+    return None
+
+
+def _slot(facts: Facts, image: ImageFacts) -> tuple[DriveSlot | None, DeployError | None]:
+    if facts.drive_size is None or image.table is None:
+        return None, None
+    try:
+        return place_drive(image.table, facts.target.size, facts.drive_size), None
+    except ConfigDriveCreate as error:
+        return None, error
+    except TableError:
+        return None, None  # told by _relocation_fault
+
+
+def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
+    size = facts.image.size if facts.image is not None else None
+    amount = format_size(size) if size is not None else "the image"
+    checked = (
+        f"{job.checksum_type} {job.checksum}" if job.checksum else "the length (the job names no checksum)"
+    )
+    table = (
+        "relocate the backup GPT"
+        if facts.image and isinstance(facts.image.table, Gpt)
+        else "fit the partition table"
+    )
+    drive = f", {slot.kind} config drive ({format_size(slot.size)} at byte {slot.start})" if slot else ""
+    if slot is None and facts.drive_size is not None:
+        drive = f", write the config drive ({format_size(facts.drive_size)})"
+    return (
+        Step(
+            State.PREFLIGHT, f"open {redact_url(job.url)} and check everything that can be checked", 2, False
+        ),
+        Step(State.CLAIM, f"take {facts.target.path} and zero both its ends", 1, True),
+        Step(State.WRITE, f"stream {amount} to the disk, all but its first and last MiB", 92, True),
+        Step(State.VERIFY, f"compare {checked}", 1, False),
+        Step(State.FINISH, f"{table}{drive}", 2, True),
+        Step(State.COMMIT, "write the first and last MiB, read back and check", 2, True),
+    )
+
+
+def _notes(job: Job, facts: Facts) -> tuple[str, ...]:
+    notes = [f"target: {describe(facts.target)}"]
+    drive = job.configdrive
+    if not drive.enable and (drive.hostname or drive.ssh_key or drive.user_data):
+        notes.append("configdrive.enable is not true: no config drive is written")
+    if job.checksum is None:
+        notes.append("the job names no checksum: only the length of the download is verified")
+    return tuple(notes)

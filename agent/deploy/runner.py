@@ -1,0 +1,195 @@
+"""The runner: carries out a plan, stage by stage, and leaves the disk in one of two states.
+
+Either the commit was reached and the disk holds the verified system, or both ends of the disk are zero and nothing boots.
+There is nothing between, whatever fails and whenever it is cancelled.
+"""
+
+import asyncio
+import contextlib
+
+import structlog
+
+from agent.aio import run_blocking
+from agent.deploy.plan import Facts, Plan, plan
+from agent.deploy.target import Options, find_firmware, find_target, make_drive
+from agent.deploy.tracker import Tracker
+from agent.errors import DeployError, InternalFault, JobCancelled
+from agent.formats.gpt import Gpt
+from agent.host.drive import Drive
+from agent.model.disks import Disk
+from agent.model.events import DeployEvent, Listener
+from agent.model.job import Job
+from agent.model.stage import UNCOMMITTED
+from agent.model.status import Status
+from agent.stages.claim import claim, wipe_ends
+from agent.stages.commit import commit, settle
+from agent.stages.context import Context
+from agent.stages.finish import finish
+from agent.stages.preflight import probe_image
+from agent.stages.verify import verify
+from agent.stages.write import write_image
+from agent.transfer.open import open_source
+
+log = structlog.get_logger(__name__)
+
+
+def _nobody(_: DeployEvent) -> None:
+    """The listener of a deployment that nobody watches."""
+
+
+class Deployment:
+    """One job on its way to one disk. `run` is called once; `snapshot` at any time."""
+
+    def __init__(self, job: Job, options: Options, listener: Listener = _nobody) -> None:
+        self._job = job
+        self._options = options
+        self._tracker = Tracker(job, options.server_name, listener)
+
+    def snapshot(self) -> Status:
+        """The status now."""
+        return self._tracker.snapshot()
+
+    async def preview(self) -> Plan:
+        """The plan with all its refusals, from the same facts that `run` decides by. Nothing is written.
+
+        Raises:
+            DeployError: there is no such disk, or the image cannot be reached.
+        """
+        facts, ctx = await self._begin()
+        try:
+            first = plan(self._job, facts)
+            return first if first.refusals else plan(self._job, await self._examine(facts, ctx))
+        finally:
+            await self._end(ctx)
+
+    async def run(self) -> Status:
+        """Deploy, and return the final status, `done` or `error`.
+
+        Raises:
+            asyncio.CancelledError: cancelled; by then the threads have stopped and the disk's ends are zero.
+        """
+        try:
+            await self._run()
+        except asyncio.CancelledError:
+            self._tracker.fail(JobCancelled())
+            raise
+        except DeployError as error:
+            log.info("deploy_failed", code=error.code, message=error.message, detail=error.detail)
+            self._tracker.fail(error)
+        except Exception as error:
+            log.exception("deploy_crashed")
+            self._tracker.fail(InternalFault(reason=type(error).__name__))
+        return self._tracker.snapshot()
+
+    async def _run(self) -> None:
+        self._tracker.next()
+        facts, ctx = await self._begin()
+        try:
+            self._accept(plan(self._job, facts))
+            facts = await self._examine(facts, ctx)
+            self._accept(plan(self._job, facts))
+            self._note_repairs(ctx)
+            await self._write(ctx)
+        finally:
+            await self._end(ctx)
+        self._tracker.next()
+
+    async def _begin(self) -> tuple[Facts, Context]:
+        """Facts that need no image, and the context of all that follows."""
+        job, options = self._job, self._options
+        target = await run_blocking(find_target, job, options)
+        self._tracker.disk = target.to_json()
+        drive, tree = await run_blocking(make_drive, job, target.logical_sector_size)
+        facts = self._facts(target, drive)
+        source = open_source(
+            job.url,
+            headers=[(header.key, header.value or "") for header in job.http_headers],
+            ca_file=options.ca_file,
+            limits=options.limits,
+            on_event=self._tracker.source_event,
+        )
+        loop = asyncio.get_running_loop()
+
+        def note(text: str) -> None:
+            # Stages note things from their threads; the tracker belongs to the loop.
+            loop.call_soon_threadsafe(self._tracker.note, text)
+
+        ctx = Context(job=job, target=target, source=source, drive=drive, drive_tree=tree, note=note)
+        self._tracker.progress = ctx.meter.progress
+        return facts, ctx
+
+    def _facts(self, target: Disk, drive: Drive | None) -> Facts:
+        return Facts(
+            target=target,
+            explicit=self._options.disk is not None,
+            firmware=find_firmware(target, self._options),
+            policy=self._options.policy,
+            drive_size=None if drive is None else len(drive.image),
+            drive_filesystem=None if drive is None else drive.filesystem,
+        )
+
+    async def _examine(self, facts: Facts, ctx: Context) -> Facts:
+        await probe_image(ctx)
+        _, image = ctx.examined()
+        return Facts(
+            target=facts.target,
+            explicit=facts.explicit,
+            firmware=facts.firmware,
+            policy=facts.policy,
+            drive_size=facts.drive_size,
+            drive_filesystem=facts.drive_filesystem,
+            image=image,
+        )
+
+    def _accept(self, decided: Plan) -> None:
+        if decided.refusals:
+            raise decided.refusals[0]
+        self._tracker.use_steps(decided.steps)
+
+    def _note_repairs(self, ctx: Context) -> None:
+        info, image = ctx.examined()
+        table = image.table
+        if isinstance(table, Gpt) and info.size is not None:
+            end = (table.alternate_lba + 1) * table.sector_size
+            if end != info.size:
+                self._tracker.note(
+                    f"the image's backup GPT is not at the image's end (byte {end} of {info.size}): "
+                    "a new one is made from the primary"
+                )
+
+    async def _write(self, ctx: Context) -> None:
+        tracker = self._tracker
+        try:
+            tracker.next()
+            await run_blocking(claim, ctx)
+            tracker.next()
+            await write_image(ctx, tracker.restart)
+            tracker.next()
+            await run_blocking(verify, ctx)
+            tracker.checksum = f"{ctx.digest.algorithm}:{ctx.digest.hexdigest()}"
+            tracker.next()
+            await run_blocking(finish, ctx)
+            tracker.next()
+            await run_blocking(commit, ctx)
+            if ctx.disk is not None:
+                await run_blocking(settle, ctx.disk)
+        except BaseException as error:
+            if tracker.state in UNCOMMITTED and ctx.disk is not None:
+                await self._abandon(ctx, error)
+            raise
+
+    async def _abandon(self, ctx: Context, reason: BaseException) -> None:
+        """Make sure once more that nothing boots from a disk that was not committed."""
+        if ctx.disk is None:
+            return
+        try:
+            await run_blocking(wipe_ends, ctx.disk)
+        except OSError as error:
+            text = f"the ends of {ctx.disk.path} could not be wiped: {error.strerror}"
+            reason.add_note(text)
+            self._tracker.note(text)
+
+    async def _end(self, ctx: Context) -> None:
+        with contextlib.suppress(OSError):
+            await ctx.source.close()
+        ctx.close()

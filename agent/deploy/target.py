@@ -1,0 +1,77 @@
+"""Facts about this machine for a plan: which disk a job goes to, the firmware, and the config drive to be written."""
+
+import os
+import uuid
+from dataclasses import dataclass
+
+from agent.deploy.plan import Policy
+from agent.errors import ConfigDriveCreate
+from agent.formats.configdrive import DriveContent, build_tree
+from agent.host import firmware, inventory
+from agent.host.drive import Drive, build_drive
+from agent.model.disks import Disk, disk_groups, select_disk
+from agent.model.job import Job
+from agent.transfer.http_retry import DEFAULT_LIMITS, HttpLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a deployment runs, apart from its job.
+
+    `disk` names the target and overrides the job's disk group. `firmware` is `uefi`, `bios`, or None for what this machine
+    booted with; a regular file is checked for neither unless it is named. `ca_file` replaces the system's certificates.
+    """
+
+    disk: str | None = None
+    firmware: str | None = None
+    ca_file: str | None = None
+    server_name: str | None = None
+    policy: Policy = Policy()
+    limits: HttpLimits = DEFAULT_LIMITS
+
+
+def find_target(job: Job, options: Options) -> Disk:
+    """The disk that a job goes to. Blocking.
+
+    Raises:
+        DiskUnknown, DiskGroupUnknown, DiskIneligible: there is no such disk.
+        OSError: the inventory cannot be read.
+    """
+    if options.disk is not None:
+        return inventory.describe_path(options.disk)
+    return select_disk(disk_groups(inventory.list_disks()), job.disk_group_id)
+
+
+def find_firmware(target: Disk, options: Options) -> str | None:
+    """`uefi` or `bios`; None where the target is a file, which no firmware here will boot."""
+    if options.firmware is not None:
+        return options.firmware
+    return None if target.kind == "file" else firmware.detect()
+
+
+def make_drive(job: Job, sector_size: int) -> tuple[Drive | None, dict[str, bytes]]:
+    """The config drive of a job, with an instance id and a seed of its own each time, and the tree in it; None where it wants
+    none.
+
+    Raises:
+        ConfigDriveCreate: its content is too large.
+        ToolMissing: the rescue system lacks a tool for it.
+    """
+    spec = job.configdrive
+    if not spec.enable:
+        return None, {}
+    content = DriveContent(
+        hostname=spec.hostname,
+        ssh_keys=spec.ssh_key,
+        user_data=None if spec.user_data is None else spec.user_data.encode(),
+        vendor_data=spec.vendor_data,
+        network_data=spec.network_data,
+        metadata={item.key: item.value for item in spec.user_metadatas},
+        instance_uuid=str(uuid.uuid4()),
+        random_seed=os.urandom(512),
+    )
+    tree = build_tree(content)
+    try:
+        return build_drive(tree, sector_size), tree
+    except OSError as error:
+        raise ConfigDriveCreate(detail=f"its filesystem could not be made: {error.strerror}") from error

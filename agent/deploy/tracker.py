@@ -1,0 +1,154 @@
+"""The state of one deployment as it runs, and the snapshots that clients read of it.
+
+Owned by the runner and used on the event loop only. A state changes by the table in model/stage.py and nowhere else; the
+percentage never goes back, whatever is restarted.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from agent.deploy.plan import Step
+from agent.errors import DeployError, JobCancelled
+from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
+from agent.model.job import Job
+from agent.model.stage import STAGES, Event, State, advance
+from agent.model.status import Progress, StageTime, Status
+
+MESSAGES = {
+    State.STARTING: "starting",
+    State.PREFLIGHT: "Checking the image and the disk before anything is written.",
+    State.CLAIM: "Taking the disk and wiping its old system.",
+    State.WRITE: "Downloading the image and writing it to the disk.",
+    State.VERIFY: "Verifying the downloaded image.",
+    State.FINISH: "Fitting the partition table and writing the config drive.",
+    State.COMMIT: "Making the disk bootable and checking what was written.",
+    State.DONE: "The image is deployed and verified.",
+}
+
+
+# A transfer over a bad line notes every retry; the status keeps the last ones.
+MAX_NOTES = 100
+
+
+class Tracker:
+    """Where a deployment is, since when, and how far."""
+
+    def __init__(
+        self, job: Job, server_name: str | None, listener: Listener, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._job = job
+        self._server_name = server_name
+        self._listener = listener
+        self._clock = clock
+        self._steps: tuple[Step, ...] = ()
+        self._percent = 0.0
+        self._stages: list[StageTime] = []
+        self._began = time.monotonic()
+        self.state = State.STARTING
+        self.attempt = 1
+        self.started_at = clock()
+        self.finished_at: float | None = None
+        self.error: DeployError | None = None
+        self.checksum: str | None = None
+        self.disk: dict[str, Any] | None = None
+        self.notes: deque[str] = deque(maxlen=MAX_NOTES)
+        self.progress: Callable[[], Progress] = Progress
+
+    def use_steps(self, steps: Sequence[Step]) -> None:
+        """Take the weights of the plan's steps for the percentage."""
+        self._steps = tuple(steps)
+
+    def next(self) -> None:
+        """One stage is over (or none had begun), the next one begins."""
+        self._end_stage()
+        self.state = advance(self.state, Event.NEXT)
+        if self.state in STAGES:
+            self._began = time.monotonic()
+            self._stages.append(StageTime(self.state.value, self._clock(), None))
+            self._tell(StageBegan(self.state))
+        else:
+            self._finish()
+
+    def restart(self) -> None:
+        """The transfer begins again from byte 0."""
+        self.state = advance(self.state, Event.RESTART)
+        self.attempt += 1
+        self.note("the server cannot resume a transfer: it begins again from the first byte")
+
+    def fail(self, error: DeployError) -> None:
+        """The deployment is over and has failed."""
+        self._end_stage()
+        self.state = advance(self.state, Event.CANCEL if isinstance(error, JobCancelled) else Event.FAIL)
+        self.error = error
+        self._finish()
+
+    def note(self, text: str) -> None:
+        """Keep something for people to read."""
+        self.notes.append(text)
+        self._tell(Noted(text))
+
+    def source_event(self, event: str, details: Mapping[str, object]) -> None:
+        """What the source says of its retries, in words."""
+        match event:
+            case "retrying":
+                where = (
+                    f"attempt {details['attempt']} of {details['attempts']}, at byte {details['position']}"
+                )
+                self.note(f"trying again in {details['delay']:.1f} s ({where}): {details['reason']}")
+            case "resumed":
+                self.note(f"resumed at byte {details['position']}")
+            case "redirected":
+                self.note(f"redirected to {details['url']}")
+            case _:
+                pass  # a restart is noted by the write stage
+
+    def snapshot(self) -> Status:
+        """The status now."""
+        progress = self.progress()
+        self._percent = max(self._percent, self._percent_now(progress))
+        message = MESSAGES[self.state] if self.error is None else self.error.message
+        return Status(
+            server_name=self._server_name,
+            state=self.state,
+            message=message,
+            checksum=self.checksum,
+            percent=self._percent,
+            attempt=self.attempt,
+            progress=progress,
+            started_at=self.started_at,
+            updated_at=self._clock(),
+            finished_at=self.finished_at,
+            stages=tuple(self._stages),
+            error=None if self.error is None else self.error.document(),
+            disk=self.disk,
+            job=self._job.redacted(),
+            notes=tuple(self.notes),
+        )
+
+    def _percent_now(self, progress: Progress) -> float:
+        if self.state is State.DONE:
+            return 100.0
+        before = 0.0
+        for step in self._steps:
+            if step.stage is self.state:
+                total = progress.bytes_total
+                fraction = progress.bytes_written / total if self.state is State.WRITE and total else 0.0
+                return before + step.weight * min(fraction, 1.0)
+            before += step.weight
+        return 0.0
+
+    def _end_stage(self) -> None:
+        if self._stages and self._stages[-1].seconds is None:
+            seconds = time.monotonic() - self._began
+            last = self._stages[-1]
+            self._stages[-1] = StageTime(last.name, last.started_at, seconds)
+            self._tell(StageEnded(State(last.name), seconds))
+
+    def _finish(self) -> None:
+        self.finished_at = self._clock()
+        self._tell(Finished(self.snapshot()))
+
+    def _tell(self, event: DeployEvent) -> None:
+        self._listener(event)

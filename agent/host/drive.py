@@ -1,0 +1,102 @@
+"""The config drive as bytes for a partition: which filesystem, built, read back, compared.
+
+Used by the stage that writes the drive and by the check after it. Linux cannot mount ISO 9660 from a disk
+with sectors of 4096 bytes, so such a disk gets FAT; all others get ISO 9660, which the most readers
+understand.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, assert_never
+
+from agent.host import fat, iso
+
+Filesystem = Literal["iso9660", "vfat"]
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A config drive, ready for the start of its partition; its contents stay out of the representation."""
+
+    image: bytes = field(repr=False)
+    filesystem: Filesystem
+
+
+def filesystem_for(sector_size: int) -> Filesystem:
+    """The filesystem for a disk with logical sectors of `sector_size` bytes."""
+    return "iso9660" if sector_size < 4096 else "vfat"
+
+
+def build_drive(tree: Mapping[str, bytes], sector_size: int) -> Drive:
+    """Make the filesystem that a disk with logical sectors of `sector_size` bytes (512 or 4096) needs.
+
+    Raises:
+        ToolMissing: mkfs.vfat or mtools is needed and not installed.
+        OSError: the filesystem cannot be made.
+    """
+    filesystem = filesystem_for(sector_size)
+    match filesystem:
+        case "iso9660":
+            return Drive(iso.build_iso(tree), filesystem)
+        case "vfat":
+            return Drive(fat.build_fat(tree, sector_size), filesystem)
+        case _:
+            assert_never(filesystem)
+
+
+def read_drive(data: bytes, filesystem: Filesystem) -> dict[str, bytes]:
+    """All files of a drive by relative path.
+
+    Raises:
+        ToolMissing: mtools is needed and not installed.
+        OSError: this is no such filesystem, it is damaged, or beyond the bounds of its reader.
+    """
+    match filesystem:
+        case "iso9660":
+            return iso.read_iso(data)
+        case "vfat":
+            return fat.read_fat(data)
+        case _:
+            assert_never(filesystem)
+
+
+def verify_drive(data: bytes, drive: Drive, tree: Mapping[str, bytes]) -> str | None:
+    """Compare what was read from the partition with what it should hold.
+
+    Args:
+        data: the partition's content, at least as long as the image; what follows the image is ignored.
+        drive: what was written.
+        tree: what the drive was built from.
+
+    Returns:
+        None when the drive is as it should be, else the first difference, in words without any content.
+
+    Raises:
+        ToolMissing: mtools is needed and not installed.
+    """
+    size = len(drive.image)
+    if len(data) < size:
+        return f"the config drive has {size} bytes, but only {len(data)} could be read"
+    written = data[:size]
+    if written != drive.image:
+        offset = next(
+            i for i, (got, wanted) in enumerate(zip(written, drive.image, strict=True)) if got != wanted
+        )
+        return f"the config drive differs from what was written at byte {offset}"
+    try:
+        found = read_drive(written, drive.filesystem)
+    except OSError as error:
+        return f"the config drive cannot be read: {error}"
+    return _difference(found, tree)
+
+
+def _difference(found: Mapping[str, bytes], tree: Mapping[str, bytes]) -> str | None:
+    for path in sorted(tree.keys() | found.keys()):
+        if path not in found:
+            return f"the config drive lacks {path}"
+        if path not in tree:
+            return f"the config drive holds {path}, which does not belong there"
+        if found[path] != tree[path]:
+            got, wanted = len(found[path]), len(tree[path])
+            return f"{path} on the config drive has {got} bytes that are not the {wanted} bytes meant"
+    return None

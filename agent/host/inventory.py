@@ -1,0 +1,292 @@
+"""The disks of this server: a thin typed facade around pyudev.
+
+Owns the reading of what the kernel and udev know about disks. Used by the daemon, the commands and the
+preflight; blocks. It only reads, and works without a running udevd: what udev would tell is then taken from
+sysfs and from the links under /dev/disk. Texts come from the firmware of disks: they are bounded and made
+printable. A disk that vanishes while it is read is left out.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyudev
+
+from agent.errors import DiskUnknown
+from agent.host import holders, mounts
+from agent.host.holders import BlockTree, Uses, read_attribute
+from agent.model.disks import Disk, Holder, printable
+
+_MAX_TEXT = 256
+_MAX_LINKS = 65536
+_KINDS = (
+    ("loop", "loop"),
+    ("zram", "zram"),
+    ("ram", "ram"),
+    ("sr", "optical"),
+    ("fd", "floppy"),
+    ("dm-", "dm"),
+    ("md", "md"),
+    ("bcache", "bcache"),
+    ("mtdblock", "other"),
+)
+_EMMC_EXTRA = re.compile(r"mmcblk\d+(boot\d+|rpmb|gp\d+)")
+# By a directory in the device's path in sysfs. USB first: its bridges speak SCSI too.
+_BUSES = (
+    (re.compile(r"/usb\d+/"), "usb"),
+    (re.compile(r"/ata\d+/"), "sata"),
+    (re.compile(r"/session\d+/"), "iscsi"),
+    (re.compile(r"/rport-"), "fc"),
+    (re.compile(r"/end_device-"), "sas"),
+)
+_NAMES = (
+    ("vd", "virtio"),
+    ("mmcblk", "mmc"),
+    ("xvd", "xen"),
+    ("pmem", "pmem"),
+    ("nbd", "nbd"),
+    ("rbd", "rbd"),
+    ("loop", "loop"),
+    ("zram", "zram"),
+    ("ram", "ram"),
+    ("dm-", "dm"),
+    ("md", "md"),
+    ("sd", "scsi"),
+    ("sr", "scsi"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """What all disks of one listing are judged by."""
+
+    tree: BlockTree
+    in_use: Uses
+    boot_media: frozenset[str]
+    links: Mapping[str, tuple[str, ...]]
+
+
+def list_disks() -> tuple[Disk, ...]:
+    """All whole disks, in the order of their paths; loop, zram and ram devices only while they have a size.
+
+    md and dm devices are not listed: they show as holders of the disks below. `describe_path` describes them.
+
+    Raises:
+        OSError: sysfs or /proc cannot be read.
+    """
+    snapshot = _look()
+    disks = []
+    for device in pyudev.Context().list_devices(subsystem="block", DEVTYPE="disk"):
+        with suppress(OSError, pyudev.DeviceNotFoundError):
+            disk = _describe(device, snapshot)
+            hidden = read_attribute(Path(device.sys_path, "hidden")) == "1"
+            listed = disk.kind not in ("md", "dm") and (disk.size or disk.kind not in ("loop", "zram", "ram"))
+            if listed and not hidden:
+                disks.append(disk)
+    return tuple(sorted(disks, key=lambda disk: (len(disk.path), disk.path)))
+
+
+def describe_path(path: str) -> Disk:
+    """The disk behind a path: a regular file or a whole block device; links (/dev/disk/by-id/*) are followed.
+
+    Raises:
+        DiskUnknown: there is nothing at the path, or a partition, or anything else.
+        OSError: sysfs or /proc cannot be read.
+    """
+    try:
+        info = Path(path).stat()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DiskUnknown(path=path, detail=reason or "") from error
+    if stat.S_ISREG(info.st_mode):
+        return _describe_file(os.path.abspath(path), info.st_size)  # noqa: PTH100 - keep the name as given
+    if not stat.S_ISBLK(info.st_mode):
+        raise DiskUnknown(path=path, detail="neither a block device nor a file")
+    try:
+        device = pyudev.Devices.from_device_number(pyudev.Context(), "block", info.st_rdev)
+    except pyudev.DeviceNotFoundError as error:
+        raise DiskUnknown(path=path, detail="the kernel has no such block device") from error
+    if device.device_type != "disk":
+        whole = Path(device.sys_path).parent.name
+        raise DiskUnknown(path=path, detail=f"it is a partition of /dev/{whole}")
+    return _describe(device, _look())
+
+
+def _look() -> _Snapshot:
+    tree = holders.read_tree()
+    mounted = mounts.read_mounts()
+    system: set[str] = set()
+    for mount in mounts.system_mounts(mounted):
+        system.update(holders.mount_devices(mount, tree))
+    system.update(_backing_devices(system, mounted, tree))
+    return _Snapshot(
+        tree, holders.uses(mounted, mounts.read_swaps(), tree), tree.disks_below(system), _read_links()
+    )
+
+
+def _backing_devices(devs: Iterable[str], mounted: tuple[mounts.Mount, ...], tree: BlockTree) -> set[str]:
+    """The devices below loop devices whose file lies on a filesystem without a device number (btrfs)."""
+    found: set[str] = set()
+    for dev in devs:
+        node = tree.by_dev(dev)
+        if node is not None and node.backing_file:
+            below = mounts.covering(mounted, node.backing_file)
+            found.update(holders.mount_devices(below, tree) if below is not None else ())
+    return found
+
+
+def _read_links() -> dict[str, tuple[str, ...]]:
+    """The links below /dev/disk by the device that they lead to."""
+    found: dict[str, list[str]] = {}
+    for directory in ("/dev/disk/by-id", "/dev/disk/by-path"):
+        with suppress(OSError):
+            for name in sorted(os.listdir(directory))[:_MAX_LINKS]:  # noqa: PTH208 - names are wanted
+                link = f"{directory}/{name}"
+                found.setdefault(os.path.realpath(link), []).append(link)
+    return {device: tuple(links) for device, links in found.items()}
+
+
+def _describe(device: "pyudev.Device", snapshot: _Snapshot) -> Disk:
+    name: str = device.sys_name.replace("/", "!")
+    path: str = device.device_node or f"/dev/{device.sys_name}"
+    links = {*device.device_links, *snapshot.links.get(path, ())}
+    disk = disk_from_sysfs(Path(device.sys_path), path, dict(device.properties), links)
+    known = name in snapshot.tree.nodes
+    return replace(
+        disk,
+        holders=holders.holders_of(name, snapshot.tree, snapshot.in_use) if known else (),
+        boot_medium=name in snapshot.boot_media,
+    )
+
+
+def _describe_file(path: str, size: int) -> Disk:
+    tree = holders.read_tree()
+    loops = holders.loops_of(path, tree)
+    attached = tuple(Holder("other", loop, path, path, stoppable=False) for loop in loops)
+    swapped = tuple(
+        Holder("swap", path, path, path, stoppable=False)
+        for swap in mounts.read_swaps()
+        if swap.kind == "file" and os.path.realpath(path) == swap.path
+    )
+    writable = os.access(path, os.W_OK)
+    return Disk(path, size, kind="file", transport="file", read_only=not writable, holders=attached + swapped)
+
+
+# -- one disk out of its directory in sysfs ------------------------------------------------------------------
+
+
+def disk_from_sysfs(
+    directory: Path, path: str, properties: Mapping[str, str], links: Iterable[str] = ()
+) -> Disk:
+    """A disk without its holders.
+
+    Args:
+        directory: the device's own directory in sysfs, links resolved (`/sys/devices/.../block/sda`).
+        path: of its node.
+        properties: udev's, as far as there are any.
+        links: paths of links to its node.
+    """
+    name = directory.name
+    transport = transport_of(directory)
+    in_path = sorted(link for link in links if link.startswith("/dev/disk/by-path/"))
+    return Disk(
+        path=path,
+        # Always in units of 512 bytes, whatever the sector size.
+        size=_number(directory / "size") * 512,
+        kind=_kind(directory),
+        transport=transport,
+        by_id=tuple(sorted(link for link in links if link.startswith("/dev/disk/by-id/"))),
+        by_path=in_path[0] if in_path else "",
+        wwn=_wwn(directory, properties),
+        serial=_serial(directory, properties),
+        model=_first(directory, ("device/model",), properties, "ID_MODEL"),
+        vendor=_vendor(directory, properties),
+        logical_sector_size=_number(directory / "queue/logical_block_size") or 512,
+        physical_sector_size=_number(directory / "queue/physical_block_size") or 512,
+        rotational=_number(directory / "queue/rotational") == 1
+        and not name.startswith(("nvme", "loop", "zram")),
+        # libata also sets the bit for disks in hot-plug bays, which are no more removable than the others.
+        removable=_number(directory / "removable") == 1 and (transport != "sata" or name.startswith("sr")),
+        read_only=_number(directory / "ro") == 1,
+    )
+
+
+def transport_of(directory: Path) -> str:
+    """How a disk is attached, by its directory in sysfs."""
+    name = directory.name
+    if name.startswith("nvme"):
+        return _nvme_transport(directory)
+    for pattern, transport in _BUSES:
+        if pattern.search(str(directory)):
+            # A SATA disk behind a SAS controller is presented with the vendor ATA.
+            is_ata = transport == "sas" and read_attribute(directory / "device/vendor") == "ATA"
+            return "sata" if is_ata else transport
+    return next((transport for prefix, transport in _NAMES if name.startswith(prefix)), "other")
+
+
+def _nvme_transport(directory: Path) -> str:
+    # With native multipath the disk hangs on the subsystem, whose controllers are links in it.
+    candidates = [directory / "device/transport", *sorted(directory.glob("device/nvme*/transport"))]
+    found = next(filter(None, map(read_attribute, candidates)), "pcie")
+    return "nvme" if found == "pcie" else f"nvme-{_clean(found)}"
+
+
+def _kind(directory: Path) -> str:
+    name = directory.name
+    if read_attribute(directory / "queue/zoned") == "host-managed":
+        return "zoned"  # takes only sequential writes
+    if _EMMC_EXTRA.fullmatch(name):
+        return "other"
+    return next((kind for prefix, kind in _KINDS if name.startswith(prefix)), "disk")
+
+
+def _wwn(directory: Path, properties: Mapping[str, str]) -> str:
+    # The kernel's own first: it is the same with and without udev. Its "t10." names are made of model and
+    # serial.
+    for attribute in ("wwid", "device/wwid"):
+        wwid = _clean(read_attribute(directory / attribute))
+        if wwid.startswith("naa."):
+            return f"0x{wwid[4:]}"
+        if wwid and not wwid.startswith("t10."):
+            return wwid
+    return _clean(properties.get("ID_WWN_WITH_EXTENSION") or properties.get("ID_WWN") or "")
+
+
+def _serial(directory: Path, properties: Mapping[str, str]) -> str:
+    serial = _first(directory, ("serial", "device/serial"), properties, "ID_SERIAL_SHORT")
+    return serial or _vpd_serial(directory / "device/vpd_pg80")
+
+
+def _vpd_serial(path: Path) -> str:
+    # SPC-4, unit serial number page: four bytes of header, the last two of which are the length.
+    try:
+        with path.open("rb") as file:
+            page = file.read(4 + _MAX_TEXT)
+    except OSError:
+        return ""
+    length = int.from_bytes(page[2:4], "big")
+    return _clean(page[4 : 4 + length].decode("ascii", "replace"))
+
+
+def _vendor(directory: Path, properties: Mapping[str, str]) -> str:
+    vendor = _first(directory, ("device/vendor",), properties, "ID_VENDOR")
+    # Not a vendor: a SATA disk in SCSI's clothes, and the PCI number of a virtio device.
+    return "" if vendor == "ATA" or vendor.startswith("0x") else vendor
+
+
+def _first(directory: Path, attributes: Iterable[str], properties: Mapping[str, str], key: str) -> str:
+    values = (_clean(read_attribute(directory / attribute)) for attribute in attributes)
+    return next(filter(None, values), "") or _clean(properties.get(key, ""))
+
+
+def _number(path: Path) -> int:
+    text = read_attribute(path)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+
+
+def _clean(text: str) -> str:
+    return " ".join(printable(text[:_MAX_TEXT].replace("\0", " ")).split())

@@ -1,0 +1,52 @@
+"""The program that `parttable` runs: reads one partition table by pyparted and says it as JSON on stdout.
+
+Started as `python -I parttable_child.py DISK`, so it imports nothing of this package. All questions that
+libparted asks are answered with "leave it as it is": it offers to mend tables while it merely reads them.
+"""
+
+import json
+import sys
+from typing import Any
+
+import parted
+
+
+def read(path: str) -> dict[str, Any]:
+    """The table of the disk at `path`, or `{"error": text}`."""
+    warnings: list[str] = []
+
+    def leave_as_is(kind: int, options: int, message: str) -> int:
+        answers = [parted.EXCEPTION_RESOLVE_CANCEL, parted.EXCEPTION_RESOLVE_NO]
+        if kind in (parted.EXCEPTION_TYPE_INFORMATION, parted.EXCEPTION_TYPE_WARNING):
+            warnings.append(message)
+            # Only here: to ignore an error such as a failed read is to go on with bytes of no disk.
+            answers.insert(0, parted.EXCEPTION_RESOLVE_IGNORE)
+        return int(next((a for a in answers if options & a), parted.EXCEPTION_RESOLVE_UNHANDLED))
+
+    parted.register_exn_handler(leave_as_is)
+    try:
+        device = parted.getDevice(path)
+        disk = parted.newDisk(device)
+        return {
+            "label": disk.type,
+            "sector_size": device.sectorSize,
+            "partitions": [describe(partition, device.sectorSize) for partition in disk.partitions],
+            "warnings": warnings,
+        }
+    except (parted.DeviceException, parted.DiskException, parted.IOException) as error:
+        return {"error": str(error)}
+
+
+def describe(partition: Any, sector_size: int) -> dict[str, Any]:
+    """One partition in bytes; libparted counts in sectors."""
+    named = partition.disk.supportsFeature(parted.DISK_TYPE_PARTITION_NAME)
+    return {
+        "number": partition.number,
+        "start": partition.geometry.start * sector_size,
+        "size": partition.geometry.length * sector_size,
+        "name": partition.name or "" if named else None,
+    }
+
+
+if __name__ == "__main__":
+    json.dump(read(sys.argv[1]), sys.stdout)

@@ -1,0 +1,88 @@
+"""Commit: the disk becomes bootable in one write, last; then it is read back from the device and checked.
+
+Order of durability: everything else (flushed by `finish`), the tail with the backup table, the head but for its first
+sector, and the first sector, each flushed before the next. A power cut between any two leaves a disk without a first
+sector, which no firmware boots.
+"""
+
+from agent.errors import DiskIo, VerifyFailed
+from agent.formats.gpt import Gpt, check_backup
+from agent.formats.table import TableError, read_table
+from agent.host import drive as drives
+from agent.host import parttable, udev
+from agent.host.disk import TargetDisk
+from agent.stages.context import Context
+
+
+def commit(ctx: Context) -> None:
+    """Blocking; run in a thread.
+
+    Raises:
+        DiskIo: the disk failed.
+        VerifyFailed: what reads back is not what was written.
+    """
+    disk, sink = ctx.opened()
+    _, image = ctx.examined()
+    first = image.table.sector_size if image.table is not None else 512
+    try:
+        disk.write(sink.tail_offset, bytes(sink.tail))
+        disk.flush()
+        disk.write(first, bytes(sink.head[first:]))
+        disk.flush()
+        disk.write(0, bytes(sink.head[:first]))
+        disk.drop_cache()
+        fault = _fault(ctx)
+    except OSError as error:
+        raise DiskIo(device=disk.path, reason=error.strerror or str(error)) from error
+    if fault is not None:
+        raise VerifyFailed(device=disk.path, reason=fault)
+
+
+def settle(disk: TargetDisk) -> None:
+    """Let the kernel and udev see the new table; neither is needed by what was written."""
+    if disk.reread_partitions():
+        udev.settle()
+
+
+def _fault(ctx: Context) -> str | None:
+    disk, sink = ctx.opened()
+    if disk.read(0, len(sink.head)) != sink.head:
+        return "the first MiB differs"
+    if disk.read(sink.tail_offset, len(sink.tail)) != sink.tail:
+        return "the last MiB differs"
+    return _table_fault(ctx) or _drive_fault(ctx)
+
+
+def _table_fault(ctx: Context) -> str | None:
+    disk, sink = ctx.opened()
+    _, image = ctx.examined()
+    sector_size = image.table.sector_size if image.table is not None else None
+    try:
+        table = read_table(bytes(sink.head), sector_size)
+        if table is None:
+            return "there is no partition table"
+        if isinstance(table, Gpt):
+            check_backup(table, bytes(sink.tail), disk.size)
+    except TableError as error:
+        return str(error)
+    if disk.sector_size is None and table.sector_size != 512:
+        return None  # libparted takes every regular file for a disk of 512-byte sectors
+    return _parted_fault(disk.path, {(part.start, part.size) for part in table.partitions})
+
+
+def _parted_fault(path: str, expected: set[tuple[int, int]]) -> str | None:
+    report = parttable.read_partitions(path)
+    seen = {(part.start, part.size) for part in report.partitions}
+    missing = sorted(expected - seen)
+    if missing:
+        start, size = missing[0]
+        return f"libparted does not see the partition at byte {start} of {size} bytes"
+    return None
+
+
+def _drive_fault(ctx: Context) -> str | None:
+    if ctx.drive is None or ctx.slot is None:
+        return None
+    disk, _ = ctx.opened()
+    data = disk.read(ctx.slot.start, len(ctx.drive.image))
+    return drives.verify_drive(data, ctx.drive, ctx.drive_tree)

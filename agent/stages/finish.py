@@ -1,0 +1,146 @@
+"""Finish: make the tables fit the disk and write the config drive, while the disk still cannot boot.
+
+The tables are changed by pure functions on the held ends; only the config drive, links of extended partitions and the
+zeroing of the image's own old backup table go to the disk. Both ends stay in memory for the commit.
+"""
+
+import uuid
+from collections.abc import Iterable
+
+from agent.errors import BootEsp, DiskIo, GptRelocate
+from agent.formats.gpt import Gpt
+from agent.formats.layout import finish_head, place_drive, stale_backup
+from agent.formats.mbr import Ebr, Mbr, logical_partitions, read_ebr_chain
+from agent.formats.superblock import volume_label
+from agent.formats.table import Partition, Table, TableError, read_table
+from agent.host import fat
+from agent.stages.context import Context
+from agent.units import KiB, MiB
+
+DRIVE_LABEL = "config-2"
+# A config drive of another deployment is at most this large; larger partitions are not searched for its label.
+MAX_OLD_DRIVE = 256 * MiB
+# Reaches the volume descriptor of ISO 9660 at byte 32768.
+_LABEL_BYTES = 64 * KiB
+
+
+def finish(ctx: Context) -> None:
+    """Blocking; run in a thread.
+
+    Raises:
+        GptRelocate: the table does not fit the disk.
+        ConfigDriveCreate: there is no room or no slot after all.
+        BootEsp: the named boot loader is not on the ESP.
+        DiskIo: the disk failed.
+    """
+    disk, _ = ctx.opened()
+    try:
+        table = _held_table(ctx)
+        _check_bootloader(ctx, table)
+        _place(ctx, table)
+        disk.flush()
+    except TableError as error:
+        raise GptRelocate(detail=str(error)) from error
+    except OSError as error:
+        raise DiskIo(device=disk.path, reason=error.strerror or str(error)) from error
+
+
+def _held_table(ctx: Context) -> Table:
+    _, sink = ctx.opened()
+    _, image = ctx.examined()
+    table = read_table(bytes(sink.head), image.table.sector_size if image.table else None)
+    if table is None:
+        raise TableError("the partition table is gone")
+    return table
+
+
+def _place(ctx: Context, table: Table) -> None:
+    disk, sink = ctx.opened()
+    chain = _ebr_chain(ctx, table)
+    if ctx.drive is not None:
+        own = _old_drive(ctx, (*table.partitions, *logical_partitions(chain)))
+        ctx.slot = place_drive(table, disk.size, len(ctx.drive.image), chain=chain, existing=own)
+    finished = finish_head(
+        bytes(sink.head),
+        table,
+        disk.size,
+        ctx.slot,
+        unique_guid=uuid.uuid4(),
+        drive_type=ctx.drive.filesystem if ctx.drive else "iso9660",
+        chain=chain,
+    )
+    if isinstance(table, Gpt) and isinstance(finished.table, Gpt):
+        for offset, length in stale_backup(table, finished.table, ctx.digest.length):
+            sink.zero(offset, length)
+    _write_drive(ctx)
+    for offset, data in (*finished.other_writes, *finished.tail_writes):
+        sink.write(offset, memoryview(data))
+    sink.head[:] = finished.head
+
+
+def _write_drive(ctx: Context) -> None:
+    if ctx.drive is None or ctx.slot is None:
+        return
+    _, sink = ctx.opened()
+    length = len(ctx.drive.image)
+    sink.write(ctx.slot.start, memoryview(ctx.drive.image))
+    # The rest of the partition may hold another user's bytes: they must not show through.
+    sink.zero(ctx.slot.start + length, ctx.slot.size - length)
+
+
+def _ebr_chain(ctx: Context, table: Table) -> tuple[Ebr, ...]:
+    if not isinstance(table, Mbr) or table.extended is None:
+        return ()
+    return read_ebr_chain(lambda at, length: read_guest(ctx, at, length), table.extended, table.sector_size)
+
+
+def _old_drive(ctx: Context, partitions: Iterable[Partition]) -> Partition | None:
+    """The image's own config-2 partition, by the label of its filesystem."""
+    for part in partitions:
+        if part.is_extended or part.is_esp or not _LABEL_BYTES <= part.size <= MAX_OLD_DRIVE:
+            continue
+        label = volume_label(read_guest(ctx, part.start, _LABEL_BYTES))
+        if label is not None and label.lower() == DRIVE_LABEL:
+            return _usable(ctx, part)
+    return None
+
+
+def _usable(ctx: Context, part: Partition) -> Partition | None:
+    _, sink = ctx.opened()
+    if ctx.drive is not None and len(ctx.drive.image) > part.size:
+        # Readers take the first drive of that label that they find: the image's old one must not be it.
+        ctx.note(f"the image's own config drive (partition {part.number}) is too small and was emptied")
+        sink.zero(part.start, part.size)
+        return None
+    return part
+
+
+def _check_bootloader(ctx: Context, table: Table) -> None:
+    wanted = ctx.job.efi_bootloader_path
+    if wanted is None:
+        return
+    disk, sink = ctx.opened()
+    esps = [part for part in table.partitions if part.is_esp]
+    for esp in esps:
+        if esp.start < len(sink.head) or esp.start + esp.size > sink.tail_offset:
+            raise BootEsp(
+                detail=f"partition {esp.number} reaches into an end of the disk, so {wanted} cannot be checked"
+            )
+        if fat.fat_has_file(disk.path, esp.start, wanted):
+            return
+    raise BootEsp(
+        detail=f"efiBootloaderPath {wanted} does not exist on the ESP",
+        hint="Name a file that is on the ESP, or leave efiBootloaderPath out for the fallback path.",
+    )
+
+
+def read_guest(ctx: Context, offset: int, length: int) -> bytes:
+    """Read the guest disk as it will be: the held ends from memory, the rest from the disk."""
+    disk, sink = ctx.opened()
+    head = bytes(sink.head[offset : offset + length])
+    middle_start = offset + len(head)
+    middle_end = min(offset + length, sink.tail_offset)
+    middle = disk.read(middle_start, middle_end - middle_start) if middle_start < middle_end else b""
+    tail_start = max(offset, sink.tail_offset)
+    tail = bytes(sink.tail[tail_start - sink.tail_offset : offset + length - sink.tail_offset])
+    return head + middle + (tail if offset + length > sink.tail_offset else b"")

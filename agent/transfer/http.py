@@ -1,0 +1,289 @@
+"""The HTTP source: one file behind a URL, read once and in order across cuts, stalls and busy servers.
+
+For the copy loop, through the `Source` protocol. A cut transfer is resumed where the server has byte ranges,
+by asking for the job's URL again (the target of its redirect may have expired) on condition that the file is
+the same; else the caller is told to start again from byte 0. When anything fails for good the connection is
+dropped, and what is raised holds no header, no userinfo and no value of the URL's query.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from agent.errors import ImageChanged, ImageDownload
+from agent.transfer.http_body import Body, take_body
+from agent.transfer.http_connect import Answer, HttpClient
+from agent.transfer.http_head import Head, check_again, check_first, check_range, range_headers
+from agent.transfer.http_retry import (
+    DEFAULT_LIMITS,
+    ChangedFault,
+    EventHook,
+    FatalFault,
+    HttpLimits,
+    Retry,
+    TransientFault,
+    ignore_events,
+)
+from agent.transfer.source import SourceInfo, TransferRestart
+from agent.transfer.url import check_url, redact_url
+from agent.units import MiB
+
+READ_AT_LIMIT = 16 * MiB
+"""The longest range that `read_at` gives."""
+
+
+class HttpSource:
+    """A file behind an http or https URL.
+
+    Args:
+        url: with userinfo, if any, to be sent as Basic credentials.
+        headers: the job's headers; sent to the origin of `url` only.
+        ca_file: a bundle of CA certificates in place of the system's.
+        limits: how patient the transfer is.
+        on_event: is told about retries, resumptions and redirects.
+        sleep: waits so many seconds between attempts.
+        clock: monotonic seconds, for the stall clock.
+        rng: the jitter of the waits.
+
+    Raises:
+        ValueError: the URL cannot be used (`check_url` says why).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        ca_file: str | None = None,
+        limits: HttpLimits = DEFAULT_LIMITS,
+        on_event: EventHook = ignore_events,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        fault = check_url(url)
+        if fault is not None:
+            raise ValueError(fault)
+        self._shown_url = redact_url(url)
+        self._limits = limits
+        self._on_event = on_event
+        self._sleep = sleep
+        self._clock = clock
+        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        self._client = HttpClient(url, headers=headers, ca_file=ca_file, limits=limits, on_event=on_event)
+        self._retry = self._new_retry()
+        self._first: Head | None = None
+        self._body: Body | None = None
+        self._position = 0
+        self._gained = 0  # bytes that the current connection has brought
+        self._restarts = 0
+        self._has_ranges: bool | None = None  # None: the server has not shown it yet
+        self._ended = False
+        self._closed = False
+
+    async def open(self) -> SourceInfo:
+        """Connect and learn the size; see `Source.open`. The body waits, paused, for the first `fill`."""
+        with self._reported():
+            while self._first is None:
+                try:
+                    self._body = await self._connect()
+                except TransientFault as fault:
+                    await self._retry.wait(fault, position=0, total=None)
+        first = self._first
+        return SourceInfo(
+            url=self._shown_url,
+            size=first.length,
+            seekable=first.length is not None and first.offers_ranges,
+            length_checked=first.length_checked,
+        )
+
+    async def fill(self, buffer: memoryview) -> int:
+        """Fill the buffer from the current position; see `Source.fill`."""
+        if self._first is None:
+            raise RuntimeError("fill before open")
+        begin = self._position
+        with self._reported():
+            while self._position < begin + len(buffer) and not self._ended:
+                try:
+                    if self._body is None:
+                        self._body = await self._connect()
+                    await self._receive(self._body, buffer[self._position - begin :])
+                except TransientFault as fault:
+                    await self._recover(fault)
+        return self._position - begin
+
+    async def read_at(self, offset: int, length: int) -> bytes | None:
+        """Read a range over a connection of its own; see `Source.read_at`.
+
+        Returns:
+            The bytes, fewer only where the file ends before; None if the server has no byte ranges.
+
+        Raises:
+            ValueError: a negative offset, or a length that is negative or above `READ_AT_LIMIT`.
+        """
+        if offset < 0 or not 0 <= length <= READ_AT_LIMIT:
+            raise ValueError(
+                f"cannot read {length} bytes at {offset}: at most {READ_AT_LIMIT} bytes are read at once"
+            )
+        first = self._first
+        if first is None:
+            raise RuntimeError("read_at before open")
+        if first.length is None or first.refuses_ranges or self._has_ranges is False:
+            return None
+        data = bytearray(max(0, min(length, first.length - offset)))
+        with self._reported():
+            done = await self._read_range(first, offset, memoryview(data))
+        return bytes(data) if done else None
+
+    async def close(self) -> None:
+        """Drop the connection; see `Source.close`. A `fill` that is still waiting fails."""
+        self._closed = True
+        self._drop_body()
+        await self._client.close()
+
+    # -- the connection in use -------------------------------------------------------------------------------
+
+    async def _connect(self) -> Body:
+        """A body that goes on at the current position.
+
+        Raises:
+            TransferRestart: there is only one that begins at byte 0; it is kept for the next `fill`.
+        """
+        first = self._first
+        if first is not None and self._position > 0 and self._can_resume(first):
+            return await self._resume(first)
+        answer = await self._get({})
+        with answer.closed_on_error():
+            if first is None:
+                check_first(answer.head)
+            else:
+                check_again(first, answer.head)
+        self._first = first or answer.head
+        return self._from_zero(answer)
+
+    def _can_resume(self, first: Head) -> bool:
+        return first.length is not None and not first.refuses_ranges and self._has_ranges is not False
+
+    async def _resume(self, first: Head) -> Body:
+        answer = await self._get(range_headers(first, self._position))
+        with answer.closed_on_error():
+            length = check_range(first, answer.head, self._position)
+        self._has_ranges = length is not None
+        if length is None:
+            return self._from_zero(answer)
+        self._on_event("resumed", {"position": self._position})
+        return self._take(answer, length)
+
+    def _from_zero(self, answer: Answer) -> Body:
+        """The body of an answer with the whole file; the caller has to know if it is past byte 0 already."""
+        if self._position == 0:
+            return self._take(answer, answer.head.length)
+        with answer.closed_on_error():
+            self._restarts += 1
+            if self._restarts > self._limits.restarts:
+                raise FatalFault(
+                    f"the transfer was cut {self._restarts} times and the server cannot resume it",
+                    hint="Serve the image from a server with byte ranges and a Content-Length.",
+                )
+        self._position = 0
+        self._body = self._take(answer, answer.head.length)
+        self._on_event("restarted", {"restart": self._restarts, "restarts": self._limits.restarts})
+        raise TransferRestart
+
+    async def _receive(self, body: Body, view: memoryview) -> None:
+        """Move on by what the body has for the view, and see whether the file is at its end."""
+        count = await body.fill(view)
+        self._position += count
+        self._gained += count
+        total = None if self._first is None else self._first.length
+        self._ended = self._position == total or (total is None and count < len(view) and body.fault is None)
+        if self._ended:
+            self._drop_body()
+        elif count < len(view):
+            raise body.fault or TransientFault("the server sent less than the whole file")
+
+    async def _recover(self, fault: TransientFault) -> None:
+        """Drop the connection after a fault, and wait until the next may be tried."""
+        self._drop_body()
+        # What a connection brings at a rate that counts as stalled is no progress: a trickle must not go on
+        # for ever.
+        enough = self._limits.floor_rate * self._limits.window_seconds if fault.slow else 1
+        if self._gained >= enough:
+            self._retry.progress()
+        self._gained = 0
+        total = None if self._first is None else self._first.length
+        await self._retry.wait(fault, position=self._position, total=total)
+
+    async def _read_range(self, first: Head, offset: int, view: memoryview) -> bool:
+        """Fill the view from the offset on; False if the server has no byte ranges."""
+        retry = self._new_retry()
+        done = 0
+        while done < len(view):
+            try:
+                count = await self._read_once(first, offset + done, view[done:])
+            except TransientFault as fault:
+                await retry.wait(fault, position=offset + done, total=first.length)
+                continue
+            if count is None:
+                return False
+            retry.progress()
+            done += count
+        return True
+
+    async def _read_once(self, first: Head, offset: int, view: memoryview) -> int | None:
+        """What one request brings, at least 1 byte; None if the server has no byte ranges."""
+        answer = await self._get(range_headers(first, offset, offset + len(view)))
+        with answer.closed_on_error():
+            length = check_range(first, answer.head, offset)
+        self._has_ranges = length is not None
+        if length is None:
+            answer.close()
+            return None
+        body = self._take(answer, length)
+        try:
+            count = await body.fill(view)
+        finally:
+            body.close()
+        if count == 0:
+            raise body.fault or TransientFault("the server sent no byte")
+        return count
+
+    # -- small helpers ---------------------------------------------------------------------------------------
+
+    async def _get(self, extra: dict[str, str]) -> Answer:
+        answer = await self._client.get(extra)
+        if self._closed:
+            answer.close()
+            raise FatalFault("the transfer was closed")
+        return answer
+
+    def _take(self, answer: Answer, length: int | None) -> Body:
+        return take_body(
+            answer.response,
+            length=length,
+            chunked=answer.head.chunked,
+            limits=self._limits,
+            clock=self._clock,
+        )
+
+    def _drop_body(self) -> None:
+        body, self._body = self._body, None
+        if body is not None:
+            body.close()
+
+    def _new_retry(self) -> Retry:
+        return Retry(self._limits, sleep=self._sleep, rng=self._rng, on_event=self._on_event)
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Turn what cannot be mended into the errors that the rest of the agent knows."""
+        try:
+            yield
+        except FatalFault as fault:
+            self._drop_body()
+            raise ImageDownload(url=self._shown_url, detail=str(fault), hint=fault.hint) from fault
+        except ChangedFault as fault:
+            self._drop_body()
+            raise ImageChanged(url=self._shown_url, detail=str(fault)) from fault

@@ -1,0 +1,55 @@
+"""The one place where a URL becomes a source."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from agent.transfer.file import FileSource
+from agent.transfer.http import HttpSource
+from agent.transfer.http_retry import DEFAULT_LIMITS, EventHook, HttpLimits, ignore_events
+from agent.transfer.source import Source
+from agent.transfer.url import check_url, file_path, origin_of
+
+
+def open_source(
+    url: str,
+    *,
+    headers: Sequence[tuple[str, str]] = (),
+    ca_file: str | None = None,
+    limits: HttpLimits = DEFAULT_LIMITS,
+    on_event: EventHook = ignore_events,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    clock: Callable[[], float] = time.monotonic,
+    rng: random.Random | None = None,
+) -> Source:
+    """The source for a URL; nothing is opened until its `open` is awaited.
+
+    Args:
+        url: http, https or file; whether plain http is allowed is the caller's policy.
+        headers: names and values to send to the origin of the URL; they mean nothing for a file.
+        ca_file: a bundle of CA certificates (PEM) for https in place of the system's.
+        limits: how patient an HTTP transfer is.
+        on_event: is told about retries, resumptions and redirects.
+        sleep: waits so many seconds between attempts.
+        clock: monotonic seconds.
+        rng: the jitter of the waits.
+
+    Raises:
+        ValueError: the URL cannot be used; the message is that of `check_url`.
+    """
+    fault = check_url(url)
+    if fault is not None:
+        raise ValueError(fault)
+    if origin_of(url).scheme == "file":
+        return FileSource(file_path(url))
+    return HttpSource(
+        url,
+        headers=headers,
+        ca_file=ca_file,
+        limits=limits,
+        on_event=on_event,
+        sleep=sleep,
+        clock=clock,
+        rng=rng,
+    )

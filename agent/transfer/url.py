@@ -1,0 +1,152 @@
+"""URLs of images: whether one may be used, and how it looks without its secrets.
+
+Pure functions, for whoever takes a URL in or shows one. Nothing here resolves a name or opens a connection.
+The terms are those of RFC 3986; the file scheme is that of RFC 8089.
+"""
+
+import re
+from typing import NamedTuple
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+MAX_URL_LENGTH = 8192
+"""Characters; longer ones are refused before they are parsed."""
+
+HIDDEN = "***"
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_MALFORMED = "the host or the port of the URL is malformed"
+_FORBIDDEN_IN_AUTHORITY = re.compile(r'[\\<>"{}|^`]')
+
+
+class Origin(NamedTuple):
+    """Where a request goes, and so who may see the job's secrets (RFC 6454)."""
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = _DEFAULT_PORTS.get(self.scheme) == self.port
+        return f"{self.scheme}://{host}" if default else f"{self.scheme}://{host}:{self.port}"
+
+
+def check_url(text: str) -> str | None:
+    """What is wrong with the URL of an image, or None; the message shows none of the URL's secrets.
+
+    Whether plain http is allowed is the caller's policy.
+    """
+    if len(text) > MAX_URL_LENGTH:
+        return f"the URL has {len(text)} characters, more than {MAX_URL_LENGTH}"
+    if not text.isprintable() or any(character.isspace() for character in text):
+        return "the URL contains white space or control characters"
+    parts = _split(text)
+    if parts is None:
+        return _MALFORMED
+    return _check_file(parts) if parts.scheme == "file" else _check_remote(parts)
+
+
+def _check_remote(parts: SplitResult) -> str | None:
+    if parts.scheme not in _DEFAULT_PORTS:
+        return "the URL must begin with http://, https:// or file:///"
+    if not parts.hostname:
+        return "the URL names no host"
+    if parts.port == 0 or _FORBIDDEN_IN_AUTHORITY.search(parts.netloc):
+        return _MALFORMED
+    return None
+
+
+def _check_file(parts: SplitResult) -> str | None:
+    if parts.netloc not in ("", "localhost"):
+        return "a file URL names a local file: write file:///absolute/path"
+    if not parts.path.startswith("/"):
+        return "the path of a file URL must be absolute: write file:///absolute/path"
+    if parts.query or parts.fragment:
+        return "a file URL has neither query nor fragment: write ? as %3F and # as %23"
+    if not unquote(parts.path).isprintable():
+        return "the path of the file URL contains control characters"
+    return None
+
+
+def redact_url(text: str) -> str:
+    """The URL as it may be shown: without userinfo, fragment, and the values of its query (signed URLs).
+
+    Never raises; of a text that is no URL only the scheme is shown.
+    """
+    parts = _split(text) if len(text) <= MAX_URL_LENGTH else None
+    if parts is None or not parts.scheme or not (parts.netloc or parts.scheme == "file"):
+        scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]{0,31}(?=:)", text)
+        return f"{scheme[0]}:{HIDDEN}" if scheme else HIDDEN
+    authority = parts.netloc.rpartition("@")[2]
+    shown = f"{parts.scheme}://{authority}{parts.path}"
+    if parts.query:
+        shown += "?" + "&".join(_hide_value(item) for item in parts.query.split("&"))
+    return printable(shown)
+
+
+def _hide_value(item: str) -> str:
+    name, equals, _value = item.partition("=")
+    return f"{name}={HIDDEN}" if equals else HIDDEN
+
+
+def printable(text: str, limit: int = MAX_URL_LENGTH) -> str:
+    """Text from outside, safe for a console: nothing unprintable, and no longer than `limit` characters."""
+    shown = "".join(character if character.isprintable() else "?" for character in text[:limit])
+    return shown if len(text) <= limit else shown + "..."
+
+
+def origin_of(url: str) -> Origin:
+    """The origin of a URL that passed `check_url`."""
+    parts = urlsplit(url)
+    return Origin(parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 0))
+
+
+def userinfo_of(url: str) -> tuple[str, str] | None:
+    """User and password out of a URL that passed `check_url`, decoded."""
+    parts = urlsplit(url)
+    if parts.username is None:
+        return None
+    return unquote(parts.username), unquote(parts.password or "")
+
+
+def without_userinfo(url: str) -> str:
+    """The URL as it is requested: no userinfo, no fragment."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+
+
+def redirect_target(url: str, location: str) -> str:
+    """The URL that a `Location` header leads to, without the userinfo that it may carry.
+
+    Raises:
+        ValueError: the target is no http or https URL, or leads from https to http; the message shows no
+        secrets.
+    """
+    try:
+        target = urljoin(url, location)
+    except ValueError:
+        raise ValueError("the server redirects to a malformed URL") from None
+    fault = check_url(target)
+    if fault is not None:
+        raise ValueError(f"the server redirects to a URL that cannot be used: {fault}")
+    scheme = urlsplit(target).scheme
+    if scheme not in _DEFAULT_PORTS:
+        raise ValueError(f"the server redirects to a {scheme} URL")
+    if scheme == "http" and urlsplit(url).scheme == "https":
+        raise ValueError(f"the server redirects from https to plain http: {redact_url(target)}")
+    return without_userinfo(target)
+
+
+def file_path(url: str) -> str:
+    """The absolute path that a file URL names; the URL has passed `check_url`."""
+    return unquote(urlsplit(url).path)
+
+
+def _split(text: str) -> SplitResult | None:
+    """The parts of a URL, or None where its host or port cannot be made out."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # parsed on access
+    except ValueError:
+        return None
+    return parts

@@ -1,0 +1,147 @@
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agent.host.parttable import PartitionSeen, read_partitions
+from agent.host.process import ProcessFailed
+from agent.units import MiB
+
+SIZE = 40 * MiB
+
+
+@pytest.fixture
+def disk(tmp_path):
+    path = tmp_path / "disk.img"
+    path.touch()
+    os.truncate(path, SIZE)
+    return path
+
+
+def sgdisk(disk, *arguments):
+    subprocess.run(["sgdisk", *arguments, disk], check=True, capture_output=True)
+
+
+def sfdisk(disk, script):
+    subprocess.run(["sfdisk", "-q", disk], input=script, text=True, check=True, capture_output=True)
+
+
+def descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def test_a_gpt_is_read_in_bytes_with_names(disk):
+    sgdisk(disk, "-n", "1:2048:4095", "-c", "1:rôot")
+    sgdisk(disk, "-n", "5:8192:12287", "-c", "5:config-2", "-n", "3:4096:6143")
+    report = read_partitions(disk)
+    assert (report.label, report.sector_size, report.warnings) == ("gpt", 512, ())
+    assert sorted(report.partitions, key=lambda p: p.number) == [
+        PartitionSeen(1, MiB, MiB, "rôot"),
+        PartitionSeen(3, 2 * MiB, MiB, ""),
+        PartitionSeen(5, 4 * MiB, 2 * MiB, "config-2"),
+    ]
+
+
+def test_an_mbr_is_read_with_its_logical_partitions(disk):
+    primary, extended = "start=2048,size=2048,type=83", "start=8192,size=40960,type=5"
+    sfdisk(disk, f"label: dos\n{primary}\n{extended}\nstart=10240,size=2048,type=83\n")
+    report = read_partitions(disk)
+    assert report.label == "msdos"
+    assert report.partitions == (
+        PartitionSeen(1, MiB, MiB, None),
+        PartitionSeen(2, 4 * MiB, 20 * MiB, None),
+        PartitionSeen(5, 5 * MiB, MiB, None),
+    )
+
+
+def test_a_gpt_with_256_entries_and_a_hybrid_mbr_is_a_gpt(disk):
+    sgdisk(disk, "-S", "256", "-n", "1:0:+1M", "-n", "200:0:+1M", "-h", "1:200")
+    report = read_partitions(disk)
+    assert report.label == "gpt"
+    assert [p.number for p in report.partitions] == [1, 200]
+
+
+def test_a_changed_disk_is_read_anew(disk):
+    sgdisk(disk, "-n", "1:2048:4095")
+    assert len(read_partitions(disk).partitions) == 1
+    sgdisk(disk, "-n", "2:4096:6143")
+    assert len(read_partitions(disk).partitions) == 2
+
+
+@pytest.mark.parametrize(
+    ("offset", "reason"),
+    [(512 + 16, "primary GPT table is corrupt"), (SIZE - 512 + 16, "backup GPT table is corrupt")],
+    ids=["primary", "backup"],
+)
+def test_a_damaged_half_of_a_gpt_is_an_error_and_is_not_mended(disk, offset, reason):
+    sgdisk(disk, "-n", "1:2048:4095")
+    with disk.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"XXXX")
+    before = disk.read_bytes()
+    with pytest.raises(OSError, match=reason) as caught:
+        read_partitions(disk)
+    assert (caught.value.errno, caught.value.filename) == (errno.EINVAL, str(disk))
+    assert disk.read_bytes() == before
+
+
+def test_a_gpt_that_does_not_use_all_of_the_disk_is_a_warning_and_is_not_mended(disk):
+    sgdisk(disk, "-n", "1:2048:4095")
+    os.truncate(disk, 2 * SIZE)
+    before = disk.read_bytes()
+    report = read_partitions(disk)
+    assert len(report.partitions) == 1
+    assert any("Not all of the space available" in warning for warning in report.warnings)
+    assert disk.read_bytes() == before
+
+
+def test_nothing_is_printed_and_no_descriptor_stays_open(disk, capfd):
+    sgdisk(disk, "-n", "1:2048:4095")
+    before = descriptors()
+    read_partitions(disk)
+    assert descriptors() == before
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", bytes(MiB)])
+def test_a_disk_without_a_table_is_an_error_in_the_words_of_libparted(tmp_path, content):
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(content)
+    with pytest.raises(OSError, match=r"unrecognised disk label|so small") as caught:
+        read_partitions(disk)
+    assert (caught.value.errno, caught.value.filename) == (errno.EINVAL, str(disk))
+
+
+def test_a_filesystem_without_a_table_is_no_table(disk):
+    subprocess.run(["mkfs.ext4", "-q", disk], check=True)
+    with pytest.raises(OSError, match="type loop, expected gpt or msdos"):
+        read_partitions(disk)
+
+
+def test_a_path_that_does_not_exist_is_said_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="gone"):
+        read_partitions(tmp_path / "gone")
+
+
+def test_a_table_that_crashes_libparted_does_not_crash_the_agent(disk):
+    sgdisk(disk, "-S", "16384", "-n", "1:0:+1M")
+    with pytest.raises(ProcessFailed, match="SIGABRT"):
+        read_partitions(disk)
+
+
+def test_a_chain_of_logical_partitions_that_bites_its_tail_ends(disk):
+    sfdisk(disk, "label: dos\nstart=8192,size=40960,type=5\nstart=10240,size=2048,type=83\n")
+    with disk.open("r+b") as file:
+        # The link entry of the first extended boot record leads back to that record: relative sector 0.
+        file.seek(8192 * 512 + 446 + 16)
+        file.write(bytes([0, 0, 0, 0, 5, 0, 0, 0]) + (0).to_bytes(4, "little") + (2048).to_bytes(4, "little"))
+    with pytest.raises(OSError, match=r"disk\.img"):
+        read_partitions(disk)
+
+
+def test_a_relative_path_is_that_of_the_caller(disk, monkeypatch):
+    sgdisk(disk, "-n", "1:2048:4095")
+    monkeypatch.chdir(disk.parent)
+    assert len(read_partitions(disk.name).partitions) == 1

@@ -1,0 +1,141 @@
+"""Child processes: what they get, what they give back, and that they end."""
+
+import errno
+import os
+import time
+
+import pytest
+
+from agent.errors import ToolMissing
+from agent.host.process import MAX_OUTPUT, ProcessFailed, run
+
+
+def sh(script, **options):
+    return run(["sh", "-c", script], **options)
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123
+            return stat.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_output_comes_back_as_bytes():
+    done = sh("printf 'a\\377'; echo warned >&2")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"a\xff", b"warned\n")
+
+
+def test_the_environment_is_made_from_nothing(monkeypatch):
+    monkeypatch.setenv("LD_PRELOAD_FAKE", "1")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    lines = set(run(["env"], env_extra={"EXTRA": "x"}).stdout.decode().split())
+    assert lines == {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "EXTRA=x"}
+
+
+def test_arguments_reach_the_program_as_they_are():
+    assert run(["printf", "%s", "$(id); a'b"]).stdout == b"$(id); a'b"
+
+
+def test_stdin_is_empty_unless_given():
+    assert run(["cat"]).stdout == b""
+    data = bytes(range(256)) * 2000
+    assert run(["cat"], input=data).stdout == data
+
+
+def test_a_program_that_does_not_read_its_input_is_no_fault():
+    assert sh("exit 0", input=b"x" * 1_000_000).returncode == 0
+
+
+def test_no_descriptor_of_ours_is_inherited(tmp_path):
+    fd = os.open(tmp_path, os.O_RDONLY)
+    os.set_inheritable(fd, True)  # noqa: FBT003
+    try:
+        with pytest.raises(ProcessFailed):
+            run(["test", "-e", f"/proc/self/fd/{fd}/."])
+    finally:
+        os.close(fd)
+
+
+def test_failure_names_the_command_and_the_last_lines_of_stderr():
+    with pytest.raises(ProcessFailed) as caught:
+        sh("for i in 1 2 3 4 5 6 7; do echo line $i >&2; done; exit 3")
+    text = str(caught.value)
+    assert text.startswith("sh -c 'for i in")
+    assert text.endswith("exit status 3: line 3; line 4; line 5; line 6; line 7")
+    assert isinstance(caught.value, OSError)
+    assert caught.value.errno == errno.EIO
+
+
+def test_stderr_cannot_command_the_terminal():
+    with pytest.raises(ProcessFailed) as caught:
+        sh("printf '\\033[2Jbad\\377\\n' >&2; exit 1")
+    assert caught.value.stderr_tail == "?[2Jbad\\xff"
+
+
+def test_other_exit_statuses_can_be_allowed():
+    assert sh("exit 2", ok=(0, 2)).returncode == 2
+
+
+def test_death_by_a_signal_is_told_by_its_name():
+    with pytest.raises(ProcessFailed, match="killed by SIGSEGV"):
+        sh("kill -SEGV $$")
+
+
+def test_a_missing_program_is_named():
+    with pytest.raises(ToolMissing) as caught:
+        run(["no-such-tool-anywhere", "--help"])
+    assert caught.value.message == "The rescue system lacks no-such-tool-anywhere."
+
+
+@pytest.mark.parametrize("pipes", ["", "exec >&- 2>&-;"])
+def test_the_time_limit_kills_the_whole_group(tmp_path, pipes):
+    pids = tmp_path / "pids"
+    started = time.monotonic()
+    with pytest.raises(ProcessFailed, match="did not end in time") as caught:
+        sh(f"{pipes} sleep 60 & echo $! $$ > {pids}; wait", timeout=0.5)
+    assert caught.value.errno == errno.ETIMEDOUT
+    assert time.monotonic() - started < 10
+    for pid in map(int, pids.read_text().split()):
+        deadline = time.monotonic() + 5
+        while alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not alive(pid)
+
+
+def test_a_daemon_left_behind_does_not_hold_us_up():
+    started = time.monotonic()
+    done = sh("sleep 20 & echo $!; echo ready")
+    try:
+        assert done.stdout.endswith(b"ready\n")
+        assert time.monotonic() - started < 10
+    finally:
+        os.kill(int(done.stdout.split()[0]), 9)
+
+
+def test_all_output_of_a_quick_program_arrives():
+    assert len(run(["head", "-c", str(MAX_OUTPUT), "/dev/zero"]).stdout) == MAX_OUTPUT
+
+
+def test_endless_output_is_stopped():
+    with pytest.raises(ProcessFailed) as caught:
+        run(["cat", "/dev/zero"])
+    assert caught.value.errno == errno.EFBIG
+
+
+def test_endless_stderr_is_cut_to_its_end():
+    done = sh("head -c 1000000 /dev/zero >&2; echo the end >&2")
+    assert len(done.stderr) == 65536
+    assert done.stderr.endswith(b"the end\n")
+
+
+def test_no_descriptor_leaks():
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        sh("echo x; exit 0", input=b"y")
+        with pytest.raises(ProcessFailed):
+            sh("exit 1")
+        with pytest.raises(ToolMissing):
+            run(["no-such-tool-anywhere"])
+    assert len(os.listdir("/proc/self/fd")) == before
