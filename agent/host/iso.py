@@ -50,6 +50,7 @@ def build_iso(tree: Mapping[str, bytes], label: str = LABEL) -> bytes:
     Raises:
         OSError: the tree cannot be stored (EINVAL), e.g. two names that give the same ISO identifier.
     """
+    _check_identifiers(tree)
     iso = pycdlib.PyCdlib()
     try:
         iso.new(interchange_level=_INTERCHANGE_LEVEL, vol_ident=label, joliet=3, rock_ridge="1.09")
@@ -120,6 +121,15 @@ def _close(iso: pycdlib.PyCdlib) -> None:
         iso.close()
     except PyCdlibException:
         return
+
+
+def _check_identifiers(tree: Mapping[str, bytes]) -> None:
+    # With Rock Ridge the library accepts twins, and a plain reader then sees one file twice.
+    taken: dict[str, str] = {}
+    for path in tree:
+        other = taken.setdefault(_file_identifier(PurePosixPath(path)), path)
+        if other != path:
+            raise OSError(errno.EINVAL, f"{other} and {path} have the same ISO 9660 identifier")
 
 
 def _directory_identifier(directory: PurePosixPath) -> str:

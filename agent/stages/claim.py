@@ -8,8 +8,9 @@ partitions go, so that no array or volume group comes back to life inside the ne
 import errno
 
 from agent.errors import DiskBusy, DiskIo
-from agent.formats.layout import stale_signature_ranges
-from agent.formats.table import TableError, read_table
+from agent.formats.layout import Ranges, stale_signature_ranges
+from agent.formats.mbr import Ebr, Mbr, logical_partitions, read_ebr_chain
+from agent.formats.table import Partition, TableError, read_table
 from agent.host import holders, udev
 from agent.host.disk import TargetDisk
 from agent.stages.context import HEAD_BYTES, TAIL_BYTES, Context
@@ -43,18 +44,37 @@ def claim(ctx: Context) -> None:
 
 def wipe(disk: TargetDisk) -> None:
     """Zero both ends, flush, and only then the signatures of the partitions that were there."""
-    old_head = disk.read(0, HEAD_BYTES)
+    stale = _stale_ranges(disk)
     wipe_ends(disk)
-    try:
-        old_table = read_table(old_head, disk.sector_size)
-    except TableError:
-        old_table = None  # damaged: its partitions cannot be known, and its ends are gone
-    if old_table is not None:
-        for offset, length in stale_signature_ranges(old_table, disk.size):
-            disk.zero(offset, length)
-        disk.flush()
+    for offset, length in stale:
+        disk.zero(offset, length)
+    disk.flush()
     if disk.reread_partitions():
         udev.settle()
+
+
+def _stale_ranges(disk: TargetDisk) -> Ranges:
+    """Where the old partitions sign; nothing where their table is damaged and they cannot be known."""
+    try:
+        table = read_table(disk.read(0, HEAD_BYTES), disk.sector_size)
+        if table is None:
+            return ()
+        logicals: tuple[Partition, ...] = ()
+        if isinstance(table, Mbr) and table.extended is not None:
+            logicals = logical_partitions(_old_chain(disk, table.extended, table.sector_size))
+    except TableError:
+        return ()
+    return stale_signature_ranges(table, disk.size, logicals)
+
+
+def _old_chain(disk: TargetDisk, extended: Partition, sector_size: int) -> tuple[Ebr, ...]:
+    def read(offset: int, length: int) -> bytes:
+        return disk.read(offset, length) if offset + length <= disk.size else b""
+
+    try:
+        return read_ebr_chain(read, extended, sector_size)
+    except TableError:
+        return ()  # what cannot be followed has no partitions to come back to life
 
 
 def wipe_ends(disk: TargetDisk) -> None:

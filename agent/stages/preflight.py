@@ -36,7 +36,7 @@ async def probe_image(ctx: Context) -> None:
         except TransferRestart:
             forget_head(ctx)
             ctx.meter.restart()
-    window = b"".join(bytes(buffer.data) for buffer in ctx.head_buffers)
+    window = b"".join(buffer.data for buffer in ctx.head_buffers)
     whole = bool(ctx.head_buffers) and ctx.head_buffers[-1].length < ctx.pool.size
     size = len(window) if whole else ctx.info.size
     ctx.image = examine(window[:WINDOW_BYTES], size)

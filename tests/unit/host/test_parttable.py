@@ -126,18 +126,32 @@ def test_a_path_that_does_not_exist_is_said_so(tmp_path):
 
 
 def test_a_table_that_crashes_libparted_does_not_crash_the_agent(disk):
-    sgdisk(disk, "-S", "16384", "-n", "1:0:+1M")
+    sgdisk(disk, "-S", "8320", "-n", "1:0:+1M")
     with pytest.raises(ProcessFailed, match="SIGABRT"):
         read_partitions(disk)
 
 
 def test_a_chain_of_logical_partitions_that_bites_its_tail_ends(disk):
-    sfdisk(disk, "label: dos\nstart=8192,size=40960,type=5\nstart=10240,size=2048,type=83\n")
+    logical = "".join(f"start={start},size=2048,type=83\n" for start in (10240, 14336, 18432))
+    sfdisk(disk, f"label: dos\nstart=8192,size=40960,type=5\n{logical}")
+    link = slice(446 + 16, 446 + 32)
     with disk.open("r+b") as file:
-        # The link entry of the first extended boot record leads back to that record: relative sector 0.
-        file.seek(8192 * 512 + 446 + 16)
-        file.write(bytes([0, 0, 0, 0, 5, 0, 0, 0]) + (0).to_bytes(4, "little") + (2048).to_bytes(4, "little"))
-    with pytest.raises(OSError, match=r"disk\.img"):
+
+        def record_at(sector: int) -> bytearray:
+            file.seek(sector * 512)
+            return bytearray(file.read(512))
+
+        def follow(record: bytearray) -> int:
+            return 8192 + int.from_bytes(record[link][8:12], "little")
+
+        # The third extended boot record links to the second, as the first does.
+        first = record_at(8192)
+        third_sector = follow(record_at(follow(first)))
+        third = record_at(third_sector)
+        third[link] = first[link]
+        file.seek(third_sector * 512)
+        file.write(third)
+    with pytest.raises(OSError, match="overlapping"):
         read_partitions(disk)
 
 

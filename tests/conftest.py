@@ -1,0 +1,114 @@
+"""Fixtures and manners that every ring shares: the order of the rings, loop devices, the real cloud image."""
+
+import fcntl
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RINGS = ("lint", "unit", "integration", "blockdev")
+CLOUD_IMAGE_BUILD_SECONDS = 900
+LOOP_MAJOR = 7
+LOOP_CTL_GET_FREE = 0x4C82  # linux/loop.h
+
+AttachLoop = Callable[..., Path]
+
+
+def _ring(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT / "tests").parts[0]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Cheap rings first. Inside of a ring the order stays random: the sort is stable."""
+    items.sort(key=lambda item: RINGS.index(_ring(item)) if _ring(item) in RINGS else len(RINGS))
+    for item in items:
+        if "cloud_image" in getattr(item, "fixturenames", ()) and "BYOI_CLOUD_IMAGE" not in os.environ:
+            # The first test that asks for it may have to build it; whoever set a limit of their own keeps it.
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(CLOUD_IMAGE_BUILD_SECONDS))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A ring that cannot run fails. A skip would look like a pass."""
+    if _ring(item) == "blockdev" and os.geteuid() != 0:
+        pytest.fail("the blockdev ring attaches loop devices: run it as root", pytrace=False)
+
+
+def _make_free_loop_node() -> None:
+    """Where nothing fills /dev (a chroot, a container) the kernel's next free loop device has no node yet."""
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        number = fcntl.ioctl(control, LOOP_CTL_GET_FREE)
+    finally:
+        os.close(control)
+    try:
+        os.mknod(f"/dev/loop{number}", 0o660 | 0o060000, os.makedev(LOOP_MAJOR, number))
+    except FileExistsError:
+        pass
+
+
+def _losetup(*arguments: str) -> str:
+    done = subprocess.run(["losetup", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.fail(f"losetup {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def _detach(device: Path) -> None:
+    """Detach a loop device and see that it goes: one that stays is held open by whoever the test left behind."""
+    backing = Path("/sys/block", device.name, "loop", "backing_file")
+    if not backing.exists():
+        return
+    _losetup("--detach", str(device))
+    deadline = time.monotonic() + 10
+    while backing.exists():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{device} is still in use after its test")
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def loop_device() -> Iterator[AttachLoop]:
+    """A function `attach(file, sector_size=512, *, read_only=False)` that makes the file a disk and gives its path.
+
+    Every device is detached after the test, whatever became of it. The file's size has to be a multiple of the
+    sector size.
+    """
+    attached: list[Path] = []
+
+    def attach(file: Path, sector_size: int = 512, *, read_only: bool = False) -> Path:
+        _make_free_loop_node()
+        flags = ["--read-only"] if read_only else []
+        device = Path(_losetup("--find", "--show", "--sector-size", str(sector_size), *flags, str(file)))
+        attached.append(device)
+        return device
+
+    yield attach
+    failures = []
+    for device in reversed(attached):
+        try:
+            _detach(device)
+        except pytest.fail.Exception as failure:
+            failures.append(str(failure))
+    if failures:
+        pytest.fail("; ".join(failures))
+
+
+@pytest.fixture(scope="session")
+def cloud_image() -> Path:
+    """The real Debian 12 cloud image: raw, GPT, 2 GiB, read-only and shared by all tests. Copy it to change it."""
+    ready = os.environ.get("BYOI_CLOUD_IMAGE")
+    if ready:
+        return Path(ready)
+    done = subprocess.run(
+        ["sh", str(ROOT / "packaging/dev/cloud-image")], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.fail(f"no cloud image:\n{done.stderr}", pytrace=False)
+    return Path(done.stdout.splitlines()[-1])
