@@ -1,8 +1,9 @@
 """The one door between the event loop and blocking work.
 
-`asyncio.to_thread` and `loop.run_in_executor` give up their thread when the awaiting task is cancelled: the thread runs
-on, and a pooled buffer that it still writes to the disk could be refilled meanwhile. `run_blocking` waits for its thread
-before it lets the cancellation through, so whatever it was given is free again when it returns or raises.
+`asyncio.to_thread` and `loop.run_in_executor` give up their thread when the awaiting task is cancelled: the
+thread runs on, and a pooled buffer that it still writes to the disk could be refilled meanwhile.
+`run_blocking` waits for its thread before it lets the cancellation through, so whatever it was given is free
+again when it returns or raises.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ async def run_blocking(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwarg
     while not future.done():
         try:
             await asyncio.wait((future,))
-        except asyncio.CancelledError as error:  # noqa: PERF203 - a second cancel must not free the thread either
+        except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
         future.exception()  # mark as seen; the cancellation outranks it

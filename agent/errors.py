@@ -1,8 +1,8 @@
 """Every way a deployment can fail: one family, one file.
 
-Each class has a stable `code`, says whose fault it is (`blame`), whether another try may help (`retryable`), and makes its
-message from typed fields. `detail` names the object and both numbers; `hint` says what to do about it. HTTP statuses and
-exit codes belong to the API and the commands, not here. No constructor logs.
+Each class has a stable `code`, says whose fault it is (`blame`), whether another try may help (`retryable`),
+and makes its message from typed fields. `detail` names the object and both numbers; `hint` says what to do
+about it. HTTP statuses and exit codes belong to the API and the commands, not here. No constructor logs.
 
 The messages of the codes that the seed API had are kept to the letter: clients match on them.
 """
@@ -65,7 +65,8 @@ class DeployError(Exception):
         }
 
 
-# -- the request -------------------------------------------------------------------------------------------------------
+# -- the request
+# -------------------------------------------------------------------------------------------------------
 
 
 class JobInvalid(DeployError):
@@ -85,6 +86,7 @@ class JobInvalid(DeployError):
             super().__init__(summary="; ".join(str(fault) for fault in self.faults))
 
     def document(self) -> dict[str, Any]:
+        """The error with the list of its faults."""
         faults = [{"path": f.path, "message": f.message, "code": f.code} for f in self.faults]
         return super().document() | {"faults": faults}
 
@@ -99,6 +101,8 @@ class JobCancelled(DeployError):
 
 
 class DiskGroupUnknown(DeployError):
+    """The job names a disk group that this server does not have."""
+
     code = "disk.group"
     blame = Blame.REQUEST
     template = "Disk group {group} does not exist on this server."
@@ -106,6 +110,8 @@ class DiskGroupUnknown(DeployError):
 
 
 class DiskUnknown(DeployError):
+    """There is no such disk."""
+
     code = "disk.unknown"
     blame = Blame.REQUEST
     template = "{path} is neither a whole disk nor a regular file."
@@ -113,22 +119,29 @@ class DiskUnknown(DeployError):
 
 
 class DiskIneligible(DeployError):
+    """The disk exists and must not be written, whatever uses it."""
+
     code = "disk.ineligible"
     blame = Blame.DISK
     template = "{path} cannot be written: {reasons}."
     default_hint = "`byoi disks` shows every disk with the reasons why it is not eligible."
 
 
-# -- the image ---------------------------------------------------------------------------------------------------------
+# -- the image
+# ---------------------------------------------------------------------------------------------------------
 
 
 class ImageFormat(DeployError):
+    """The job names a type that is none."""
+
     code = "image.format"
     blame = Blame.REQUEST
     template = "Bad format image, expected: qcow2, raw, ova."
 
 
 class ImageUnsupported(DeployError):
+    """A type of the API that this version cannot deploy yet."""
+
     code = "image.unsupported"
     blame = Blame.AGENT
     template = "Images of type {type} cannot be deployed by this version."
@@ -136,26 +149,40 @@ class ImageUnsupported(DeployError):
 
 
 class ImageType(DeployError):
+    """The content is not of the declared type."""
+
     code = "image.type"
     blame = Blame.IMAGE
     template = "image provided format is `{found}` which does not match expected {expected} format"
 
 
 class ImageNoTable(DeployError):
+    """A raw image has to be a whole disk."""
+
     code = "image.no_table"
     blame = Blame.IMAGE
-    template = "image provided format is not of type raw because no partition table was found. It seems to contain: `{found}`"
+    template = (
+        "image provided format is not of type raw because no partition table was found. "
+        "It seems to contain: `{found}`"
+    )
     default_hint = "Check that the URL names a disk image (not a filesystem, an archive or a web page)."
 
 
 class ImageSize(DeployError):
+    """The guest disk does not fit on the target."""
+
     code = "image.size"
     blame = Blame.IMAGE
-    template = "image provided has a size of `{image_size}` bytes which is larger than `{device}` of `{device_size}` bytes"
+    template = (
+        "image provided has a size of `{image_size}` bytes "
+        "which is larger than `{device}` of `{device_size}` bytes"
+    )
     default_hint = "Choose a larger disk, or shrink the image."
 
 
 class ImageTruncated(DeployError):
+    """The file is shorter than its own partition table says."""
+
     code = "image.truncated"
     blame = Blame.IMAGE
     template = "The image ends at byte {size}, but its partition table reaches to byte {expected}."
@@ -163,6 +190,8 @@ class ImageTruncated(DeployError):
 
 
 class ImageChanged(DeployError):
+    """Two requests gave two files; they are never spliced."""
+
     code = "image.changed"
     blame = Blame.IMAGE
     template = "The image changed while downloading: {url}"
@@ -170,12 +199,16 @@ class ImageChanged(DeployError):
 
 
 class ImageUnsafe(DeployError):
+    """A named check refused what a hostile image could do with it."""
+
     code = "image.unsafe"
     blame = Blame.IMAGE
     template = "The image was refused by the check {check}."
 
 
 class ImageMemory(DeployError):
+    """A qcow2 whose tables come too late, with no way left to place its clusters."""
+
     code = "image.memory"
     blame = Blame.IMAGE
     template = "Could not download, qcow2 image is too big to download in memory."
@@ -191,6 +224,8 @@ class ImageDownload(DeployError):
 
 
 class ChecksumMismatch(DeployError):
+    """The bytes as downloaded are not those that the job names."""
+
     code = "checksum.mismatch"
     blame = Blame.IMAGE
     template = "Bad {algorithm} for downloaded file, got: {got} while expecting {expected}."
@@ -198,18 +233,24 @@ class ChecksumMismatch(DeployError):
 
 
 class GptRelocate(DeployError):
+    """The partition table is damaged, or does not fit the disk."""
+
     code = "gpt.relocate"
     blame = Blame.IMAGE
     template = "Can not move backup GPT data structures to the end of disk."
 
 
 class ConfigDriveCreate(DeployError):
+    """No room, no slot, or too much content for the config drive."""
+
     code = "configdrive.create"
     blame = Blame.IMAGE
     template = "Could not create configdrive on disk."
 
 
 class BootEsp(DeployError):
+    """The firmware will find nothing to start on an ESP."""
+
     code = "boot.esp"
     blame = Blame.IMAGE
     template = "The server boots by UEFI, but the image cannot."
@@ -217,16 +258,20 @@ class BootEsp(DeployError):
 
 
 class BootCode(DeployError):
+    """A BIOS will find nothing to start."""
+
     code = "boot.code"
     blame = Blame.IMAGE
     template = "The server boots in legacy mode, but the image has no boot code in its first sector."
     default_hint = "Install a boot loader for BIOS into the image (grub-install --target=i386-pc)."
 
 
-# -- the disk ----------------------------------------------------------------------------------------------------------
+# -- the disk ----------------------------------------------------------------------------------------------
 
 
 class SectorSize(DeployError):
+    """The image counts in sectors of another size than the disk."""
+
     code = "disk.sector_size"
     blame = Blame.IMAGE
     template = "image has sector size {image_sector_size} but {device} has {sector_size}"
@@ -234,6 +279,8 @@ class SectorSize(DeployError):
 
 
 class DiskBusy(DeployError):
+    """Something uses the disk that must not be stopped."""
+
     code = "disk.busy"
     blame = Blame.DISK
     template = "{device} is in use: {holder}."
@@ -250,16 +297,20 @@ class ImageWrite(DeployError):
 
 
 class DiskIo(DeployError):
+    """The disk failed outside of writing the image."""
+
     code = "disk.io"
     blame = Blame.DISK
     template = "Input/output fault on {device}: {reason}."
     default_hint = "The disk may be failing: look at the kernel's log and at SMART."
 
 
-# -- the agent itself --------------------------------------------------------------------------------------------------
+# -- the agent itself --------------------------------------------------------------------------------------
 
 
 class JobInterrupted(DeployError):
+    """The agent went away in the middle of a deployment."""
+
     code = "job.interrupted"
     blame = Blame.AGENT
     retryable = True
@@ -276,6 +327,8 @@ class VerifyFailed(DeployError):
 
 
 class ToolMissing(DeployError):
+    """A program that the work needs is not installed."""
+
     code = "agent.tool"
     blame = Blame.AGENT
     template = "The rescue system lacks {tool}."

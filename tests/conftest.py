@@ -1,7 +1,9 @@
 """Fixtures and manners that every ring shares: the order of the rings, loop devices, the real cloud image."""
 
+import contextlib
 import fcntl
 import os
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -26,11 +28,13 @@ def _ring(item: pytest.Item) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Cheap rings first. Inside of a ring the order stays random: the sort is stable."""
     items.sort(key=lambda item: RINGS.index(_ring(item)) if _ring(item) in RINGS else len(RINGS))
+    if "BYOI_CLOUD_IMAGE" in os.environ:
+        return
     for item in items:
-        if "cloud_image" in getattr(item, "fixturenames", ()) and "BYOI_CLOUD_IMAGE" not in os.environ:
-            # The first test that asks for it may have to build it; whoever set a limit of their own keeps it.
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(CLOUD_IMAGE_BUILD_SECONDS))
+        # The first test that asks for the image may have to build it. Who set a limit of their own keeps it.
+        asks = "cloud_image" in getattr(item, "fixturenames", ())
+        if asks and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(CLOUD_IMAGE_BUILD_SECONDS))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,10 +51,8 @@ def _make_free_loop_node() -> None:
         number = fcntl.ioctl(control, LOOP_CTL_GET_FREE)
     finally:
         os.close(control)
-    try:
-        os.mknod(f"/dev/loop{number}", 0o660 | 0o060000, os.makedev(LOOP_MAJOR, number))
-    except FileExistsError:
-        pass
+    with contextlib.suppress(FileExistsError):
+        os.mknod(f"/dev/loop{number}", stat.S_IFBLK | 0o660, os.makedev(LOOP_MAJOR, number))
 
 
 def _losetup(*arguments: str) -> str:
@@ -61,7 +63,7 @@ def _losetup(*arguments: str) -> str:
 
 
 def _detach(device: Path) -> None:
-    """Detach a loop device and see that it goes: one that stays is held open by whoever the test left behind."""
+    """Detach a loop device and see that it goes: what stays is held open by a left-over of the test."""
     backing = Path("/sys/block", device.name, "loop", "backing_file")
     if not backing.exists():
         return
@@ -75,10 +77,10 @@ def _detach(device: Path) -> None:
 
 @pytest.fixture
 def loop_device() -> Iterator[AttachLoop]:
-    """A function `attach(file, sector_size=512, *, read_only=False)` that makes the file a disk and gives its path.
+    """A function `attach(file, sector_size=512, *, read_only=False)`: makes the file a disk, gives its path.
 
-    Every device is detached after the test, whatever became of it. The file's size has to be a multiple of the
-    sector size.
+    Every device is detached after the test, whatever became of it. The file's size has to be a multiple of
+    the sector size.
     """
     attached: list[Path] = []
 
@@ -102,7 +104,7 @@ def loop_device() -> Iterator[AttachLoop]:
 
 @pytest.fixture(scope="session")
 def cloud_image() -> Path:
-    """The real Debian 12 cloud image: raw, GPT, 2 GiB, read-only and shared by all tests. Copy it to change it."""
+    """The real Debian 12 cloud image: raw, GPT, 2 GiB, read-only and shared by all. Copy it to change it."""
     ready = os.environ.get("BYOI_CLOUD_IMAGE")
     if ready:
         return Path(ready)

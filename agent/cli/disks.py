@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.aio import run_blocking
-from agent.cli.output import EXIT_DONE, CommandFailed, print_json
+from agent.cli.output import EXIT_DONE, print_json
 from agent.errors import DiskIo
 from agent.host import inventory
 from agent.model.disks import Disk, disk_groups, eligibility
@@ -16,8 +16,9 @@ from agent.units import format_size
 NAME = "disks"
 HELP = "list the disks and disk groups of this machine"
 DESCRIPTION = """\
-List the disks with the group that diskGroupId names, and the reasons why a disk cannot be written. Groups are made of like
-disks (transport, rotation, size, model) and numbered in an order that does not depend on how the kernel found them.
+List the disks with the group that diskGroupId names, and the reasons why a disk cannot be written. Groups
+are made of like disks (transport, rotation, size, model) and numbered in an order that does not depend on
+how the kernel found them.
 """
 EXAMPLES = """\
 examples:
@@ -37,7 +38,7 @@ async def run(options: argparse.Namespace) -> int:
         found = await run_blocking(inventory.list_disks)
     except OSError as error:
         reason = error.strerror or os.strerror(error.errno or 0)
-        raise CommandFailed(DiskIo(device=error.filename or "the inventory", reason=reason)) from error
+        raise DiskIo(device=error.filename or "the inventory", reason=reason) from error
     groups = {disk.path: group.id for group in disk_groups(found) for disk in group.disks}
     if options.json:
         print_json({"disks": [_document(disk, groups.get(disk.path)) for disk in found]})

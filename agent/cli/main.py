@@ -8,7 +8,8 @@ from typing import NoReturn
 
 from agent import __version__
 from agent.cli import disks, write
-from agent.cli.output import CommandFailed, print_error
+from agent.cli.output import exit_status, print_error
+from agent.errors import DeployError
 
 EXIT_STATUS = """\
 exit status:
@@ -29,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; documentation is made from it too."""
     parser = _Parser(
         prog="byoi",
-        description="Deploy a disk image to a server's disk: streamed, verified, and bootable only when all of it is right.",
+        description="Deploy a disk image to a disk: streamed, verified, and bootable only in the last write.",
         epilog=EXIT_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -53,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         status: int = asyncio.run(options.run(options))
-    except CommandFailed as failure:
-        print_error(failure.error, as_json=getattr(options, "json", False))
-        return failure.status
+    except DeployError as error:
+        print_error(error, as_json=getattr(options, "json", False))
+        return exit_status(error)
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
     except BrokenPipeError:
@@ -63,4 +64,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     return status
-

@@ -9,15 +9,6 @@ from agent.errors import Blame, DeployError, JobCancelled, JobInvalid
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_CANCELLED = 0, 1, 2, 130
 
 
-class CommandFailed(Exception):  # noqa: N818 - ends a command; the error inside it is the error
-    """A command ends with an error of the family and its exit status."""
-
-    def __init__(self, error: DeployError) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.status = exit_status(error)
-
-
 def exit_status(error: DeployError) -> int:
     """The exit status that stands for an error."""
     if isinstance(error, JobCancelled):

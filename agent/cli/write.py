@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import dataclasses
 import errno
 import json
 import logging
@@ -21,7 +22,6 @@ from agent.cli.output import (
     EXIT_CANCELLED,
     EXIT_DONE,
     EXIT_FAILED,
-    CommandFailed,
     exit_status,
     print_failure,
     print_json,
@@ -29,7 +29,7 @@ from agent.cli.output import (
 from agent.deploy.plan import Plan
 from agent.deploy.runner import Deployment
 from agent.deploy.target import Options
-from agent.errors import DeployError, DiskUnknown, Fault, JobInvalid
+from agent.errors import DiskGroupUnknown, Fault, JobInvalid
 from agent.host.disk import make_sparse
 from agent.model.job import MAX_JOB_BYTES, Job, load_job, parse_job
 from agent.units import parse_size
@@ -37,16 +37,17 @@ from agent.units import parse_size
 NAME = "write"
 HELP = "deploy an image to a disk or a file"
 DESCRIPTION = """\
-Deploy an image to a disk, here and now: it is streamed, hashed and written in one pass, and the disk becomes bootable in
-the last write, once the checksum is right. Everything on the disk is lost. Nothing is written before all checks that need
-no writing have passed; --dry-run ends there and shows the plan.
+Deploy an image to a disk, here and now: it is streamed, hashed and written in one pass, and the disk becomes
+bootable in the last write, once the checksum is right. Everything on the disk is lost. Nothing is written
+before all checks that need no writing have passed; --dry-run ends there and shows the plan.
 """
 EXAMPLES = """\
 examples:
   byoi write job.json --disk /dev/sda
   byoi write job.json --disk disk.img --size 20G --dry-run
   byoi write --url https://images.example.net/debian.raw --type raw --checksum sha256:9f86d0... \\
-      --hostname web1 --ssh-key ~/.ssh/id_ed25519.pub --user-data setup.sh --disk /dev/disk/by-id/wwn-0x5000c500a0b1c2d3
+      --hostname web1 --ssh-key ~/.ssh/id_ed25519.pub --user-data setup.sh --disk
+      /dev/disk/by-id/wwn-0x5000c500a0b1c2d3
 """
 
 
@@ -161,10 +162,7 @@ def _failed_status(error: dict[str, Any]) -> int:
 
 
 async def _preview(job: Job, deploy_options: Options, *, as_json: bool) -> int:
-    try:
-        plan = await Deployment(job, deploy_options).preview()
-    except DeployError as error:
-        raise CommandFailed(error) from None
+    plan = await Deployment(job, deploy_options).preview()
     if as_json:
         print_json(plan.document())
     else:
@@ -212,15 +210,12 @@ def _new_file(path: str | None, size: int | None, *, discard: bool) -> Iterator[
 
 
 def _read_job(options: argparse.Namespace) -> Job:
-    try:
-        if options.job is None:
-            return parse_job(_document(options))
-        given = [name for name in _JOB_OPTIONS if getattr(options, name)]
-        if given:
-            raise _usage("--" + given[0].replace("_", "-"), "goes with --url, not with a job document")
-        return load_job(_read(options.job, "JOB.json"))
-    except JobInvalid as error:
-        raise CommandFailed(error) from None
+    if options.job is None:
+        return parse_job(_document(options))
+    given = [name for name in _JOB_OPTIONS if getattr(options, name)]
+    if given:
+        raise _usage("--" + given[0].replace("_", "-"), "goes with --url, not with a job document")
+    return load_job(_read(options.job, "JOB.json"))
 
 
 _JOB_OPTIONS = (
@@ -314,21 +309,18 @@ def _read(path: str, option: str) -> bytes:
         raise _usage(option, f"{path}: {reason}") from None
 
 
-def _usage(option: str, message: str) -> CommandFailed:
-    return CommandFailed(JobInvalid([Fault(option, message)]))
+def _usage(option: str, message: str) -> JobInvalid:
+    return JobInvalid([Fault(option, message)])
 
 
 def _with_group(job: Job, group: int) -> Job:
     if group < 0:
-        raise CommandFailed(DiskUnknown(path=f"disk group {group}"))
-    values = {name: getattr(job, name) for name in Job.__dataclass_fields__}
-    return Job(**(values | {"disk_group_id": group}))
+        raise DiskGroupUnknown(group=group)
+    return dataclasses.replace(job, disk_group_id=group)
 
 
 def _configure_log(*, verbose: bool) -> None:
     structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if verbose else logging.CRITICAL
-        ),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.CRITICAL),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

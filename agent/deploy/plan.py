@@ -1,4 +1,5 @@
-"""The plan: what a deployment will do, and why it will not. Pure: `plan(job, facts)` decides and touches nothing.
+"""The plan: what a deployment will do, and why it will not. Pure: `plan(job, facts)` decides and touches
+nothing.
 
 The runner raises the first refusal before anything is written; a dry run prints all of them.
 """
@@ -67,7 +68,7 @@ class Step:
     stage: State
     title: str
     weight: float
-    destructive: bool
+    destructive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ def _image_refusals(job: Job, facts: Facts, image: ImageFacts) -> list[DeployErr
         return [
             GptRelocate(
                 detail=f"the image's partition table is damaged: {image.table_fault}",
-                hint="Repair the image (sgdisk or gdisk rebuild a damaged primary table from its backup) and upload it again.",
+                hint="Repair the image (gdisk rebuilds a primary table from its backup) and upload it again.",
             )
         ]
     if image.table is None:
@@ -190,7 +191,7 @@ def _slot(facts: Facts, image: ImageFacts) -> tuple[DriveSlot | None, DeployErro
     if facts.drive_size is None or image.table is None:
         return None, None
     try:
-        return place_drive(image.table, facts.target.size, facts.drive_size), None
+        return place_drive(image.table, facts.target.size, image.table.sector_size, facts.drive_size), None
     except ConfigDriveCreate as error:
         return None, error
     except TableError:
@@ -211,15 +212,14 @@ def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
     drive = f", {slot.kind} config drive ({format_size(slot.size)} at byte {slot.start})" if slot else ""
     if slot is None and facts.drive_size is not None:
         drive = f", write the config drive ({format_size(facts.drive_size)})"
+    path = facts.target.path
     return (
-        Step(
-            State.PREFLIGHT, f"open {redact_url(job.url)} and check everything that can be checked", 2, False
-        ),
-        Step(State.CLAIM, f"take {facts.target.path} and zero both its ends", 1, True),
-        Step(State.WRITE, f"stream {amount} to the disk, all but its first and last MiB", 92, True),
-        Step(State.VERIFY, f"compare {checked}", 1, False),
-        Step(State.FINISH, f"{table}{drive}", 2, True),
-        Step(State.COMMIT, "write the first and last MiB, read back and check", 2, True),
+        Step(State.PREFLIGHT, f"open {redact_url(job.url)} and check everything that can be checked", 2),
+        Step(State.CLAIM, f"take {path} and zero both its ends", 1, destructive=True),
+        Step(State.WRITE, f"stream {amount} to the disk, all but both its ends", 92, destructive=True),
+        Step(State.VERIFY, f"compare {checked}", 1),
+        Step(State.FINISH, f"{table}{drive}", 2, destructive=True),
+        Step(State.COMMIT, "write the first and last MiB, read back and check", 2, destructive=True),
     )
 
 

@@ -1,7 +1,7 @@
 """The runner: carries out a plan, stage by stage, and leaves the disk in one of two states.
 
-Either the commit was reached and the disk holds the verified system, or both ends of the disk are zero and nothing boots.
-There is nothing between, whatever fails and whenever it is cancelled.
+Either the commit was reached and the disk holds the verified system, or both ends of the disk are zero and
+nothing boots. There is nothing between, whatever fails and whenever it is cancelled.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ from agent.deploy.plan import Facts, Plan, plan
 from agent.deploy.target import Options, find_firmware, find_target, make_drive
 from agent.deploy.tracker import Tracker
 from agent.errors import DeployError, InternalFault, JobCancelled
-from agent.formats.gpt import Gpt
 from agent.host.drive import Drive
 from agent.model.disks import Disk
 from agent.model.events import DeployEvent, Listener
@@ -88,7 +87,6 @@ class Deployment:
             self._accept(plan(self._job, facts))
             facts = await self._examine(facts, ctx)
             self._accept(plan(self._job, facts))
-            self._note_repairs(ctx)
             await self._write(ctx)
         finally:
             await self._end(ctx)
@@ -145,17 +143,6 @@ class Deployment:
         if decided.refusals:
             raise decided.refusals[0]
         self._tracker.use_steps(decided.steps)
-
-    def _note_repairs(self, ctx: Context) -> None:
-        info, image = ctx.examined()
-        table = image.table
-        if isinstance(table, Gpt) and info.size is not None:
-            end = (table.alternate_lba + 1) * table.sector_size
-            if end != info.size:
-                self._tracker.note(
-                    f"the image's backup GPT is not at the image's end (byte {end} of {info.size}): "
-                    "a new one is made from the primary"
-                )
 
     async def _write(self, ctx: Context) -> None:
         tracker = self._tracker

@@ -1,13 +1,16 @@
-"""Facts about this machine for a plan: which disk a job goes to, the firmware, and the config drive to be written."""
+"""Facts about this machine for a plan: which disk a job goes to, the firmware, and the config drive to be
+written.
+"""
 
+import errno
 import os
 import uuid
 from dataclasses import dataclass
 
 from agent.deploy.plan import Policy
-from agent.errors import ConfigDriveCreate
+from agent.errors import ConfigDriveCreate, DiskBusy, DiskIo
 from agent.formats.configdrive import DriveContent, build_tree
-from agent.host import firmware, inventory
+from agent.host import firmware, holders, inventory
 from agent.host.drive import Drive, build_drive
 from agent.model.disks import Disk, disk_groups, select_disk
 from agent.model.job import Job
@@ -18,8 +21,9 @@ from agent.transfer.http_retry import DEFAULT_LIMITS, HttpLimits
 class Options:
     """How a deployment runs, apart from its job.
 
-    `disk` names the target and overrides the job's disk group. `firmware` is `uefi`, `bios`, or None for what this machine
-    booted with; a regular file is checked for neither unless it is named. `ca_file` replaces the system's certificates.
+    `disk` names the target and overrides the job's disk group. `firmware` is `uefi`, `bios`, or None for
+    what this machine booted with; a regular file is checked for neither unless it is named. `ca_file`
+    replaces the system's certificates.
     """
 
     disk: str | None = None
@@ -38,8 +42,23 @@ def find_target(job: Job, options: Options) -> Disk:
         OSError: the inventory cannot be read.
     """
     if options.disk is not None:
-        return inventory.describe_path(options.disk)
-    return select_disk(disk_groups(inventory.list_disks()), job.disk_group_id)
+        target = inventory.describe_path(options.disk)
+    else:
+        target = select_disk(disk_groups(inventory.list_disks()), job.disk_group_id)
+    _refuse_hidden_users(target)
+    return target
+
+
+def _refuse_hidden_users(target: Disk) -> None:
+    """Some users of a disk (ZFS, a mount in another namespace) show only when one tries to claim it."""
+    if target.kind == "file" or target.holders or target.read_only:
+        return
+    try:
+        holders.assert_free(target.path)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise DiskIo(device=target.path, reason=error.strerror or str(error)) from error
+        raise DiskBusy(device=target.path, holder=error.strerror or "something holds it") from error
 
 
 def find_firmware(target: Disk, options: Options) -> str | None:
@@ -50,8 +69,8 @@ def find_firmware(target: Disk, options: Options) -> str | None:
 
 
 def make_drive(job: Job, sector_size: int) -> tuple[Drive | None, dict[str, bytes]]:
-    """The config drive of a job, with an instance id and a seed of its own each time, and the tree in it; None where it wants
-    none.
+    """The config drive of a job, with an instance id and a seed of its own each time, and the tree in it;
+    None where it wants none.
 
     Raises:
         ConfigDriveCreate: its content is too large.

@@ -1,7 +1,7 @@
 """The state of one deployment as it runs, and the snapshots that clients read of it.
 
-Owned by the runner and used on the event loop only. A state changes by the table in model/stage.py and nowhere else; the
-percentage never goes back, whatever is restarted.
+Owned by the runner and used on the event loop only. A state changes by the table in model/stage.py and
+nowhere else; the percentage never goes back, whatever is restarted.
 """
 
 import time

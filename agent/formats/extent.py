@@ -1,7 +1,7 @@
 """What decoders give: extents of the guest disk, in bytes.
 
-A decoder is sans-I/O: bytes of the image file go in, in order, and extents of the virtual disk come out. It never reads,
-never sleeps, never logs, and holds a bounded amount of memory that its constructor states.
+A decoder is sans-I/O: bytes of the image file go in, in order, and extents of the virtual disk come out. It
+never reads, never sleeps, never logs, and holds a bounded amount of memory that its constructor states.
 """
 
 from collections.abc import Iterator

@@ -10,8 +10,8 @@ from agent.formats.superblock import mbr_sector_size
 from agent.formats.table import TableError, read_table
 from agent.units import MiB
 
-# An MBR tells no sector size; the first filesystem does. With 4096-byte sectors a partition at the customary LBA 2048
-# begins at 8 MiB, so this reaches its superblock, btrfs' at 64 KiB included.
+# An MBR tells no sector size; the first filesystem does. With 4096-byte sectors a partition at the customary
+# LBA 2048 begins at 8 MiB, so this reaches its superblock, btrfs' at 64 KiB included.
 WINDOW_BYTES = 10 * MiB
 
 

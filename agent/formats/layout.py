@@ -268,7 +268,7 @@ def _finished(head: bytes, table: Gpt | Mbr, disk_size: int, writes: Writes) -> 
 def stale_backup(table: Gpt, image_size: int, disk_size: int) -> Ranges:
     """Where the image's own backup GPT lies once the table has moved: ranges (offset, length) to be zeroed.
 
-    Only bytes that no partition covers, that the new backup does not cover, and that the image has at all;
+    Only bytes that no partition covers, that the new backup does not cover, and that image and disk both have;
     nothing of the first MiB. They are to be zeroed before the config drive and the new backup are written.
 
     Args:
@@ -279,7 +279,7 @@ def stale_backup(table: Gpt, image_size: int, disk_size: int) -> Ranges:
     new = gpt_format.relocate(table, disk_size)
     keep = [(0, HEAD), _backup_range(new), *((p.start, p.end) for p in table.partitions)]
     start, end = _backup_range(table)
-    return _lengths(_subtract(start, min(end, image_size), keep))
+    return _lengths(_subtract(max(0, start), min(end, image_size, disk_size), keep))
 
 
 def stale_signature_ranges(

@@ -1,8 +1,8 @@
 """The target disk, opened for writing: a block device, or a regular file that stands in for one.
 
-Owns the file descriptors, the exclusive claim, O_DIRECT with its alignment rules, short writes, zeroing and flushing. Used
-by the stages through threads; every method blocks and raises OSError with the path in it. Nothing here knows what the
-bytes mean. A disk that fails stays claimed until `close`.
+Owns the file descriptors, the exclusive claim, O_DIRECT with its alignment rules, short writes, zeroing and
+flushing. Used by the stages through threads; every method blocks and raises OSError with the path in it.
+Nothing here knows what the bytes mean. A disk that fails stays claimed until `close`.
 """
 
 import errno
@@ -90,7 +90,9 @@ class TargetDisk:
         self._direct_fd, self._fd = None, -1
 
     def write(self, offset: int, data: memoryview | bytes) -> None:
-        """Write all of `data`: sector-aligned parts by O_DIRECT where it works, odd ends through the page cache."""
+        """Write all of `data`: sector-aligned parts by O_DIRECT where it works, odd ends through the page
+        cache.
+        """
         view = memoryview(data)
         with _named(self.path):
             self._check_range(offset, len(view))
@@ -142,7 +144,9 @@ class TargetDisk:
             self._drop_behind(offset, offset + len(view))
 
     def _drop_behind(self, start: int, end: int) -> None:
-        """Keep a long buffered write from filling the page cache: push one window out while the next one fills."""
+        """Keep a long buffered write from filling the page cache: push one window out while the next one
+        fills.
+        """
         if start != self._window_end:
             self._window_start = start
         self._window_end = end
@@ -217,7 +221,9 @@ class TargetDisk:
             return b"".join(pieces)
 
     def reread_partitions(self) -> bool:
-        """Tell the kernel about a changed table; False where it cannot (a file, a loop device without partitions)."""
+        """Tell the kernel about a changed table; False where it cannot (a file, a loop device without
+        partitions).
+        """
         if not self.is_device:
             return False
         try:
@@ -257,7 +263,8 @@ def make_sparse(path: str, size: int) -> None:
 
 
 def _open_exclusive(path: str) -> int:
-    # On a block device O_EXCL is the kernel's own claim: mounts, md, dm and other claimants are refused, and refuse us.
+    # On a block device O_EXCL is the kernel's own claim: mounts, md, dm and other claimants are refused, and
+    # refuse us.
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if Path(path).is_block_device() else 0))
     try:
         mode = os.fstat(fd).st_mode

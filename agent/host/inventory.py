@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyudev
 
-from agent.errors import DiskUnknown
+from agent.errors import DiskUnknown, ToolMissing
 from agent.host import holders, mounts
 from agent.host.holders import BlockTree, Uses, read_attribute
 from agent.model.disks import Disk, Holder, printable
@@ -77,10 +77,11 @@ def list_disks() -> tuple[Disk, ...]:
 
     Raises:
         OSError: sysfs or /proc cannot be read.
+        ToolMissing: there is no libudev.
     """
     snapshot = _look()
     disks = []
-    for device in pyudev.Context().list_devices(subsystem="block", DEVTYPE="disk"):
+    for device in _context().list_devices(subsystem="block", DEVTYPE="disk"):
         with suppress(OSError, pyudev.DeviceNotFoundError):
             disk = _describe(device, snapshot)
             hidden = read_attribute(Path(device.sys_path, "hidden")) == "1"
@@ -96,6 +97,7 @@ def describe_path(path: str) -> Disk:
     Raises:
         DiskUnknown: there is nothing at the path, or a partition, or anything else.
         OSError: sysfs or /proc cannot be read.
+        ToolMissing: there is no libudev.
     """
     try:
         info = Path(path).stat()
@@ -107,13 +109,20 @@ def describe_path(path: str) -> Disk:
     if not stat.S_ISBLK(info.st_mode):
         raise DiskUnknown(path=path, detail="neither a block device nor a file")
     try:
-        device = pyudev.Devices.from_device_number(pyudev.Context(), "block", info.st_rdev)
+        device = pyudev.Devices.from_device_number(_context(), "block", info.st_rdev)
     except pyudev.DeviceNotFoundError as error:
         raise DiskUnknown(path=path, detail="the kernel has no such block device") from error
     if device.device_type != "disk":
         whole = Path(device.sys_path).parent.name
         raise DiskUnknown(path=path, detail=f"it is a partition of /dev/{whole}")
     return _describe(device, _look())
+
+
+def _context() -> "pyudev.Context":
+    try:
+        return pyudev.Context()
+    except ImportError as error:
+        raise ToolMissing(tool="libudev") from error
 
 
 def _look() -> _Snapshot:

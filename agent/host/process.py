@@ -30,7 +30,7 @@ _REAP_SECONDS = 5.0
 _BASE_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
 
-class ProcessFailed(OSError):  # noqa: N818 - named as the rest of the family of errors
+class ProcessFailed(OSError):
     """A program failed, was too slow or too talkative; says which command, and the end of its stderr.
 
     `errno` is ETIMEDOUT for the time limit, EFBIG for the output limit, else EIO.

@@ -1,4 +1,5 @@
-"""Every system call that Python's os module lacks, in one place: ioctls of block devices, fallocate, sync_file_range.
+"""Every system call that Python's os module lacks, in one place: ioctls of block devices, fallocate,
+sync_file_range.
 
 Each function raises OSError with the errno of the kernel; none logs, none retries.
 """
@@ -81,7 +82,9 @@ def zero_range(fd: int, offset: int, length: int) -> None:
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:
-    """fallocate(PUNCH_HOLE), keeping the size: in a regular file the range reads as zeros and takes no room."""
+    """fallocate(PUNCH_HOLE), keeping the size: in a regular file the range reads as zeros and takes no
+    room.
+    """
     _check(_fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length))
 
 
@@ -91,7 +94,9 @@ def start_writeback(fd: int, offset: int, length: int) -> None:
 
 
 def finish_writeback(fd: int, offset: int, length: int) -> None:
-    """Write dirty pages of the range out and wait for them. This is not a flush: metadata and disk caches stay."""
+    """Write dirty pages of the range out and wait for them. This is not a flush: metadata and disk caches
+    stay.
+    """
     flags = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
     _check(_sync_file_range(fd, offset, length, flags))
 

@@ -9,7 +9,9 @@ SETTLE_SECONDS = 10
 
 
 def settle() -> None:
-    """Wait until udev has handled its queue; a slow queue is no failure, since nothing here needs its nodes."""
+    """Wait until udev has handled its queue; a slow queue is no failure, since nothing here needs its
+    nodes.
+    """
     if not CONTROL_SOCKET.exists():
         return
     try:

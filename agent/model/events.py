@@ -1,6 +1,7 @@
 """What a running deployment tells its listeners: one event a stage, never one a chunk.
 
-Progress is not an event here: whoever shows it pulls a snapshot at a pace of its own, so reporting cannot slow a deploy.
+Progress is not an event here: whoever shows it pulls a snapshot at a pace of its own, so reporting cannot
+slow a deploy.
 """
 
 from collections.abc import Callable
@@ -12,11 +13,15 @@ from agent.model.status import Status
 
 @dataclass(frozen=True, slots=True)
 class StageBegan:
+    """A stage begins."""
+
     stage: State
 
 
 @dataclass(frozen=True, slots=True)
 class StageEnded:
+    """A stage is over, well or not."""
+
     stage: State
     seconds: float
 
@@ -30,6 +35,8 @@ class Noted:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
+    """The deployment is over; the last event."""
+
     status: Status
 
 

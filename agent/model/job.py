@@ -1,7 +1,8 @@
 """The job as posted: read strictly, with every fault listed at once.
 
-The document is the seed API's `bringYourOwnImage` body. `load_job` takes its text, `parse_job` the decoded JSON; both
-raise `JobInvalid` with all faults, each with its path. No value of a secret member is ever part of a fault.
+The document is the seed API's `bringYourOwnImage` body. `load_job` takes its text, `parse_job` the decoded
+JSON; both raise `JobInvalid` with all faults, each with its path. No value of a secret member is ever part
+of a fault.
 """
 
 import json
@@ -28,7 +29,8 @@ BAD_CHECKSUM_PAIR = "Please provide checkSum AND checkSumType or none of them"
 # RFC 9110 section 5.6.2, and the headers that the transfer itself has to set.
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
 _OWN_HEADERS = {
-    "accept-encoding", "connection", "content-length", "if-range", "range", "te", "trailer", "transfer-encoding", "upgrade",
+    "accept-encoding", "connection", "content-length", "if-range", "range", "te", "trailer",
+    "transfer-encoding", "upgrade",
 }  # fmt: skip
 # RFC 1123 section 2.1.
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
@@ -193,7 +195,7 @@ def _headers(reader: "_Reader") -> tuple[KeyValue, ...]:
             reader.fault(f"{where}.key", "is not a header name")
         elif header.key.lower() in _OWN_HEADERS:
             reader.fault(f"{where}.key", f"{header.key} is set by the transfer itself")
-        if any(ord(char) < 32 and char != "\t" or ord(char) == 127 for char in header.value or ""):
+        if any((ord(char) < 32 and char != "\t") or ord(char) == 127 for char in header.value or ""):
             reader.fault(f"{where}.value", "holds a control character")
     return headers
 

@@ -1,7 +1,7 @@
 """The stages of a deployment and the one table of state changes.
 
-Nothing sets a state by hand: `advance` looks the change up in the table, and an event that the table does not have is a
-fault of ours and raises. The diagram in docs/architecture.md is drawn from this table.
+Nothing sets a state by hand: `advance` looks the change up in the table, and an event that the table does
+not have is a fault of ours and raises. The diagram in docs/architecture.md is drawn from this table.
 """
 
 from enum import StrEnum
@@ -46,7 +46,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     **{(state, event): State.ERROR for state in ACTIVE for event in (Event.FAIL, Event.CANCEL)},
 }
 
-# Stages in which the disk has been touched and not committed: leaving them any other way than forward wipes both ends.
+# Stages in which the disk has been touched and not committed: leaving them any other way than forward wipes
+# both ends.
 UNCOMMITTED = (State.CLAIM, State.WRITE, State.VERIFY, State.FINISH, State.COMMIT)
 
 

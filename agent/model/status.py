@@ -18,6 +18,7 @@ class StageTime:
     seconds: float | None
 
     def document(self) -> dict[str, Any]:
+        """The stage as it stands in a status document."""
         return {"name": self.name, "startedAt": timestamp(self.started_at), "seconds": _rounded(self.seconds)}
 
 

@@ -1,7 +1,7 @@
 """URLs of images: whether one may be used, and how it looks without its secrets.
 
-Pure functions, for whoever takes a URL in or shows one. Nothing here resolves a name or opens a connection. The terms are
-those of RFC 3986; the file scheme is that of RFC 8089.
+Pure functions, for whoever takes a URL in or shows one. Nothing here resolves a name or opens a connection.
+The terms are those of RFC 3986; the file scheme is that of RFC 8089.
 """
 
 import re
@@ -14,6 +14,7 @@ MAX_URL_LENGTH = 8192
 HIDDEN = "***"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_MALFORMED = "the host or the port of the URL is malformed"
 _FORBIDDEN_IN_AUTHORITY = re.compile(r'[\\<>"{}|^`]')
 
 
@@ -41,15 +42,17 @@ def check_url(text: str) -> str | None:
         return "the URL contains white space or control characters"
     parts = _split(text)
     if parts is None:
-        return "the host or the port of the URL is malformed"
-    if parts.scheme == "file":
-        return _check_file(parts)
+        return _MALFORMED
+    return _check_file(parts) if parts.scheme == "file" else _check_remote(parts)
+
+
+def _check_remote(parts: SplitResult) -> str | None:
     if parts.scheme not in _DEFAULT_PORTS:
         return "the URL must begin with http://, https:// or file:///"
     if not parts.hostname:
         return "the URL names no host"
     if parts.port == 0 or _FORBIDDEN_IN_AUTHORITY.search(parts.netloc):
-        return "the host or the port of the URL is malformed"
+        return _MALFORMED
     return None
 
 
@@ -66,7 +69,7 @@ def _check_file(parts: SplitResult) -> str | None:
 
 
 def redact_url(text: str) -> str:
-    """The URL as it may be shown: no userinfo, no fragment, and no value in its query (signed URLs carry them there).
+    """The URL as it may be shown: without userinfo, fragment, and the values of its query (signed URLs).
 
     Never raises; of a text that is no URL only the scheme is shown.
     """
@@ -116,7 +119,8 @@ def redirect_target(url: str, location: str) -> str:
     """The URL that a `Location` header leads to, without the userinfo that it may carry.
 
     Raises:
-        ValueError: the target is no http or https URL, or leads from https to http; the message shows no secrets.
+        ValueError: the target is no http or https URL, or leads from https to http; the message shows no
+        secrets.
     """
     try:
         target = urljoin(url, location)

@@ -1,15 +1,16 @@
 """Claim: take the disk for ourselves and make it unbootable, first of all.
 
-Stacks that sit on it (md, LVM, dm) are stopped, the disk is opened exclusively, and both its ends are zeroed and flushed
-before anything else is written: from here to the commit no old system on it can boot. Then the stale signatures of the old
-partitions go, so that no array or volume group comes back to life inside the new system.
+Stacks that sit on it (md, LVM, dm) are stopped, the disk is opened exclusively, and both its ends are zeroed
+and flushed before anything else is written: from here to the commit no old system on it can boot. Then the
+stale signatures of the old partitions go, so that no array or volume group comes back to life inside the new
+system.
 """
 
 import errno
 
 from agent.errors import DiskBusy, DiskIo
 from agent.formats.layout import Ranges, stale_signature_ranges
-from agent.formats.mbr import Ebr, Mbr, logical_partitions, read_ebr_chain
+from agent.formats.mbr import Logical, Mbr, parse_logicals
 from agent.formats.table import Partition, TableError, read_table
 from agent.host import holders, udev
 from agent.host.disk import TargetDisk
@@ -59,20 +60,20 @@ def _stale_ranges(disk: TargetDisk) -> Ranges:
         table = read_table(disk.read(0, HEAD_BYTES), disk.sector_size)
         if table is None:
             return ()
-        logicals: tuple[Partition, ...] = ()
+        logicals: tuple[Logical, ...] = ()
         if isinstance(table, Mbr) and table.extended is not None:
-            logicals = logical_partitions(_old_chain(disk, table.extended, table.sector_size))
+            logicals = _old_logicals(disk, table.extended, table.sector_size)
     except TableError:
         return ()
     return stale_signature_ranges(table, disk.size, logicals)
 
 
-def _old_chain(disk: TargetDisk, extended: Partition, sector_size: int) -> tuple[Ebr, ...]:
+def _old_logicals(disk: TargetDisk, extended: Partition, sector_size: int) -> tuple[Logical, ...]:
     def read(offset: int, length: int) -> bytes:
         return disk.read(offset, length) if offset + length <= disk.size else b""
 
     try:
-        return read_ebr_chain(read, extended, sector_size)
+        return parse_logicals(read, extended, sector_size)
     except TableError:
         return ()  # what cannot be followed has no partitions to come back to life
 

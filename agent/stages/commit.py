@@ -1,12 +1,12 @@
 """Commit: the disk becomes bootable in one write, last; then it is read back from the device and checked.
 
-Order of durability: everything else (flushed by `finish`), the tail with the backup table, the head but for its first
-sector, and the first sector, each flushed before the next. A power cut between any two leaves a disk without a first
-sector, which no firmware boots.
+Order of durability: everything else (flushed by `finish`), the tail with the backup table, the head but for
+its first sector, and the first sector, each flushed before the next. A power cut between any two leaves a
+disk without a first sector, which no firmware boots.
 """
 
 from agent.errors import DiskIo, VerifyFailed
-from agent.formats.gpt import Gpt, check_backup
+from agent.formats.gpt import Gpt, is_mirror, parse_backup
 from agent.formats.table import TableError, read_table
 from agent.host import drive as drives
 from agent.host import parttable, udev
@@ -62,7 +62,9 @@ def _table_fault(ctx: Context) -> str | None:
         if table is None:
             return "there is no partition table"
         if isinstance(table, Gpt):
-            check_backup(table, bytes(sink.tail), disk.size)
+            backup = parse_backup(bytes(sink.tail), table.sector_size, disk.size)
+            if not is_mirror(table, backup):
+                return "the backup GPT is not the copy of the primary"
     except TableError as error:
         return str(error)
     if disk.sector_size is None and table.sector_size != 512:

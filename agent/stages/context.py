@@ -43,6 +43,8 @@ class Context:
     # From claim:
     disk: TargetDisk | None = None
     sink: HeldEnds | None = None
+    # From write:
+    guest_size: int = 0
     # From finish:
     slot: DriveSlot | None = None
 

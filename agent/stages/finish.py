@@ -1,16 +1,17 @@
 """Finish: make the tables fit the disk and write the config drive, while the disk still cannot boot.
 
-The tables are changed by pure functions on the held ends; only the config drive, links of extended partitions and the
-zeroing of the image's own old backup table go to the disk. Both ends stay in memory for the commit.
+The tables are changed by pure functions on the held ends; only the config drive, links of extended
+partitions and the zeroing of the image's own old backup table go to the disk. Both ends stay in memory for
+the commit.
 """
 
 import uuid
 from collections.abc import Iterable
 
-from agent.errors import BootEsp, DiskIo, GptRelocate
-from agent.formats.gpt import Gpt
+from agent.errors import BootEsp, ConfigDriveCreate, DiskIo, GptRelocate
+from agent.formats.gpt import Gpt, is_mirror, parse_backup
 from agent.formats.layout import finish_head, place_drive, stale_backup
-from agent.formats.mbr import Ebr, Mbr, logical_partitions, read_ebr_chain
+from agent.formats.mbr import Logical, Mbr, parse_logicals
 from agent.formats.superblock import volume_label
 from agent.formats.table import Partition, Table, TableError, read_table
 from agent.host import fat
@@ -18,7 +19,8 @@ from agent.stages.context import Context
 from agent.units import KiB, MiB
 
 DRIVE_LABEL = "config-2"
-# A config drive of another deployment is at most this large; larger partitions are not searched for its label.
+# A config drive of another deployment is at most this large; larger partitions are not searched for its
+# label.
 MAX_OLD_DRIVE = 256 * MiB
 # Reaches the volume descriptor of ISO 9660 at byte 32768.
 _LABEL_BYTES = 64 * KiB
@@ -56,10 +58,10 @@ def _held_table(ctx: Context) -> Table:
 
 def _place(ctx: Context, table: Table) -> None:
     disk, sink = ctx.opened()
-    chain = _ebr_chain(ctx, table)
+    logicals = _logicals(ctx, table)
     if ctx.drive is not None:
-        own = _old_drive(ctx, (*table.partitions, *logical_partitions(chain)))
-        ctx.slot = place_drive(table, disk.size, len(ctx.drive.image), chain=chain, existing=own)
+        own = _old_drive(ctx, (*table.partitions, *logicals))
+        ctx.slot = place_drive(table, disk.size, table.sector_size, len(ctx.drive.image), logicals, own)
     finished = finish_head(
         bytes(sink.head),
         table,
@@ -67,15 +69,29 @@ def _place(ctx: Context, table: Table) -> None:
         ctx.slot,
         unique_guid=uuid.uuid4(),
         drive_type=ctx.drive.filesystem if ctx.drive else "iso9660",
-        chain=chain,
+        logicals=logicals,
     )
-    if isinstance(table, Gpt) and isinstance(finished.table, Gpt):
-        for offset, length in stale_backup(table, finished.table, ctx.digest.length):
+    if isinstance(table, Gpt):
+        _note_damaged_backup(ctx, table)
+        for offset, length in stale_backup(table, ctx.guest_size, disk.size):
             sink.zero(offset, length)
     _write_drive(ctx)
     for offset, data in (*finished.other_writes, *finished.tail_writes):
         sink.write(offset, memoryview(data))
     sink.head[:] = finished.head
+
+
+def _note_damaged_backup(ctx: Context, table: Gpt) -> None:
+    """The backup is made anew from the primary in any case; say so where the image's own was not sound."""
+    length = min(ctx.guest_size, MiB)
+    try:
+        tail = read_guest(ctx, ctx.guest_size - length, length)
+        same = is_mirror(table, parse_backup(tail, table.sector_size, ctx.guest_size))
+        fault = None if same else "it is not the copy of the primary"
+    except TableError as error:
+        fault = str(error)
+    if fault is not None:
+        ctx.note(f"the image's own backup GPT is not sound ({fault}): a new one was made from the primary")
 
 
 def _write_drive(ctx: Context) -> None:
@@ -88,10 +104,17 @@ def _write_drive(ctx: Context) -> None:
     sink.zero(ctx.slot.start + length, ctx.slot.size - length)
 
 
-def _ebr_chain(ctx: Context, table: Table) -> tuple[Ebr, ...]:
-    if not isinstance(table, Mbr) or table.extended is None:
+def _logicals(ctx: Context, table: Table) -> tuple[Logical, ...]:
+    if not isinstance(table, Mbr) or table.extended is None or ctx.drive is None:
         return ()
-    return read_ebr_chain(lambda at, length: read_guest(ctx, at, length), table.extended, table.sector_size)
+    try:
+        return parse_logicals(
+            lambda at, length: read_guest(ctx, at, length), table.extended, table.sector_size
+        )
+    except TableError as error:
+        raise ConfigDriveCreate(
+            detail=f"the image's logical partitions cannot be followed: {error}"
+        ) from error
 
 
 def _old_drive(ctx: Context, partitions: Iterable[Partition]) -> Partition | None:
@@ -124,7 +147,7 @@ def _check_bootloader(ctx: Context, table: Table) -> None:
     for esp in esps:
         if esp.start < len(sink.head) or esp.start + esp.size > sink.tail_offset:
             raise BootEsp(
-                detail=f"partition {esp.number} reaches into an end of the disk, so {wanted} cannot be checked"
+                detail=f"partition {esp.number} reaches into an end of the disk: {wanted} cannot be checked"
             )
         if fat.fat_has_file(disk.path, esp.start, wanted):
             return

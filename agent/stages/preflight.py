@@ -1,7 +1,7 @@
 """Preflight: open the image and read its first bytes, so that all refusals come before the first write.
 
-Nothing is written here. The bytes read stay in their buffers, and the write stage goes on from them: nothing is downloaded
-twice.
+Nothing is written here. The bytes read stay in their buffers, and the write stage goes on from them: nothing
+is downloaded twice.
 """
 
 import asyncio

@@ -1,4 +1,6 @@
-"""Verify: length and digest of the bytes as they were downloaded. Until this passes nothing bootable is on the disk."""
+"""Verify: length and digest of the bytes as they were downloaded. Until this passes nothing bootable is on
+the disk.
+"""
 
 from agent.errors import ChecksumMismatch, ImageChanged, ImageDownload, ImageTruncated
 from agent.stages.context import HEAD_BYTES, Context

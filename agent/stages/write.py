@@ -36,9 +36,12 @@ async def _copy_once(ctx: Context) -> None:
     disk, sink = ctx.opened()
     sink.reset()
     head, ctx.head_buffers = ctx.head_buffers, []
+    decoder = RawDecoder(info.size)
     try:
-        await copy(ctx.source, ctx.pool, ctx.digest, RawDecoder(info.size), sink, ctx.meter, head)
-        # The flush belongs to the write: a disk that took the bytes and cannot keep them fails here, as a disk.
+        await copy(ctx.source, ctx.pool, ctx.digest, decoder, sink, ctx.meter, head)
+        ctx.guest_size = decoder.virtual_size or 0
+        # The flush belongs to the write: a disk that took the bytes and cannot keep them fails here, as a
+        # disk.
         await run_blocking(_flush, disk.flush, disk.path)
     except SinkFailed as failure:
         raise ImageWrite(type=ctx.job.type, detail=f"{disk.path}: {failure}") from failure.error

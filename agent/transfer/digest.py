@@ -7,7 +7,9 @@ DEFAULT_ALGORITHM = "sha256"
 
 
 class Digest:
-    """A running digest; `update` is blocking work for a thread (the hash lets go of the GIL on large pieces)."""
+    """A running digest; `update` is blocking work for a thread (the hash lets go of the GIL on large
+    pieces).
+    """
 
     def __init__(self, algorithm: str = DEFAULT_ALGORITHM) -> None:
         self.algorithm = algorithm

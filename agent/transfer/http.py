@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from agent.errors import ImageChanged, ImageDownload
+from agent.model.url import check_url, redact_url
 from agent.transfer.http_body import Body, take_body
 from agent.transfer.http_connect import Answer, HttpClient
 from agent.transfer.http_head import Head, check_again, check_first, check_range, range_headers
@@ -27,7 +28,6 @@ from agent.transfer.http_retry import (
     ignore_events,
 )
 from agent.transfer.source import SourceInfo, TransferRestart
-from agent.transfer.url import check_url, redact_url
 from agent.units import MiB
 
 READ_AT_LIMIT = 16 * MiB

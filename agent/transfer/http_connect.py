@@ -9,6 +9,7 @@ becomes a fault with words of our own and without a context.
 
 import asyncio
 import base64
+import re
 import ssl
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -22,10 +23,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from agent.aio import run_blocking
-from agent.transfer.http_body import describe_os_error, drop
-from agent.transfer.http_head import Head, parse_head
-from agent.transfer.http_retry import RETRYABLE_STATUSES, EventHook, FatalFault, HttpLimits, TransientFault
-from agent.transfer.url import (
+from agent.model.url import (
     Origin,
     origin_of,
     printable,
@@ -34,6 +32,9 @@ from agent.transfer.url import (
     userinfo_of,
     without_userinfo,
 )
+from agent.transfer.http_body import describe_os_error, drop
+from agent.transfer.http_head import Head, parse_head
+from agent.transfer.http_retry import RETRYABLE_STATUSES, EventHook, FatalFault, HttpLimits, TransientFault
 from agent.units import KiB
 
 RESERVED_HEADERS = frozenset(
@@ -59,6 +60,8 @@ RESERVED_HEADERS = frozenset(
 )
 """Headers of a request that the transfer itself decides on; a job's own values for them are left out."""
 
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # a token of RFC 9110, section 5.6.2
+_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEAD_FIELD_LIMIT = 16 * KiB  # signed redirect targets are long
 _HINTS = {
@@ -134,6 +137,7 @@ class HttpClient:
             TransientFault: no answer came, or one that another try may mend.
             FatalFault: the server refuses for good, redirects to where we do not go, or cannot be trusted.
         """
+        _check_headers(self._own_headers)
         url = self._url
         for _ in range(self._limits.redirects + 1):
             answer = await self._request(url, extra)
@@ -195,7 +199,9 @@ class HttpClient:
         if self._session is None:
             context = await run_blocking(_tls_context, self._ca_file)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=context, use_dns_cache=False),
+                connector=aiohttp.TCPConnector(
+                    ssl=context, use_dns_cache=False, resolver=aiohttp.ThreadedResolver()
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._limits.connect_seconds),
                 auto_decompress=False,
@@ -211,6 +217,16 @@ class HttpClient:
         headers["Accept-Encoding"] = "identity"
         headers.update(extra)
         return headers
+
+
+def _check_headers(headers: Sequence[tuple[str, str]]) -> None:
+    """Refuse what could smuggle a second header, before any connection is made; values are not shown."""
+    for name, value in headers:
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise FatalFault(
+                f"the header {printable(name, 64)!r} cannot be sent",
+                hint="Check httpHeader: a name has no spaces or colons, a value no line breaks.",
+            )
 
 
 def _describe(error: Exception, origin: Origin) -> TransientFault | FatalFault:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
-from agent.units import KiB, format_size
+from agent.units import KiB, format_duration, format_size
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that another try may mend (RFC 9110, RFC 6585, RFC 8470); every other error status is final."""
@@ -48,7 +48,7 @@ class HttpLimits:
 DEFAULT_LIMITS = HttpLimits()
 
 
-class TransientFault(Exception):  # noqa: N818 - the field's word for what another try may mend
+class TransientFault(Exception):
     """A fault of the connection or of a busy server.
 
     Args:
@@ -63,7 +63,7 @@ class TransientFault(Exception):  # noqa: N818 - the field's word for what anoth
         super().__init__(reason)
 
 
-class FatalFault(Exception):  # noqa: N818
+class FatalFault(Exception):
     """A fault that no further try can mend."""
 
     def __init__(self, reason: str, *, hint: str = "") -> None:
@@ -71,7 +71,7 @@ class FatalFault(Exception):  # noqa: N818
         super().__init__(reason)
 
 
-class ChangedFault(Exception):  # noqa: N818
+class ChangedFault(Exception):
     """The file behind the URL is not the one that the transfer began with."""
 
 
@@ -217,7 +217,7 @@ class Pace:
             return None
         if self._window_bytes < limits.floor_rate * elapsed:
             rate = format_size(self._window_bytes / elapsed)
-            return TransientFault(f"only {rate}/s came for {elapsed:.0f} s", slow=True)
+            return TransientFault(f"only {rate}/s came for {format_duration(elapsed)}", slow=True)
         self._window_start = now
         self._window_bytes = 0
         return None

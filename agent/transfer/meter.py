@@ -1,4 +1,6 @@
-"""The meter: counts bytes and waits, and says which side is slow. Pulled by whoever shows progress; never blocks."""
+"""The meter: counts bytes and waits, and says which side is slow. Pulled by whoever shows progress; never
+blocks.
+"""
 
 import time
 from collections import deque

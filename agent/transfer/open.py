@@ -5,11 +5,11 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+from agent.model.url import check_url, file_path, origin_of
 from agent.transfer.file import FileSource
 from agent.transfer.http import HttpSource
 from agent.transfer.http_retry import DEFAULT_LIMITS, EventHook, HttpLimits, ignore_events
 from agent.transfer.source import Source
-from agent.transfer.url import check_url, file_path, origin_of
 
 
 def open_source(

@@ -1,11 +1,13 @@
 """The copy loop: source -> (digest | decoder -> sink), over one pool of buffers.
 
-Three coroutines share each buffer: the receiver fills it, then the hasher and the writer work on it in threads of their
-own while the next one fills. The order matters and stands here once: the digest sees the bytes exactly as they were
-downloaded, before any decoder; the meter counts beside both; the decoder runs in the writer's thread, because what it
-yields must be on its way to the sink before the buffer may be filled again.
+Three coroutines share each buffer: the receiver fills it, then the hasher and the writer work on it in
+threads of their own while the next one fills. The order matters and stands here once: the digest sees the
+bytes exactly as they were downloaded, before any decoder; the meter counts beside both; the decoder runs in
+the writer's thread, because what it yields must be on its way to the sink before the buffer may be filled
+again.
 
-The pool is the only queue bound: when the disk or the hash is slow, the receiver finds no free buffer and the socket fills.
+The pool is the only queue bound: when the disk or the hash is slow, the receiver finds no free buffer and
+the socket fills.
 """
 
 import asyncio
@@ -20,7 +22,8 @@ from agent.transfer.pool import Buffer, BufferPool
 from agent.transfer.sink import Sink, SinkFailed, SinkTooSmall
 from agent.transfer.source import Source
 
-# A thread takes what has piled up, so a hop between threads is paid once for several buffers when there is a backlog.
+# A thread takes what has piled up, so a hop between threads is paid once for several buffers when there is a
+# backlog.
 BATCH = 4
 
 _Lane = asyncio.Queue[Buffer | None]
@@ -37,8 +40,9 @@ async def copy(
 ) -> None:
     """Copy the source's remaining bytes, after those already read into `head`, until its end.
 
-    On return every byte has been hashed, decoded and handed to the sink (not flushed), and the decoder has agreed that the
-    image is whole. On any exception the threads have stopped; the pool has to be reclaimed by the caller.
+    On return every byte has been hashed, decoded and handed to the sink (not flushed), and the decoder has
+    agreed that the image is whole. On any exception the threads have stopped; the pool has to be reclaimed
+    by the caller.
 
     Raises:
         TransferRestart: start again from byte 0, with digest, decoder and sink reset.

@@ -1,7 +1,8 @@
-"""The buffer pool: a fixed number of page-aligned buffers, the only bulk memory of a transfer and its back-pressure.
+"""The buffer pool: a fixed number of page-aligned buffers, the only bulk memory of a transfer and its
+back-pressure.
 
-Buffers are anonymous mappings: aligned for O_DIRECT, touched once, and used again and again, because what costs at a
-gigabyte a second is the page fault on fresh memory. All methods belong to the event loop's thread.
+Buffers are anonymous mappings: aligned for O_DIRECT, touched once, and used again and again, because what
+costs at a gigabyte a second is the page fault on fresh memory. All methods belong to the event loop's thread.
 """
 
 import asyncio
@@ -61,7 +62,9 @@ class BufferPool:
         return len(self._made) - len(self._free)
 
     def take(self) -> Buffer | None:
-        """A free buffer, held once, or None. The one that was used last comes first: its pages are warmest."""
+        """A free buffer, held once, or None. The one that was used last comes first: its pages are
+        warmest.
+        """
         if not self._free and len(self._made) < self.count:
             buffer = Buffer(self, memoryview(mmap.mmap(-1, self.size)))
             self._made.append(buffer)
@@ -95,7 +98,9 @@ class BufferPool:
                 break
 
     def reclaim(self) -> None:
-        """Take every buffer back, whoever held it: the transfer that used them has ended and its threads with it."""
+        """Take every buffer back, whoever held it: the transfer that used them has ended and its threads
+        with it.
+        """
         self._free = deque(self._made)
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ class Sink(Protocol):
         """
 
 
-class SinkFailed(Exception):  # noqa: N818 - carries the OSError to the stage, which names it
+class SinkFailed(Exception):
     """A write or zero failed at `offset`; the OSError is the cause. A read fault never becomes this."""
 
     def __init__(self, offset: int, error: OSError) -> None:
@@ -34,7 +34,7 @@ class SinkFailed(Exception):  # noqa: N818 - carries the OSError to the stage, w
         self.error = error
 
 
-class SinkTooSmall(Exception):  # noqa: N818 - the stage makes image.size of it
+class SinkTooSmall(Exception):
     """The image wants bytes beyond the sink's end; nothing of the extent was written."""
 
     def __init__(self, end: int) -> None:
@@ -45,9 +45,9 @@ class SinkTooSmall(Exception):  # noqa: N818 - the stage makes image.size of it
 class HeldEnds:
     """A sink that keeps its first and last bytes in memory until the commit.
 
-    Writes into the first `head_length` and last `tail_length` bytes land in `head` and `tail`; all else goes to the inner
-    sink. That is what keeps a disk unbootable while an image is on its way: neither the partition table nor its backup
-    reaches the disk before the caller writes them itself.
+    Writes into the first `head_length` and last `tail_length` bytes land in `head` and `tail`; all else goes
+    to the inner sink. That is what keeps a disk unbootable while an image is on its way: neither the
+    partition table nor its backup reaches the disk before the caller writes them itself.
     """
 
     def __init__(self, inner: Sink, head_length: int, tail_length: int) -> None:

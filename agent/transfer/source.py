@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-class TransferRestart(Exception):  # noqa: N818 - a signal to the copy loop, not a failure
+class TransferRestart(Exception):
     """The transfer was cut and cannot be resumed: digest, decoder and sink have to start again from byte 0.
 
-    The source is at byte 0 when the next `fill` is called. Raised at most as often as the source's restart limit allows;
-    after that the source raises `ImageDownload`.
+    The source is at byte 0 when the next `fill` is called. Raised at most as often as the source's restart
+    limit allows; after that the source raises `ImageDownload`.
     """
 
 
@@ -22,7 +22,7 @@ class SourceInfo:
     seekable: bool
     """Whether `read_at` can work."""
     length_checked: bool = True
-    """Whether a file that was cut short would be noticed; False where only the end of the connection ends it."""
+    """Whether a cut would be noticed; False where only the end of the connection ends the file."""
 
 
 class Source(Protocol):
@@ -39,7 +39,8 @@ class Source(Protocol):
         """Fill the buffer from the current position, across retries and resumptions.
 
         Returns:
-            The bytes put into the buffer: its whole length, or less only at the end of the file (0: nothing was left).
+            The bytes put into the buffer: its whole length, or less only at the end of the file (0: nothing
+            was left).
 
         Raises:
             TransferRestart: start again from byte 0.

@@ -12,7 +12,7 @@ import agent
 ROOT = Path(__file__).parents[2]
 MAX_PYTHON_LINES = 700
 
-# Where packages come from is the machine's own setting. Each name is in two parts so that this file may be committed.
+# Where packages come from is the machine's own setting. The names are in parts: this file is committed too.
 HOSTS = tuple(
     ".".join(parts)
     for parts in (

@@ -190,7 +190,7 @@ class Probe:
                 await asyncio.sleep(pause)
 
 
-FAST = HttpLimits(connect_seconds=2, head_seconds=2, stall_seconds=0.3, window_seconds=0.5)
+PATIENT = HttpLimits(connect_seconds=10, head_seconds=10, stall_seconds=10, window_seconds=10)
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ async def probe():
     """Make sources that never really sleep between attempts."""
     probes: list[Probe] = []
 
-    def make(url: str, *, limits: HttpLimits = FAST, **options) -> Probe:
+    def make(url: str, *, limits: HttpLimits = PATIENT, **options) -> Probe:
         sleeps: list[float] = []
         events: list[tuple[str, dict]] = []
 

@@ -1,3 +1,4 @@
+import contextlib
 import struct
 import uuid
 import zlib
@@ -31,7 +32,7 @@ def seal(disk, sector_size, lba=1, header_size=92):
 
 
 def build(*, sector_size=512, disk_size=8 * MiB, count=128, entry_size=128, header_size=92):
-    """A disk with an ESP and a Linux partition, every unusual field filled; written without the code under test."""
+    """A disk with an ESP and a Linux partition, every field filled, written without the code under test."""
     disk = bytearray(disk_size)
     last = disk_size // sector_size - 1
     array = -(-count * entry_size // sector_size)
@@ -77,7 +78,13 @@ def test_partitions_come_out_with_every_field(sector_size):
     assert (esp.number, esp.start, esp.size, esp.name, esp.is_esp) == (1, MiB, MiB, "EFI", True)
     assert esp.type == str(ESP).upper()
     assert esp.attributes == 1 << 63 | 5
-    assert (root.number, root.start, root.end, root.name, root.is_esp) == (3, 2 * MiB, 4 * MiB, "Ŧoot ✓", False)
+    assert (root.number, root.start, root.end, root.name, root.is_esp) == (
+        3,
+        2 * MiB,
+        4 * MiB,
+        "Ŧoot ✓",
+        False,
+    )
 
 
 SHAPES = [
@@ -131,7 +138,9 @@ def test_image_larger_than_the_disk_is_refused_only_if_a_partition_does_not_fit(
     table = gpt.parse(bytes(build()[:MiB]), 512)
     smallest = 4 * MiB + 33 * 512
     assert gpt.relocate(table, smallest).last_usable_lba == 4 * MiB // 512 - 1
-    with pytest.raises(TableError, match=rf"partition 3 ends at byte {4 * MiB}.*ends at byte {4 * MiB - 512}"):
+    with pytest.raises(
+        TableError, match=rf"partition 3 ends at byte {4 * MiB}.*ends at byte {4 * MiB - 512}"
+    ):
         gpt.relocate(table, smallest - 512)
 
 
@@ -356,16 +365,15 @@ def test_hybrid_entry_is_never_laid_over_a_partition_behind_it():
 
 @given(st.binary(max_size=4096), st.sampled_from([None, 512, 4096]))
 def test_random_bytes_never_raise_anything_else(noise, sector_size):
-    for head in (noise, mbr_sector((0, 0xEE, 1, 99)) + noise, mbr_sector((0, 0xEE, 1, 99)) + b"EFI PART" + noise):
-        try:
+    protective = mbr_sector((0, 0xEE, 1, 99))
+    for head in (noise, protective + noise, protective + b"EFI PART" + noise):
+        with contextlib.suppress(TableError):
             read_table(head, sector_size)
-        except TableError as error:
-            assert str(error)
 
 
 @given(st.binary(min_size=80, max_size=80), st.binary(max_size=600), st.integers(0, 7))
 def test_random_headers_with_right_crcs_never_raise_anything_else(fields, noise, keep):
-    """Every field random or, where `keep` says so, as in a good table: the bounds are what is left to hold."""
+    """Every field random or, where `keep` says so, as in a good table: only the bounds can hold."""
     disk = build()[:MiB]
     good = bytes(disk[512 : 512 + 92])
     disk[512 + 12 : 512 + 92] = fields
@@ -381,9 +389,6 @@ def test_random_headers_with_right_crcs_never_raise_anything_else(fields, noise,
     if 92 <= size <= 512:
         struct.pack_into("<I", disk, 512 + 16, 0)
         struct.pack_into("<I", disk, 512 + 16, zlib.crc32(disk[512 : 512 + size]))
-    try:
+    with contextlib.suppress(TableError):
         table = gpt.parse(bytes(disk), 512)
-    except TableError as error:
-        assert str(error)
-    else:
         assert all(p.start >= 1024 and p.size > 0 for p in table.partitions)

@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -16,10 +17,13 @@ def sh(script, **options):
 
 def alive(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123
-            return stat.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_output_comes_back_as_bytes():
@@ -131,11 +135,11 @@ def test_endless_stderr_is_cut_to_its_end():
 
 
 def test_no_descriptor_leaks():
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for _ in range(5):
         sh("echo x; exit 0", input=b"y")
         with pytest.raises(ProcessFailed):
             sh("exit 1")
         with pytest.raises(ToolMissing):
             run(["no-such-tool-anywhere"])
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before

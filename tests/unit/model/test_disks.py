@@ -93,9 +93,7 @@ def test_in_use_and_unfit_are_different_errors_and_all_reasons_are_listed():
     )
     with pytest.raises(DiskIneligible) as unfit:
         require_eligible(replace(held(MOUNT), read_only=True), explicit=True)
-    assert (
-        unfit.value.message == "/dev/sda cannot be written: read-only, mounted at /srv/data (/dev/sda1)."
-    )
+    assert unfit.value.message == "/dev/sda cannot be written: read-only, mounted at /srv/data (/dev/sda1)."
 
 
 def test_a_hostile_mount_point_cannot_command_the_terminal():
@@ -124,7 +122,7 @@ def test_one_line_about_a_disk():
     assert describe(image) == "/tmp/x: 20.0 GiB file, 512-byte sectors"
 
 
-# -- groups ------------------------------------------------------------------------------------------------------------
+# -- groups --------------------------------------------------------------------------------------------------
 
 
 def server() -> list[Disk]:
@@ -226,7 +224,7 @@ def test_the_document_of_a_group():
     }
 
 
-# -- groups of the configuration ---------------------------------------------------------------------------------------
+# -- groups of the configuration -----------------------------------------------------------------------------
 
 FILE = Disk("/srv/trial.img", GiB, kind="file", transport="file")
 

@@ -1,0 +1,182 @@
+"""A process that deploys and is stopped in the middle, for the tests of the commit point.
+
+It reads one order a line on stdin (JSON), carries it out in a fork of its own, and answers with one line when the
+fork has ended: `{"signal": N, "exit": N, "seconds": S}`. The fork is a real process, with the real stages, threads and writes; the
+parent only saves the time to import the agent. What the fork did stands in its trace file, one JSON object a line,
+written before the next thing happens, so that a kill cannot lose any of it.
+
+An order has `job`, `disk`, `trace`, and if wanted `limits` (fields of HttpLimits), `kill_after` (seconds until the
+parent kills the fork), `record` (a file for the bytes of all writes) and `stop`:
+
+    {"by": "kill" | "cancel" | "eio", "at": "event" | "call" | "await", "number": N, "again": false}
+
+Counted from 0: events are the begin and the end of each stage, calls are those of the target disk's write, zero and
+flush, awaits are the points at which the deployment gives way to others. Kill and cancel come after the thing, eio
+instead of it. With `again` every later one is hit as well.
+"""
+
+import asyncio
+import errno
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, ClassVar
+
+import structlog
+
+import agent.stages.claim as claim_stage
+from agent.deploy.runner import Deployment
+from agent.deploy.target import Options
+from agent.host.disk import TargetDisk
+from agent.model.events import DeployEvent, StageBegan, StageEnded
+from agent.model.job import parse_job
+from agent.transfer.http_retry import HttpLimits
+
+HANGS_AFTER = 60  # seconds; the fork is killed by SIGALRM then
+
+
+class Watch:
+    """Writes the trace, counts what happens, and stops the deployment where the order says."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._trace = os.open(order["trace"], flags, 0o600)
+        self._record = os.open(order["record"], flags, 0o600) if "record" in order else None
+        self._stop = order.get("stop") or {"at": "never", "number": 0, "by": "nothing"}
+        self._counts = {"event": 0, "call": 0, "await": 0}
+        self.cancel: Callable[[], None] = lambda: None
+
+    def tell(self, **what: object) -> None:
+        os.write(self._trace, json.dumps(what).encode() + b"\n")
+
+    def hits(self, kind: str) -> bool:
+        """Count one of a kind; whether the deployment is to be stopped at it."""
+        number = self._counts[kind]
+        self._counts[kind] += 1
+        wanted = self._stop["number"]
+        return self._stop["at"] == kind and (
+            number == wanted or (number > wanted and bool(self._stop.get("again")))
+        )
+
+    def strike(self) -> None:
+        """Kill or cancel."""
+        if self._stop["by"] == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.cancel()
+
+    def listen(self, event: DeployEvent) -> None:
+        match event:
+            case StageBegan(stage):
+                self.tell(event=f"{stage.value} begins")
+            case StageEnded(stage, _):
+                self.tell(event=f"{stage.value} ends")
+            case _:
+                return
+        if self.hits("event"):
+            self.strike()
+
+    def call(self, act: Callable[[], None], name: str, offset: int, length: int, data: bytes | None) -> None:
+        """Carry out one call of the disk, or fail in its place."""
+        hit = self.hits("call")
+        if hit and self._stop["by"] == "eio":
+            self.tell(failed=name, offset=offset, length=length)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        act()
+        if self._record is not None and data is not None:
+            os.write(self._record, data)
+        self.tell(call=name, offset=offset, length=length)
+        if hit:
+            self.strike()
+
+    @types.coroutine
+    def steps(self, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        """Await a coroutine and see every point at which it waits."""
+        error: BaseException | None = None
+        while True:
+            try:
+                waits_for = coroutine.send(None) if error is None else coroutine.throw(error)
+            except StopIteration as end:
+                return end.value
+            self.tell(waits=self._counts["await"])
+            if self.hits("await"):
+                self.strike()
+            error = None
+            try:
+                yield waits_for
+            except BaseException as thrown:  # noqa: BLE001 - it belongs to the coroutine
+                error = thrown
+
+
+class WatchedDisk(TargetDisk):
+    """The real disk, with a watch over what changes it."""
+
+    watch: ClassVar[Watch]
+
+    def write(self, offset: int, data: memoryview | bytes) -> None:
+        self.watch.call(
+            lambda: super(WatchedDisk, self).write(offset, data), "write", offset, len(data), bytes(data)
+        )
+
+    def zero(self, offset: int, length: int) -> None:
+        self.watch.call(lambda: super(WatchedDisk, self).zero(offset, length), "zero", offset, length, None)
+
+    def flush(self) -> None:
+        self.watch.call(super().flush, "flush", 0, 0, None)
+
+
+async def deploy(order: dict[str, Any], watch: Watch) -> None:
+    options = Options(disk=order["disk"], limits=HttpLimits(**order.get("limits") or {}))
+    deployment = Deployment(parse_job(order["job"]), options, watch.listen)
+    task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    assert task is not None
+    watch.cancel = lambda: loop.call_soon_threadsafe(task.cancel) and None
+    if (order.get("stop") or {}).get("at") in ("event", "await"):
+        watch.cancel = lambda: task.cancel() and None  # on the loop's own thread: at this very point
+    try:
+        await watch.steps(deployment.run())
+        watch.tell(returned=True)
+    except asyncio.CancelledError:
+        watch.tell(cancelled=True)
+    watch.tell(status=deployment.snapshot().document())
+
+
+def carry_out(order: dict[str, Any]) -> None:
+    signal.alarm(HANGS_AFTER)
+    os.dup2(2, 1)
+    WatchedDisk.watch = watch = Watch(order)
+    claim_stage.TargetDisk = WatchedDisk
+    asyncio.run(deploy(order, watch))
+
+
+def main() -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    for line in sys.stdin:
+        order = json.loads(line)
+        began = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            try:
+                carry_out(order)
+            except BaseException:  # noqa: BLE001 - a fork must not go on as its parent
+                traceback.print_exc()
+                os._exit(70)
+            os._exit(0)
+        if "kill_after" in order:
+            time.sleep(order["kill_after"])
+            os.kill(
+                child, signal.SIGKILL
+            )  # it may have ended: until it is waited for, its number is not used again
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        seconds = time.monotonic() - began
+        print(json.dumps({"signal": max(-code, 0), "exit": max(code, 0), "seconds": seconds}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

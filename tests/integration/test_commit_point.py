@@ -1,0 +1,314 @@
+"""The commit point, on a disk with another system on it: whatever stops a deployment, and wherever.
+
+Before the claim has written, the old system is there to the last byte. From then on the first sector is zero, and from
+the end of the claim to the commit both ends are. With the first sector of the new system, all of it is there.
+"""
+
+import itertools
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration import harness
+from tests.integration.harness import Driver, Image, Outcome
+
+STAGES = ("preflight", "claim", "write", "verify", "finish", "commit")
+BOUNDARIES = tuple(f"{stage} {edge}" for stage in STAGES for edge in ("begins", "ends"))
+# 64 pieces of 256 KiB: the write stage takes about a second then.
+PAUSE = 0.015
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What all tests here share: a driver, a server, an image, and what is on the disk before."""
+
+    driver: Driver
+    url: str
+    image: Image
+    old: bytes
+
+    @property
+    def job(self) -> dict[str, object]:
+        return harness.job(self.url, self.image.sha256)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Iterator[Lab]:
+    directory = tmp_path_factory.mktemp("lab")
+    image = harness.make_image(directory)
+    old = harness.make_old_disk(directory)
+    with (
+        harness.driving(directory) as driver,
+        harness.serving(lambda request, _: request.file(image.data)) as server,
+    ):
+        yield Lab(driver, server.url, image, old)
+
+
+@pytest.fixture(scope="module")
+def reference(lab: Lab, tmp_path_factory) -> Outcome:
+    """A deployment that nothing stops: what there is to be interrupted."""
+    disk = tmp_path_factory.mktemp("reference") / "disk"
+    disk.write_bytes(lab.old)
+    outcome = lab.driver.deploy(disk, lab.job)
+    assert outcome.status["status"] == "done"
+    assert tuple(outcome.events) == BOUNDARIES
+    return outcome
+
+
+@pytest.fixture
+def disk(lab: Lab, tmp_path: Path) -> Path:
+    path = tmp_path / "disk"
+    path.write_bytes(lab.old)
+    return path
+
+
+def check(lab: Lab, disk: Path, allowed: set[str], why: object) -> str:
+    """The disk is in one of these states, and where it has a first sector it has all the rest."""
+    found = harness.what_is_on(disk, lab.old)
+    assert found in allowed, why
+    if found == "system":
+        harness.assert_complete(disk, lab.image, disk.parent)
+    return found
+
+
+def assert_second_try_works(lab: Lab, disk: Path) -> None:
+    outcome = lab.driver.deploy(disk, lab.job)
+    assert outcome.status["status"] == "done", outcome.status["error"]
+    harness.assert_complete(disk, lab.image, disk.parent)
+
+
+def after_event(event: str | None) -> set[str]:
+    """What may be on the disk when this was the last event before a kill."""
+    if event is None or event in ("preflight begins", "preflight ends"):
+        return {"old"}
+    if event == "claim begins":
+        return {"old", "headless", "blank"}
+    if event == "commit begins":
+        return {"blank", "headless", "system"}
+    return {"system"} if event == "commit ends" else {"blank"}
+
+
+def after_cancel(outcome: Outcome) -> set[str]:
+    """What has to be on the disk when a deployment has been cancelled: what its status says."""
+    if outcome.status["status"] == "done":
+        return {"system"}
+    assert outcome.error_code == "job.cancelled"
+    # A thread that was at work when the cancel came has run to its end first.
+    return {"blank"} if outcome.calls else {"old"}
+
+
+# -- kill -9 -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_kill_at_a_stage_boundary(lab: Lab, disk: Path, boundary: str):
+    stop = {"by": "kill", "at": "event", "number": BOUNDARIES.index(boundary)}
+    outcome = lab.driver.deploy(disk, lab.job, stop=stop)
+    assert (outcome.signal, outcome.events[-1]) == (signal.SIGKILL, boundary)
+    exactly = {"claim begins": {"old"}, "commit begins": {"blank"}}
+    if check(lab, disk, exactly.get(boundary) or after_event(boundary), boundary) == "blank":
+        harness.assert_nothing_boots(disk)
+    assert_second_try_works(lab, disk)
+
+
+def test_kill_after_every_single_write_and_flush(lab: Lab, disk: Path, reference: Outcome):
+    last = {
+        stage: number for number in range(len(reference.calls)) for stage in [reference.stage_of_call(number)]
+    }
+    seen = set()
+    for number, (name, offset, _) in enumerate(reference.calls):
+        disk.write_bytes(lab.old)
+        outcome = lab.driver.deploy(disk, lab.job, stop={"by": "kill", "at": "call", "number": number})
+        assert outcome.signal == signal.SIGKILL
+        assert outcome.calls == reference.calls[: number + 1]
+        stage = reference.stage_of_call(number)
+        if stage == "claim":
+            allowed = {"blank"} if number == last["claim"] else {"blank", "headless"}
+        elif stage == "commit":
+            allowed = {"system"} if number >= last["commit"] - 1 else {"headless"}
+        else:
+            allowed = {"blank"}
+        seen.add((stage, check(lab, disk, allowed, (number, stage, name, offset))))
+    assert {("claim", "headless"), ("commit", "headless"), ("commit", "system")} <= seen
+    # The first sector of the new system is the last write of all, and everything before it has been flushed.
+    assert [name for name, _, _ in reference.calls[-3:]] == ["flush", "write", "flush"]
+    assert reference.calls[-2][1:] == (0, 512)
+    assert_second_try_works(lab, disk)
+
+
+@pytest.mark.parametrize(("pause", "kills"), [(0.0, 15), (PAUSE, 20)], ids=["fast", "throttled"])
+def test_kill_at_a_random_instant(lab: Lab, disk: Path, pause: float, kills: int):
+    instants = random.Random(
+        random.getrandbits(32)
+    )  # a run is repeated by the seed that pytest-randomly shows
+    stages = set()
+    with harness.serving(lambda request, _: request.file(lab.image.data, pause=pause)) as server:
+        job = harness.job(server.url, lab.image.sha256)
+        whole = lab.driver.deploy(disk, job).seconds
+        for _ in range(kills):
+            delay = instants.uniform(0, whole * 1.1)
+            disk.write_bytes(lab.old)
+            outcome = lab.driver.deploy(disk, job, kill_after=delay)
+            event = outcome.events[-1] if outcome.events else None
+            stages.add((event or "").split()[0])
+            check(lab, disk, after_event(event), f"killed {delay} s after its start, after {event!r}")
+    assert len(stages) > 1, stages
+    assert_second_try_works(lab, disk)
+
+
+def test_kill_of_the_command(lab: Lab, disk: Path):
+    with harness.serving(lambda request, _: request.file(lab.image.data, pause=PAUSE)) as server:
+        for _ in range(3):
+            command = harness.start_write(disk, server.url, lab.image.sha256, disk.parent)
+            command.wait_for("write: begins")
+            command.process.kill()
+            assert command.finish()[0] == -signal.SIGKILL
+            check(lab, disk, {"blank"}, "write")
+    assert_second_try_works(lab, disk)
+
+
+# -- SIGTERM and SIGINT --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_the_command_at_a_random_instant(lab: Lab, disk: Path, number: signal.Signals):
+    instants = random.Random(random.getrandbits(32))
+    asked = threading.Event()
+
+    def answer(request: harness.Request, _: int) -> None:
+        asked.set()
+        request.file(lab.image.data, pause=PAUSE)
+
+    cancelled = 0
+    with harness.serving(answer) as server:
+        for _ in range(12 if number == signal.SIGTERM else 3):
+            delay = instants.uniform(0, 64 * PAUSE + 0.4)
+            asked.clear()
+            disk.write_bytes(lab.old)
+            command = harness.start_write(disk, server.url, lab.image.sha256, disk.parent)
+            assert asked.wait(30)
+            threading.Event().wait(delay)
+            command.process.send_signal(number)
+            status, document, words = command.finish()
+            why = f"{number.name} {delay} s after the first request: {words}"
+            if document.get("status") == "done":
+                # It came too late. The process may have been past the point where it minds signals.
+                assert status in (0, -number), why
+                check(lab, disk, {"system"}, why)
+                continue
+            cancelled += 1
+            assert (status, document["error"]["code"]) == (130, "job.cancelled"), why
+            assert "The deployment was cancelled." in words
+            assert "Traceback" not in words
+            check(lab, disk, {"old"} if document["stage"] == "preflight" else {"blank"}, why)
+    assert cancelled
+    assert_second_try_works(lab, disk)
+
+
+def test_signal_before_the_first_write_leaves_the_old_system(lab: Lab, disk: Path):
+    asked = threading.Event()
+
+    def answer(request: harness.Request, _: int) -> None:
+        asked.set()
+        request.server.stopping.wait(30)
+
+    with harness.serving(answer) as server:
+        command = harness.start_write(disk, server.url, lab.image.sha256, disk.parent)
+        assert asked.wait(30)
+        command.process.terminate()
+        status, document, words = command.finish()
+    assert (status, document["error"]["code"]) == (130, "job.cancelled")
+    check(lab, disk, {"old"}, words)
+    assert "no bootable system" not in words
+
+
+def test_second_signal_does_not_hurry_past_the_wipe(lab: Lab, disk: Path):
+    with harness.serving(lambda request, _: request.file(lab.image.data, pause=PAUSE)) as server:
+        command = harness.start_write(disk, server.url, lab.image.sha256, disk.parent)
+        command.wait_for("write: begins")
+        for _ in range(20):
+            command.process.terminate()
+            threading.Event().wait(0.002)
+        status, document, words = command.finish()
+    # Once the event loop has ended a signal does what it does to any process.
+    assert status in (130, -signal.SIGTERM), words
+    assert not document or document["error"]["code"] == "job.cancelled"
+    check(lab, disk, {"blank"}, words)
+
+
+# -- cancellation --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_cancel_at_a_stage_boundary(lab: Lab, disk: Path, boundary: str):
+    stop = {"by": "cancel", "at": "event", "number": BOUNDARIES.index(boundary)}
+    outcome = lab.driver.deploy(disk, lab.job, stop=stop)
+    assert outcome.signal == 0
+    assert (outcome.status["status"] == "done") == (boundary == "commit ends")
+    if check(lab, disk, after_cancel(outcome), boundary) == "blank":
+        harness.assert_nothing_boots(disk)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "again-and-again"])
+def test_cancel_at_every_await(lab: Lab, disk: Path, again: bool):
+    stages = set()
+    for number in itertools.count():
+        disk.write_bytes(lab.old)
+        stop = {"by": "cancel", "at": "await", "number": number, "again": again}
+        outcome = lab.driver.deploy(disk, lab.job, stop=stop)
+        if outcome.waits <= number:
+            break
+        stages.add(outcome.status["stage"])
+        check(lab, disk, after_cancel(outcome), f"cancelled at await {number}: {outcome.trace}")
+        assert number < 200
+    assert outcome.status["status"] == "done"
+    assert stages == set(STAGES)
+    assert_second_try_works(lab, disk)
+
+
+def test_cancel_after_every_single_write_and_flush(lab: Lab, disk: Path, reference: Outcome):
+    for number in range(len(reference.calls)):
+        disk.write_bytes(lab.old)
+        outcome = lab.driver.deploy(disk, lab.job, stop={"by": "cancel", "at": "call", "number": number})
+        stage = reference.stage_of_call(number)
+        check(lab, disk, after_cancel(outcome), f"cancelled in {stage}, at call {number}")
+    assert_second_try_works(lab, disk)
+
+
+# -- a disk that fails ---------------------------------------------------------------------------------------
+
+
+def test_input_output_error_in_every_single_write_and_flush(lab: Lab, disk: Path, reference: Outcome):
+    for number in range(len(reference.calls)):
+        disk.write_bytes(lab.old)
+        outcome = lab.driver.deploy(disk, lab.job, stop={"by": "eio", "at": "call", "number": number})
+        stage = reference.stage_of_call(number)
+        assert outcome.error_code == ("image.write" if stage == "write" else "disk.io"), number
+        assert outcome.status["stage"] == stage
+        check(lab, disk, {"blank"}, f"EIO in {stage}, in place of call {number}")
+    assert_second_try_works(lab, disk)
+
+
+def test_disk_that_fails_for_good_has_no_first_sector(lab: Lab, disk: Path, reference: Outcome):
+    for number in range(len(reference.calls)):
+        stage = reference.stage_of_call(number)
+        if stage == "write" and reference.stage_of_call(number - 1) == "write":
+            continue  # the first write and all of the other stages
+        disk.write_bytes(lab.old)
+        stop = {"by": "eio", "at": "call", "number": number, "again": True}
+        outcome = lab.driver.deploy(disk, lab.job, stop=stop)
+        assert outcome.error_code == ("image.write" if stage == "write" else "disk.io"), number
+        if not outcome.calls:
+            allowed = {"old"}
+        elif outcome.calls == reference.calls[:-1]:
+            allowed = {"system"}  # all was written, and nothing but the last flush is missing
+        else:
+            allowed = {"blank", "headless"}
+        check(lab, disk, allowed, f"dead since {stage}, call {number}")
+        assert any("could not be wiped" in note for note in outcome.status["notes"]), number
+    assert_second_try_works(lab, disk)

@@ -1,0 +1,322 @@
+"""The HTTP source against servers that cut, stall, lie or change the file."""
+
+import asyncio
+import itertools
+import threading
+
+import pytest
+
+from agent.errors import ImageChanged, ImageDownload
+from agent.transfer.http_retry import HttpLimits
+
+
+def first_then(first, later):
+    """Do one thing at the first request and another at all that follow."""
+    return lambda ex: first(ex) if ex.number == 0 else later(ex)
+
+
+async def failure(probe_of, kind=ImageDownload, chunk: int = 65536):
+    with pytest.raises(kind) as caught:
+        await probe_of.read(chunk)
+    return caught.value
+
+
+# -- cuts and resumption -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_cut_transfer_is_resumed_at_the_byte_where_it_was_cut(
+    serve, probe, content, tls, ca_file, scheme
+):
+    def handler(exchange):
+        exchange.file(content, upto=exchange.start + 40_000)
+
+    server = serve(handler, context=tls if scheme == "https" else None)
+    one = probe(server.url(), ca_file=ca_file)
+    assert await one.read(100_000) == content
+    assert [ex.header("Range") for ex in server.requests] == [None] + [
+        f"bytes={n}-" for n in range(40_000, 300_000, 40_000)
+    ]
+    assert {ex.header("If-Range") for ex in server.requests[1:]} == {'"v1"'}
+    assert (one.restarts, len(one.event("resumed"))) == (0, 7)
+    assert all(seconds <= 1 for seconds in one.sleeps)  # each connection brought bytes: the wait never grew
+
+
+async def test_reset_connection_is_resumed(serve, probe, content):
+    def cut(exchange):
+        exchange.file(content, upto=150_000)
+        exchange.reset()
+
+    assert await probe(serve(first_then(cut, lambda ex: ex.file(content))).url()).read() == content
+
+
+async def test_last_modified_serves_where_the_etag_is_weak(serve, probe, content):
+    date = "Mon, 05 Oct 2020 10:00:00 GMT"
+
+    def handler(exchange):
+        headers = {"ETag": 'W/"w"', "Last-Modified": date, "Accept-Ranges": "bytes"}
+        if exchange.number == 0:
+            exchange.head(200, headers | {"Content-Length": len(content)})
+            exchange.send(content[:1000])
+            return
+        assert exchange.header("If-Range") == date
+        span = f"bytes {exchange.start}-{len(content) - 1}/{len(content)}"
+        exchange.reply(206, headers | {"Content-Range": span}, content[exchange.start :])
+
+    assert await probe(serve(handler).url()).read() == content
+
+
+async def test_server_that_sends_a_part_of_the_range_is_asked_on(serve, probe, content):
+    def handler(exchange):
+        if exchange.number == 0:
+            exchange.file(content, upto=10)
+            return
+        start = exchange.start
+        stop = min(start + 100_000, len(content))
+        span = f"bytes {start}-{stop - 1}/{len(content)}"
+        exchange.reply(206, {"Content-Range": span, "ETag": '"v1"'}, content[start:stop])
+
+    assert await probe(serve(handler).url()).read() == content
+
+
+async def test_more_bytes_than_promised_are_ignored(serve, probe, content):
+    def handler(exchange):
+        exchange.file(content)
+        exchange.send(b"X" * 100_000)
+
+    server = serve(handler)
+    assert await probe(server.url()).read(7000) == content
+    assert await probe(server.url()).read(1 << 20) == content
+
+
+async def test_more_bytes_than_promised_are_ignored_over_tls(serve, probe, content, tls, ca_file):
+    def handler(exchange):
+        exchange.file(content)
+        exchange.send(b"X" * 100_000)
+
+    server = serve(handler, context=tls)
+    for chunk in (7000, 1 << 20):
+        assert await probe(server.url(), ca_file=ca_file).read(chunk) == content
+
+
+# -- restarts ------------------------------------------------------------------------------------------------
+
+
+async def test_server_without_ranges_makes_the_transfer_start_again_with_one_request(serve, probe, content):
+    def handler(exchange):
+        exchange.head(200, {"Content-Length": len(content), "ETag": '"v1"'})
+        exchange.send(content[: 100_000 if exchange.number == 0 else None])
+
+    server = serve(handler)
+    one = probe(server.url())
+    assert await one.read() == content
+    assert (one.restarts, len(server.requests)) == (1, 2)  # the answer to the refused range is kept
+    assert one.event("restarted") == [{"restart": 1, "restarts": 3}]
+
+
+async def test_restarts_are_counted(serve, probe, content):
+    def handler(exchange):
+        exchange.head(200, {"Content-Length": len(content), "Accept-Ranges": "none"})
+        exchange.send(content[:100_000])
+
+    server = serve(handler)
+    one = probe(server.url())
+    error = await failure(one)
+    assert one.restarts == 3
+    assert "cut 4 times and the server cannot resume" in error.detail
+    assert "byte ranges" in error.hint
+    assert not any(exchange.header("Range") for exchange in server.requests)
+
+
+async def test_chunked_body_without_its_last_chunk_is_not_taken_for_whole(serve, probe, content):
+    def handler(exchange):
+        exchange.head(200, {"Transfer-Encoding": "chunked"})
+        exchange.send(b"%x\r\n%s\r\n" % (len(content), content))
+        if exchange.number == 1:
+            exchange.send(b"0\r\n\r\n")
+
+    one = probe(serve(handler).url())
+    assert await one.read() == content
+    assert one.restarts == 1
+
+
+async def test_reset_is_not_taken_for_the_end_of_a_body_without_length(serve, probe, content):
+    gate = threading.Event()
+
+    def handler(exchange):
+        exchange.head(200, {"Connection": "close"})
+        exchange.send(content[:100_000])
+        if exchange.number == 0:
+            gate.wait(5)
+            exchange.reset()
+        else:
+            exchange.send(content[100_000:])
+
+    one = probe(serve(handler).url())
+    await one.source.open()
+    buffer = memoryview(bytearray(50_000))
+    assert await one.source.fill(buffer) == 50_000
+    gate.set()
+    assert await one.read() == content
+    assert one.restarts == 1
+
+
+async def test_length_that_gets_lost_on_the_way_is_refused(serve, probe, content):
+    def later(exchange):
+        exchange.head(200, {"Connection": "close"})
+        exchange.send(content)
+
+    server = serve(first_then(lambda ex: ex.file(content, upto=9, Accept_Ranges="none"), later))
+    assert "does not any more" in (await failure(probe(server.url()))).detail
+
+
+# -- slow servers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_stalled_connection_is_dropped_and_resumed(serve, probe, content, chunked):
+    def stall(exchange):
+        if chunked:
+            exchange.head(200, {"Transfer-Encoding": "chunked", "ETag": '"v1"'})
+            exchange.send(b"10000\r\n" + content[:65536] + b"\r\n")
+        else:
+            exchange.file(content, upto=65536)
+        exchange.hold()
+
+    server = serve(first_then(stall, lambda ex: ex.file(content)))
+    one = probe(server.url(), limits=HttpLimits(stall_seconds=0.3))
+    assert await one.read() == content
+    assert one.event("retrying")[0]["reason"] == "no byte came for 0.3 s"
+
+
+async def test_trickle_is_no_progress_and_ends(serve, probe, content):
+    def handler(exchange):
+        exchange.file(content, upto=exchange.start)
+        for offset in itertools.count(exchange.start):
+            exchange.send(content[offset : offset + 1])
+            if exchange.server.stopping.wait(0.05):
+                return
+
+    limits = HttpLimits(window_seconds=0.4, attempts=2)
+    error = await failure(probe(serve(handler).url(), limits=limits))
+    assert "B/s came for 0." in error.detail
+    assert "after 2 attempts" in error.detail
+
+
+async def test_pause_of_our_own_is_no_stall(serve, probe, content):
+    data = content * 40
+    server = serve(lambda ex: ex.file(data))
+    one = probe(server.url(), limits=HttpLimits(stall_seconds=0.6, window_seconds=0.6))
+    await one.source.open()
+    buffer = memoryview(bytearray(len(data) // 3))
+    for third in range(3):
+        await asyncio.sleep(0.8)  # longer than the stall time and the window
+        assert await one.source.fill(buffer) == len(buffer)
+        assert buffer == data[third * len(buffer) : (third + 1) * len(buffer)]
+    assert (len(server.requests), one.sleeps) == (1, [])
+
+
+async def test_server_that_never_answers(serve, probe):
+    server = serve(lambda ex: ex.hold())
+    error = await failure(
+        probe(server.url(), limits=HttpLimits(connect_seconds=0.2, head_seconds=0.1, attempts=2))
+    )
+    assert error.detail == f"no answer from {server.url('')} in time, at byte 0, after 2 attempts"
+
+
+async def test_head_that_trickles_is_bounded_too(serve, probe):
+    def handler(exchange):
+        exchange.send(b"HTTP/1.1 200 OK\r\nX: ")
+        while not exchange.server.stopping.wait(0.05):
+            exchange.send(b"x")
+
+    limits = HttpLimits(connect_seconds=0.2, head_seconds=0.2, attempts=1)
+    assert "in time" in (await failure(probe(serve(handler).url(), limits=limits))).detail
+
+
+# -- changed files -------------------------------------------------------------------------------------------
+
+
+def partial(content, **changed):
+    """Answer a range honestly but for what is changed."""
+
+    def handler(exchange):
+        start = exchange.start
+        headers = {"ETag": '"v1"', "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+        headers |= {name.replace("_", "-"): value for name, value in changed.items() if name != "body"}
+        exchange.reply(206, headers, changed.get("body", content[start:]))
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("later", "expected"),
+    [
+        (lambda c: partial(c, ETag='"v2"'), 'ETag was "v1" at first and is "v2" now'),
+        (
+            lambda c: partial(c, Content_Range="bytes 1000-299999/400000"),
+            "had 300000 bytes at first and has 400000",
+        ),
+        (
+            lambda c: partial(c, Content_Range="bytes 1000-299999/*"),
+            "had 300000 bytes at first and has * now",
+        ),
+        (
+            lambda c: partial(c, Content_Range="bytes 0-299999/300000", body=c),
+            "sent the bytes from 0 when asked",
+        ),
+        (
+            lambda c: partial(c, Content_Encoding="gzip"),
+            "Content-Encoding was (none) at first and is gzip now",
+        ),
+        (lambda c: lambda ex: ex.file(c, etag='"v2"'), 'ETag was "v1" at first and is "v2" now'),
+        (lambda c: lambda ex: ex.reply(200, {}, c + b"x"), "had 300000 bytes at first and has 300001 now"),
+        (lambda c: lambda ex: ex.reply(416, {"Content-Range": "bytes */500"}), "at first and 500 now"),
+    ],
+)
+async def test_changed_file_is_a_hard_error(serve, probe, content, later, expected):
+    server = serve(first_then(lambda ex: ex.file(content, upto=1000), later(content)))
+    error = await failure(probe(server.url()), ImageChanged)
+    assert expected in error.detail
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"body": b"short"}, "a range of 299000 bytes with a body of 5 bytes"),
+        ({"Content_Range": "nonsense"}, "206 with Content-Range nonsense"),
+        ({"Content_Range": "bytes 1000-300000/300000"}, "impossible Content-Range"),
+        ({"Content_Range": "bytes 1000-999/300000"}, "impossible Content-Range"),
+    ],
+)
+async def test_range_that_contradicts_itself_is_a_hard_error(serve, probe, content, changed, expected):
+    server = serve(first_then(lambda ex: ex.file(content, upto=1000), partial(content, **changed)))
+    assert expected in (await failure(probe(server.url()))).detail
+    assert len(server.requests) == 2
+
+
+async def test_file_that_changes_before_its_first_byte_is_noticed_too(serve, probe, content):
+    server = serve(first_then(lambda ex: ex.file(content, upto=0), lambda ex: ex.file(content, etag='"v2"')))
+    await failure(probe(server.url()), ImageChanged)
+
+
+async def test_read_at_notices_a_changed_file(serve, probe, content):
+    server = serve(first_then(lambda ex: ex.file(content), lambda ex: ex.file(content, etag='"v2"')))
+    source = probe(server.url()).source
+    await source.open()
+    with pytest.raises(ImageChanged, match="ETag"):
+        await source.read_at(5, 5)
+
+
+async def test_read_at_survives_faults(serve, probe, content):
+    def later(exchange):
+        if exchange.number == 1:
+            exchange.reply(503)
+        else:
+            exchange.file(content, upto=exchange.start + 300)
+
+    one = probe(serve(first_then(lambda ex: ex.file(content), later)).url())
+    await one.source.open()
+    assert await one.source.read_at(100, 1000) == content[100:1100]
+    assert await one.source.fill(memoryview(bytearray(10))) == 10

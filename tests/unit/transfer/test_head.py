@@ -1,0 +1,109 @@
+"""Heads of responses: what they say, and whether they belong to the same file."""
+
+import pytest
+from multidict import CIMultiDict
+
+from agent.transfer.http_head import check_again, check_first, check_range, parse_head, range_headers
+from agent.transfer.http_retry import ChangedFault, FatalFault
+
+
+def head(status: int = 200, **headers):
+    return parse_head(status, CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()}))
+
+
+FIRST = head(content_length="1000", etag='"a"', last_modified="Mon", accept_ranges="bytes")
+
+
+def test_length_comes_from_content_length():
+    assert (FIRST.length, FIRST.chunked, FIRST.length_checked) == (1000, False, True)
+
+
+def test_chunks_outrank_a_length():
+    one = head(content_length="5", transfer_encoding="Chunked")
+    assert (one.length, one.chunked, one.length_checked) == (None, True, True)
+
+
+def test_no_framing_at_all_is_unchecked():
+    assert not head().length_checked
+
+
+@pytest.mark.parametrize("text", ["-1", "+5", "1e3", "0x10", "", "1, 1", "9" * 19, "\u0665"])
+def test_malformed_length_is_refused(text):
+    with pytest.raises(FatalFault, match="Content-Length"):
+        head(content_length=text)
+
+
+@pytest.mark.parametrize(
+    ("value", "offers", "refuses"),
+    [(None, False, False), ("bytes", True, False), ("none", False, True), ("Bytes", True, False)],
+)
+def test_range_support_has_three_states(value, offers, refuses):
+    one = head(**({} if value is None else {"accept_ranges": value}))
+    assert (one.offers_ranges, one.refuses_ranges) == (offers, refuses)
+
+
+def test_range_request_is_made_on_condition():
+    assert range_headers(FIRST, 10) == {"Range": "bytes=10-", "If-Range": '"a"'}
+    assert range_headers(head(etag='W/"a"', last_modified="Mon"), 10, 20) == {
+        "Range": "bytes=10-19",
+        "If-Range": "Mon",
+    }
+    assert range_headers(head(etag='W/"a"'), 10) == {"Range": "bytes=10-"}
+
+
+def test_whole_file_needs_status_200():
+    check_first(FIRST)
+    for status in (206, 416):
+        with pytest.raises(FatalFault, match=str(status)):
+            check_first(head(status))
+
+
+def test_answer_without_validators_passes_for_the_same_file():
+    check_again(FIRST, head(content_length="1000"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"content_length": "999"}, {"etag": '"b"'}, {"last_modified": "Tue"}, {"content_encoding": "gzip"}],
+)
+def test_any_difference_is_a_change(other):
+    with pytest.raises(ChangedFault):
+        check_again(FIRST, head(**({"content_length": "1000"} | other)))
+
+
+def test_long_header_values_are_cut_in_messages():
+    with pytest.raises(ChangedFault) as caught:
+        check_again(FIRST, head(content_length="1000", etag='"' + "x\x1b" * 5000 + '"'))
+    assert len(str(caught.value)) < 300
+    assert str(caught.value).isprintable()
+
+
+def test_good_range_tells_the_length_of_its_body():
+    assert check_range(FIRST, head(206, content_range="bytes 400-999/1000"), 400) == 600
+    assert check_range(FIRST, head(206, content_range="bytes 400-499/1000", content_length="100"), 400) == 100
+
+
+def test_same_file_sent_whole_means_no_ranges():
+    assert check_range(FIRST, head(content_length="1000"), 400) is None
+
+
+@pytest.mark.parametrize(
+    ("content_range", "kind"),
+    [
+        ("bytes 401-999/1000", ChangedFault),
+        ("bytes 400-999/1001", ChangedFault),
+        ("bytes 400-999/*", ChangedFault),
+        ("bytes 400-1000/1000", FatalFault),
+        ("bytes 400-399/1000", FatalFault),
+        ("items 400-999/1000", FatalFault),
+        ("", FatalFault),
+    ],
+)
+def test_wrong_ranges(content_range, kind):
+    with pytest.raises(kind):
+        check_range(FIRST, head(206, content_range=content_range), 400)
+
+
+def test_unsatisfiable_range_is_a_change():
+    with pytest.raises(ChangedFault, match="1000 bytes at first and 300 now: no byte 400"):
+        check_range(FIRST, head(416, content_range="bytes */300"), 400)
