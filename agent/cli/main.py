@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = asyncio.run(options.run(options))
     except DeployError as error:
         print_error(error, as_json=getattr(options, "json", False))
-        return exit_status(error)
+        return exit_status(error.document())
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
     except BrokenPipeError:

@@ -9,11 +9,11 @@ from agent.errors import Blame, DeployError, JobCancelled, JobInvalid
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_CANCELLED = 0, 1, 2, 130
 
 
-def exit_status(error: DeployError) -> int:
-    """The exit status that stands for an error."""
-    if isinstance(error, JobCancelled):
+def exit_status(error: dict[str, Any]) -> int:
+    """The exit status that stands for the error of a status document."""
+    if error["code"] == JobCancelled.code:
         return EXIT_CANCELLED
-    return EXIT_USAGE if error.blame is Blame.REQUEST else EXIT_FAILED
+    return EXIT_USAGE if error["blame"] == Blame.REQUEST else EXIT_FAILED
 
 
 def print_json(document: Any) -> None:

@@ -19,9 +19,7 @@ import structlog
 
 from agent.cli.display import show_progress
 from agent.cli.output import (
-    EXIT_CANCELLED,
     EXIT_DONE,
-    EXIT_FAILED,
     exit_status,
     print_failure,
     print_json,
@@ -152,13 +150,7 @@ async def _deploy(job: Job, deploy_options: Options, options: argparse.Namespace
         print_failure(status.error)
     if options.json:
         print_json(document)
-    if status.error is None:
-        return EXIT_DONE
-    return EXIT_CANCELLED if status.error["code"] == "job.cancelled" else _failed_status(status.error)
-
-
-def _failed_status(error: dict[str, Any]) -> int:
-    return 2 if error["code"] in {"job.invalid", "disk.unknown", "disk.group"} else EXIT_FAILED
+    return EXIT_DONE if status.error is None else exit_status(status.error)
 
 
 async def _preview(job: Job, deploy_options: Options, *, as_json: bool) -> int:
@@ -167,7 +159,7 @@ async def _preview(job: Job, deploy_options: Options, *, as_json: bool) -> int:
         print_json(plan.document())
     else:
         _print_plan(plan)
-    return exit_status(plan.refusals[0]) if plan.refusals else EXIT_DONE
+    return exit_status(plan.refusals[0].document()) if plan.refusals else EXIT_DONE
 
 
 def _print_plan(plan: Plan) -> None:

@@ -18,7 +18,7 @@ from agent.host.drive import Drive
 from agent.model.disks import Disk
 from agent.model.events import DeployEvent, Listener
 from agent.model.job import Job
-from agent.model.stage import UNCOMMITTED
+from agent.model.stage import UNCOMMITTED, State
 from agent.model.status import Status
 from agent.stages.claim import claim, wipe_ends
 from agent.stages.commit import commit, settle
@@ -30,6 +30,8 @@ from agent.stages.write import write_image
 from agent.transfer.open import open_source
 
 log = structlog.get_logger(__name__)
+
+_UNTOUCHED = "Nothing was written: the disk holds what it held before."
 
 
 def _nobody(_: DeployEvent) -> None:
@@ -65,20 +67,27 @@ class Deployment:
         """Deploy, and return the final status, `done` or `error`.
 
         Raises:
-            asyncio.CancelledError: cancelled; by then the threads have stopped and the disk's ends are zero.
+            asyncio.CancelledError: cancelled; by then the threads have stopped and the disk's ends are zero, unless
+                nothing had been written yet, or the deployment was done already (the status tells).
         """
         try:
             await self._run()
         except asyncio.CancelledError:
-            self._tracker.fail(JobCancelled())
+            touched = self._tracker.state in UNCOMMITTED
+            self._fail(JobCancelled() if touched else JobCancelled(hint=_UNTOUCHED))
             raise
         except DeployError as error:
             log.info("deploy_failed", code=error.code, message=error.message, detail=error.detail)
-            self._tracker.fail(error)
+            self._fail(error)
         except Exception as error:
             log.exception("deploy_crashed")
-            self._tracker.fail(InternalFault(reason=type(error).__name__))
+            self._fail(InternalFault(reason=type(error).__name__))
         return self._tracker.snapshot()
+
+    def _fail(self, error: DeployError) -> None:
+        # Cleaning up can fail or be cancelled too, but it undoes no disk that has been committed and verified.
+        if self._tracker.state is not State.DONE:
+            self._tracker.fail(error)
 
     async def _run(self) -> None:
         self._tracker.next()
@@ -90,7 +99,6 @@ class Deployment:
             await self._write(ctx)
         finally:
             await self._end(ctx)
-        self._tracker.next()
 
     async def _begin(self) -> tuple[Facts, Context]:
         """Facts that need no image, and the context of all that follows."""
@@ -160,6 +168,7 @@ class Deployment:
             await run_blocking(commit, ctx)
             if ctx.disk is not None:
                 await run_blocking(settle, ctx.disk)
+            tracker.next()
         except BaseException as error:
             if tracker.state in UNCOMMITTED and ctx.disk is not None:
                 await self._abandon(ctx, error)
@@ -177,6 +186,8 @@ class Deployment:
             self._tracker.note(text)
 
     async def _end(self, ctx: Context) -> None:
-        with contextlib.suppress(OSError):
-            await ctx.source.close()
-        ctx.close()
+        try:
+            with contextlib.suppress(OSError):
+                await ctx.source.close()
+        finally:
+            ctx.close()  # a cancel in between must not keep the claim on the disk

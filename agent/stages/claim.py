@@ -79,7 +79,14 @@ def _old_logicals(disk: TargetDisk, extended: Partition, sector_size: int) -> tu
 
 
 def wipe_ends(disk: TargetDisk) -> None:
-    """Zero the first and the last MiB and flush: the disk cannot boot from here on."""
-    disk.zero(0, HEAD_BYTES)
+    """Zero the first and the last MiB and flush: the disk cannot boot from here on.
+
+    The first sector goes first, and for good, before any other is touched: a power cut in the middle of the rest finds
+    no firmware that would boot what is left.
+    """
+    first = disk.sector_size or 512
+    disk.zero(0, first)
+    disk.flush()
+    disk.zero(first, HEAD_BYTES - first)
     disk.zero(disk.size - TAIL_BYTES, TAIL_BYTES)
     disk.flush()
