@@ -67,8 +67,8 @@ class Deployment:
         """Deploy, and return the final status, `done` or `error`.
 
         Raises:
-            asyncio.CancelledError: cancelled; by then the threads have stopped and the disk's ends are zero, unless
-                nothing had been written yet, or the deployment was done already (the status tells).
+            asyncio.CancelledError: cancelled; by then the threads have stopped and the disk's ends are zero,
+                unless nothing had been written yet, or the deployment was done already (the status tells).
         """
         try:
             await self._run()

@@ -268,7 +268,7 @@ def _finished(head: bytes, table: Gpt | Mbr, disk_size: int, writes: Writes) -> 
 def stale_backup(table: Gpt, image_size: int, disk_size: int) -> Ranges:
     """Where the image's own backup GPT lies once the table has moved: ranges (offset, length) to be zeroed.
 
-    Only bytes that no partition covers, that the new backup does not cover, and that image and disk both have;
+    Only bytes that no partition covers, that the new backup does not cover, and that image and disk have;
     nothing of the first MiB. They are to be zeroed before the config drive and the new backup are written.
 
     Args:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.errors import Fault, ImageFormat, JobInvalid
+from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.url import check_url, redact_url
 from agent.units import MiB, format_size
 
@@ -26,12 +27,6 @@ BLANK = "***"
 BAD_CHECKSUM_TYPE = "Bad checkSumType, expected: md5, sha1, sha256, sha512."
 BAD_CHECKSUM_PAIR = "Please provide checkSum AND checkSumType or none of them"
 
-# RFC 9110 section 5.6.2, and the headers that the transfer itself has to set.
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
-_OWN_HEADERS = {
-    "accept-encoding", "connection", "content-length", "if-range", "range", "te", "trailer",
-    "transfer-encoding", "upgrade",
-}  # fmt: skip
 # RFC 1123 section 2.1.
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 _SSH_KEY = re.compile(r"(^|\s)(ssh-|ecdsa-|sk-)[A-Za-z0-9@.-]+\s+[A-Za-z0-9+/]{16,}={0,3}(\s|$)")
@@ -191,11 +186,11 @@ def _headers(reader: "_Reader") -> tuple[KeyValue, ...]:
     headers = reader.pairs("httpHeader")
     for index, header in enumerate(headers):
         where = f"httpHeader[{index}]"
-        if not _HEADER_NAME.fullmatch(header.key):
+        if not HEADER_NAME.fullmatch(header.key):
             reader.fault(f"{where}.key", "is not a header name")
-        elif header.key.lower() in _OWN_HEADERS:
+        elif header.key.lower() in RESERVED_HEADERS:
             reader.fault(f"{where}.key", f"{header.key} is set by the transfer itself")
-        if any((ord(char) < 32 and char != "\t") or ord(char) == 127 for char in header.value or ""):
+        if not HEADER_VALUE.fullmatch(header.value or ""):
             reader.fault(f"{where}.value", "holds a control character")
     return headers
 

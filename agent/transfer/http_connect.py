@@ -9,7 +9,6 @@ becomes a fault with words of our own and without a context.
 
 import asyncio
 import base64
-import re
 import ssl
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from agent.aio import run_blocking
+from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.url import (
     Origin,
     origin_of,
@@ -37,31 +37,6 @@ from agent.transfer.http_head import Head, parse_head
 from agent.transfer.http_retry import RETRYABLE_STATUSES, EventHook, FatalFault, HttpLimits, TransientFault
 from agent.units import KiB
 
-RESERVED_HEADERS = frozenset(
-    name.lower()
-    for name in (
-        "Accept-Encoding",
-        "Connection",
-        "Content-Length",
-        "Expect",
-        "If-Match",
-        "If-Modified-Since",
-        "If-None-Match",
-        "If-Range",
-        "If-Unmodified-Since",
-        "Keep-Alive",
-        "Proxy-Authorization",
-        "Range",
-        "TE",
-        "Trailer",
-        "Transfer-Encoding",
-        "Upgrade",
-    )
-)
-"""Headers of a request that the transfer itself decides on; a job's own values for them are left out."""
-
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # a token of RFC 9110, section 5.6.2
-_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEAD_FIELD_LIMIT = 16 * KiB  # signed redirect targets are long
 _HINTS = {
@@ -222,7 +197,7 @@ class HttpClient:
 def _check_headers(headers: Sequence[tuple[str, str]]) -> None:
     """Refuse what could smuggle a second header, before any connection is made; values are not shown."""
     for name, value in headers:
-        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+        if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
             raise FatalFault(
                 f"the header {printable(name, 64)!r} cannot be sent",
                 hint="Check httpHeader: a name has no spaces or colons, a value no line breaks.",

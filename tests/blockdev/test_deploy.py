@@ -220,6 +220,7 @@ def test_labelled_partitions_that_are_too_small_never_stay_beside_the_new_drive(
     image = images.gpt(pieces)
     disk = make_disk(LARGER)
     outcome = deploy(image, disk.device, configdrive={"enable": True, "userData": "x" * 2 * MiB})
+    print("OUTCOME", outcome.err[-300:])
     if outcome.status == 0:
         assert disk.is_filled(40 * MiB, 41 * MiB, 0)
         assert_clean(disk)

@@ -170,6 +170,7 @@ def test_an_image_of_a_full_table_with_a_drive_of_its_own_is_deployed(images, ma
     image = images.mbr((ESP, SYSTEM, SMALL[0], Piece(44, 2, "old-iso", "type=83")))
     disk = make_disk(LARGER)
     outcome = deploy(image, disk.device)
+    print("OUTCOME", outcome.err[-300:])
     if outcome.status == 0:
         assert disk.dump()[1] == images.dump(image)[1]
     else:

@@ -1,18 +1,18 @@
 """A process that deploys and is stopped in the middle, for the tests of the commit point.
 
-It reads one order a line on stdin (JSON), carries it out in a fork of its own, and answers with one line when the
-fork has ended: `{"signal": N, "exit": N, "seconds": S}`. The fork is a real process, with the real stages, threads and writes; the
-parent only saves the time to import the agent. What the fork did stands in its trace file, one JSON object a line,
-written before the next thing happens, so that a kill cannot lose any of it.
+It reads one order a line on stdin (JSON), carries it out in a fork of its own, and answers with one line when
+the fork has ended: `{"signal": N, "exit": N, "seconds": S}`. The fork is a real process, with the real stages,
+threads and writes; the parent only saves the time to import the agent. What the fork did stands in its trace
+file, one JSON object a line, written before the next thing happens, so that a kill cannot lose any of it.
 
-An order has `job`, `disk`, `trace`, and if wanted `limits` (fields of HttpLimits), `kill_after` (seconds until the
-parent kills the fork), `record` (a file for the bytes of all writes) and `stop`:
+An order has `job`, `disk`, `trace`, and if wanted `limits` (fields of HttpLimits), `kill_after` (seconds until
+the parent kills the fork), `record` (a file for the bytes of all writes) and `stop`:
 
     {"by": "kill" | "cancel" | "eio", "at": "event" | "call" | "await", "number": N, "again": false}
 
-Counted from 0: events are the begin and the end of each stage, calls are those of the target disk's write, zero and
-flush, awaits are the points at which the deployment gives way to others. Kill and cancel come after the thing, eio
-instead of it. With `again` every later one is hit as well.
+Counted from 0: events are the begin and the end of each stage, calls are those of the target disk's write, zero
+and flush, awaits are the points at which the deployment gives way to others. Kill and cancel come after the
+thing, eio instead of it. With `again` every later one is hit as well.
 """
 
 import asyncio
@@ -21,10 +21,12 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 import types
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import structlog
@@ -135,15 +137,26 @@ async def deploy(order: dict[str, Any], watch: Watch) -> None:
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()
     assert task is not None
-    watch.cancel = lambda: loop.call_soon_threadsafe(task.cancel) and None
-    if (order.get("stop") or {}).get("at") in ("event", "await"):
-        watch.cancel = lambda: task.cancel() and None  # on the loop's own thread: at this very point
+    watch.cancel = lambda: cancel(loop, task)
     try:
         await watch.steps(deployment.run())
         watch.tell(returned=True)
     except asyncio.CancelledError:
         watch.tell(cancelled=True)
-    watch.tell(status=deployment.snapshot().document())
+    watch.tell(status=deployment.snapshot().document(), held=is_open(order["disk"]))
+
+
+def cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    """Cancel the task: at this very point where it is the one that runs, else as soon as the loop comes to it."""
+    if threading.current_thread() is threading.main_thread():
+        task.cancel()
+    else:
+        loop.call_soon_threadsafe(task.cancel)
+
+
+def is_open(path: str) -> bool:
+    """Whether this process still has a descriptor of the file."""
+    return any(os.path.realpath(entry) == path for entry in os.scandir("/proc/self/fd"))
 
 
 def carry_out(order: dict[str, Any]) -> None:
@@ -151,7 +164,8 @@ def carry_out(order: dict[str, Any]) -> None:
     os.dup2(2, 1)
     WatchedDisk.watch = watch = Watch(order)
     claim_stage.TargetDisk = WatchedDisk
-    asyncio.run(deploy(order, watch))
+    with suppress(asyncio.CancelledError):  # one that came too late to stop anything
+        asyncio.run(deploy(order, watch))
 
 
 def main() -> None:

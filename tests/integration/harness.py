@@ -268,6 +268,11 @@ class Outcome:
         return found[0]
 
     @property
+    def held(self) -> bool:
+        """Whether the deployment still had the disk open when it was over."""
+        return bool(next(entry["held"] for entry in self.trace if "held" in entry))
+
+    @property
     def error_code(self) -> str | None:
         return None if self.status["error"] is None else self.status["error"]["code"]
 

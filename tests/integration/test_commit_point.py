@@ -19,8 +19,8 @@ from tests.integration.harness import Driver, Image, Outcome
 
 STAGES = ("preflight", "claim", "write", "verify", "finish", "commit")
 BOUNDARIES = tuple(f"{stage} {edge}" for stage in STAGES for edge in ("begins", "ends"))
-# 64 pieces of 256 KiB: the write stage takes about a second then.
-PAUSE = 0.015
+# Between 64 pieces of 256 KiB: the write stage takes about half a second then.
+PAUSE = 0.008
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,19 @@ def after_event(event: str | None) -> set[str]:
 
 def after_cancel(outcome: Outcome) -> set[str]:
     """What has to be on the disk when a deployment has been cancelled: what its status says."""
+    assert not outcome.held
     if outcome.status["status"] == "done":
         return {"system"}
     assert outcome.error_code == "job.cancelled"
     # A thread that was at work when the cancel came has run to its end first.
     return {"blank"} if outcome.calls else {"old"}
+
+
+def worth_trying(reference: Outcome) -> list[int]:
+    """All calls of the disk but the many like ones in the middle of the image."""
+    numbers = range(len(reference.calls))
+    middle = [number for number in numbers if reference.stage_of_call(number) == "write"][1:-2]
+    return [number for number in numbers if number not in middle]
 
 
 # -- kill -9 -------------------------------------------------------------------------------------------------
@@ -271,8 +279,8 @@ def test_cancel_at_every_await(lab: Lab, disk: Path, again: bool):
     assert_second_try_works(lab, disk)
 
 
-def test_cancel_after_every_single_write_and_flush(lab: Lab, disk: Path, reference: Outcome):
-    for number in range(len(reference.calls)):
+def test_cancel_after_writes_and_flushes(lab: Lab, disk: Path, reference: Outcome):
+    for number in worth_trying(reference):
         disk.write_bytes(lab.old)
         outcome = lab.driver.deploy(disk, lab.job, stop={"by": "cancel", "at": "call", "number": number})
         stage = reference.stage_of_call(number)
@@ -283,8 +291,8 @@ def test_cancel_after_every_single_write_and_flush(lab: Lab, disk: Path, referen
 # -- a disk that fails ---------------------------------------------------------------------------------------
 
 
-def test_input_output_error_in_every_single_write_and_flush(lab: Lab, disk: Path, reference: Outcome):
-    for number in range(len(reference.calls)):
+def test_input_output_error_in_writes_and_flushes(lab: Lab, disk: Path, reference: Outcome):
+    for number in worth_trying(reference):
         disk.write_bytes(lab.old)
         outcome = lab.driver.deploy(disk, lab.job, stop={"by": "eio", "at": "call", "number": number})
         stage = reference.stage_of_call(number)
@@ -295,10 +303,8 @@ def test_input_output_error_in_every_single_write_and_flush(lab: Lab, disk: Path
 
 
 def test_disk_that_fails_for_good_has_no_first_sector(lab: Lab, disk: Path, reference: Outcome):
-    for number in range(len(reference.calls)):
+    for number in worth_trying(reference):
         stage = reference.stage_of_call(number)
-        if stage == "write" and reference.stage_of_call(number - 1) == "write":
-            continue  # the first write and all of the other stages
         disk.write_bytes(lab.old)
         stop = {"by": "eio", "at": "call", "number": number, "again": True}
         outcome = lab.driver.deploy(disk, lab.job, stop=stop)

@@ -1,0 +1,204 @@
+"""Power cuts: every disk that one could leave behind is looked at.
+
+A deployment's writes, zeroings and flushes are recorded. What has been flushed is on the disk; of what has not been,
+any sector may be there or not. Each prefix of the record is replayed with many such choices, and each disk that comes
+out is the old one to the last byte, or has no first sector, or is the new one to the last byte.
+"""
+
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.units import MiB
+from tests.integration import harness
+from tests.integration.harness import Outcome
+
+SECTOR = 512
+SAMPLES = 12
+Write = tuple[int, bytes]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory) -> harness.Image:
+    return harness.make_image(tmp_path_factory.mktemp("image"), 10 * MiB)
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory) -> bytes:
+    return harness.make_old_disk(tmp_path_factory.mktemp("old"), 16 * MiB)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory) -> Iterator[harness.Driver]:
+    with harness.driving(tmp_path_factory.mktemp("driver")) as driver:
+        yield driver
+
+
+@pytest.fixture
+def disk(tmp_path: Path, old: bytes) -> Path:
+    path = tmp_path / "disk"
+    path.write_bytes(old)
+    return path
+
+
+@pytest.fixture
+def url(image: harness.Image) -> Iterator[str]:
+    with harness.serving(lambda request, _: request.file(image.data)) as server:
+        yield server.url
+
+
+def steps(outcome: Outcome) -> Iterator[Write | None]:
+    """The record: what was written where, zeros as zeros; None for a flush."""
+    at = 0
+    for name, offset, length in outcome.calls:
+        if name == "flush":
+            yield None
+        elif name == "zero":
+            yield offset, bytes(length)
+        else:
+            yield offset, outcome.data[at : at + length]
+            at += length
+    assert at == len(outcome.data)
+
+
+def in_sectors(write: Write, size: int) -> list[Write]:
+    """A write in the pieces that a power cut can part: sectors at the ends of the disk; elsewhere, where nothing is to
+    be shown, the whole."""
+    offset, data = write
+    if MiB <= offset and offset + len(data) <= size - MiB:
+        return [write]
+    return [(offset + at, data[at : at + SECTOR]) for at in range(0, len(data), SECTOR)]
+
+
+def choices(pieces: list[Write], chance: random.Random) -> Iterator[list[Write]]:
+    """What of the unflushed pieces may have reached the disk: nothing, all, all but one, one, random ones."""
+    yield []
+    yield pieces
+    numbers = sorted({*range(min(4, len(pieces))), *range(max(0, len(pieces) - 4), len(pieces))})
+    for number in numbers:
+        yield [pieces[number]]
+        yield pieces[:number] + pieces[number + 1 :]
+    for _ in range(SAMPLES):
+        share = chance.choice((0.01, 0.5, 0.99))
+        yield [piece for piece in pieces if chance.random() < share]
+
+
+class Medium:
+    """What is durable, with a choice of what is not laid over it for a while."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = bytearray(content)
+
+    def apply(self, writes: Iterable[Write]) -> list[Write]:
+        """Write, and give what puts it back."""
+        undo = []
+        for offset, data in writes:
+            undo.append((offset, bytes(self.content[offset : offset + len(data)])))
+            self.content[offset : offset + len(data)] = data
+        return undo[::-1]
+
+    def replay(self, record: Iterable[Write | None]) -> list[Write]:
+        """Write all; give what was never flushed."""
+        pending = []
+        for step in record:
+            if step is None:
+                pending = []
+            else:
+                self.apply([step])
+                pending.append(step)
+        return pending
+
+
+def crashes(old: bytes, record: list[Write | None], chance: random.Random) -> Iterator[tuple[int, bytearray]]:
+    """Each disk that a power cut could leave, after so many steps of the record. It is the same object each time."""
+    medium = Medium(old)
+    pieces: list[Write] = []
+    for number, step in enumerate(record, 1):
+        if step is None:
+            medium.apply(pieces)
+            pieces = []
+        else:
+            pieces += in_sectors(step, len(old))
+        for chosen in choices(pieces, chance):
+            undo = medium.apply(chosen)
+            yield number, medium.content
+            medium.apply(undo)
+
+
+def state(content: bytearray, old: bytes, new: bytes | None) -> str:
+    if not any(content[:SECTOR]):
+        return "blank" if not any(content[:MiB]) and not any(content[-MiB:]) else "headless"
+    if content == old:
+        return "old"
+    return "new" if content == new else "BROKEN"
+
+
+def survey(outcome: Outcome, old: bytes, new: bytes | None) -> list[set[str]]:
+    """The states that a power cut could leave after each step of the record."""
+    record = list(steps(outcome))
+    chance = random.Random(random.getrandbits(32))  # repeated by the seed that pytest-randomly shows
+    seen: list[set[str]] = [set() for _ in range(len(record) + 1)]
+    seen[0] = {"old"}
+    for number, content in crashes(old, record, chance):
+        seen[number].add(state(content, old, new))
+    return seen
+
+
+def test_power_cut_at_any_instant_of_a_deployment(driver, url, image, old, disk: Path):
+    outcome = driver.deploy(disk, harness.job(url, image.sha256), record=True)
+    assert outcome.status["status"] == "done"
+    new = disk.read_bytes()
+    whole = Medium(old)
+    assert whole.replay(steps(outcome)) == [], "what is done is durable"
+    assert whole.content == new, "the record is the whole truth"
+    harness.assert_complete(disk, image, disk.parent)
+
+    seen = survey(outcome, old, new)
+    assert not any("BROKEN" in states for states in seen), seen
+    by_stage: dict[str, set[str]] = {}
+    for number, states in enumerate(seen[1:]):
+        by_stage.setdefault(outcome.stage_of_call(number), set()).update(states)
+    assert by_stage == {
+        "claim": {"old", "headless", "blank"},
+        "write": {"blank"},
+        "finish": {"blank"},
+        "commit": {"blank", "headless", "new"},
+    }
+    assert seen[-1] == {"new"}
+
+
+def test_power_cut_at_any_instant_of_a_deployment_that_fails(driver, url, old, disk: Path):
+    outcome = driver.deploy(disk, harness.job(url, "0" * 64), record=True)
+    assert outcome.error_code == "checksum.mismatch"
+    seen = survey(outcome, old, None)
+    assert set().union(*seen) == {"old", "headless", "blank"}, seen
+    assert seen[-1] == {"blank"}
+
+
+@pytest.mark.parametrize("from_end", range(1, 8))
+def test_power_cut_while_a_failed_commit_is_undone(driver, url, image, old, disk: Path, from_end: int):
+    whole = driver.deploy(disk, harness.job(url, image.sha256), record=True)
+    disk.write_bytes(old)
+    stop = {"by": "eio", "at": "call", "number": len(whole.calls) - from_end}
+    outcome = driver.deploy(disk, harness.job(url, image.sha256), record=True, stop=stop)
+    assert outcome.error_code == "disk.io"
+    medium = Medium(old)
+    # All that came before the failure: with it the first sector may have reached the disk, whatever the disk says.
+    failed = next(number for number, entry in enumerate(outcome.trace) if "failed" in entry)
+    before = Outcome(0, 0.0, outcome.trace[:failed], b"")
+    medium.replay(list(steps(outcome))[: len(before.calls)])
+    seen = survey(outcome, old, bytes(medium.content))
+    assert not any("BROKEN" in states for states in seen), seen
+    assert seen[-1] == {"blank"}
+
+
+def test_power_cut_while_a_cancelled_write_is_undone(driver, url, image, old, disk: Path):
+    stop = {"by": "cancel", "at": "event", "number": 4}
+    outcome = driver.deploy(disk, harness.job(url, image.sha256), record=True, stop=stop)
+    assert outcome.error_code == "job.cancelled"
+    assert outcome.events[4] == "write begins"
+    seen = survey(outcome, old, None)
+    assert set().union(*seen) == {"old", "headless", "blank"}, seen
+    assert seen[-1] == {"blank"}
