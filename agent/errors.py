@@ -206,6 +206,15 @@ class ImageUnsafe(DeployError):
     template = "The image was refused by the check {check}."
 
 
+class ImageDamaged(DeployError):
+    """The image contradicts itself or ends too early."""
+
+    code = "image.damaged"
+    blame = Blame.IMAGE
+    template = "The {format} image is damaged: {reason}."
+    default_hint = "Check the image (qemu-img check, gzip -t, ...) and upload it again."
+
+
 class ImageMemory(DeployError):
     """A qcow2 whose tables come too late, with no way left to place its clusters."""
 

@@ -62,14 +62,27 @@ def _losetup(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _detach(device: Path) -> None:
-    """Detach a loop device and see that it goes: what stays is held open by a left-over of the test."""
-    backing = Path("/sys/block", device.name, "loop", "backing_file")
-    if not backing.exists():
+def _backing(device: Path) -> str:
+    """Which file is behind a loop device: its inode and filesystem, or nothing."""
+    done = subprocess.run(
+        ["losetup", "--noheadings", "--raw", "--output", "BACK-INO,BACK-MAJ:MIN", str(device)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip()
+
+
+def _detach(device: Path, backing: str) -> None:
+    """Detach a loop device and see that it goes: what stays is held open by a left-over of the test.
+
+    Loop devices belong to the whole machine. One with another file behind it by now is somebody else's.
+    """
+    if _backing(device) != backing:
         return
     _losetup("--detach", str(device))
     deadline = time.monotonic() + 10
-    while backing.exists():
+    while _backing(device) == backing:
         if time.monotonic() > deadline:
             pytest.fail(f"{device} is still in use after its test")
         time.sleep(0.02)
@@ -82,20 +95,20 @@ def loop_device() -> Iterator[AttachLoop]:
     Every device is detached after the test, whatever became of it. The file's size has to be a multiple of
     the sector size.
     """
-    attached: list[Path] = []
+    attached: list[tuple[Path, str]] = []
 
     def attach(file: Path, sector_size: int = 512, *, read_only: bool = False) -> Path:
         _make_free_loop_node()
         flags = ["--read-only"] if read_only else []
         device = Path(_losetup("--find", "--show", "--sector-size", str(sector_size), *flags, str(file)))
-        attached.append(device)
+        attached.append((device, _backing(device)))
         return device
 
     yield attach
     failures = []
-    for device in reversed(attached):
+    for device, backing in reversed(attached):
         try:
-            _detach(device)
+            _detach(device, backing)
         except pytest.fail.Exception as failure:
             failures.append(str(failure))
     if failures:

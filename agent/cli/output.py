@@ -37,7 +37,9 @@ def print_error(error: DeployError, *, as_json: bool = False) -> None:
     else:
         print_failure(error.document())
     if as_json:
-        print_json({"status": "error", "message": error.message, "error": error.document()})
+        # The members that every status document begins with, for those who read only these.
+        seed = {"servername": None, "status": "error", "message": error.message, "checksum": None}
+        print_json(seed | {"error": error.document()})
 
 
 def print_failure(error: dict[str, Any]) -> None:

@@ -127,19 +127,23 @@ async def run(options: argparse.Namespace) -> int:
         firmware=None if options.firmware == "auto" else options.firmware,
         ca_file=options.ca_file,
     )
+    _cancel_on_signals()
     with _new_file(options.disk, options.size, discard=options.dry_run):
         if options.dry_run:
             return await _preview(job, deploy_options, as_json=options.json)
         return await _deploy(job, deploy_options, options)
 
 
+def _cancel_on_signals() -> None:
+    """Ctrl-C and SIGTERM cancel the running task, so that it can clean up behind itself."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel if task is not None else sys.exit)
+
+
 async def _deploy(job: Job, deploy_options: Options, options: argparse.Namespace) -> int:
     display = show_progress(quiet=options.quiet)
     deployment = Deployment(job, deploy_options, display.listen)
-    task = asyncio.current_task()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel if task is not None else sys.exit)
     try:
         async with display.following(deployment.snapshot):
             status = await deployment.run()

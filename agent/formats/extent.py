@@ -1,17 +1,20 @@
 """What decoders give: extents of the guest disk, in bytes.
 
-A decoder is sans-I/O: bytes of the image file go in, in order, and extents of the virtual disk come out. It
-never reads, never sleeps, never logs, and holds a bounded amount of memory that its constructor states.
+A decoder is sans-I/O: bytes of the image file go in, in order, and extents of the virtual disk come out. It never reads,
+never sleeps, never logs, and holds a bounded amount of memory that its constructor states. What it cannot do by itself it
+asks for, as an extent too: `Fetch` and `Copy`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
+
+Codec = Literal["deflate", "zlib", "zstd"]
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Bytes for the guest disk at `offset`. The view is only valid until the next call of the decoder."""
+    """Bytes for the guest disk at `offset`. The view is only valid until the decoder is fed again."""
 
     offset: int
     data: memoryview
@@ -25,7 +28,43 @@ class Zero:
     length: int
 
 
-Extent = Write | Zero
+@dataclass(frozen=True, slots=True)
+class Inflate:
+    """A compressed guest range: `data` inflates to at least `length` bytes, which belong at `offset`.
+
+    `data` may have other bytes behind the end of the compressed stream. `codec` is `deflate` (raw, RFC 1951), `zlib`
+    (RFC 1950) or `zstd` (one frame, RFC 8878). The view is only valid until the decoder is fed again.
+    """
+
+    offset: int
+    length: int
+    data: memoryview
+    codec: Codec
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Bytes that a `Write` has put on the disk at `source` before belong at `offset` as well."""
+
+    source: int
+    offset: int
+    length: int
+
+
+@dataclass(slots=True)
+class Fetch:
+    """A range of the image file that is needed out of order.
+
+    Whoever drives the decoder puts the bytes into `data` before it takes the next extent: all `length` of them (fewer only
+    at the end of the file), or None where the source cannot do it.
+    """
+
+    offset: int
+    length: int
+    data: bytes | None = None
+
+
+Extent = Write | Zero | Inflate | Copy | Fetch
 
 
 class Decoder(Protocol):

@@ -28,6 +28,8 @@ async def write_image(ctx: Context, restarted: Callable[[], None]) -> None:
             ctx.digest.reset()
             restarted()
         else:
+            # The stages that follow copy the config drive about: what the buffers held is theirs now.
+            ctx.pool.close()
             return
 
 

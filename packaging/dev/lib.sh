@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # What the scripts beside this file share. It is sourced (`. "$(dirname -- "$0")/lib.sh"`), never run, in POSIX sh.
 #
 #   byoi_root      the checkout

@@ -1,7 +1,7 @@
 """One part of a deployment by itself, with the agent's own code: `alone.py receive URL | hash SIZE | write SIZE PATH`.
 
-Prints the bytes and the seconds of the part as JSON; imports and set-up are not in the seconds. The buffers are those of the
-agent's pool, and they are used again and again as in a deployment.
+Prints the bytes and the seconds of the part as JSON; imports and set-up are not in the seconds. The buffers are
+those of the agent's pool, and they are used again and again as in a deployment.
 """
 
 import asyncio
@@ -71,9 +71,7 @@ async def _pieces(size: int) -> Iterator[tuple[int, memoryview]]:
     for buffer in buffers:
         buffer.view[:] = os.urandom(len(buffer.view))
     length = len(buffers[0].view)
-    return (
-        (at, buffers[at // length % len(buffers)].view[: size - at]) for at in range(0, size, length)
-    )
+    return ((at, buffers[at // length % len(buffers)].view[: size - at]) for at in range(0, size, length))
 
 
 def main() -> None:

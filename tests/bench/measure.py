@@ -1,8 +1,8 @@
 """`measure.py REPORT COMMAND...`: run a command and write its wall clock, processor time and peak memory as JSON.
 
-In a small process of its own, for two reasons. A process that is forked starts with the peak memory of the one that forked
-it. And `tee >(sha256sum)` leaves a process behind that the shell does not wait for: here it is adopted and waited for, and
-its processor time counts.
+In a small process of its own, for two reasons. A process that is forked starts with the peak memory of the one that
+forked it. And `tee >(sha256sum)` leaves a process behind that the shell does not wait for: here it is adopted and
+waited for, and its processor time counts.
 """
 
 import ctypes
@@ -32,7 +32,12 @@ def main() -> int:
             status = os.waitstatus_to_exitcode(result)
     wall = time.monotonic() - began
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    document = {"wall": wall, "user": usage.ru_utime, "system": usage.ru_stime, "peak": usage.ru_maxrss * 1024}
+    document = {
+        "wall": wall,
+        "user": usage.ru_utime,
+        "system": usage.ru_stime,
+        "peak": usage.ru_maxrss * 1024,
+    }
     Path(report).write_text(json.dumps(document))
     return abs(status)
 

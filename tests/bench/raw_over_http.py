@@ -1,7 +1,7 @@
 """Raw over HTTP onto a file: `byoi write` against a pipe of tools, and against each of its own parts alone.
 
-Everything is measured in one run and in turns, because machines differ and so do their moments: what counts are ratios, taken
-round by round, and their medians. Nothing is asserted about seconds.
+Everything is measured in one run and in turns, because machines differ and so do their moments: what counts are
+ratios, taken round by round, and their medians. Nothing is asserted about seconds.
 """
 
 import argparse
@@ -79,7 +79,12 @@ def main() -> None:
     ratios = {target: _ratios(samples, target, options.rounds) for target in targets}
     memory = _memory(samples)
     if options.json:
-        document = {"about": about, "ratios": ratios, "memory": memory, "samples": [asdict(s) for s in samples]}
+        document = {
+            "about": about,
+            "ratios": ratios,
+            "memory": memory,
+            "samples": [asdict(s) for s in samples],
+        }
         print(json.dumps(document, indent=2))
     else:
         _print(about, samples, ratios, memory)
@@ -87,9 +92,13 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests/bench/run", description=__doc__)
-    parser.add_argument("--size", type=_size, default=2 << 30, help="of the image, such as 512M or 4G (default: 2G)")
+    parser.add_argument(
+        "--size", type=_size, default=2 << 30, help="of the image, such as 512M or 4G (default: 2G)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
-    parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="a directory on the disk to measure")
+    parser.add_argument(
+        "--dir", type=Path, default=Path("/var/tmp"), help="a directory on the disk to measure"
+    )
     parser.add_argument("--only", choices=("tmpfs", "disk"), help="measure one target only")
     parser.add_argument("--json", action="store_true", help="print every sample as JSON")
     return parser.parse_args()
@@ -149,7 +158,9 @@ def _about(image: Image, targets: dict[str, Path], server: str) -> dict[str, obj
         "server": server,
         "curl": _output("curl", "--version").split()[1],
         "coreutils": _output("dd", "--version").splitlines()[0].split()[-1],
-        "filesystems": {name: _output("stat", "-f", "-c", "%T", path.parent).strip() for name, path in targets.items()},
+        "filesystems": {
+            name: _output("stat", "-f", "-c", "%T", path.parent).strip() for name, path in targets.items()
+        },
         "loadBefore": os.getloadavg()[0],
     }
 
@@ -189,9 +200,10 @@ def _byoi(image: Image, target: str, path: Path, number: int) -> Sample:
 
 
 def _pipe(name: str, options: str, image: Image, target: str, path: Path, number: int) -> Sample:
+    # The hash goes round the pipe: printed inside of it, it would end up on the disk behind the image.
     script = (
-        f"set -o pipefail; curl -sf {shlex.quote(image.url)} | tee >(sha256sum) | "
-        f"dd of={shlex.quote(str(path))} {options} 2>/dev/null"
+        f"exec 3>&1; set -o pipefail; curl -sf {shlex.quote(image.url)} | tee >(sha256sum >&3) | "
+        f"dd of={shlex.quote(str(path))} {options} status=none"
     )
     output, usage = _run("bash", "-c", script)
     path.unlink()
@@ -225,7 +237,9 @@ def _run(*command: object) -> tuple[str, dict[str, float]]:
 
 
 def _sample(name: str, target: str, number: int, usage: dict[str, float], part: float) -> Sample:
-    sample = Sample(name, target, number, usage["wall"], part, usage["user"] + usage["system"], int(usage["peak"]))
+    sample = Sample(
+        name, target, number, usage["wall"], part, usage["user"] + usage["system"], int(usage["peak"])
+    )
     print(f"round {number + 1}: {name} {target}: {sample.wall:.2f} s", file=sys.stderr)
     return sample
 
@@ -279,7 +293,9 @@ def _print(
     for key, value in about.items():
         print(f"{key:12} {value}")
     size = about["size"]
-    print(f"\n{'medians':32} {'target':7} {'wall s':>8} {'work s':>8} {'MB/s':>6} {'cpu s':>7} {'peak MiB':>9}")
+    print(
+        f"\n{'medians':32} {'target':7} {'wall s':>8} {'work s':>8} {'MB/s':>6} {'cpu s':>7} {'peak MiB':>9}"
+    )
     for name, target in dict.fromkeys((sample.name, sample.target) for sample in samples):
         own = [sample for sample in samples if (sample.name, sample.target) == (name, target)]
         wall, part, cpu = (statistics.median(getattr(s, key) for s in own) for key in ("wall", "part", "cpu"))
@@ -288,7 +304,9 @@ def _print(
     for target, found in ratios.items():
         print(f"\n{'times faster, ' + target:62} {'median':>7}   rounds")
         for name, ratio in found.items():
-            print(f"{name:62} {ratio['median']:7.2f}   {' '.join(f'{value:.2f}' for value in ratio['rounds'])}")
+            print(
+                f"{name:62} {ratio['median']:7.2f}   {' '.join(f'{value:.2f}' for value in ratio['rounds'])}"
+            )
     print("\nresident memory of byoi write, MiB")
     for name, value in memory.items():
         print(f"{name:16} {value / MIB:6.1f}")

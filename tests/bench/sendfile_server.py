@@ -1,7 +1,7 @@
 """A small file server: `sendfile_server.py DIRECTORY` prints its port on loopback, and serves until it is ended.
 
-Where nginx is missing, and where a test wants a server in a process of its own. Bytes go from the page cache to the socket
-by sendfile, so that the server takes as little of the processor as it can.
+Where nginx is missing, and where a test wants a server in a process of its own. Bytes go from the page cache to the
+socket by sendfile, so that the server takes as little of the processor as it can.
 """
 
 import os
@@ -33,7 +33,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             offset = 0
             while offset < size:
-                offset += os.sendfile(self.connection.fileno(), file.fileno(), offset, min(SEND, size - offset))
+                offset += os.sendfile(
+                    self.connection.fileno(), file.fileno(), offset, min(SEND, size - offset)
+                )
 
     def log_message(self, *arguments):
         """Say nothing."""

@@ -208,6 +208,7 @@ class Page:
     status: int = 200
     content_type: str = "application/octet-stream"
     pause_at: int | None = None
+    location: str | None = None
 
 
 @dataclass
@@ -240,6 +241,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(page.status)
         self.send_header("Content-Type", page.content_type)
         self.send_header("Content-Length", str(size))
+        if page.location is not None:
+            self.send_header("Location", page.location)
         self.end_headers()
         if isinstance(page.content, bytes):
             self.wfile.write(page.content)

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 DISK_SIZE = 32 * MiB
 IMAGE_SIZE = 16 * MiB
 DIRT = b"\xa5"
+NOISE = random.Random(1).randbytes(MiB + 1)  # an odd length: no two MiB of it are alike
 BOOT_CODE = bytes(range(1, 221)) * 2  # the 440 bytes that a BIOS would run
 
 
@@ -38,23 +39,23 @@ def run(
 # -- systems -------------------------------------------------------------------------------------------------
 
 
-def make_system(path: Path, size: int, name: str, fill: bytes, *, table_on: Path | None = None) -> bytes:
-    """A bootable system on a disk that held `fill`: boot code, GPT, an ESP and an ext4 root.
+def dirty(path: Path, size: int, fill: bytes) -> None:
+    """Make a file of `size` bytes that holds `fill`, repeated."""
+    path.write_bytes((fill * (size // len(fill) + 1))[:size])
+
+
+def furnish(path: Path, disk: Path, name: str) -> bytes:
+    """Put a bootable system on a disk: boot code, a GPT, an ESP, and an ext4 root with this label.
 
     Args:
-        path: the file to make.
-        size: its bytes.
-        name: the label of the root filesystem.
-        fill: what the disk held before, repeated.
-        table_on: a loop device over the file, whose sector size the table is to have. It is attached by a function, as
-            the file has to exist first.
+        path: the file that the disk is.
+        disk: the same file, or a loop device over it, whose sector size the table then has.
+        name: the label.
+
+    Returns:
+        All bytes of the disk.
     """
-    path.write_bytes((fill * (size // len(fill) + 1))[:size])
-    disk = path if table_on is None else table_on
-    return _furnish(path, disk, size, name)
-
-
-def _furnish(path: Path, disk: Path, size: int, name: str) -> bytes:
+    size = path.stat().st_size
     root_start, root_size = 6 * MiB, size - 7 * MiB
     script = (
         "label: gpt\n"
@@ -63,18 +64,18 @@ def _furnish(path: Path, disk: Path, size: int, name: str) -> bytes:
         f"start=6MiB, size={root_size // MiB}MiB, type=L\n"
     )
     run("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--wipe=never", disk, text=script)
-    sector_size = 512 if disk == path else int(run("blockdev", "--getss", disk).stdout)
-    run("mkfs.vfat", "-S", str(sector_size), f"--offset={2 * MiB // sector_size}", path, str(4 * MiB // KiB))
+    sector = 512 if disk == path else int(run("blockdev", "--getss", disk).stdout)
+    run("mkfs.vfat", "-S", str(sector), f"--offset={2 * MiB // sector}", disk, str(4 * MiB // KiB))
     content = path.with_name(f"{path.name}.root")
     content.mkdir()
     content.joinpath("release").write_text(name * 1000)
     run(
         "mke2fs", "-q", "-F", "-t", "ext4", "-L", name, "-b", "4096", "-d", content,
-        "-E", f"offset={root_start},nodiscard", path, f"{root_size // KiB}k",
+        "-E", f"offset={root_start},nodiscard", disk, f"{root_size // KiB}k",
     )  # fmt: skip
-    with path.open("r+b") as file:
+    with disk.open("r+b") as file:
         file.write(BOOT_CODE)
-    return path.read_bytes()
+    return disk.read_bytes()
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,6 @@ class Image:
     """An image to deploy."""
 
     data: bytes = field(repr=False)
-    sector_size: int = 512
 
     @cached_property
     def sha256(self) -> str:
@@ -91,13 +91,16 @@ class Image:
 
 def make_image(directory: Path, size: int = IMAGE_SIZE) -> Image:
     """A system with random bytes wherever its filesystems have none of their own."""
-    noise = random.Random(1).randbytes(size)
-    return Image(make_system(directory / "image.raw", size, "new-root", noise))
+    path = directory / "image.raw"
+    dirty(path, size, NOISE)
+    return Image(furnish(path, path, "new-root"))
 
 
 def make_old_disk(directory: Path, size: int = DISK_SIZE) -> bytes:
     """A disk with another system on it, and 0xA5 wherever that system left no mark."""
-    return make_system(directory / "old.raw", size, "old-root", DIRT)
+    path = directory / "old.raw"
+    dirty(path, size, DIRT)
+    return furnish(path, path, "old-root")
 
 
 # -- what a disk holds ---------------------------------------------------------------------------------------
@@ -110,7 +113,7 @@ def what_is_on(disk: Path, old: bytes) -> str:
     assert len(data) == len(old)
     if data == old:
         return "old"
-    if not any(data[:MiB]) and not any(data[-MiB:]):
+    if data[:MiB] == data[-MiB:] == bytes(MiB):
         return "blank"
     return "system" if any(data[:512]) else "headless"
 

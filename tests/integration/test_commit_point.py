@@ -9,7 +9,7 @@ import random
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,7 @@ class Lab:
     driver: Driver
     url: str
     image: Image
-    old: bytes
+    old: bytes = field(repr=False)
 
     @property
     def job(self) -> dict[str, object]:
@@ -151,9 +151,8 @@ def test_kill_after_every_single_write_and_flush(lab: Lab, disk: Path, reference
 
 @pytest.mark.parametrize(("pause", "kills"), [(0.0, 15), (PAUSE, 20)], ids=["fast", "throttled"])
 def test_kill_at_a_random_instant(lab: Lab, disk: Path, pause: float, kills: int):
-    instants = random.Random(
-        random.getrandbits(32)
-    )  # a run is repeated by the seed that pytest-randomly shows
+    # A run is repeated by the seed that pytest-randomly shows.
+    instants = random.Random(random.getrandbits(32))
     stages = set()
     with harness.serving(lambda request, _: request.file(lab.image.data, pause=pause)) as server:
         job = harness.job(server.url, lab.image.sha256)
@@ -163,7 +162,7 @@ def test_kill_at_a_random_instant(lab: Lab, disk: Path, pause: float, kills: int
             disk.write_bytes(lab.old)
             outcome = lab.driver.deploy(disk, job, kill_after=delay)
             event = outcome.events[-1] if outcome.events else None
-            stages.add((event or "").split()[0])
+            stages.add(event.split()[0] if event else "start")
             check(lab, disk, after_event(event), f"killed {delay} s after its start, after {event!r}")
     assert len(stages) > 1, stages
     assert_second_try_works(lab, disk)

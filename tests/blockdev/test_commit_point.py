@@ -1,0 +1,132 @@
+"""The commit point on block devices, with sectors of 512 and of 4096 bytes: what other tools see after a kill."""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from agent.units import MiB
+from tests.integration import harness
+from tests.integration.harness import Driver, Image, Outcome
+
+STAGES = ("preflight", "claim", "write", "verify", "finish", "commit")
+BOUNDARIES = tuple(f"{stage} {edge}" for stage in STAGES for edge in ("begins", "ends"))
+DISK_SIZE = 24 * MiB
+IMAGE_SIZE = 12 * MiB
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A device with another system on it, and an image for it."""
+
+    driver: Driver
+    disk: Path
+    sector_size: int
+    old: bytes = field(repr=False)
+    image: Image = field(repr=False)
+    url: str
+
+    def deploy(self, **order: object) -> Outcome:
+        return self.driver.deploy(self.disk, harness.job(self.url, self.image.sha256), **order)
+
+    def put_the_old_system_back(self) -> None:
+        with self.disk.open("r+b") as device:
+            device.write(self.old)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory) -> Iterator[Driver]:
+    with harness.driving(tmp_path_factory.mktemp("driver")) as driver:
+        yield driver
+
+
+@pytest.fixture(params=[512, 4096])
+def lab(request, tmp_path: Path, loop_device, driver: Driver) -> Iterator[Lab]:
+    sector_size = request.param
+
+    def system(name: str, size: int, fill: bytes) -> tuple[Path, bytes]:
+        file = tmp_path / f"{name}.raw"
+        harness.dirty(file, size, fill)
+        device = loop_device(file, sector_size)
+        return device, harness.furnish(file, device, name)
+
+    disk, old = system("old-root", DISK_SIZE, harness.DIRT)
+    _, data = system("new-root", IMAGE_SIZE, harness.NOISE)
+    image = Image(data)
+    with harness.serving(lambda request, _: request.file(image.data)) as server:
+        yield Lab(driver, disk, sector_size, old, image, server.url)
+
+
+def check(lab: Lab, tmp_path: Path, allowed: set[str], why: object) -> None:
+    found = harness.what_is_on(lab.disk, lab.old)
+    assert found in allowed, why
+    if found == "system":
+        harness.assert_complete(lab.disk, lab.image, tmp_path)
+    elif found == "blank":
+        harness.assert_nothing_boots(lab.disk)
+    elif found == "headless":
+        # The kernel and the firmware look for a GPT only behind a protective MBR.
+        seen = harness.run("blkid", "--probe", "--output", "export", lab.disk, check=False)
+        assert "PTTYPE" not in seen.stdout
+
+
+def test_kill_at_every_stage_boundary(lab: Lab, tmp_path: Path):
+    for number, boundary in enumerate(BOUNDARIES):
+        lab.put_the_old_system_back()
+        outcome = lab.deploy(stop={"by": "kill", "at": "event", "number": number})
+        assert (outcome.signal, outcome.events[-1]) == (signal.SIGKILL, boundary)
+        allowed = {"system"} if boundary == "commit ends" else {"old"} if number < 3 else {"blank"}
+        check(lab, tmp_path, allowed, boundary)
+    assert lab.deploy().status["status"] == "done"
+    check(lab, tmp_path, {"system"}, "second try")
+
+
+def test_kill_after_every_write_and_flush_of_claim_finish_and_commit(lab: Lab, tmp_path: Path):
+    whole = lab.deploy()
+    assert whole.status["status"] == "done", whole.status["error"]
+    assert whole.calls[-2] == ("write", 0, lab.sector_size), "the first sector is the last write"
+    commit = [number for number in range(len(whole.calls)) if whole.stage_of_call(number) == "commit"]
+    lab.put_the_old_system_back()
+    whole = lab.deploy()  # the old system's partitions are wiped too
+    for number in range(len(whole.calls)):
+        stage = whole.stage_of_call(number)
+        if stage == "write":
+            continue
+        lab.put_the_old_system_back()
+        outcome = lab.deploy(stop={"by": "kill", "at": "call", "number": number})
+        assert outcome.signal == signal.SIGKILL
+        if stage == "commit":
+            allowed = {"system"} if number >= len(whole.calls) - 2 else {"headless"}
+        else:
+            allowed = {"blank", "headless"} if stage == "claim" else {"blank"}
+        check(lab, tmp_path, allowed, (stage, whole.calls[number]))
+    assert commit
+    assert lab.deploy().status["status"] == "done"
+    check(lab, tmp_path, {"system"}, "second try")
+
+
+def test_signal_to_the_command(lab: Lab, tmp_path: Path):
+    with harness.serving(lambda request, _: request.file(lab.image.data, pause=0.02)) as server:
+        command = harness.start_write(lab.disk, server.url, lab.image.sha256, tmp_path)
+        command.wait_for("write: begins")
+        command.process.terminate()
+        status, document, words = command.finish()
+    assert (status, document["error"]["code"]) == (130, "job.cancelled"), words
+    check(lab, tmp_path, {"blank"}, words)
+    assert lab.deploy().status["status"] == "done"
+    check(lab, tmp_path, {"system"}, "second try")
+
+
+def test_cancel_and_input_output_errors_in_the_commit(lab: Lab, tmp_path: Path):
+    whole = lab.deploy()
+    commit = [number for number in range(len(whole.calls)) if whole.stage_of_call(number) == "commit"]
+    lab.put_the_old_system_back()
+    more = len(lab.deploy().calls) - len(whole.calls)  # the claim has more to wipe on the old system
+    for by, code in (("cancel", "job.cancelled"), ("eio", "disk.io")):
+        for number in commit:
+            lab.put_the_old_system_back()
+            outcome = lab.deploy(stop={"by": by, "at": "call", "number": number + more})
+            assert outcome.error_code == code
+            check(lab, tmp_path, {"blank"}, (by, number))
