@@ -44,8 +44,8 @@ examples:
   byoi write job.json --disk /dev/sda
   byoi write job.json --disk disk.img --size 20G --dry-run
   byoi write --url https://images.example.net/debian.raw --type raw --checksum sha256:9f86d0... \\
-      --hostname web1 --ssh-key ~/.ssh/id_ed25519.pub --user-data setup.sh --disk
-      /dev/disk/by-id/wwn-0x5000c500a0b1c2d3
+      --hostname web1 --ssh-key ~/.ssh/id_ed25519.pub --user-data setup.sh \\
+      --disk /dev/disk/by-id/wwn-0x5000c500a0b1c2d3
 """
 
 

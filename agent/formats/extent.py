@@ -1,8 +1,8 @@
 """What decoders give: extents of the guest disk, in bytes.
 
-A decoder is sans-I/O: bytes of the image file go in, in order, and extents of the virtual disk come out. It never reads,
-never sleeps, never logs, and holds a bounded amount of memory that its constructor states. What it cannot do by itself it
-asks for, as an extent too: `Fetch` and `Copy`.
+A decoder is sans-I/O: bytes of the image file go in, in order, and extents of the virtual disk come out. It
+never reads, never sleeps, never logs, and holds a bounded amount of memory that its constructor states. What
+it cannot do by itself it asks for, as an extent too: `Fetch` and `Copy`.
 """
 
 from collections.abc import Iterator
@@ -55,8 +55,8 @@ class Copy:
 class Fetch:
     """A range of the image file that is needed out of order.
 
-    Whoever drives the decoder puts the bytes into `data` before it takes the next extent: all `length` of them (fewer only
-    at the end of the file), or None where the source cannot do it.
+    Whoever drives the decoder puts the bytes into `data` before it takes the next extent: all `length` of
+    them (fewer only at the end of the file), or None where the source cannot do it.
     """
 
     offset: int

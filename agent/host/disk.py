@@ -10,6 +10,7 @@ import fcntl
 import mmap
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,8 @@ _ZeroMethod = Callable[[int, int, int], None]
 class TargetDisk:
     """An exclusively opened disk. Offsets and lengths are bytes.
 
+    `write` and `read` may be called by several threads at once.
+
     Attributes:
         path: as it was given.
         size: bytes.
@@ -48,6 +51,8 @@ class TargetDisk:
         with _named(path):
             self._fd = _open_exclusive(path)
         self._direct_fd: int | None = None
+        self._direct_works = True
+        self._lock = threading.RLock()
         try:
             with _named(path):
                 self._inspect()
@@ -80,7 +85,7 @@ class TargetDisk:
     @property
     def direct(self) -> bool:
         """Whether O_DIRECT is in use: it is dropped for good at the first EINVAL."""
-        return self._direct_fd is not None
+        return self._direct_works and self._direct_fd is not None
 
     def close(self) -> None:
         """Give the disk back; safe to call twice."""
@@ -105,26 +110,26 @@ class TargetDisk:
                 self._write_buffered(offset, view)
 
     def _direct_part(self, start: int, end: int) -> tuple[int, int]:
-        if self._direct_fd is None:
+        if not self.direct:
             return start, start
         return align_up(start, self._alignment), align_down(end, self._alignment)
 
     def _write_direct(self, offset: int, view: memoryview) -> None:
         if view.readonly or syscalls.address(view) % self._alignment:
-            for at in range(0, len(view), _BOUNCE):
-                piece = view[at : at + _BOUNCE]
-                self._bounce[: len(piece)] = piece
-                self._write_direct(offset + at, self._bounce[: len(piece)])
+            with self._lock:
+                for at in range(0, len(view), _BOUNCE):
+                    piece = view[at : at + _BOUNCE]
+                    self._bounce[: len(piece)] = piece
+                    self._write_direct(offset + at, self._bounce[: len(piece)])
             return
         done = 0
-        while done < len(view) and self._direct_fd is not None:
+        while done < len(view) and self._direct_works and self._direct_fd is not None:
             try:
                 done += self._pwrite(self._direct_fd, view[done:], offset + done)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                os.close(self._direct_fd)
-                self._direct_fd = None
+                self._direct_works = False
             if done % self._alignment:
                 break
         self._write_buffered(offset + done, view[done:])
@@ -141,7 +146,8 @@ class TargetDisk:
         while done < len(view):
             done += self._pwrite(self._fd, view[done:], offset + done)
         if len(view) >= _BOUNCE:
-            self._drop_behind(offset, offset + len(view))
+            with self._lock:
+                self._drop_behind(offset, offset + len(view))
 
     def _drop_behind(self, start: int, end: int) -> None:
         """Keep a long buffered write from filling the page cache: push one window out while the next one

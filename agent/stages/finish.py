@@ -85,7 +85,7 @@ def _note_damaged_backup(ctx: Context, table: Gpt) -> None:
     """The backup is made anew from the primary in any case; say so where the image's own was not sound."""
     length = min(ctx.guest_size, MiB)
     try:
-        tail = read_guest(ctx, ctx.guest_size - length, length)
+        tail = ctx.opened()[1].read(ctx.guest_size - length, length)
         same = is_mirror(table, parse_backup(tail, table.sector_size, ctx.guest_size))
         fault = None if same else "it is not the copy of the primary"
     except TableError as error:
@@ -108,9 +108,7 @@ def _logicals(ctx: Context, table: Table) -> tuple[Logical, ...]:
     if not isinstance(table, Mbr) or table.extended is None or ctx.drive is None:
         return ()
     try:
-        return parse_logicals(
-            lambda at, length: read_guest(ctx, at, length), table.extended, table.sector_size
-        )
+        return parse_logicals(ctx.opened()[1].read, table.extended, table.sector_size)
     except TableError as error:
         raise ConfigDriveCreate(
             detail=f"the image's logical partitions cannot be followed: {error}"
@@ -122,7 +120,7 @@ def _old_drive(ctx: Context, partitions: Iterable[Partition]) -> Partition | Non
     for part in partitions:
         if part.is_extended or part.is_esp or not _LABEL_BYTES <= part.size <= MAX_OLD_DRIVE:
             continue
-        label = volume_label(read_guest(ctx, part.start, _LABEL_BYTES))
+        label = volume_label(ctx.opened()[1].read(part.start, _LABEL_BYTES))
         if label is not None and label.lower() == DRIVE_LABEL:
             return _usable(ctx, part)
     return None
@@ -155,15 +153,3 @@ def _check_bootloader(ctx: Context, table: Table) -> None:
         detail=f"efiBootloaderPath {wanted} does not exist on the ESP",
         hint="Name a file that is on the ESP, or leave efiBootloaderPath out for the fallback path.",
     )
-
-
-def read_guest(ctx: Context, offset: int, length: int) -> bytes:
-    """Read the guest disk as it will be: the held ends from memory, the rest from the disk."""
-    disk, sink = ctx.opened()
-    head = bytes(sink.head[offset : offset + length])
-    middle_start = offset + len(head)
-    middle_end = min(offset + length, sink.tail_offset)
-    middle = disk.read(middle_start, middle_end - middle_start) if middle_start < middle_end else b""
-    tail_start = max(offset, sink.tail_offset)
-    tail = bytes(sink.tail[tail_start - sink.tail_offset : offset + length - sink.tail_offset])
-    return head + middle + (tail if offset + length > sink.tail_offset else b"")

@@ -12,14 +12,15 @@ the socket fills.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
 from agent.aio import run_blocking
-from agent.formats.extent import Decoder, Extent, Write
+from agent.formats.extent import Decoder, Extent
+from agent.transfer.apply import Applier
 from agent.transfer.digest import Digest
 from agent.transfer.meter import CPU, DISK, Meter
 from agent.transfer.pool import Buffer, BufferPool
-from agent.transfer.sink import Sink, SinkFailed, SinkTooSmall
+from agent.transfer.sink import Sink
 from agent.transfer.source import Source
 
 # A thread takes what has piled up, so a hop between threads is paid once for several buffers when there is a
@@ -50,17 +51,19 @@ async def copy(
         SinkFailed: the sink refused bytes.
         SinkTooSmall: the image is larger than the sink.
     """
+    applier = Applier(sink)
     lanes: tuple[_Lane, _Lane] = (asyncio.Queue(), asyncio.Queue())
     to_hash, to_write = lanes
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_receive(source, pool, meter, head, to_hash, to_write))
-            tasks.create_task(_drain(to_hash, lambda data: _hash(digest, data)))
-            tasks.create_task(_drain(to_write, lambda data: _apply(decoder, sink, data), meter.wrote))
-        await run_blocking(_put_extents, sink, decoder.finish())
+            tasks.create_task(_hash_lane(to_hash, digest))
+            tasks.create_task(_write_lane(to_write, decoder, applier, source, meter))
     except BaseExceptionGroup as group:
         # The first failure is the reason; what its cancelled siblings raised on the way out is not.
         raise first_reason(group) from None
+    finally:
+        await run_blocking(applier.close)
 
 
 def first_reason(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -104,17 +107,32 @@ async def _acquire_late(pool: BufferPool, meter: Meter, to_hash: _Lane, to_write
     return buffer
 
 
-async def _drain(
-    lane: _Lane, work: Callable[[list[memoryview]], None], count: Callable[[int], None] | None = None
-) -> None:
-    """Take buffers off the lane until its end, in order, and work on them in a thread."""
+async def _hash_lane(lane: _Lane, digest: Digest) -> None:
+    async for batch in _batches(lane):
+        await run_blocking(_hash, digest, [buffer.data for buffer in batch])
+
+
+async def _write_lane(lane: _Lane, decoder: Decoder, applier: Applier, source: Source, meter: Meter) -> None:
+    async for batch in _batches(lane):
+        await _apply(applier, (decoder.feed(buffer.data) for buffer in batch), source)
+        meter.wrote(sum(buffer.length for buffer in batch))
+    await _apply(applier, iter((decoder.finish(),)), source)
+
+
+async def _apply(applier: Applier, feeds: Iterator[Iterator[Extent]], source: Source) -> None:
+    """Apply extents in a thread; what the decoder asks for out of order is fetched here, between two runs of it."""
+    applier.begin(feeds)
+    while (fetch := await run_blocking(applier.run)) is not None:
+        fetch.data = await source.read_at(fetch.offset, fetch.length)
+
+
+async def _batches(lane: _Lane) -> AsyncIterator[list[Buffer]]:
+    """What has piled up on the lane, in order, until its end; given back when the next batch is asked for."""
     more = True
     while more:
         batch, more = await _next_batch(lane)
         if batch:
-            await run_blocking(work, [buffer.data for buffer in batch])
-            if count is not None:
-                count(sum(buffer.length for buffer in batch))
+            yield batch
         for buffer in batch:
             buffer.release()
 
@@ -133,22 +151,3 @@ async def _next_batch(lane: _Lane) -> tuple[list[Buffer], bool]:
 def _hash(digest: Digest, pieces: list[memoryview]) -> None:
     for data in pieces:
         digest.update(data)
-
-
-def _apply(decoder: Decoder, sink: Sink, pieces: list[memoryview]) -> None:
-    for data in pieces:
-        _put_extents(sink, decoder.feed(data))
-
-
-def _put_extents(sink: Sink, extents: Iterator[Extent]) -> None:
-    for extent in extents:
-        length = len(extent.data) if isinstance(extent, Write) else extent.length
-        if extent.offset + length > sink.size:
-            raise SinkTooSmall(extent.offset + length)
-        try:
-            if isinstance(extent, Write):
-                sink.write(extent.offset, extent.data)
-            else:
-                sink.zero(extent.offset, extent.length)
-        except OSError as error:
-            raise SinkFailed(extent.offset, error) from error

@@ -24,6 +24,13 @@ class Sink(Protocol):
             OSError: with the path in it.
         """
 
+    def read(self, offset: int, length: int) -> bytes:
+        """Read back what was written.
+
+        Raises:
+            OSError: with the path in it.
+        """
+
 
 class SinkFailed(Exception):
     """A write or zero failed at `offset`; the OSError is the cause. A read fault never becomes this."""
@@ -82,6 +89,13 @@ class HeldEnds:
                 self._inner.zero(start, end - start)
             else:
                 held[start - base : end - base] = bytes(end - start)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read the guest disk as it will be: the held ends from memory, the rest from the inner sink."""
+        return b"".join(
+            self._inner.read(start, end - start) if held is None else bytes(held[start - base : end - base])
+            for start, end, held, base in self._pieces(offset, offset + length)
+        )
 
     def _pieces(self, start: int, end: int) -> list[tuple[int, int, bytearray | None, int]]:
         parts: tuple[tuple[int, int, bytearray | None, int], ...] = (

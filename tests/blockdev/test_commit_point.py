@@ -108,7 +108,7 @@ def test_kill_after_every_write_and_flush_of_claim_finish_and_commit(lab: Lab, t
 
 
 def test_signal_to_the_command(lab: Lab, tmp_path: Path):
-    with harness.serving(lambda request, _: request.file(lab.image.data, pause=0.02)) as server:
+    with harness.serving(lambda request, _: request.file(lab.image.data, pause=0.1)) as server:
         command = harness.start_write(lab.disk, server.url, lab.image.sha256, tmp_path)
         command.wait_for("write: begins")
         command.process.terminate()

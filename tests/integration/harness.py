@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from agent.formats.image import WINDOW_BYTES
 from agent.units import KiB, MiB
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +183,7 @@ class Request(BaseHTTPRequestHandler):
         ranges: bool = True,
         pause: float = 0.0,
     ) -> None:
-        """Serve a file, cut at byte `upto`, waiting `pause` seconds after every 256 KiB."""
+        """Serve a file, cut at byte `upto`; see `pieces` for the pause."""
         found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         start = int(found[1]) if found and ranges and self.headers.get("If-Range") in (None, etag) else 0
         more = {"ETag": etag, "Accept_Ranges": "bytes"} if ranges else {}
@@ -192,10 +193,11 @@ class Request(BaseHTTPRequestHandler):
         self.pieces(data[start:upto], pause)
 
     def pieces(self, data: bytes, pause: float = 0.0) -> None:
+        """Send, waiting `pause` seconds before every 256 KiB behind what is read before anything is written."""
         for at in range(0, len(data), 256 * KiB):
-            self.wfile.write(data[at : at + 256 * KiB])
-            if pause and self.server.stopping.wait(pause):
+            if pause and at >= WINDOW_BYTES and self.server.stopping.wait(pause):
                 return
+            self.wfile.write(data[at : at + 256 * KiB])
 
 
 Answer = Callable[[Request, int], None]

@@ -19,8 +19,8 @@ from tests.integration.harness import Driver, Image, Outcome
 
 STAGES = ("preflight", "claim", "write", "verify", "finish", "commit")
 BOUNDARIES = tuple(f"{stage} {edge}" for stage in STAGES for edge in ("begins", "ends"))
-# Between 64 pieces of 256 KiB: the write stage takes about half a second then.
-PAUSE = 0.008
+# Seconds before each 256 KiB of the last 6 MiB: the write stage takes about half a second then.
+PAUSE = 0.02
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def test_signal_to_the_command_at_a_random_instant(lab: Lab, disk: Path, number:
     cancelled = 0
     with harness.serving(answer) as server:
         for _ in range(12 if number == signal.SIGTERM else 3):
-            delay = instants.uniform(0, 64 * PAUSE + 0.4)
+            delay = instants.uniform(0, 24 * PAUSE + 0.3)
             asked.clear()
             disk.write_bytes(lab.old)
             command = harness.start_write(disk, server.url, lab.image.sha256, disk.parent)

@@ -22,7 +22,7 @@ Write = tuple[int, bytes]
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory) -> harness.Image:
-    return harness.make_image(tmp_path_factory.mktemp("image"), 10 * MiB)
+    return harness.make_image(tmp_path_factory.mktemp("image"), 12 * MiB)
 
 
 @pytest.fixture(scope="module")

@@ -118,70 +118,6 @@ def test_all_faults_of_a_job_are_listed_with_their_paths(byoi, target):
     assert_untouched(target)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"{}", b"[" * 100_000])
-def test_what_is_no_job_document(byoi, target, text):
-    outcome = byoi("write", "-", "--disk", target, "--json", stdin=text)
-    assert outcome.status == 2
-    assert outcome.error["code"] == "job.invalid"
-    assert outcome.err.startswith("error: ")
-
-
-USAGE = {
-    "no command": (),
-    "unknown command": ("wipe",),
-    "unknown option": ("write", "--force"),
-    "no job": ("write", "--disk", "disk.img"),
-    "no disk": ("write", "--url", "http://127.0.0.1/x", "--type", "raw"),
-    "job and url": ("write", "job.json", "--url", "http://127.0.0.1/x", "--disk", "disk.img"),
-    "absent job": ("write", "absent.json", "--disk", "disk.img"),
-    "bad size": ("write", "--url", "http://127.0.0.1/x", "--type", "raw", "--disk", "d", "--size", "1X"),
-    "size without disk": (
-        *("write", "--url", "http://127.0.0.1/x", "--type", "raw"),
-        *("--size", "1M", "--disk-group", "1"),
-    ),
-    "bad header": ("write", "--url", "http://127.0.0.1/x", "--type", "raw", "--disk", "d", "--header", "x"),
-    "bad firmware": (
-        "write",
-        "--url",
-        "http://127.0.0.1/x",
-        "--type",
-        "raw",
-        "--disk",
-        "d",
-        "--firmware",
-        "x",
-    ),
-    "no type": ("write", "--url", "http://127.0.0.1/x", "--disk", "d"),
-    "bad checksum": (
-        "write",
-        "--url",
-        "http://127.0.0.1/x",
-        "--type",
-        "raw",
-        "--disk",
-        "d",
-        "--checksum",
-        "x",
-    ),
-    "negative group": ("write", "--url", "http://127.0.0.1/x", "--type", "raw", "--disk-group", "-1"),
-}
-
-
-@pytest.mark.parametrize("usage", USAGE)
-def test_wrong_usage_ends_with_2_and_says_what_is_wrong(byoi, usage):
-    outcome = byoi(*USAGE[usage])
-    assert (outcome.status, outcome.out) == (2, "")
-    assert "error: " in outcome.err or "--help" in outcome.err
-
-
-def test_an_existing_file_of_another_size_is_left_alone(gpt_image, byoi, target):
-    where = ("--url", gpt_image.path, "--type", "raw", "--disk", target)
-    outcome = byoi("write", *where, "--size", "80M")
-    assert outcome.status == 2
-    assert f"{target} exists" in outcome.err
-    assert_untouched(target)
-
-
 # -- the image -----------------------------------------------------------------------------------------------
 
 
@@ -197,35 +133,16 @@ def make_content(kind: str, image: Path, directory: Path) -> bytes:
     made = directory / f"content.{kind}"
     if kind == "qcow2":
         run("qemu-img", "convert", "-O", "qcow2", image, made)
-    elif kind == "vmdk":
-        run("qemu-img", "convert", "-O", "vmdk", "-o", "subformat=streamOptimized", image, made)
-    elif kind == "vhdx":
-        run("qemu-img", "convert", "-O", "vhdx", image, made)
-    elif kind == "ova":
-        (directory / "machine.ovf").write_text("<Envelope/>")
-        run("tar", "-C", directory, "--format=ustar", "-cf", made, "machine.ovf")
-    elif kind in ("ext4", "vfat"):
-        made.write_bytes(bytes(16 * MiB))
-        run(f"mkfs.{kind}", made)
-    else:
-        made.write_bytes(
-            {
-                "html": b"<!DOCTYPE html>\n<html><head><title>Sign in</title>" + b" " * 1024,
-                "gzip": gzip.compress(image.read_bytes()[: 4 * MiB]),
-                "json": b'{"error": "expired"}',
-                "xml": b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
-                "text": b"404 page not found\n",
-                "nothing": b"",
-                "zeros": bytes(8 * MiB),
-            }[kind]
-        )
-    return made.read_bytes()
+        return made.read_bytes()
+    return {
+        "html": b"<!DOCTYPE html>\n<html><head><title>Sign in</title>".ljust(1024),
+        "ext4": image.read_bytes()[ROOT_PIECE.start * MiB :],
+        "gzip": gzip.compress(image.read_bytes()[: 4 * MiB]),
+        "nothing": b"",
+    }[kind]
 
 
-CONTENTS = "html qcow2 vmdk vhdx ova ext4 vfat gzip json xml text nothing zeros".split()
-
-
-@pytest.mark.parametrize("kind", CONTENTS)
+@pytest.mark.parametrize("kind", ["html", "qcow2", "ext4", "gzip", "nothing"])
 def test_what_is_no_raw_image_is_named_before_the_first_write(gpt_image, web, byoi, tmp_path, target, kind):
     content = make_content(kind, gpt_image.path, tmp_path)
     url = web.publish(content, "image.raw", content_type="application/octet-stream")
@@ -273,7 +190,7 @@ def test_a_damaged_primary_table(gpt_image, web, byoi, target):
     message = "Can not move backup GPT data structures to the end of disk."
     error = assert_refused(outcome, "gpt.relocate", message)
     assert "header CRC" in error["detail"]
-    assert "sgdisk" in error["hint"]
+    assert "gdisk" in error["hint"]
     assert_untouched(target)
 
 
@@ -401,7 +318,7 @@ def test_a_file_that_another_process_writes(gpt_image, deploy, target):
     assert_untouched(target)
 
 
-def test_a_file_on_a_full_filesystem_is_a_fault_of_the_disk(gpt_image, deploy, target, monkeypatch):
+def test_a_file_on_a_full_filesystem_is_a_fault_of_the_disk(gpt_image, deploy, target):
     """Without root there is no filesystem to fill: a limit on the size of files does the same."""
     import resource
 

@@ -1,0 +1,200 @@
+"""Puts extents onto a sink: the blocking half of the copy loop, run in one thread at a time.
+
+Writes and zeros go straight through. Compressed extents are inflated on all cores, in groups that lie side
+by side on the guest disk, so that many small clusters become one write. What has been started is finished
+before `run` returns: a buffer may be filled again after it.
+"""
+
+import mmap
+import os
+import threading
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+import zstandard
+
+from agent.errors import ImageDamaged
+from agent.formats.extent import Codec, Copy, Extent, Fetch, Inflate, Write, Zero
+from agent.transfer.sink import Sink, SinkFailed, SinkTooSmall
+from agent.units import MiB
+
+# One group inflates into one write of at most this length, unless a single cluster is longer.
+GROUP_BYTES = MiB
+# The largest cluster that an image format has: qcow2 with cluster_bits 21.
+MAX_CLUSTER = 2 * MiB
+MAX_GROUPS_PER_CORE = 3
+_COPY_BYTES = MiB
+
+
+class Applier:
+    """Applies extents to a sink.
+
+    Memory: one buffer of 2 MiB for each core, made when the first compressed extent comes.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._feeds: Iterator[Iterator[Extent]] = iter(())
+        self._extents: Iterator[Extent] = iter(())
+        self._inflater: _Inflater | None = None
+
+    def begin(self, feeds: Iterator[Iterator[Extent]]) -> None:
+        """What `run` shall apply: the extents of one feed of the decoder after the other."""
+        self._feeds = feeds
+        self._extents = iter(())
+
+    def run(self) -> Fetch | None:
+        """Apply extents until their end (None), or until one asks for bytes of the file: call again once it has them.
+
+        Raises:
+            SinkFailed: the sink refused bytes.
+            SinkTooSmall: the image is larger than the sink.
+            DeployError: from the decoder, or a compressed extent is damaged.
+        """
+        while True:
+            if (fetch := self._run_feed()) is not None:
+                return fetch
+            # The decoder is fed again only here: what it gave before may live in its own memory.
+            following = next(self._feeds, None)
+            if following is None:
+                return None
+            self._extents = following
+
+    def _run_feed(self) -> Fetch | None:
+        try:
+            for extent in self._extents:
+                if isinstance(extent, Fetch):
+                    return extent
+                self._put(extent)
+        finally:
+            # Also on a failure: no thread may still read a buffer when the caller gives it back.
+            if self._inflater is not None:
+                self._inflater.finish()
+        return None
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._inflater is not None:
+            self._inflater.close()
+
+    def _put(self, extent: Write | Zero | Inflate | Copy) -> None:
+        length = len(extent.data) if isinstance(extent, Write) else extent.length
+        if extent.offset + length > self._sink.size:
+            raise SinkTooSmall(extent.offset + length)
+        try:
+            match extent:
+                case Write():
+                    self._sink.write(extent.offset, extent.data)
+                case Zero():
+                    self._sink.zero(extent.offset, extent.length)
+                case Inflate():
+                    self._inflate(extent)
+                case Copy():
+                    self._copy(extent)
+        except OSError as error:
+            raise SinkFailed(extent.offset, error) from error
+
+    def _copy(self, extent: Copy) -> None:
+        if self._inflater is not None:
+            self._inflater.finish()
+        for at in range(0, extent.length, _COPY_BYTES):
+            length = min(_COPY_BYTES, extent.length - at)
+            self._sink.write(extent.offset + at, memoryview(self._sink.read(extent.source + at, length)))
+
+    def _inflate(self, extent: Inflate) -> None:
+        if extent.length > MAX_CLUSTER:
+            raise ImageDamaged(
+                format="compressed", reason=f"a cluster of {extent.length} bytes is beyond all bounds"
+            )
+        if self._inflater is None:
+            self._inflater = _Inflater(self._sink)
+        self._inflater.add(extent)
+
+
+class _Inflater:
+    """Groups neighbouring compressed extents and inflates the groups in parallel, a bounded number at a time."""
+
+    def __init__(self, sink: Sink) -> None:
+        cores = len(os.sched_getaffinity(0))
+        self._sink = sink
+        self._threads = ThreadPoolExecutor(cores, thread_name_prefix="byoi-inflate")
+        self._local = threading.local()
+        self._limit = cores * MAX_GROUPS_PER_CORE
+        self._group: list[Inflate] = []
+        self._running: set[Future[None]] = set()
+
+    def add(self, extent: Inflate) -> None:
+        group = self._group
+        if group:
+            length = group[-1].offset + group[-1].length - group[0].offset
+            follows = group[-1].offset + group[-1].length == extent.offset
+            if not follows or length + extent.length > GROUP_BYTES:
+                self._start()
+        self._group.append(extent)
+
+    def _start(self) -> None:
+        if not self._group:
+            return
+        group, self._group = self._group, []
+        while len(self._running) >= self._limit:
+            done, self._running = wait(self._running, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+        self._running.add(self._threads.submit(self._work, group))
+
+    def finish(self) -> None:
+        """Wait for all that was added; raises the first failure once nothing runs any more."""
+        self._start()
+        done, self._running = wait(self._running)[0], set()
+        failures = [error for future in done if (error := future.exception()) is not None]
+        if failures:
+            raise failures[0]
+
+    def close(self) -> None:
+        self._group.clear()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _work(self, group: list[Inflate]) -> None:
+        buffer: memoryview | None = getattr(self._local, "buffer", None)
+        if buffer is None:
+            # Page-aligned, so that the sink can write it without a copy.
+            buffer = self._local.buffer = memoryview(mmap.mmap(-1, max(GROUP_BYTES, MAX_CLUSTER)))
+        at = 0
+        for extent in group:
+            inflate(extent.data, extent.codec, buffer[at : at + extent.length])
+            at += extent.length
+        try:
+            self._sink.write(group[0].offset, buffer[:at])
+        except OSError as error:
+            raise SinkFailed(group[0].offset, error) from error
+
+
+def inflate(data: memoryview, codec: Codec, target: memoryview) -> None:
+    """Inflate the beginning of `data` until `target` is full.
+
+    Raises:
+        ImageDamaged: it is no such stream, or ends too early.
+    """
+    try:
+        if codec == "zstd":
+            got = _inflate_zstd(data, target)
+        else:
+            # Raw deflate in qcow2 uses a window of 12 bits; a larger one reads it as well.
+            piece = zlib.decompressobj(-15 if codec == "deflate" else 15).decompress(data, len(target))
+            got = len(piece)
+            target[:got] = piece
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise ImageDamaged(format="compressed", reason=f"a cluster does not inflate: {error}") from error
+    if got < len(target):
+        raise ImageDamaged(
+            format="compressed", reason=f"a cluster inflates to {got} bytes, expected {len(target)}"
+        )
+
+
+def _inflate_zstd(data: memoryview, target: memoryview) -> int:
+    got = 0
+    with zstandard.ZstdDecompressor(max_window_size=8 * MiB).stream_reader(data) as reader:
+        while got < len(target) and (count := reader.readinto(target[got:])):
+            got += count
+    return got

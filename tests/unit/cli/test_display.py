@@ -1,0 +1,111 @@
+import asyncio
+import dataclasses
+import io
+import re
+
+from agent.cli.display import Lines, amounts, show_progress, summary
+from agent.errors import ImageDownload
+from agent.model.events import Finished, Noted, StageBegan, StageEnded
+from agent.model.stage import State
+from agent.model.status import Progress, Status
+from agent.units import GiB, MiB
+
+STATUS = Status(
+    server_name=None,
+    state=State.WRITE,
+    message="",
+    checksum="sha256:abc",
+    percent=41.27,
+    attempt=1,
+    progress=Progress(
+        bytes_downloaded=512 * MiB, bytes_total=GiB, rate=100 * MiB, eta=5.12, waiting_on="network"
+    ),
+    started_at=1000.0,
+    updated_at=1010.0,
+    finished_at=1012.5,
+    disk={"path": "/dev/sda"},
+)
+
+
+def printed(stream: io.StringIO) -> list[str]:
+    """The lines without their times."""
+    lines = stream.getvalue().splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines)
+    return [line[9:] for line in lines]
+
+
+def test_amounts_in_words():
+    assert amounts(STATUS) == "512.0 MiB of 1.0 GiB, 100.0 MiB/s, 5.1 s left, waiting on network"
+    unknown = dataclasses.replace(STATUS, progress=Progress(bytes_downloaded=3))
+    assert amounts(unknown) == "3 B"
+
+
+def test_the_last_line():
+    assert summary(STATUS) == "done: 512.0 MiB deployed to /dev/sda in 12.5 s (sha256:abc)"
+
+
+def test_events_are_lines():
+    stream = io.StringIO()
+    lines = Lines(stream)
+    failed = dataclasses.replace(STATUS, error=ImageDownload(url="http://a.example/x").document())
+    for event in (StageBegan(State.CLAIM), StageEnded(State.CLAIM, 0.26), Noted("again"), Finished(failed)):
+        lines.listen(event)
+    # What went wrong is printed by the command, once.
+    assert printed(stream) == ["claim: begins", "claim: 0.3 s", "note: again"]
+    lines.listen(Finished(STATUS))
+    assert printed(stream)[-1] == summary(STATUS)
+
+
+async def test_progress_comes_at_a_steady_pace_and_only_while_bytes_flow():
+    stream = io.StringIO()
+    lines = Lines(stream)
+    lines.seconds = 0.01
+    async with lines.following(lambda: dataclasses.replace(STATUS, state=State.CLAIM)):
+        await asyncio.sleep(0.05)
+    assert printed(stream) == []
+    async with lines.following(lambda: STATUS):
+        await asyncio.sleep(0.2)
+    count = len(printed(stream))
+    assert 2 <= count <= 20
+    assert set(printed(stream)) == {" 41.3 % " + amounts(STATUS)}
+    await asyncio.sleep(0.05)
+    assert len(printed(stream)) == count
+
+
+def test_a_console_that_went_away_fails_nothing():
+    stream = io.StringIO()
+    lines = Lines(stream)
+    stream.close()
+    lines.listen(Noted("nobody reads this"))
+
+
+async def test_quiet_says_nothing(capsys):
+    display = show_progress(quiet=True)
+    display.listen(Noted("x"))
+    async with display.following(lambda: STATUS):
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+async def test_a_bar_on_a_terminal(monkeypatch):
+    """Stages that are over stay on the screen; the bar itself does not."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    display = show_progress(quiet=False)
+    async with display.following(lambda: STATUS):
+        await asyncio.sleep(0.5)
+        display.listen(StageEnded(State.WRITE, 3))
+        display.listen(Noted("a note [with brackets]"))
+    display.listen(Finished(STATUS))
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
+    assert " 41.3 %" in text
+    assert re.search(r"✓ write +3\.0 s", text)
+    assert "note: a note [with brackets]" in text
+    assert text.rstrip().endswith(summary(STATUS))

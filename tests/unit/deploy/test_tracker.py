@@ -1,0 +1,158 @@
+import pytest
+
+from agent.deploy.plan import Step
+from agent.deploy.tracker import MAX_NOTES, MESSAGES, Tracker
+from agent.errors import ChecksumMismatch, JobCancelled
+from agent.model.events import Finished, Noted, StageBegan, StageEnded
+from agent.model.job import parse_job
+from agent.model.stage import STAGES, State
+from agent.model.status import Progress
+
+JOB = parse_job(
+    {
+        "URL": "https://a.example/x?token=secret1",
+        "type": "raw",
+        "httpHeader": [{"key": "X-Token", "value": "secret2"}],
+        "configdrive": {"enable": True, "userData": "secret3"},
+    }
+)
+WEIGHTS = {
+    State.PREFLIGHT: 2,
+    State.CLAIM: 1,
+    State.WRITE: 92,
+    State.VERIFY: 1,
+    State.FINISH: 2,
+    State.COMMIT: 2,
+}
+STEPS = tuple(Step(stage, stage.value, weight) for stage, weight in WEIGHTS.items())
+
+
+@pytest.fixture
+def events():
+    return []
+
+
+@pytest.fixture
+def clock():
+    """Seconds that pass by one whenever they are looked at."""
+    times = iter(range(1_700_000_000, 1_800_000_000))
+    return lambda: float(next(times))
+
+
+@pytest.fixture
+def tracker(events, clock):
+    return Tracker(JOB, "ns1.example.net", events.append, clock)
+
+
+def advance_to(tracker: Tracker, state: State) -> None:
+    while tracker.state is not state:
+        tracker.next()
+
+
+def test_a_client_sees_starting_first(tracker):
+    document = tracker.snapshot().document()
+    assert document["status"] == "doing"
+    assert document["message"] == "starting"
+    assert document["servername"] == "ns1.example.net"
+    assert (document["stage"], document["percent"], document["stages"]) == (None, 0.0, [])
+
+
+def test_a_deployment_goes_through_all_stages(tracker, events):
+    tracker.use_steps(STEPS)
+    seen = []
+    while tracker.state is not State.DONE:
+        tracker.next()
+        seen.append(tracker.state)
+        status = tracker.snapshot()
+        assert status.message == MESSAGES[tracker.state]
+        assert status.status == ("done" if tracker.state is State.DONE else "doing")
+    assert seen == [*STAGES, State.DONE]
+    assert [event.stage for event in events if isinstance(event, StageBegan)] == list(STAGES)
+    assert [event.stage for event in events if isinstance(event, StageEnded)] == list(STAGES)
+    assert isinstance(events[-1], Finished)
+    assert events[-1].status.document()["percent"] == 100.0
+    assert tracker.snapshot().finished_at is not None
+
+
+def test_no_stage_follows_the_last_one(tracker):
+    advance_to(tracker, State.DONE)
+    for illegal in (tracker.next, tracker.restart, lambda: tracker.fail(JobCancelled())):
+        with pytest.raises(RuntimeError, match="cannot take the event"):
+            illegal()
+
+
+@pytest.mark.parametrize("state", [State.STARTING, *STAGES])
+@pytest.mark.parametrize("error", [JobCancelled(), ChecksumMismatch(algorithm="md5", got="1", expected="2")])
+def test_it_can_fail_and_be_cancelled_at_every_stage(tracker, events, state, error):
+    advance_to(tracker, state)
+    tracker.fail(error)
+    document = tracker.snapshot().document()
+    assert (document["status"], document["message"]) == ("error", error.message)
+    assert document["error"]["code"] == error.code
+    assert document["finishedAt"] is not None
+    assert all(stage["seconds"] is not None for stage in document["stages"])
+    assert isinstance(events[-1], Finished)
+
+
+def test_the_percentage_follows_the_bytes_written(tracker):
+    tracker.use_steps(STEPS)
+    written = 0
+    tracker.progress = lambda: Progress(bytes_downloaded=written, bytes_written=written, bytes_total=1000)
+    advance_to(tracker, State.WRITE)
+    assert tracker.snapshot().percent == 3
+    written = 500
+    assert tracker.snapshot().percent == 3 + 46
+    written = 1000
+    assert tracker.snapshot().percent == 95
+    tracker.next()
+    assert tracker.snapshot().percent == 95
+
+
+def test_the_percentage_never_goes_back(tracker):
+    tracker.use_steps(STEPS)
+    written = 900
+    tracker.progress = lambda: Progress(bytes_written=written, bytes_total=1000)
+    advance_to(tracker, State.WRITE)
+    before = tracker.snapshot().percent
+    tracker.restart()
+    written = 0
+    assert tracker.snapshot().percent == before
+    assert tracker.snapshot().attempt == 2
+    tracker.fail(JobCancelled())
+    assert tracker.snapshot().percent == before
+
+
+def test_without_a_total_the_percentage_waits(tracker):
+    tracker.use_steps(STEPS)
+    tracker.progress = lambda: Progress(bytes_written=10**9)
+    advance_to(tracker, State.WRITE)
+    assert tracker.snapshot().percent == 3
+
+
+def test_the_source_is_reported_in_words(tracker, events):
+    retry = {"attempt": 2, "attempts": 6, "position": 4096, "delay": 1.26, "reason": "503 Busy"}
+    tracker.source_event("retrying", retry)
+    tracker.source_event("resumed", {"position": 4096})
+    tracker.source_event("redirected", {"url": "https://b.example/x"})
+    tracker.source_event("something new", {})
+    assert [event.text for event in events if isinstance(event, Noted)] == [
+        "trying again in 1.3 s (attempt 2 of 6, at byte 4096): 503 Busy",
+        "resumed at byte 4096",
+        "redirected to https://b.example/x",
+    ]
+
+
+def test_notes_are_bounded(tracker):
+    for number in range(MAX_NOTES + 5):
+        tracker.note(str(number))
+    notes = tracker.snapshot().notes
+    assert (len(notes), notes[0], notes[-1]) == (MAX_NOTES, "5", str(MAX_NOTES + 4))
+
+
+def test_a_snapshot_is_frozen_and_has_no_secrets(tracker):
+    before = tracker.snapshot()
+    advance_to(tracker, State.WRITE)
+    assert before.state is State.STARTING
+    assert before.stages == ()
+    shown = repr(tracker.snapshot()) + str(tracker.snapshot().document())
+    assert [word for word in ("secret1", "secret2", "secret3") if word in shown] == []

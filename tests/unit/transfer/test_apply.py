@@ -1,0 +1,159 @@
+import zlib
+
+import pytest
+import zstandard
+
+from agent.errors import ImageDamaged
+from agent.formats.extent import Copy, Fetch, Inflate, Write, Zero
+from agent.transfer.apply import Applier
+from agent.transfer.sink import HeldEnds, SinkFailed, SinkTooSmall
+
+SIZE = 4 * 1024 * 1024
+CLUSTER = 65536
+
+
+class MemorySink:
+    def __init__(self, fail_at=None):
+        self.size, self.fail_at = SIZE, fail_at
+        self.content = bytearray(b"\xa5" * SIZE)
+        self.writes = []
+
+    def write(self, offset, data):
+        if self.fail_at is not None and offset <= self.fail_at < offset + len(data):
+            raise OSError(5, "Input/output error", "/dev/x")
+        self.writes.append((offset, len(data)))
+        self.content[offset : offset + len(data)] = data
+
+    def zero(self, offset, length):
+        self.write(offset, bytes(length))
+
+    def read(self, offset, length):
+        return bytes(self.content[offset : offset + length])
+
+
+def deflate(data, bits=-12):
+    compressor = zlib.compressobj(wbits=bits)
+    return compressor.compress(data) + compressor.flush()
+
+
+def cluster(number):
+    return (b"cluster %06d " % number) * (CLUSTER // 15) + b"x" * (CLUSTER % 15)
+
+
+def apply(sink, *feeds):
+    applier = Applier(sink)
+    applier.begin(iter(iter(feed) for feed in feeds))
+    try:
+        return applier.run()
+    finally:
+        applier.close()
+
+
+COMPRESS = {
+    "deflate": deflate,
+    "zlib": zlib.compress,
+    "zstd": lambda data: zstandard.ZstdCompressor(write_content_size=False).compress(data),
+}
+
+
+@pytest.mark.parametrize("codec", ["deflate", "zlib", "zstd"])
+def test_compressed_clusters_come_out_as_they_went_in(codec):
+    sink = MemorySink()
+    # Bytes of the next cluster may follow in the same sectors.
+    extents = [
+        Inflate(n * CLUSTER, CLUSTER, memoryview(COMPRESS[codec](cluster(n)) + b"\0\xffjunk"), codec)
+        for n in range(40)
+    ]
+    assert apply(sink, extents) is None
+    assert sink.content[: 40 * CLUSTER] == b"".join(cluster(n) for n in range(40))
+    assert sink.content[40 * CLUSTER :] == b"\xa5" * (SIZE - 40 * CLUSTER)
+
+
+def test_neighbouring_clusters_are_written_together():
+    sink = MemorySink()
+    extents = [Inflate(n * CLUSTER, CLUSTER, memoryview(deflate(cluster(n))), "deflate") for n in range(32)]
+    apply(sink, extents)
+    assert sorted(sink.writes) == [(0, 16 * CLUSTER), (16 * CLUSTER, 16 * CLUSTER)]
+
+
+def test_the_last_cluster_may_be_cut_off_by_the_end_of_the_disk():
+    sink = MemorySink()
+    apply(sink, [Inflate(SIZE - 512, 512, memoryview(deflate(cluster(7))), "deflate")])
+    assert sink.content[-512:] == cluster(7)[:512]
+
+
+def test_writes_zeros_and_copies_keep_their_order():
+    sink = MemorySink()
+    data = memoryview(b"d" * 3000)
+    apply(sink, [Write(100, data), Copy(100, 1_000_000, 3000)], [Zero(100, 3000)])
+    assert sink.content[1_000_000:1_003_000] == data
+    assert not any(sink.content[100:3100])
+
+
+def test_a_copy_sees_what_was_inflated_before_it():
+    sink = MemorySink()
+    apply(sink, [Inflate(0, CLUSTER, memoryview(deflate(cluster(1))), "deflate"), Copy(0, CLUSTER, CLUSTER)])
+    assert sink.content[CLUSTER : 2 * CLUSTER] == cluster(1)
+
+
+def test_a_fetch_comes_out_and_what_follows_waits_for_its_bytes():
+    sink = MemorySink()
+
+    def feed():
+        fetch = Fetch(512, 4)
+        yield fetch
+        yield Write(0, memoryview(fetch.data))
+
+    applier = Applier(sink)
+    applier.begin(iter([feed()]))
+    fetch = applier.run()
+    assert (fetch.offset, fetch.length) == (512, 4)
+    fetch.data = b"late"
+    assert applier.run() is None
+    applier.close()
+    assert sink.content[:4] == b"late"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff" * 100, deflate(b"too short"), deflate(cluster(0))[:-100]],
+    ids=["empty", "junk", "short", "cut"],
+)
+def test_a_damaged_cluster_is_the_images_fault(data):
+    with pytest.raises(ImageDamaged):
+        apply(MemorySink(), [Inflate(0, CLUSTER, memoryview(data), "deflate")])
+
+
+def test_a_damaged_zstd_cluster_is_the_images_fault():
+    with pytest.raises(ImageDamaged):
+        apply(MemorySink(), [Inflate(0, CLUSTER, memoryview(b"\x28\xb5\x2f\xfd" + b"\xff" * 50), "zstd")])
+
+
+def test_a_write_that_fails_in_a_thread_is_the_sinks_fault():
+    extents = [Inflate(n * CLUSTER, CLUSTER, memoryview(deflate(cluster(n))), "deflate") for n in range(40)]
+    with pytest.raises(SinkFailed, match="Input/output error"):
+        apply(MemorySink(fail_at=20 * CLUSTER), extents)
+
+
+@pytest.mark.parametrize(
+    "extent",
+    [
+        Write(SIZE - 1, memoryview(b"ab")),
+        Zero(0, SIZE + 1),
+        Inflate(SIZE, CLUSTER, memoryview(b"x"), "deflate"),
+        Copy(0, SIZE, 1),
+    ],
+)
+def test_an_extent_beyond_the_sink_is_refused(extent):
+    with pytest.raises(SinkTooSmall):
+        apply(MemorySink(), [extent])
+
+
+def test_held_ends_read_back_what_was_written_anywhere():
+    inner = MemorySink()
+    held = HeldEnds(inner, 1000, 1000)
+    data = bytes(range(256)) * (SIZE // 256)
+    held.write(0, memoryview(data))
+    assert held.read(0, SIZE) == data
+    assert held.read(990, 20) == data[990:1010]
+    assert held.read(SIZE - 1010, 1010) == data[-1010:]
