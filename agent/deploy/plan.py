@@ -140,8 +140,14 @@ def _disk_refusals(facts: Facts) -> list[DeployError]:
 
 
 def _image_refusals(job: Job, facts: Facts, image: ImageFacts) -> list[DeployError]:
-    if image.content != "raw" and job.type != "raw":
-        return [ImageType(found=image.content, expected=job.type)]
+    if job.type == "raw" and image.container != "raw":
+        return [ImageNoTable(found=image.container)]
+    if job.type != image.container:
+        return [ImageType(found=image.container, expected=job.type)]
+    if image.size is not None and image.size > facts.target.size:
+        return [ImageSize(image_size=image.size, device=facts.target.path, device_size=facts.target.size)]
+    if not image.examined:
+        return []
     if image.table_fault is not None:
         return [
             GptRelocate(
@@ -153,8 +159,6 @@ def _image_refusals(job: Job, facts: Facts, image: ImageFacts) -> list[DeployErr
         return [ImageNoTable(found=image.content)]
     if image.size is not None and image.size < image.reach:
         return [ImageTruncated(size=image.size, expected=image.reach)]
-    if image.size is not None and image.size > facts.target.size:
-        return [ImageSize(image_size=image.size, device=facts.target.path, device_size=facts.target.size)]
     return []
 
 

@@ -67,6 +67,14 @@ class Fetch:
 Extent = Write | Zero | Inflate | Copy | Fetch
 
 
+class GuestTooLarge(ValueError):
+    """The guest disk is larger than the disk that the decoder was made for; `size` in bytes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the guest disk has {size} bytes")
+        self.size = size
+
+
 class Decoder(Protocol):
     """One image format, fed with the file's bytes in order, in pieces of any length."""
 

@@ -20,9 +20,11 @@ class ImageFacts:
     """A guest disk as far as its first bytes tell. Sizes in bytes."""
 
     content: str
-    """What the file is: `raw`, or the name of what was found instead."""
+    """What the guest disk is: `raw` for one with a partition table, or the name of what was found instead."""
     size: int | None
     """Size of the guest disk; None where the server does not tell the file's."""
+    container: str = "raw"
+    """What the file is, without its compression: `raw`, `qcow2`, `ova`, or what was found instead."""
     table: Gpt | Mbr | None = None
     table_fault: str | None = None
     """Why a partition table that is there cannot be used."""
@@ -31,19 +33,21 @@ class ImageFacts:
     boot_code: bool = False
     reach: int = 0
     """Where the last partition ends."""
+    examined: bool = True
+    """False where the first bytes of the guest disk come late in the file: they are examined before the commit."""
 
 
-def examine(window: bytes, size: int | None) -> ImageFacts:
+def examine(window: bytes, size: int | None, container: str = "raw") -> ImageFacts:
     """Read the first `WINDOW_BYTES` of a guest disk (all of it where it is shorter)."""
     content = sniff(window[:SNIFF_BYTES])
     if content != "raw":
-        return ImageFacts(content, size)
+        return ImageFacts(content, size, container)
     try:
         table = read_table(window, None)
     except TableError as error:
-        return ImageFacts(content, size, table_fault=str(error))
+        return ImageFacts(content, size, container, table_fault=str(error))
     if table is None:
-        return ImageFacts(content, size)
+        return ImageFacts(content, size, container)
     sector_size: int | None
     if isinstance(table, Gpt):
         sector_size = table.sector_size
@@ -52,10 +56,11 @@ def examine(window: bytes, size: int | None) -> ImageFacts:
         if sector_size not in (None, table.sector_size):
             table = read_table(window, sector_size)
             if table is None:
-                return ImageFacts(content, size, table_fault="the MBR does not hold together")
+                return ImageFacts(content, size, container, table_fault="the MBR does not hold together")
     return ImageFacts(
         content,
         size,
+        container,
         table,
         sector_size=sector_size,
         esp=has_esp(table),

@@ -38,7 +38,12 @@ class Context:
     # From preflight:
     info: SourceInfo | None = None
     image: ImageFacts | None = None
+    content: str = ""
+    """What the file is: `raw`, `gzip`, ..."""
+    container: str = ""
+    """What it is without its compression."""
     head_window: bytes = b""
+    """The guest's first MiB as preflight saw it; empty where it comes late in the file."""
     head_buffers: list[Buffer] = field(default_factory=list)
     # From claim:
     disk: TargetDisk | None = None

@@ -1,25 +1,39 @@
-"""Preflight: open the image and read its first bytes, so that all refusals come before the first write.
+"""Preflight: open the image and decode its first bytes, so that all refusals come before the first write.
 
-Nothing is written here. The bytes read stay in their buffers, and the write stage goes on from them: nothing
-is downloaded twice.
+Nothing is written here. The bytes read stay in their buffers, and the write stage goes on from them: nothing is
+downloaded twice. What they decode to goes into a window in memory, by a decoder that is thrown away: the one that
+writes starts again from the same buffers.
 """
 
-import asyncio
+import time
+from collections.abc import Iterator
 
+from agent.aio import run_blocking
 from agent.errors import ImageDownload
-from agent.formats.image import WINDOW_BYTES, examine
+from agent.formats.detect import SNIFF_BYTES, sniff
+from agent.formats.extent import Decoder, Extent, GuestTooLarge
+from agent.formats.image import WINDOW_BYTES, ImageFacts, examine
 from agent.model.url import redact_url
 from agent.stages.context import HEAD_BYTES, Context
+from agent.stages.decoding import new_decoder
+from agent.transfer.apply import Applier
+from agent.transfer.pipeline import apply_feeds
 from agent.transfer.pool import Buffer
+from agent.transfer.sink import SinkTooSmall
 from agent.transfer.source import TransferRestart
+from agent.units import MiB
+
+# How much of the file is read to fill the window at most: less than the pool has, and than a decoder may hold back.
+MAX_FILE_HEAD = 14 * MiB
 
 
 async def probe_image(ctx: Context) -> None:
-    """Open the source, read the head of the image, and put what it tells into the context.
+    """Open the source, decode the head of the image, and put what it tells into the context.
 
     Raises:
         ImageDownload: the image cannot be reached, or a cut of it could not be told from its end.
         ImageChanged: it changed between two requests.
+        DeployError: the decoder refuses the image.
     """
     ctx.info = await ctx.source.open()
     ctx.meter.total = ctx.info.size
@@ -31,33 +45,90 @@ async def probe_image(ctx: Context) -> None:
         )
     while True:
         try:
-            await _fill_head(ctx)
-            break
+            ctx.image = await _probe(ctx)
         except TransferRestart:
             forget_head(ctx)
             ctx.meter.restart()
-    window = b"".join(buffer.data for buffer in ctx.head_buffers)
-    whole = bool(ctx.head_buffers) and ctx.head_buffers[-1].length < ctx.pool.size
-    size = len(window) if whole else ctx.info.size
-    ctx.image = examine(window[:WINDOW_BYTES], size)
-    ctx.head_window = window[:HEAD_BYTES]
+        else:
+            return
 
 
-async def _fill_head(ctx: Context) -> None:
-    got = 0
-    while got < WINDOW_BYTES:
-        buffer: Buffer = await ctx.pool.acquire()
-        began = asyncio.get_running_loop().time()
-        ctx.head_buffers.append(buffer)
-        buffer.length = await ctx.source.fill(buffer.view)
-        ctx.meter.received(buffer.length, asyncio.get_running_loop().time() - began)
-        got += buffer.length
+async def _probe(ctx: Context) -> ImageFacts:
+    first = await _next_buffer(ctx)
+    ctx.content = sniff(bytes(first.data[:SNIFF_BYTES]))
+    decoder = new_decoder(ctx)
+    window = _Window(ctx.target.size)
+    applier = Applier(window)
+    try:
+        at_end = await _fill_window(ctx, decoder, applier, window)
+    except SinkTooSmall as error:
+        return ImageFacts(
+            "raw", error.end, ctx.container, examined=False
+        )  # the plan refuses it, with both numbers
+    except GuestTooLarge as error:
+        return ImageFacts("raw", error.size, ctx.container, examined=False)
+    finally:
+        await run_blocking(applier.close)
+    size = decoder.virtual_size
+    complete = window.covered >= min(WINDOW_BYTES, size or WINDOW_BYTES)
+    if not (complete or at_end):
+        return ImageFacts("unknown data", size, ctx.container, examined=False)
+    data = bytes(window.data[: min(WINDOW_BYTES, window.covered if size is None else size)])
+    ctx.head_window = data[:HEAD_BYTES]
+    return examine(data, size, ctx.container)
+
+
+async def _fill_window(ctx: Context, decoder: Decoder, applier: Applier, window: "_Window") -> bool:
+    """Decode the head of the file until the window is full; True if the file ended before."""
+    read = 0
+    for index in range(MAX_FILE_HEAD // ctx.pool.size):
+        buffer = ctx.head_buffers[index] if index < len(ctx.head_buffers) else await _next_buffer(ctx)
+        read += buffer.length
+        await apply_feeds(applier, iter((decoder.feed(buffer.data),)), ctx.source)
         if buffer.length < len(buffer.view):
-            break
+            await apply_feeds(applier, _finish(decoder), ctx.source)
+            return True
+        if window.covered >= min(WINDOW_BYTES, decoder.virtual_size or WINDOW_BYTES):
+            return False
+    return False
+
+
+def _finish(decoder: Decoder) -> Iterator[Iterator[Extent]]:
+    yield decoder.finish()
+
+
+async def _next_buffer(ctx: Context) -> Buffer:
+    buffer = await ctx.pool.acquire()
+    ctx.head_buffers.append(buffer)
+    began = time.monotonic()
+    buffer.length = await ctx.source.fill(buffer.view)
+    ctx.meter.received(buffer.length, time.monotonic() - began)
+    return buffer
 
 
 def forget_head(ctx: Context) -> None:
-    """Give the buffers of the head back: they were written, or the transfer starts again."""
+    """Give the buffers of the head back: the transfer starts again."""
     for buffer in ctx.head_buffers:
         buffer.release()
     ctx.head_buffers = []
+
+
+class _Window:
+    """A sink that keeps the first bytes of the guest disk and counts how many of them have come."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.data = bytearray(WINDOW_BYTES)
+        self.covered = 0
+
+    def write(self, offset: int, data: memoryview) -> None:
+        piece = data[: max(0, WINDOW_BYTES - offset)]
+        self.data[offset : offset + len(piece)] = piece
+        self.covered += len(piece)
+
+    def zero(self, offset: int, length: int) -> None:
+        # The window is zeros from the start.
+        self.covered += max(0, min(WINDOW_BYTES, offset + length) - offset)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return bytes(self.data[offset : offset + length])

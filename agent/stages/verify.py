@@ -3,7 +3,7 @@ the disk.
 """
 
 from agent.errors import ChecksumMismatch, ImageChanged, ImageDownload, ImageTruncated
-from agent.stages.context import HEAD_BYTES, Context
+from agent.stages.context import Context
 
 
 def verify(ctx: Context) -> None:
@@ -20,10 +20,10 @@ def verify(ctx: Context) -> None:
     got = ctx.digest.hexdigest()
     if ctx.job.checksum is not None and got != ctx.job.checksum:
         raise ChecksumMismatch(algorithm=ctx.digest.algorithm, got=got, expected=ctx.job.checksum)
-    if ctx.digest.length < image.reach:
-        raise ImageTruncated(size=ctx.digest.length, expected=image.reach)
+    if ctx.guest_size < image.reach:
+        raise ImageTruncated(size=ctx.guest_size, expected=image.reach)
     # A restarted transfer may have brought another file than the one that preflight examined.
-    if bytes(sink.head[: len(ctx.head_window)]) != ctx.head_window[:HEAD_BYTES]:
+    if bytes(sink.head[: len(ctx.head_window)]) != ctx.head_window:
         raise ImageChanged(
             url=info.url, detail="its first bytes differ from those that were examined before writing"
         )

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 from agent.aio import run_blocking
-from agent.errors import ImageSize, ImageWrite
-from agent.formats.raw import RawDecoder
+from agent.errors import ImageWrite
+from agent.formats.extent import GuestTooLarge
 from agent.stages.context import Context
+from agent.stages.decoding import new_decoder, too_large
 from agent.transfer.pipeline import copy
 from agent.transfer.sink import SinkFailed, SinkTooSmall
 from agent.transfer.source import TransferRestart
@@ -34,11 +35,10 @@ async def write_image(ctx: Context, restarted: Callable[[], None]) -> None:
 
 
 async def _copy_once(ctx: Context) -> None:
-    info, _ = ctx.examined()
     disk, sink = ctx.opened()
     sink.reset()
     head, ctx.head_buffers = ctx.head_buffers, []
-    decoder = RawDecoder(info.size)
+    decoder = new_decoder(ctx)
     try:
         await copy(ctx.source, ctx.pool, ctx.digest, decoder, sink, ctx.meter, head)
         ctx.guest_size = decoder.virtual_size or 0
@@ -48,7 +48,9 @@ async def _copy_once(ctx: Context) -> None:
     except SinkFailed as failure:
         raise ImageWrite(type=ctx.job.type, detail=f"{disk.path}: {failure}") from failure.error
     except SinkTooSmall as failure:
-        raise ImageSize(image_size=failure.end, device=disk.path, device_size=disk.size) from None
+        raise too_large(ctx, failure.end) from None
+    except GuestTooLarge as failure:
+        raise too_large(ctx, failure.size) from None
 
 
 def _flush(flush: Callable[[], None], path: str) -> None:

@@ -114,12 +114,12 @@ async def _hash_lane(lane: _Lane, digest: Digest) -> None:
 
 async def _write_lane(lane: _Lane, decoder: Decoder, applier: Applier, source: Source, meter: Meter) -> None:
     async for batch in _batches(lane):
-        await _apply(applier, (decoder.feed(buffer.data) for buffer in batch), source)
+        await apply_feeds(applier, (decoder.feed(buffer.data) for buffer in batch), source)
         meter.wrote(sum(buffer.length for buffer in batch))
-    await _apply(applier, iter((decoder.finish(),)), source)
+    await apply_feeds(applier, iter((decoder.finish(),)), source)
 
 
-async def _apply(applier: Applier, feeds: Iterator[Iterator[Extent]], source: Source) -> None:
+async def apply_feeds(applier: Applier, feeds: Iterator[Iterator[Extent]], source: Source) -> None:
     """Apply extents in a thread; what the decoder asks for out of order is fetched here, between two runs of it."""
     applier.begin(feeds)
     while (fetch := await run_blocking(applier.run)) is not None:

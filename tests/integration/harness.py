@@ -92,15 +92,13 @@ class Image:
 
 def make_image(directory: Path, size: int = IMAGE_SIZE) -> Image:
     """A system with random bytes wherever its filesystems have none of their own."""
-    path = directory / "image.raw"
-    dirty(path, size, NOISE)
+    dirty(path := directory / "image.raw", size, NOISE)
     return Image(furnish(path, path, "new-root"))
 
 
 def make_old_disk(directory: Path, size: int = DISK_SIZE) -> bytes:
     """A disk with another system on it, and 0xA5 wherever that system left no mark."""
-    path = directory / "old.raw"
-    dirty(path, size, DIRT)
+    dirty(path := directory / "old.raw", size, DIRT)
     return furnish(path, path, "old-root")
 
 

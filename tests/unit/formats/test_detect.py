@@ -2,7 +2,6 @@ import bz2
 import gzip
 import lzma
 import os
-import shutil
 import subprocess
 import zipfile
 
@@ -42,7 +41,8 @@ def test_a_partition_table_is_raw(disk, label):
 
 
 def test_a_damaged_gpt_is_still_a_partition_table(disk):
-    run("sgdisk", "-o", disk)
+    run("sgdisk", "--zap-all", disk)
+    run("sgdisk", "--clear", disk)
     data = bytearray(head(disk))
     data[512 + 16] ^= 0xFF
     assert sniff(bytes(data)) == "raw"
@@ -84,11 +84,7 @@ def test_compressed_files(disk, tmp_path):
     with zipfile.ZipFile(tmp_path / "image.zip", "w") as archive:
         archive.write(disk)
     packed["zip"] = head(tmp_path / "image.zip")
-    for tool in ("zstd", "lz4"):
-        if shutil.which(tool):
-            run(tool, "-q", disk, tmp_path / "packed")
-            packed[tool] = head(tmp_path / "packed")
-            (tmp_path / "packed").unlink()
+    packed["zstd"] = subprocess.run(["zstd", "-qc", disk], check=True, capture_output=True).stdout
     for kind, content in packed.items():
         assert sniff(content) == kind
 

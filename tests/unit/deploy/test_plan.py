@@ -1,0 +1,234 @@
+"""What is decided from which facts. Nothing is touched, so the facts are made up or read from small images."""
+
+import os
+import subprocess
+
+import pytest
+
+from agent.deploy.plan import MIN_DISK_BYTES, Facts, Policy, plan
+from agent.formats.image import ImageFacts, examine
+from agent.model.disks import Disk, Holder
+from agent.model.job import parse_job
+from agent.model.stage import STAGES
+from agent.units import GiB, KiB, MiB
+
+SIZE = 16 * MiB
+DRIVE_SIZE = 400 * KiB
+ESP = "start=2048,size=2048,type=uefi"
+ROOT = "start=4096,size=4096,type=linux"
+
+
+def job(**members):
+    return parse_job({"URL": "https://a.example/x?t=secret", "type": "raw"} | members)
+
+
+def disk(**members) -> Disk:
+    return Disk("/dev/sda", members.pop("size", GiB), **members)
+
+
+@pytest.fixture
+def image(tmp_path):
+    """The facts of an image: image("gpt", ESP, ROOT)."""
+
+    def make(
+        label: str = "gpt", *partitions: str, size: int | None = SIZE, boot_code: bool = True
+    ) -> ImageFacts:
+        path = tmp_path / "image.raw"
+        path.unlink(missing_ok=True)
+        path.touch()
+        os.truncate(path, SIZE)
+        script = "\n".join([f"label: {label}", *(partitions or (ESP, ROOT))]) + "\n"
+        subprocess.run(["sfdisk", "-q", path], input=script, text=True, check=True, capture_output=True)
+        data = path.read_bytes()
+        return examine((b"\xeb" if boot_code else b"\0") + data[1:], size)
+
+    return make
+
+
+def facts(target: Disk | None = None, image: ImageFacts | None = None, **members) -> Facts:
+    drive = {"drive_size": DRIVE_SIZE, "drive_filesystem": "iso9660"}
+    given = {"explicit": True, "firmware": None} | drive | members
+    return Facts(target=target or disk(), image=image, **given)
+
+
+def codes(*arguments) -> list[str]:
+    return [refusal.code for refusal in plan(*arguments).refusals]
+
+
+def test_nothing_stands_against_a_sound_job(image):
+    decided = plan(job(), facts(image=image()))
+    assert decided.refusals == ()
+    assert [step.stage for step in decided.steps] == list(STAGES)
+    assert sum(step.weight for step in decided.steps) == 100
+    assert (decided.slot.kind, decided.slot.number) == ("new", 3)
+    assert decided.slot.size >= DRIVE_SIZE
+    assert decided.slot.start + decided.slot.size <= GiB - 33 * 512
+
+
+def test_only_reading_comes_before_the_claim():
+    steps = plan(job(), facts()).steps
+    assert [step.stage.value for step in steps if not step.destructive] == ["preflight", "verify"]
+    assert not steps[0].destructive
+
+
+def test_a_plan_without_the_image_decides_what_it_can():
+    assert codes(job(), facts(disk(read_only=True))) == ["disk.ineligible"]
+    assert plan(job(), facts()).slot is None
+    assert codes(job(), facts()) == []
+
+
+def test_the_document_of_a_plan_has_no_secrets(image):
+    decided = plan(job(), facts(image=image()))
+    document = decided.document()
+    assert "secret" not in str(document)
+    assert document["configDrive"]["start"] == decided.slot.start
+    assert document["disk"]["path"] == "/dev/sda"
+
+
+def test_without_a_config_drive_there_is_no_slot(image):
+    decided = plan(job(), facts(image=image(), drive_size=None, drive_filesystem=None))
+    assert (decided.slot, decided.refusals) == (None, ())
+    assert decided.document()["configDrive"] is None
+
+
+# -- the policy and the disk ---------------------------------------------------------------------------------
+
+
+def test_the_policy_of_the_server():
+    strict = Policy(require_checksum=True, allow_http=False)
+    assert codes(job(), facts(policy=strict)) == ["job.invalid"]
+    plain = job(URL="HTTP://a.example/x")
+    (refusal,) = plan(plain, facts(policy=strict)).refusals
+    assert [fault.path for fault in refusal.faults] == ["checkSum", "URL"]
+    checked = job(checkSum="0" * 64, checkSumType="sha256")
+    assert codes(checked, facts(policy=strict)) == []
+    assert codes(plain, facts()) == []
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "ova"])
+def test_types_that_are_not_there_yet(kind):
+    assert codes(job(type=kind), facts()) == ["image.unsupported"]
+
+
+def test_a_disk_in_use_is_busy():
+    holder = Holder("mount", "/dev/sda1", "/srv/data", "/dev/sda1", stoppable=False)
+    (refusal,) = plan(job(), facts(disk(holders=(holder,)))).refusals
+    assert refusal.code == "disk.busy"
+    assert "/srv/data" in refusal.message
+
+
+def test_what_guards_against_guessing_is_lifted_by_a_name():
+    target = disk(removable=True)
+    assert codes(job(), facts(target, explicit=False)) == ["disk.ineligible"]
+    assert codes(job(), facts(target, explicit=True)) == []
+
+
+def test_a_disk_needs_room_for_more_than_its_held_ends():
+    assert codes(job(), facts(disk(size=MIN_DISK_BYTES - 512))) == ["disk.ineligible"]
+    assert codes(job(), facts(disk(size=MIN_DISK_BYTES))) == []
+
+
+# -- the image against the disk ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("difference", [0, 512, -512])
+def test_the_size_of_the_image(image, difference):
+    decided = plan(job(), facts(disk(size=SIZE + difference), image(), drive_size=None))
+    assert [refusal.code for refusal in decided.refusals] == (["image.size"] if difference < 0 else [])
+
+
+def test_an_image_of_unknown_size_is_judged_by_its_table(image):
+    """Its backup GPT may lie beyond the disk: a new one is made. Its partitions may not."""
+    unknown = image(size=None)
+    assert codes(job(), facts(disk(size=8 * MiB), unknown)) == []
+    assert "gpt.relocate" in codes(job(), facts(disk(size=4 * MiB), unknown, drive_size=None))
+
+
+def test_an_image_that_ends_before_its_table_does(image):
+    decided = plan(job(), facts(image=image(size=4 * MiB - 1)))
+    assert [refusal.code for refusal in decided.refusals] == ["image.truncated"]
+    assert str(4 * MiB) in decided.refusals[0].message
+
+
+@pytest.mark.parametrize("label", ["gpt", "dos"])
+def test_the_sector_size(image, label):
+    partitions = (ESP, ROOT) if label == "gpt" else ("start=2048,size=30720,type=83",)
+    small = image(label, *partitions)
+    assert small.sector_size == 512
+    native = disk(logical_sector_size=4096, physical_sector_size=4096)
+    emulated = disk(logical_sector_size=512, physical_sector_size=4096)
+    decided = plan(job(), facts(native, small))
+    assert decided.refusals[0].code == "disk.sector_size"
+    assert decided.refusals[0].message == "image has sector size 512 but /dev/sda has 4096"
+    assert codes(job(), facts(emulated, small)) == []
+
+
+def test_an_mbr_that_does_not_tell_its_sector_size_is_taken_for_512(image):
+    unknown = image("dos", "start=2048,size=2048,type=83", size=None)
+    assert unknown.sector_size is None
+    assert codes(job(), facts(disk(), unknown)) == []
+    assert codes(job(), facts(disk(logical_sector_size=4096), unknown)) == ["disk.sector_size"]
+
+
+def test_a_file_takes_the_sector_size_of_the_image(image):
+    target = Disk("/srv/disk.img", GiB, kind="file", transport="file")
+    assert codes(job(), facts(target, image())) == []
+
+
+def test_the_firmware_has_to_find_something_to_start(image):
+    assert codes(job(), facts(image=image("gpt", ROOT), firmware="uefi")) == ["boot.esp"]
+    assert codes(job(), facts(image=image(boot_code=False), firmware="bios")) == ["boot.code"]
+    assert codes(job(), facts(image=image(boot_code=False), firmware="uefi")) == []
+    assert codes(job(), facts(image=image("gpt", ROOT), firmware="bios")) == []
+    assert codes(job(), facts(image=image("gpt", ROOT, boot_code=False), firmware=None)) == []
+
+
+def test_all_refusals_are_told_not_only_the_first(image):
+    target = disk(logical_sector_size=4096)
+    bare = image("gpt", ROOT, boot_code=False)
+    assert codes(job(), facts(target, bare, firmware="uefi")) == ["disk.sector_size", "boot.esp"]
+
+
+@pytest.mark.parametrize("content", ["html", "gzip", "ext4", "nothing"])
+def test_what_is_no_image(content):
+    (refusal,) = plan(job(), facts(image=ImageFacts(content, 100))).refusals
+    assert refusal.code == "image.no_table"
+    assert f"`{content}`" in refusal.message
+
+
+def test_a_damaged_table_says_what_to_do():
+    damaged = ImageFacts("raw", SIZE, table_fault="primary GPT: header CRC: 1 found, 2 expected")
+    (refusal,) = plan(job(), facts(image=damaged)).refusals
+    assert refusal.code == "gpt.relocate"
+    assert "header CRC" in refusal.detail
+    assert refusal.hint
+
+
+# -- the config drive ----------------------------------------------------------------------------------------
+
+
+def test_a_drive_that_does_not_fit(image):
+    tight = image("gpt", ESP, "start=4096,size=28639,type=linux")
+    assert codes(job(), facts(disk(size=SIZE), tight)) == ["configdrive.create"]
+    assert codes(job(), facts(disk(size=SIZE), tight, drive_size=None)) == []
+    assert codes(job(), facts(disk(size=SIZE + 2 * MiB), tight)) == []
+
+
+def test_a_drive_without_a_slot(image):
+    primaries = [f"start={2048 * n},size=2048,type=83" for n in range(1, 5)]
+    assert codes(job(), facts(image=image("dos", *primaries))) == ["configdrive.create"]
+    assert codes(job(), facts(image=image("dos", *primaries[:3]))) == []
+
+
+def test_a_config_2_partition_is_used_again(image):
+    own = 'start=12288,size=2048,type=linux,name="config-2"'
+    slot = plan(job(), facts(image=image("gpt", ESP, ROOT, own))).slot
+    assert (slot.kind, slot.number, slot.start) == ("reuse", 3, 6 * MiB)
+
+
+def test_what_people_should_know_is_noted():
+    forgotten = job(configdrive={"hostname": "a"})
+    notes = plan(forgotten, facts(drive_size=None)).notes
+    assert any("configdrive.enable is not true" in note for note in notes)
+    assert any("no checksum" in note for note in notes)
+    assert notes[0].startswith("target: /dev/sda: 1.0 GiB")
