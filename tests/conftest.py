@@ -115,6 +115,28 @@ def loop_device() -> Iterator[AttachLoop]:
         pytest.fail("; ".join(failures))
 
 
+@pytest.fixture
+def partition_node() -> Iterator[Callable[[Path, int], Path]]:
+    """A function `node(device, number)`: the path of a partition that the kernel knows of.
+
+    Where no udevd or devtmpfs makes its node (a chroot, a container) the fixture does, and removes it again.
+    """
+    made: list[Path] = []
+
+    def node(device: Path, number: int) -> Path:
+        separator = "p" if device.name[-1].isdigit() else ""
+        path = device.with_name(f"{device.name}{separator}{number}")
+        major, minor = Path("/sys/class/block", path.name, "dev").read_text().split(":")
+        with contextlib.suppress(FileExistsError):
+            os.mknod(path, stat.S_IFBLK | 0o660, os.makedev(int(major), int(minor)))
+            made.append(path)
+        return path
+
+    yield node
+    for path in made:
+        path.unlink()
+
+
 @pytest.fixture(scope="session")
 def cloud_image() -> Path:
     """The real Debian 12 cloud image: raw, GPT, 2 GiB, read-only and shared by all. Copy it to change it."""

@@ -57,7 +57,6 @@ class Facts:
     policy: Policy = Policy()
     drive_size: int | None = None
     """Size of the config drive's filesystem in bytes; None where the job wants no drive."""
-    drive_filesystem: str | None = None
     image: ImageFacts | None = None
 
 
@@ -195,7 +194,10 @@ def _slot(facts: Facts, image: ImageFacts) -> tuple[DriveSlot | None, DeployErro
     if facts.drive_size is None or image.table is None:
         return None, None
     try:
-        return place_drive(image.table, facts.target.size, image.table.sector_size, facts.drive_size), None
+        # One that is too small is emptied, and a new one added; so it is no place for the drive.
+        own = image.own_drive if image.own_drive and image.own_drive.size >= facts.drive_size else None
+        disk_size, sector_size = facts.target.size, image.table.sector_size
+        return place_drive(image.table, disk_size, sector_size, facts.drive_size, existing=own), None
     except ConfigDriveCreate as error:
         return None, error
     except TableError:

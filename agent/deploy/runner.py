@@ -14,6 +14,7 @@ from agent.deploy.plan import Facts, Plan, plan
 from agent.deploy.target import Options, find_firmware, find_target, make_drive
 from agent.deploy.tracker import Tracker
 from agent.errors import DeployError, InternalFault, JobCancelled
+from agent.formats.image import ImageFacts
 from agent.host.drive import Drive
 from agent.model.disks import Disk
 from agent.model.events import DeployEvent, Listener
@@ -24,7 +25,7 @@ from agent.stages.claim import claim, wipe_ends
 from agent.stages.commit import commit, settle
 from agent.stages.context import Context
 from agent.stages.finish import finish
-from agent.stages.preflight import probe_image
+from agent.stages.preflight import find_own_drive, probe_image
 from agent.stages.verify import verify
 from agent.stages.write import write_image
 from agent.transfer.open import open_source
@@ -124,28 +125,25 @@ class Deployment:
         self._tracker.progress = ctx.meter.progress
         return facts, ctx
 
-    def _facts(self, target: Disk, drive: Drive | None) -> Facts:
+    def _facts(self, target: Disk, drive: Drive | None, image: ImageFacts | None = None) -> Facts:
         return Facts(
             target=target,
             explicit=self._options.disk is not None,
             firmware=find_firmware(target, self._options),
             policy=self._options.policy,
             drive_size=None if drive is None else len(drive.image),
-            drive_filesystem=None if drive is None else drive.filesystem,
+            image=image,
         )
 
     async def _examine(self, facts: Facts, ctx: Context) -> Facts:
         await probe_image(ctx)
         _, image = ctx.examined()
-        return Facts(
-            target=facts.target,
-            explicit=facts.explicit,
-            firmware=facts.firmware,
-            policy=facts.policy,
-            drive_size=facts.drive_size,
-            drive_filesystem=facts.drive_filesystem,
-            image=image,
-        )
+        if facts.target.kind == "file" and image.sector_size is not None:
+            # A file has no sectors of its own: the drive has to suit the disk that the image is for.
+            ctx.drive, ctx.drive_tree = await run_blocking(make_drive, self._job, image.sector_size)
+        await find_own_drive(ctx)
+        ctx.window = b""
+        return self._facts(facts.target, ctx.drive, ctx.image)
 
     def _accept(self, decided: Plan) -> None:
         if decided.refusals:

@@ -7,7 +7,7 @@ from agent.formats.gpt import Gpt
 from agent.formats.layout import has_boot_code, has_esp, needed_size
 from agent.formats.mbr import Mbr
 from agent.formats.superblock import mbr_sector_size
-from agent.formats.table import TableError, read_table
+from agent.formats.table import Partition, TableError, read_table
 from agent.units import MiB
 
 # An MBR tells no sector size; the first filesystem does. With 4096-byte sectors a partition at the customary
@@ -33,6 +33,8 @@ class ImageFacts:
     boot_code: bool = False
     reach: int = 0
     """Where the last partition ends."""
+    own_drive: Partition | None = None
+    """A partition whose filesystem is labelled config-2, as far as that is known before the first write."""
     examined: bool = True
     """False where the first bytes of the guest disk come late in the file: they are examined before the commit."""
 

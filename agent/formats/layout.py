@@ -18,11 +18,15 @@ from agent.formats import mbr as mbr_format
 from agent.formats.gpt import Gpt
 from agent.formats.mbr import Logical, Mbr, Writes
 from agent.formats.partition import HEAD, Partition, TableError
+from agent.formats.superblock import LABEL_BYTES, volume_label
 from agent.units import MiB, align_down, align_up
 
 DRIVE_NAME = "config-2"
 DRIVE_TYPE_GUID = uuid.UUID("0FC63DAF-8483-4772-8E79-3D69D8477DE4")  # Linux filesystem data
 DRIVE_TYPE_MBR = {"iso9660": 0x83, "vfat": 0x0C}
+
+# A config drive of another deployment is at most this large; larger partitions are not searched for its label.
+MAX_OWN_DRIVE = 256 * MiB
 
 DriveType = Literal["iso9660", "vfat"]
 Ranges = tuple[tuple[int, int], ...]
@@ -111,6 +115,21 @@ def place_drive(
     if isinstance(table, Gpt):
         return _place_gpt(table, disk_size, drive_size)
     return _place_mbr(table, disk_size, drive_size, logicals)
+
+
+def drive_candidates(partitions: Iterable[Partition]) -> list[Partition]:
+    """The partitions that may hold a config drive of the image's own: those of a size that one can have."""
+    return [
+        part
+        for part in partitions
+        if not part.is_extended and not part.is_esp and LABEL_BYTES <= part.size <= MAX_OWN_DRIVE
+    ]
+
+
+def is_drive(head: bytes) -> bool:
+    """Whether a filesystem that begins with these bytes (`LABEL_BYTES`) has the config drive's label, in any case."""
+    label = volume_label(head)
+    return label is not None and label.lower() == DRIVE_NAME
 
 
 def _named_drive(table: Gpt | Mbr) -> Partition | None:

@@ -78,7 +78,7 @@ class TargetDisk:
         try:
             self._direct_fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
         except OSError as error:
-            # tmpfs and others refuse O_DIRECT at open time.
+            # Some filesystems refuse O_DIRECT at open time.
             if error.errno not in _UNSUPPORTED:
                 raise
 

@@ -9,6 +9,7 @@ system.
 import errno
 
 from agent.errors import DiskBusy, DiskIo
+from agent.formats.gpt import Gpt, parse_backup
 from agent.formats.layout import Ranges, stale_signature_ranges
 from agent.formats.mbr import Logical, Mbr, parse_logicals
 from agent.formats.table import Partition, TableError, read_table
@@ -55,17 +56,27 @@ def wipe(disk: TargetDisk) -> None:
 
 
 def _stale_ranges(disk: TargetDisk) -> Ranges:
-    """Where the old partitions sign; nothing where their table is damaged and they cannot be known."""
+    """Where the old partitions sign; nothing where no copy of their table is left to know them by."""
     try:
         table = read_table(disk.read(0, HEAD_BYTES), disk.sector_size)
-        if table is None:
-            return ()
-        logicals: tuple[Logical, ...] = ()
-        if isinstance(table, Mbr) and table.extended is not None:
-            logicals = _old_logicals(disk, table.extended, table.sector_size)
     except TableError:
+        table = _old_backup(disk)
+    if table is None:
         return ()
+    logicals: tuple[Logical, ...] = ()
+    if isinstance(table, Mbr) and table.extended is not None:
+        logicals = _old_logicals(disk, table.extended, table.sector_size)
     return stale_signature_ranges(table, disk.size, logicals)
+
+
+def _old_backup(disk: TargetDisk) -> Gpt | None:
+    """The backup GPT of a disk whose primary is damaged."""
+    for sector_size in (512, 4096) if disk.sector_size is None else (disk.sector_size,):
+        try:
+            return parse_backup(disk.read(disk.size - TAIL_BYTES, TAIL_BYTES), sector_size, disk.size)
+        except TableError:
+            continue
+    return None
 
 
 def _old_logicals(disk: TargetDisk, extended: Partition, sector_size: int) -> tuple[Logical, ...]:

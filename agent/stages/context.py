@@ -42,6 +42,8 @@ class Context:
     """What the file is: `raw`, `gzip`, ..."""
     container: str = ""
     """What it is without its compression."""
+    window: bytes = field(default=b"", repr=False)
+    """The guest's first bytes; dropped once the plan is made."""
     head_window: bytes = b""
     """The guest's first MiB as preflight saw it; empty where it comes late in the file."""
     head_buffers: list[Buffer] = field(default_factory=list)

@@ -10,20 +10,13 @@ from collections.abc import Iterable
 
 from agent.errors import BootEsp, ConfigDriveCreate, DiskIo, GptRelocate
 from agent.formats.gpt import Gpt, is_mirror, parse_backup
-from agent.formats.layout import finish_head, place_drive, stale_backup
+from agent.formats.layout import drive_candidates, finish_head, is_drive, place_drive, stale_backup
 from agent.formats.mbr import Logical, Mbr, parse_logicals
-from agent.formats.superblock import volume_label
+from agent.formats.superblock import LABEL_BYTES
 from agent.formats.table import Partition, Table, TableError, read_table
 from agent.host import fat
 from agent.stages.context import Context
-from agent.units import KiB, MiB
-
-DRIVE_LABEL = "config-2"
-# A config drive of another deployment is at most this large; larger partitions are not searched for its
-# label.
-MAX_OLD_DRIVE = 256 * MiB
-# Reaches the volume descriptor of ISO 9660 at byte 32768.
-_LABEL_BYTES = 64 * KiB
+from agent.units import MiB
 
 
 def finish(ctx: Context) -> None:
@@ -60,7 +53,7 @@ def _place(ctx: Context, table: Table) -> None:
     disk, sink = ctx.opened()
     logicals = _logicals(ctx, table)
     if ctx.drive is not None:
-        own = _old_drive(ctx, (*table.partitions, *logicals))
+        own = _own_drive(ctx, (*table.partitions, *logicals))
         ctx.slot = place_drive(table, disk.size, table.sector_size, len(ctx.drive.image), logicals, own)
     finished = finish_head(
         bytes(sink.head),
@@ -115,13 +108,11 @@ def _logicals(ctx: Context, table: Table) -> tuple[Logical, ...]:
         ) from error
 
 
-def _old_drive(ctx: Context, partitions: Iterable[Partition]) -> Partition | None:
+def _own_drive(ctx: Context, partitions: Iterable[Partition]) -> Partition | None:
     """The image's own config-2 partition, by the label of its filesystem."""
-    for part in partitions:
-        if part.is_extended or part.is_esp or not _LABEL_BYTES <= part.size <= MAX_OLD_DRIVE:
-            continue
-        label = volume_label(ctx.opened()[1].read(part.start, _LABEL_BYTES))
-        if label is not None and label.lower() == DRIVE_LABEL:
+    _, sink = ctx.opened()
+    for part in drive_candidates(partitions):
+        if is_drive(sink.read(part.start, LABEL_BYTES)):
             return _usable(ctx, part)
     return None
 

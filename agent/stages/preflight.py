@@ -7,12 +7,16 @@ writes starts again from the same buffers.
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from agent.aio import run_blocking
-from agent.errors import ImageDownload
+from agent.errors import ConfigDriveCreate, ImageDownload
 from agent.formats.detect import SNIFF_BYTES, sniff
 from agent.formats.extent import Decoder, Extent, GuestTooLarge
 from agent.formats.image import WINDOW_BYTES, ImageFacts, examine
+from agent.formats.layout import drive_candidates, is_drive, place_drive
+from agent.formats.superblock import LABEL_BYTES
+from agent.formats.table import TableError
 from agent.model.url import redact_url
 from agent.stages.context import HEAD_BYTES, Context
 from agent.stages.decoding import new_decoder
@@ -74,7 +78,7 @@ async def _probe(ctx: Context) -> ImageFacts:
     if not (complete or at_end):
         return ImageFacts("unknown data", size, ctx.container, examined=False)
     data = bytes(window.data[: min(WINDOW_BYTES, window.covered if size is None else size)])
-    ctx.head_window = data[:HEAD_BYTES]
+    ctx.head_window, ctx.window = data[:HEAD_BYTES], data
     return examine(data, size, ctx.container)
 
 
@@ -91,6 +95,35 @@ async def _fill_window(ctx: Context, decoder: Decoder, applier: Applier, window:
         if window.covered >= min(WINDOW_BYTES, decoder.virtual_size or WINDOW_BYTES):
             return False
     return False
+
+
+async def find_own_drive(ctx: Context) -> None:
+    """Look for a config-2 partition of the image's own, as far as that can be known before the first write.
+
+    Within the window it costs nothing. Beyond it the label is fetched by a range request, and only where the answer
+    decides: without room or slot for a new drive.
+    """
+    info, image = ctx.examined()
+    if ctx.drive is None or image.table is None:
+        return
+    fetchable = ctx.content == "raw" and info.seekable and not _has_place(ctx, image)
+    for part in drive_candidates(image.table.partitions):
+        head = bytes(ctx.window[part.start : part.start + LABEL_BYTES])
+        if len(head) < LABEL_BYTES:
+            head = (await ctx.source.read_at(part.start, LABEL_BYTES) or b"") if fetchable else b""
+        if is_drive(head):
+            ctx.image = replace(image, own_drive=part)
+            return
+
+
+def _has_place(ctx: Context, image: ImageFacts) -> bool:
+    if ctx.drive is None or image.table is None:
+        return True
+    try:
+        place_drive(image.table, ctx.target.size, image.table.sector_size, len(ctx.drive.image))
+    except (ConfigDriveCreate, TableError):
+        return False
+    return True
 
 
 def _finish(decoder: Decoder) -> Iterator[Iterator[Extent]]:

@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 
+from agent.formats.table import read_table
 from agent.units import MiB
 from tests.blockdev.conftest import DIRT, ENDS, Entry, LoopDisk
 from tests.integration.conftest import (
@@ -293,3 +294,15 @@ def test_every_deployment_has_an_instance_of_its_own(images, make_disk, deploy, 
         metas.append(assert_drive(disk, disk.dump()[1][-1], read_drive, tmp_path))
     assert metas[0]["uuid"] != metas[1]["uuid"]
     assert metas[0]["random_seed"] != metas[1]["random_seed"]
+
+
+def test_a_file_gets_the_drive_that_the_sector_size_of_the_image_needs(images, byoi, make_job, tmp_path):
+    """A file has no sectors of its own, and Linux mounts no ISO 9660 from a disk with 4096-byte sectors."""
+    disk = tmp_path / "disk.img"
+    outcome = byoi("write", make_job(images.gpt(sector_size=4096)), "--disk", disk, "--size", "96M", "--json")
+    assert outcome.status == 0, outcome.err
+    with disk.open("rb") as file:
+        table = read_table(file.read(MiB), 4096)
+    drive = next(part for part in table.partitions if part.name == "config-2")
+    probed = run("blkid", "-p", "-O", str(drive.start), "-o", "export", disk).splitlines()
+    assert {"LABEL=config-2", "TYPE=vfat"} <= set(probed)

@@ -165,9 +165,25 @@ def test_a_partition_with_the_label_of_a_drive_is_used_again(
     assert_drive(disk, expected[-1], read_drive, tmp_path)
 
 
-def test_a_full_table_is_refused_even_with_a_drive_of_its_own(images, make_disk, deploy):
-    """An MBR has no names, and the label lies behind what is examined before the first write."""
-    image = images.mbr((ESP, SYSTEM, SMALL[0], Piece(44, 2, "old-iso", "type=83")))
+FULL_WITH_DRIVE = (ESP, SYSTEM, SMALL[0], Piece(44, 2, "old-iso", "type=83"))
+
+
+def test_a_full_table_with_a_drive_of_its_own_is_used_where_the_label_can_be_read(
+    images, make_disk, deploy, read_drive, tmp_path
+):
+    """The label lies behind what is examined before the first write: it takes a range, or a local file."""
+    image = images.mbr(FULL_WITH_DRIVE)
+    disk = make_disk(LARGER)
+    outcome = deploy(image, disk.device, URL=image.path.as_uri())
+    assert outcome.status == 0, outcome.err
+    assert_clean(disk)
+    expected = images.dump(image)[1]
+    assert disk.dump()[1] == expected
+    assert_drive(disk, expected[-1], read_drive, tmp_path)
+
+
+def test_a_full_table_is_refused_where_the_server_gives_no_ranges(images, make_disk, deploy):
+    image = images.mbr(FULL_WITH_DRIVE)
     disk = make_disk(LARGER)
     outcome = deploy(image, disk.device)
     assert (outcome.status, outcome.error["code"]) == (1, "configdrive.create")

@@ -21,7 +21,7 @@ from agent.formats.image import WINDOW_BYTES
 from agent.units import KiB, MiB
 
 ROOT = Path(__file__).parents[2]
-DISK_SIZE = 32 * MiB
+DISK_SIZE = 24 * MiB
 IMAGE_SIZE = 16 * MiB
 DIRT = b"\xa5"
 NOISE = random.Random(1).randbytes(MiB + 1)  # an odd length: no two MiB of it are alike

@@ -46,7 +46,7 @@ def image(tmp_path):
 
 
 def facts(target: Disk | None = None, image: ImageFacts | None = None, **members) -> Facts:
-    drive = {"drive_size": DRIVE_SIZE, "drive_filesystem": "iso9660"}
+    drive = {"drive_size": DRIVE_SIZE}
     given = {"explicit": True, "firmware": None} | drive | members
     return Facts(target=target or disk(), image=image, **given)
 
@@ -86,7 +86,7 @@ def test_the_document_of_a_plan_has_no_secrets(image):
 
 
 def test_without_a_config_drive_there_is_no_slot(image):
-    decided = plan(job(), facts(image=image(), drive_size=None, drive_filesystem=None))
+    decided = plan(job(), facts(image=image(), drive_size=None))
     assert (decided.slot, decided.refusals) == (None, ())
     assert decided.document()["configDrive"] is None
 
