@@ -164,8 +164,7 @@ class Deployment:
             await run_blocking(finish, ctx)
             tracker.next()
             await run_blocking(commit, ctx)
-            if ctx.disk is not None:
-                await run_blocking(settle, ctx.disk)
+            await run_blocking(settle, ctx)
             tracker.next()
         except BaseException as error:
             if tracker.state in UNCOMMITTED and ctx.disk is not None:

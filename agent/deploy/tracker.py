@@ -74,11 +74,15 @@ class Tracker:
     def restart(self) -> None:
         """The transfer begins again from byte 0."""
         self.state = advance(self.state, Event.RESTART)
+        self._begin_again()
+
+    def _begin_again(self) -> None:
         self.attempt += 1
         self.note("the server cannot resume a transfer: it begins again from the first byte")
 
     def fail(self, error: DeployError) -> None:
         """The deployment is over and has failed."""
+        self._percent = max(self._percent, self._percent_now(self.progress()))
         self._end_stage()
         self.state = advance(self.state, Event.CANCEL if isinstance(error, JobCancelled) else Event.FAIL)
         self.error = error
@@ -101,8 +105,10 @@ class Tracker:
                 self.note(f"resumed at byte {details['position']}")
             case "redirected":
                 self.note(f"redirected to {details['url']}")
+            case "restarted" if self.state is State.PREFLIGHT:
+                self._begin_again()
             case _:
-                pass  # a restart is noted by the write stage
+                pass  # a restart of the write is told by its stage
 
     def snapshot(self) -> Status:
         """The status now."""

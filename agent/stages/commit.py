@@ -5,12 +5,11 @@ its first sector, and the first sector, each flushed before the next. A power cu
 disk without a first sector, which no firmware boots.
 """
 
-from agent.errors import DiskIo, VerifyFailed
+from agent.errors import DiskIo, ToolMissing, VerifyFailed
 from agent.formats.gpt import Gpt, is_mirror, parse_backup
 from agent.formats.table import TableError, read_table
 from agent.host import drive as drives
 from agent.host import parttable, udev
-from agent.host.disk import TargetDisk
 from agent.stages.context import Context
 
 
@@ -38,10 +37,14 @@ def commit(ctx: Context) -> None:
         raise VerifyFailed(device=disk.path, reason=fault)
 
 
-def settle(disk: TargetDisk) -> None:
-    """Let the kernel and udev see the new table; neither is needed by what was written."""
-    if disk.reread_partitions():
-        udev.settle()
+def settle(ctx: Context) -> None:
+    """Let the kernel and udev see the new table. Nothing that was written needs either, so their faults are notes."""
+    disk, _ = ctx.opened()
+    try:
+        if disk.reread_partitions():
+            udev.settle()
+    except (OSError, ToolMissing) as error:
+        ctx.note(f"the kernel was not told about the new partition table: {error}")
 
 
 def _fault(ctx: Context) -> str | None:

@@ -77,7 +77,7 @@ async def _probe(ctx: Context) -> ImageFacts:
     complete = window.covered >= min(WINDOW_BYTES, size or WINDOW_BYTES)
     if not (complete or at_end):
         return ImageFacts("unknown data", size, ctx.container, examined=False)
-    data = bytes(window.data[: min(WINDOW_BYTES, window.covered if size is None else size)])
+    data = bytes(memoryview(window.data)[: min(WINDOW_BYTES, window.covered if size is None else size)])
     ctx.head_window, ctx.window = data[:HEAD_BYTES], data
     return examine(data, size, ctx.container)
 

@@ -27,8 +27,7 @@ async def test_a_cancellation_is_held_back_until_the_thread_has_finished():
 
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(run_blocking(work))
-        while not started.is_set():
-            await asyncio.sleep(0.001)
+        assert await asyncio.get_running_loop().run_in_executor(None, started.wait, 10)
         task.cancel()
         await asyncio.sleep(0.02)
         task.cancel()  # impatience does not free the thread either

@@ -53,8 +53,10 @@ def test_every_code_is_used_once_and_says_whose_fault_it_is():
         (
             errors.ImageNoTable(found="html"),
             "image.no_table",
-            "image provided format is not of type raw because no partition table was found. "
-            "It seems to contain: `html`",
+            (
+                "image provided format is not of type raw because no partition table was found. "
+                "It seems to contain: `html`"
+            ),
         ),
         (errors.GptRelocate(), "gpt.relocate", "Can not move backup GPT data structures to the end of disk."),
         (errors.ConfigDriveCreate(), "configdrive.create", "Could not create configdrive on disk."),

@@ -19,7 +19,7 @@ def test_sizes_are_binary(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "G", "-1G", "1.5G", "0", "0K", "12X", "1G2", "١G"[1:], "ten"])
+@pytest.mark.parametrize("text", ["", "G", "-1G", "1.5G", "0", "0K", "12X", "1G2", "ten"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ValueError, match="is not a size"):
         parse_size(text)

@@ -1,4 +1,5 @@
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -212,7 +213,5 @@ json_values = st.recursive(
     )
 )
 def test_any_document_is_read_or_refused_never_a_crash(document):
-    try:
-        parse_job(document)
-    except JobInvalid as error:
-        assert error.faults
+    with suppress(JobInvalid):
+        assert parse_job(document).type in {"raw", "qcow2", "ova"}
