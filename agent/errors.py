@@ -139,15 +139,6 @@ class ImageFormat(DeployError):
     template = "Bad format image, expected: qcow2, raw, ova."
 
 
-class ImageUnsupported(DeployError):
-    """A type of the API that this version cannot deploy yet."""
-
-    code = "image.unsupported"
-    blame = Blame.AGENT
-    template = "Images of type {type} cannot be deployed by this version."
-    default_hint = "Convert the image first: qemu-img convert -O raw IMAGE IMAGE.raw"
-
-
 class ImageType(DeployError):
     """The content is not of the declared type."""
 

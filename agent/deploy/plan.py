@@ -20,7 +20,6 @@ from agent.errors import (
     ImageSize,
     ImageTruncated,
     ImageType,
-    ImageUnsupported,
     JobInvalid,
     SectorSize,
 )
@@ -36,7 +35,6 @@ from agent.units import MiB, format_size
 
 # Below this there is no room between the two held ends, nor for any system.
 MIN_DISK_BYTES = 4 * MiB
-SUPPORTED_TYPES = ("raw",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +118,7 @@ def _job_refusals(job: Job, policy: Policy) -> list[DeployError]:
         faults.append(Fault("checkSum", "is required by this server's policy"))
     if not policy.allow_http and job.url.lower().startswith("http:"):
         faults.append(Fault("URL", "must be https by this server's policy"))
-    refusals: list[DeployError] = [JobInvalid(faults)] if faults else []
-    if job.type not in SUPPORTED_TYPES:
-        refusals.append(ImageUnsupported(type=job.type))
-    return refusals
+    return [JobInvalid(faults)] if faults else []
 
 
 def _disk_refusals(facts: Facts) -> list[DeployError]:

@@ -26,7 +26,7 @@ from agent.stages.commit import commit, settle
 from agent.stages.context import Context
 from agent.stages.finish import finish
 from agent.stages.preflight import find_own_drive, probe_image
-from agent.stages.verify import verify
+from agent.stages.verify import examine_written, verify
 from agent.stages.write import write_image
 from agent.transfer.open import open_source
 
@@ -97,7 +97,7 @@ class Deployment:
             self._accept(plan(self._job, facts))
             facts = await self._examine(facts, ctx)
             self._accept(plan(self._job, facts))
-            await self._write(ctx)
+            await self._write(facts, ctx)
         finally:
             await self._end(ctx)
 
@@ -137,6 +137,17 @@ class Deployment:
 
     async def _examine(self, facts: Facts, ctx: Context) -> Facts:
         await probe_image(ctx)
+        return await self._suit(facts, ctx)
+
+    async def _examine_late(self, facts: Facts, ctx: Context) -> None:
+        """The guest's first bytes came late in the file: what was left open then is decided now, before the commit."""
+        _, image = ctx.examined()
+        if not image.examined:
+            await run_blocking(examine_written, ctx)
+            self._accept(plan(self._job, await self._suit(facts, ctx)))
+
+    async def _suit(self, facts: Facts, ctx: Context) -> Facts:
+        """The facts with those of the image, and a config drive that suits both."""
         _, image = ctx.examined()
         if facts.target.kind == "file" and image.sector_size is not None:
             # A file has no sectors of its own: the drive has to suit the disk that the image is for.
@@ -150,7 +161,7 @@ class Deployment:
             raise decided.refusals[0]
         self._tracker.use_steps(decided.steps)
 
-    async def _write(self, ctx: Context) -> None:
+    async def _write(self, facts: Facts, ctx: Context) -> None:
         tracker = self._tracker
         try:
             tracker.next()
@@ -159,6 +170,7 @@ class Deployment:
             await write_image(ctx, tracker.restart)
             tracker.next()
             await run_blocking(verify, ctx)
+            await self._examine_late(facts, ctx)
             tracker.checksum = f"{ctx.digest.algorithm}:{ctx.digest.hexdigest()}"
             tracker.next()
             await run_blocking(finish, ctx)

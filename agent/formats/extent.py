@@ -64,7 +64,20 @@ class Fetch:
     data: bytes | None = None
 
 
-Extent = Write | Zero | Inflate | Copy | Fetch
+@dataclass(slots=True)
+class Recall:
+    """Bytes that a `Write` has put on the disk at `source` before are needed by the decoder itself.
+
+    Whoever drives the decoder puts all `length` of them into `data` before it takes the next extent. It comes
+    only from a decoder that was told that its driver can read the disk.
+    """
+
+    source: int
+    length: int
+    data: bytes | None = None
+
+
+Extent = Write | Zero | Inflate | Copy | Fetch | Recall
 
 
 class GuestTooLarge(ValueError):

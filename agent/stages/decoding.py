@@ -1,19 +1,47 @@
-"""Which decoder an image goes through."""
+"""Which decoder an image goes through: the content decides, and the job's type says what is accepted."""
 
 from agent.errors import ImageSize
+from agent.formats.chain import Chained
+from agent.formats.compressed import Decompressor, Kind
 from agent.formats.extent import Decoder
+from agent.formats.ova import OvaDecoder
+from agent.formats.qcow2 import Qcow2Decoder
 from agent.formats.raw import RawDecoder
 from agent.stages.context import Context
+from agent.units import MiB
+
+_COMPRESSED: dict[str, Kind] = {"gzip": "gzip", "xz": "xz", "zstd": "zstd", "bzip2": "bzip2"}
 
 
 def new_decoder(ctx: Context) -> Decoder:
-    """A decoder for the content that was sniffed. What does not match the job's type goes through as raw, for the plan
-    to see what it is and refuse it.
+    """A decoder for the content that was sniffed, and for what is inside where that is compressed.
+
+    What does not match the job's type goes through as raw, for the plan to see what it is and to refuse it.
     """
-    if ctx.info is None:
+    info, content = ctx.info, ctx.content
+    if info is None:
         raise RuntimeError("the image is decoded before it was opened")
-    ctx.container = ctx.content
-    return RawDecoder(ctx.info.size)
+    kind = _COMPRESSED.get(content)
+    if kind is None:
+        return _plain(ctx, content, info.size, can_fetch=info.seekable)
+    return Chained(
+        Decompressor(kind, max_unpacked(ctx.target.size)),
+        lambda inner: _plain(ctx, inner, None, can_fetch=False),
+    )
+
+
+def max_unpacked(disk_size: int) -> int:
+    """The largest image file that a compressed one may hold, in bytes: one that fills the disk, and its tables."""
+    return disk_size + disk_size // 8 + 64 * MiB
+
+
+def _plain(ctx: Context, content: str, size: int | None, *, can_fetch: bool) -> Decoder:
+    ctx.container = content
+    if content == ctx.job.type == "qcow2":
+        return Qcow2Decoder(size, ctx.target.size, can_fetch=can_fetch, can_recall=True)
+    if content == ctx.job.type == "ova":
+        return OvaDecoder(ctx.target.size)
+    return RawDecoder(size)
 
 
 def too_large(ctx: Context, end: int) -> ImageSize:

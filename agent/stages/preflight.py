@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from agent.aio import run_blocking
 from agent.errors import ConfigDriveCreate, ImageDownload
+from agent.formats.compressed import OutputTooLarge
 from agent.formats.detect import SNIFF_BYTES, sniff
 from agent.formats.extent import Decoder, Extent, GuestTooLarge
 from agent.formats.image import WINDOW_BYTES, ImageFacts, examine
@@ -71,6 +72,8 @@ async def _probe(ctx: Context) -> ImageFacts:
         )  # the plan refuses it, with both numbers
     except GuestTooLarge as error:
         return ImageFacts("raw", error.size, ctx.container, examined=False)
+    except OutputTooLarge as error:
+        return ImageFacts("raw", error.limit, ctx.container, examined=False)
     finally:
         await run_blocking(applier.close)
     size = decoder.virtual_size

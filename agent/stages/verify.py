@@ -2,7 +2,8 @@
 the disk.
 """
 
-from agent.errors import ChecksumMismatch, ImageChanged, ImageDownload, ImageTruncated
+from agent.errors import ChecksumMismatch, DiskIo, ImageChanged, ImageDownload, ImageTruncated
+from agent.formats.image import WINDOW_BYTES, examine
 from agent.stages.context import Context
 
 
@@ -27,3 +28,17 @@ def verify(ctx: Context) -> None:
         raise ImageChanged(
             url=info.url, detail="its first bytes differ from those that were examined before writing"
         )
+
+
+def examine_written(ctx: Context) -> None:
+    """Examine the guest disk as it was written, where preflight could not see its first bytes.
+
+    Raises:
+        DiskIo: it does not read back.
+    """
+    disk, sink = ctx.opened()
+    try:
+        window = sink.read(0, min(WINDOW_BYTES, ctx.guest_size))
+    except OSError as error:
+        raise DiskIo(device=disk.path, reason=error.strerror or str(error)) from error
+    ctx.image = examine(window, ctx.guest_size, ctx.container)

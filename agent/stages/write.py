@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 from agent.aio import run_blocking
 from agent.errors import ImageWrite
+from agent.formats.compressed import OutputTooLarge
 from agent.formats.extent import GuestTooLarge
+from agent.formats.qcow2 import Qcow2Decoder
 from agent.stages.context import Context
 from agent.stages.decoding import new_decoder, too_large
 from agent.transfer.pipeline import copy
@@ -42,6 +44,8 @@ async def _copy_once(ctx: Context) -> None:
     try:
         await copy(ctx.source, ctx.pool, ctx.digest, decoder, sink, ctx.meter, head)
         ctx.guest_size = decoder.virtual_size or 0
+        if isinstance(decoder, Qcow2Decoder) and decoder.used_scratch is not None:
+            await run_blocking(sink.zero, *decoder.used_scratch)
         # The flush belongs to the write: a disk that took the bytes and cannot keep them fails here, as a
         # disk.
         await run_blocking(_flush, disk.flush, disk.path)
@@ -51,6 +55,8 @@ async def _copy_once(ctx: Context) -> None:
         raise too_large(ctx, failure.end) from None
     except GuestTooLarge as failure:
         raise too_large(ctx, failure.size) from None
+    except OutputTooLarge as failure:
+        raise too_large(ctx, failure.limit) from None
 
 
 def _flush(flush: Callable[[], None], path: str) -> None:

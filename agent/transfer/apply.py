@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 import zstandard
 
 from agent.errors import ImageDamaged
-from agent.formats.extent import Codec, Copy, Extent, Fetch, Inflate, Write, Zero
+from agent.formats.extent import Codec, Copy, Extent, Fetch, Inflate, Recall, Write, Zero
 from agent.transfer.sink import Sink, SinkFailed, SinkTooSmall
 from agent.units import MiB
 
@@ -78,10 +78,11 @@ class Applier:
         if self._inflater is not None:
             self._inflater.close()
 
-    def _put(self, extent: Write | Zero | Inflate | Copy) -> None:
+    def _put(self, extent: Write | Zero | Inflate | Copy | Recall) -> None:
         length = len(extent.data) if isinstance(extent, Write) else extent.length
-        if extent.offset + length > self._sink.size:
-            raise SinkTooSmall(extent.offset + length)
+        offset = extent.source if isinstance(extent, Recall) else extent.offset
+        if offset + length > self._sink.size:
+            raise SinkTooSmall(offset + length)
         try:
             match extent:
                 case Write():
@@ -92,15 +93,20 @@ class Applier:
                     self._inflate(extent)
                 case Copy():
                     self._copy(extent)
+                case Recall():
+                    extent.data = self._read_back(extent.source, extent.length)
         except OSError as error:
-            raise SinkFailed(extent.offset, error) from error
+            raise SinkFailed(offset, error) from error
 
     def _copy(self, extent: Copy) -> None:
-        if self._inflater is not None:
-            self._inflater.finish()
         for at in range(0, extent.length, _COPY_BYTES):
             length = min(_COPY_BYTES, extent.length - at)
-            self._sink.write(extent.offset + at, memoryview(self._sink.read(extent.source + at, length)))
+            self._sink.write(extent.offset + at, memoryview(self._read_back(extent.source + at, length)))
+
+    def _read_back(self, offset: int, length: int) -> bytes:
+        if self._inflater is not None:
+            self._inflater.finish()  # it may be just about to write what is read
+        return self._sink.read(offset, length)
 
     def _inflate(self, extent: Inflate) -> None:
         if extent.length > MAX_CLUSTER:

@@ -143,11 +143,11 @@ def test_an_exclusive_user_that_sysfs_does_not_show_is_noticed(attach):
     assert_free(device)
 
 
-def test_a_partition_is_refused_and_its_mount_holds_the_disk(attach, tmp_path):
+def test_a_partition_is_refused_and_its_mount_holds_the_disk(attach, partition_node, tmp_path):
     device = attach()
     # Made through the kernel's own call: it works where the kernel does not read partition tables.
     tool("addpart", device, "1", "2048", "65536")
-    partition, point = f"{device}p1", tmp_path / "mnt"
+    partition, point = str(partition_node(Path(device), 1)), tmp_path / "mnt"
     point.mkdir()
     try:
         with pytest.raises(DiskUnknown) as caught:

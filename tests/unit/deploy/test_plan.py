@@ -1,5 +1,6 @@
 """What is decided from which facts. Nothing is touched, so the facts are made up or read from small images."""
 
+import dataclasses
 import os
 import subprocess
 
@@ -106,8 +107,18 @@ def test_the_policy_of_the_server():
 
 
 @pytest.mark.parametrize("kind", ["qcow2", "ova"])
-def test_types_that_are_not_there_yet(kind):
-    assert codes(job(type=kind), facts()) == ["image.unsupported"]
+def test_content_has_to_be_of_the_declared_type(image, kind):
+    assert codes(job(type=kind), facts(image=image())) == ["image.type"]
+    found = dataclasses.replace(image(), container=kind)
+    assert codes(job(type=kind), facts(image=found)) == []
+    assert codes(job(), facts(image=found)) == ["image.no_table"]
+
+
+def test_a_guest_whose_first_bytes_come_late_is_examined_later():
+    late = ImageFacts("unknown data", SIZE, "qcow2", examined=False)
+    assert codes(job(type="qcow2"), facts(image=late)) == []
+    too_large = dataclasses.replace(late, size=2 * GiB)
+    assert codes(job(type="qcow2"), facts(image=too_large)) == ["image.size"]
 
 
 def test_a_disk_in_use_is_busy():

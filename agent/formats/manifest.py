@@ -1,0 +1,119 @@
+"""The manifest of an OVA: digests of its members, which are checked as the members pass.
+
+A manifest may stand before or behind what it names. Before: only the digests that it has are computed. Behind: all
+three algorithms are, for a digest that could not be checked must not pass. Source: DMTF DSP0243 2.1, section 5.1.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agent.errors import ChecksumMismatch, ImageDamaged, ImageUnsafe
+from agent.units import MiB
+
+MAX_MANIFEST = MiB
+ALGORITHMS = ("sha1", "sha256", "sha512")
+
+_LINE = re.compile(r"(SHA1|SHA256|SHA512)\s*\(([^()]+)\)\s*=\s*([0-9a-f]+)", re.IGNORECASE)
+_HEX_LENGTH = {"sha1": 40, "sha256": 64, "sha512": 128}
+
+
+class _Hash(Protocol):
+    def update(self, data: memoryview, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
+@dataclass
+class Digests:
+    """The digests of one member while it passes."""
+
+    _hashes: dict[str, _Hash]
+
+    def update(self, data: memoryview) -> None:
+        """Count the next bytes in."""
+        for digest in self._hashes.values():
+            digest.update(data)
+
+    def hex(self) -> dict[str, str]:
+        """Each algorithm's digest."""
+        return {name: digest.hexdigest() for name, digest in self._hashes.items()}
+
+
+@dataclass
+class Manifest:
+    """What the manifest says and what the members were, whichever comes first."""
+
+    present: bool = False
+    _expected: dict[str, dict[str, str]] = field(default_factory=dict)
+    _found: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def digests(self, name: str) -> Digests:
+        """The digests to compute for a member that begins now."""
+        wanted = tuple(self._expected.get(name, ())) if self.present else ALGORITHMS
+        return Digests({algorithm: hashlib.new(algorithm, usedforsecurity=False) for algorithm in wanted})
+
+    def add_member(self, name: str, digests: Digests) -> None:
+        """A member has passed.
+
+        Raises:
+            ChecksumMismatch: the manifest has another digest for it.
+        """
+        self._found[name] = digests.hex()
+        self._compare(name)
+
+    def read(self, data: bytes) -> None:
+        """The manifest itself: its lines, checked against the members that have passed.
+
+        Raises:
+            ImageDamaged: it cannot be read.
+            ImageUnsafe: it is the second one.
+            ChecksumMismatch: it has another digest for a member.
+        """
+        if self.present:
+            raise ImageUnsafe(check="ova_manifest", detail="the archive has two manifests")
+        self.present = True
+        for line in data.decode("utf-8", "replace").splitlines():
+            if line.strip():
+                self._read_line(line.strip())
+        for name in self._found:
+            self._compare(name)
+
+    def finish(self, needed: tuple[str, ...]) -> None:
+        """The archive is over: what the manifest names must have been there, and it must name what matters.
+
+        Raises:
+            ImageDamaged: it does not.
+        """
+        if not self.present:
+            return
+        missing = sorted(set(self._expected) - set(self._found))
+        unnamed = sorted(set(needed) - set(self._expected))
+        if missing:
+            raise _damaged(f"its manifest names {missing[0][:200]!r}, which the archive does not have")
+        if unnamed:
+            raise _damaged(f"its manifest does not name {unnamed[0][:200]!r}")
+
+    def _read_line(self, line: str) -> None:
+        match = _LINE.fullmatch(line)
+        if match is None or len(match[3]) != _HEX_LENGTH[match[1].lower()]:
+            raise _damaged(f"its manifest has the line {line[:200]!r}")
+        entry = self._expected.setdefault(match[2].strip().removeprefix("./"), {})
+        if entry.setdefault(match[1].lower(), match[3].lower()) != match[3].lower():
+            raise _damaged(f"its manifest has two digests for {match[2][:200]!r}")
+
+    def _compare(self, name: str) -> None:
+        found = self._found[name]
+        for algorithm, expected in self._expected.get(name, {}).items():
+            if found[algorithm] != expected:
+                raise ChecksumMismatch(
+                    algorithm=algorithm,
+                    got=found[algorithm],
+                    expected=expected,
+                    detail=f"the manifest of the OVA says so for its member {name!r}",
+                    hint="The OVA is damaged or was changed after its export: export it again.",
+                )
+
+
+def _damaged(reason: str) -> ImageDamaged:
+    return ImageDamaged(format="ova", reason=reason)

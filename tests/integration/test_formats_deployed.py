@@ -1,0 +1,252 @@
+"""Images of every type through the whole job onto a dirty disk: what arrives is what qemu-img would have written."""
+
+import bz2
+import gzip
+import hashlib
+import json
+import lzma
+import subprocess
+import tarfile
+from io import BytesIO
+
+import pytest
+import zstandard
+
+from agent.units import MiB
+from tests.integration.conftest import Image, Piece, run
+
+SIZE = 80 * MiB
+
+OVF = """<?xml version="1.0"?>
+<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1">
+  <References><File ovf:id="file1" ovf:href="disk.vmdk" ovf:size="{size}"/></References>
+  <DiskSection><Info>disks</Info>
+    <Disk ovf:diskId="vmdisk1" ovf:fileRef="file1" ovf:capacity="{capacity}"
+      ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"/>
+  </DiskSection>
+  <VirtualSystem ovf:id="vm"><Info>vm</Info>
+    <VirtualHardwareSection><Info>hw</Info>
+      <Item xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData">
+        <rasd:HostResource>ovf:/disk/vmdisk1</rasd:HostResource>
+        <rasd:ResourceType>17</rasd:ResourceType></Item>
+    </VirtualHardwareSection></VirtualSystem>
+</Envelope>
+"""
+
+
+def convert(raw, path, *options):
+    run("qemu-img", "convert", "-f", "raw", *options, raw, path)
+    return path
+
+
+def make_ova(raw, path, *, manifest):
+    disk = convert(
+        raw, path.with_suffix(".vmdk"), "-O", "vmdk", "-o", "subformat=streamOptimized"
+    ).read_bytes()
+    ovf = OVF.format(size=len(disk), capacity=raw.stat().st_size).encode()
+    lines = [
+        f"SHA256({name})= {hashlib.sha256(data).hexdigest()}"
+        for name, data in (("vm.ovf", ovf), ("disk.vmdk", disk))
+    ]
+    members = {"vm.ovf": ovf, "disk.vmdk": disk, "vm.mf": ("\n".join(lines) + "\n").encode()}
+    if manifest == "wrong":
+        members["vm.mf"] = members["vm.mf"].replace(b"disk.vmdk)= ", b"disk.vmdk)= 00")[:-3] + b"\n"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, BytesIO(data))
+    return path
+
+
+QCOW2 = {
+    "plain": (),
+    "old": ("-o", "compat=0.10"),
+    "zlib": ("-c",),
+    "zstd": ("-c", "-o", "compression_type=zstd"),
+    "small-clusters": ("-o", "cluster_size=4k"),
+    "extended-l2": ("-o", "extended_l2=on,cluster_size=128k"),
+    "out-of-order": ("-W", "-m", "16"),
+}
+PACK = {
+    "gz": gzip.compress,
+    "xz": lambda data: lzma.compress(data, preset=0),
+    "bz2": bz2.compress,
+    "zst": zstandard.ZstdCompressor(level=1).compress,
+}
+
+
+@pytest.fixture
+def check(byoi, web, tmp_path):
+    """Deploy a file as `kind` and compare the disk with the raw image that it was made from."""
+
+    def deploy_and_compare(path, kind, raw: Image):
+        disk = tmp_path / "disk.img"
+        disk.write_bytes(b"\xa5" * SIZE)
+        job = tmp_path / "job.json"
+        job.write_text(
+            json.dumps(
+                {
+                    "URL": web.publish(path, path.name),
+                    "type": kind,
+                    "checkSum": hashlib.sha256(path.read_bytes()).hexdigest(),
+                    "checkSumType": "sha256",
+                    "configdrive": {"enable": True, "hostname": "h1"},
+                }
+            )
+        )
+        outcome = byoi("write", job, "--disk", disk, "--json")
+        assert outcome.status == 0, outcome.err
+        assert "No problems found" in run("sgdisk", "-v", disk)
+        written, wanted = disk.read_bytes(), raw.path.read_bytes()
+        # Between the tables at both ends of the image every byte is the image's.
+        assert written[MiB : raw.size - MiB] == wanted[MiB : raw.size - MiB]
+        for piece in raw.pieces:
+            start, end = piece.start * MiB, (piece.start + piece.size) * MiB
+            assert written[start:end] == wanted[start:end], piece
+        return outcome
+
+    return deploy_and_compare
+
+
+@pytest.mark.parametrize("layout", QCOW2)
+def test_a_qcow2_image_is_deployed(check, gpt_image, tmp_path, layout):
+    path = convert(gpt_image.path, tmp_path / "image.qcow2", "-O", "qcow2", *QCOW2[layout])
+    check(path, "qcow2", gpt_image)
+
+
+@pytest.mark.parametrize("packing", PACK)
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_a_compressed_image_is_deployed(check, gpt_image, tmp_path, kind, packing):
+    plain = gpt_image.path
+    if kind == "qcow2":
+        plain = convert(plain, tmp_path / "plain.qcow2", "-O", "qcow2")
+    path = tmp_path / f"image.{packing}"
+    path.write_bytes(PACK[packing](plain.read_bytes()))
+    check(path, kind, gpt_image)
+
+
+@pytest.mark.parametrize("manifest", ["right"])
+def test_an_ova_is_deployed(check, gpt_image, tmp_path, manifest):
+    check(make_ova(gpt_image.path, tmp_path / "image.ova", manifest=manifest), "ova", gpt_image)
+
+
+def refused(byoi, tmp_path, path, kind, *options):
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(b"\xa5" * SIZE)
+    outcome = byoi("write", "--url", path, "--type", kind, "--disk", disk, "--json", *options)
+    assert outcome.status == 1
+    return outcome.error, disk.read_bytes()
+
+
+def test_an_ova_with_a_wrong_manifest_is_never_bootable(byoi, gpt_image, tmp_path):
+    path = make_ova(gpt_image.path, tmp_path / "image.ova", manifest="wrong")
+    error, disk = refused(byoi, tmp_path, path, "ova")
+    assert error["blame"] == "image"
+    assert not any(disk[:MiB])
+    assert not any(disk[-MiB:])
+
+
+def test_a_qcow2_with_a_backing_file_is_refused_untouched(byoi, gpt_image, tmp_path):
+    base = convert(gpt_image.path, tmp_path / "base.qcow2", "-O", "qcow2")
+    path = tmp_path / "image.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", path)
+    error, disk = refused(byoi, tmp_path, path, "qcow2")
+    assert error["code"] == "image.unsafe"
+    assert "backing_file" in error["message"]
+    assert disk == b"\xa5" * SIZE
+
+
+def test_a_qcow2_larger_than_the_disk_is_refused_untouched(byoi, tmp_path):
+    path = tmp_path / "image.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", path, "1T")
+    error, disk = refused(byoi, tmp_path, path, "qcow2")
+    assert error["code"] == "image.size"
+    assert error["message"].startswith(f"image provided has a size of `{1024**4}` bytes which is larger than")
+    assert disk == b"\xa5" * SIZE
+
+
+def test_an_empty_qcow2_has_no_partition_table(byoi, tmp_path):
+    path = tmp_path / "image.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", path, "64M")
+    error, disk = refused(byoi, tmp_path, path, "qcow2")
+    assert error["code"] == "image.no_table"
+    assert disk == b"\xa5" * SIZE
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "code", "found"),
+    [
+        ("raw", "qcow2", "image.type", "raw"),
+        ("qcow2", "raw", "image.no_table", "qcow2"),
+        ("qcow2", "ova", "image.type", "qcow2"),
+        ("gz-qcow2", "raw", "image.no_table", "qcow2"),
+        ("gz-raw", "qcow2", "image.type", "raw"),
+        ("html", "qcow2", "image.type", "html"),
+    ],
+)
+def test_content_of_another_type_is_named(byoi, gpt_image, tmp_path, content, kind, code, found):
+    path = tmp_path / "image"
+    data = b"<!DOCTYPE html><html><body>login</body></html>" * 40
+    if content.endswith("raw"):
+        data = gpt_image.path.read_bytes()
+    elif content.endswith("qcow2"):
+        data = convert(gpt_image.path, tmp_path / "made", "-O", "qcow2").read_bytes()
+    path.write_bytes(gzip.compress(data, 1) if content.startswith("gz-") else data)
+    error, disk = refused(byoi, tmp_path, path, kind)
+    assert error["code"] == code
+    assert f"`{found}`" in error["message"]
+    assert disk == b"\xa5" * SIZE
+
+
+def test_a_gzip_bomb_is_refused_once_it_passes_the_disk(byoi, gpt_image, tmp_path):
+    path = tmp_path / "image.gz"
+    with path.open("wb") as file:
+        subprocess.run(
+            ["sh", "-c", f"(cat '{gpt_image.path}'; head -c 2G /dev/zero) | gzip -1"], stdout=file, check=True
+        )
+    error, disk = refused(byoi, tmp_path, path, "raw")
+    assert error["code"] == "image.size"
+    assert not any(disk[:MiB])
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "raw", "ova"])
+def test_a_truncated_image_is_never_bootable(byoi, gpt_image, tmp_path, kind):
+    path = tmp_path / "image"
+    if kind == "raw":
+        path.write_bytes(gzip.compress(gpt_image.path.read_bytes(), 1))
+    elif kind == "ova":
+        make_ova(gpt_image.path, path, manifest="right")
+    else:
+        convert(gpt_image.path, path, "-O", "qcow2", "-c")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    error, disk = refused(byoi, tmp_path, path, kind)
+    assert error["code"] == "image.damaged"
+    # What preflight can see already is refused before the first write.
+    assert disk == b"\xa5" * SIZE or not any(disk[:MiB] + disk[-MiB:])
+
+
+def reversed_qcow2(raw: Image, path):
+    """Written from the end to the start, as qemu would for a guest that does: the partition table comes last."""
+    run("qemu-img", "create", "-q", "-f", "qcow2", path, str(raw.size))
+    piece = path.with_suffix(".piece")
+    data = raw.path.read_bytes()
+    for offset in range(raw.size - MiB, -1, -MiB):
+        # Zeros too, so that the file is long enough for its head to say nothing about the table.
+        piece.write_bytes(data[offset : offset + MiB])
+        run("qemu-io", "-f", "qcow2", "-c", f"write -q -s {piece} {offset} {MiB}", path)
+    return path
+
+
+def test_a_qcow2_whose_first_bytes_come_last_is_deployed(check, gpt_image, tmp_path):
+    check(reversed_qcow2(gpt_image, tmp_path / "image.qcow2"), "qcow2", gpt_image)
+
+
+def test_what_such_an_image_lacks_is_told_before_the_commit(byoi, image_maker, tmp_path):
+    no_esp = image_maker.gpt((Piece(1, 1, "noise", "type=linux"), Piece(10, 30, "ext4", "type=linux")))
+    path = reversed_qcow2(no_esp, tmp_path / "image.qcow2")
+    error, disk = refused(byoi, tmp_path, path, "qcow2", "--firmware", "uefi")
+    assert error["code"] == "boot.esp"
+    assert not any(disk[:MiB] + disk[-MiB:])
+    assert disk[2 * MiB : -MiB] != b"\xa5" * (SIZE - 3 * MiB)
