@@ -36,10 +36,11 @@ def max_unpacked(disk_size: int) -> int:
 
 
 def _plain(ctx: Context, content: str, size: int | None, *, can_fetch: bool) -> Decoder:
-    ctx.container = content
+    # An OVA may begin with another member than its descriptor; the decoder tells what is wrong with it.
+    ctx.container = "ova" if content == "tar" and ctx.job.type == "ova" else content
     if content == ctx.job.type == "qcow2":
         return Qcow2Decoder(size, ctx.target.size, can_fetch=can_fetch, can_recall=True)
-    if content == ctx.job.type == "ova":
+    if ctx.container == ctx.job.type == "ova":
         return OvaDecoder(ctx.target.size)
     return RawDecoder(size)
 

@@ -8,11 +8,11 @@ before `run` returns: a buffer may be filled again after it.
 import mmap
 import os
 import threading
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import zstandard
+from isal import igzip_lib, isal_zlib
 
 from agent.errors import ImageDamaged
 from agent.formats.extent import Codec, Copy, Extent, Fetch, Inflate, Recall, Write, Zero
@@ -183,19 +183,25 @@ def inflate(data: memoryview, codec: Codec, target: memoryview) -> None:
         ImageDamaged: it is no such stream, or ends too early.
     """
     try:
-        if codec == "zstd":
-            got = _inflate_zstd(data, target)
-        else:
-            # Raw deflate in qcow2 uses a window of 12 bits; a larger one reads it as well.
-            piece = zlib.decompressobj(-15 if codec == "deflate" else 15).decompress(data, len(target))
-            got = len(piece)
-            target[:got] = piece
-    except (zlib.error, zstandard.ZstdError) as error:
+        got = _inflate_zstd(data, target) if codec == "zstd" else _inflate_zlib(data, codec, target)
+    except (igzip_lib.error, zstandard.ZstdError) as error:  # type: ignore[misc]  # isal's stub says instance
         raise ImageDamaged(format="compressed", reason=f"a cluster does not inflate: {error}") from error
     if got < len(target):
         raise ImageDamaged(
             format="compressed", reason=f"a cluster inflates to {got} bytes, expected {len(target)}"
         )
+
+
+def _inflate_zlib(data: memoryview, codec: Codec, target: memoryview) -> int:
+    # Raw deflate in qcow2 uses a window of 12 bits; a larger one reads it as well.
+    library = isal_zlib.decompressobj(-15 if codec == "deflate" else 15)
+    # One byte more is asked for, so that the library reads on to the end of the stream and compares its checksum.
+    piece = library.decompress(data, len(target) + 1)
+    if codec == "zlib" and len(piece) <= len(target) and not library.eof:
+        raise ImageDamaged(format="compressed", reason="a cluster does not end where it should")
+    got = min(len(piece), len(target))
+    target[:got] = memoryview(piece)[:got]
+    return got
 
 
 def _inflate_zstd(data: memoryview, target: memoryview) -> int:

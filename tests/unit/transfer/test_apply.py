@@ -124,6 +124,13 @@ def test_a_damaged_cluster_is_the_images_fault(data):
         apply(MemorySink(), [Inflate(0, CLUSTER, memoryview(data), "deflate")])
 
 
+def test_the_checksum_of_a_zlib_cluster_is_compared():
+    data = bytearray(zlib.compress(cluster(1)))
+    data[-1] ^= 1
+    with pytest.raises(ImageDamaged):
+        apply(MemorySink(), [Inflate(0, CLUSTER, memoryview(data), "zlib")])
+
+
 def test_a_damaged_zstd_cluster_is_the_images_fault():
     with pytest.raises(ImageDamaged):
         apply(MemorySink(), [Inflate(0, CLUSTER, memoryview(b"\x28\xb5\x2f\xfd" + b"\xff" * 50), "zstd")])
