@@ -127,8 +127,9 @@ class ForwardPass:
         if end <= chunk.end:
             cursor = refcount_cursor(self._refcounts, self.header)
             self._refcounts.clear()
-            for _ in cursor.before(chunk.start):
-                pass
+            for run in cursor.before(chunk.start):
+                for piece in self._store.pieces(run.host, min(run.end, chunk.start)):
+                    self._store.release(piece)
             self._queue.push(cursor)
 
     def _read_tables(self) -> Iterator[Extent]:

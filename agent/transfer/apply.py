@@ -26,6 +26,8 @@ MAX_CLUSTER = 2 * MiB
 MAX_GROUPS_PER_CORE = 3
 _COPY_BYTES = MiB
 
+_local = threading.local()
+
 
 class Applier:
     """Applies extents to a sink.
@@ -205,8 +207,22 @@ def _inflate_zlib(data: memoryview, codec: Codec, target: memoryview) -> int:
 
 
 def _inflate_zstd(data: memoryview, target: memoryview) -> int:
-    got = 0
-    with zstandard.ZstdDecompressor(max_window_size=8 * MiB).stream_reader(data) as reader:
-        while got < len(target) and (count := reader.readinto(target[got:])):
-            got += count
+    decompressor = _zstd()
+    try:
+        # One call for a whole cluster; an output beyond the bound is an error of the library.
+        piece = decompressor.decompress(data, max_output_size=len(target))
+    except zstandard.ZstdError:
+        # The last cluster of a disk is longer than what is left of the disk; else this says what is wrong.
+        with decompressor.stream_reader(data) as reader:
+            piece = reader.read(len(target))
+    got = min(len(piece), len(target))
+    target[:got] = memoryview(piece)[:got]
     return got
+
+
+def _zstd() -> zstandard.ZstdDecompressor:
+    """A decompressor for each thread: making one costs as much as a small cluster."""
+    found: zstandard.ZstdDecompressor | None = getattr(_local, "zstd", None)
+    if found is None:
+        found = _local.zstd = zstandard.ZstdDecompressor(max_window_size=8 * MiB)
+    return found

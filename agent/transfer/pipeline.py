@@ -25,7 +25,7 @@ from agent.transfer.source import Source
 
 # A thread takes what has piled up, so a hop between threads is paid once for several buffers when there is a
 # backlog.
-BATCH = 4
+BATCH = 2
 
 _Lane = asyncio.Queue[Buffer | None]
 

@@ -1,4 +1,6 @@
-"""One part of a deployment by itself, with the agent's own code: `alone.py receive URL | hash SIZE | write SIZE PATH`.
+"""One part of a deployment by itself, with the agent's own code.
+
+    alone.py receive URL | download URL | hash SIZE | write SIZE PATH
 
 Prints the bytes and the seconds of the part as JSON; imports and set-up are not in the seconds. The buffers are
 those of the agent's pool, and they are used again and again as in a deployment.
@@ -11,9 +13,12 @@ import sys
 import time
 from collections.abc import Iterator
 
+from agent.formats.extent import Extent
 from agent.host.disk import TargetDisk, make_sparse
 from agent.transfer.digest import Digest
 from agent.transfer.http import HttpSource
+from agent.transfer.meter import Meter
+from agent.transfer.pipeline import copy
 from agent.transfer.pool import Buffer, BufferPool
 
 # What a running deployment has on its way when nothing lags.
@@ -33,6 +38,36 @@ async def receive(url: str) -> tuple[int, float]:
     seconds = time.monotonic() - began
     await source.close()
     return total, seconds
+
+
+class Dropped:
+    """A decoder that gives nothing: the file is received and hashed, and that is all."""
+
+    virtual_size = 0
+
+    def feed(self, data: memoryview) -> Iterator[Extent]:
+        return iter(())
+
+    def finish(self) -> Iterator[Extent]:
+        return iter(())
+
+
+class Nowhere:
+    """The sink for it."""
+
+    size = 0
+
+
+async def download(url: str) -> tuple[int, float]:
+    """Receive and hash side by side, as a deployment does, without any disk."""
+    source, running = HttpSource(url), Digest("sha256")
+    await source.open()
+    began = time.monotonic()
+    await copy(source, BufferPool(), running, Dropped(), Nowhere(), Meter())
+    running.hexdigest()
+    seconds = time.monotonic() - began
+    await source.close()
+    return running.length, seconds
 
 
 async def digest(size: int) -> tuple[int, float]:
@@ -78,6 +113,8 @@ def main() -> None:
     match sys.argv[1:]:
         case ["receive", url]:
             total, seconds = asyncio.run(receive(url))
+        case ["download", url]:
+            total, seconds = asyncio.run(download(url))
         case ["hash", size]:
             total, seconds = asyncio.run(digest(int(size)))
         case ["write", size, path]:

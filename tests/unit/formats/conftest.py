@@ -10,7 +10,9 @@ import pytest
 @pytest.fixture(scope="session")
 def qcow2():
     """The builder of hand-made qcow2 images and the driver that applies a decoder's extents: `qcow2_builder.py`."""
-    spec = importlib.util.spec_from_file_location("qcow2_builder", Path(__file__).with_name("qcow2_builder.py"))
+    spec = importlib.util.spec_from_file_location(
+        "qcow2_builder", Path(__file__).with_name("qcow2_builder.py")
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look themselves up there
     spec.loader.exec_module(module)

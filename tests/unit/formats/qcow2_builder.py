@@ -3,8 +3,9 @@
 import random
 import struct
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import zstandard
 
@@ -65,10 +66,14 @@ class Image:
     """A built image: the file, what a reader has to see, and where things are."""
 
     file: bytearray
-    guest: bytes
     l1_offset: int
     l2_offsets: dict[int, int]
-    hosts: dict[int, int] = field(default_factory=dict)
+    hosts: dict[int, int]
+    make_guest: Callable[[], bytes]
+
+    @cached_property
+    def guest(self) -> bytes:
+        return self.make_guest()
 
 
 def deflate(content: bytes) -> bytes:
@@ -80,7 +85,9 @@ def deflate(content: bytes) -> bytes:
 class Builder:
     """Lays out an image: header first, then every item in the order that is asked for."""
 
-    def __init__(self, *, cluster_bits=9, version=3, size=64 * 512, extended=False, codec="zlib", shared_l2=()):
+    def __init__(
+        self, *, cluster_bits=9, version=3, size=64 * 512, extended=False, codec="zlib", shared_l2=()
+    ):
         self.cluster = 1 << cluster_bits
         self.bits, self.version, self.size = cluster_bits, version, size
         self.extended, self.codec = extended, codec
@@ -143,7 +150,7 @@ class Builder:
             start = tables.get(self.shared_l2.get(index, index), 0)
             struct.pack_into(">Q", file, at[("l1",)] + index * 8, start | COPIED if start else 0)
         file[: self.cluster] = self._header(at[("l1",)], at[("refcounts",)]).ljust(self.cluster, b"\0")
-        return Image(file, self._guest(clusters), at[("l1",)], tables, hosts)
+        return Image(file, at[("l1",)], tables, hosts, lambda: self._guest(clusters))
 
     def _add_packed(self, file, indices, clusters, hosts, entries):
         for index in indices:
@@ -196,7 +203,9 @@ class Builder:
             case Subclusters(content, used, _):
                 unit = self.cluster // 32
                 full = (content or b"").ljust(self.cluster, b"\0")
-                pieces = (full[i * unit : (i + 1) * unit] if used >> i & 1 else bytes(unit) for i in range(32))
+                pieces = (
+                    full[i * unit : (i + 1) * unit] if used >> i & 1 else bytes(unit) for i in range(32)
+                )
                 return b"".join(pieces)
         return bytes(self.cluster)
 
@@ -273,7 +282,9 @@ class Driver:
                     self._put(offset, bytes(self.disk[source : source + length]))
                 case Fetch(offset, length):
                     self.fetched += length
-                    extent.data = None if self.source is None else bytes(self.source[offset : offset + length])
+                    extent.data = (
+                        None if self.source is None else bytes(self.source[offset : offset + length])
+                    )
                 case Recall(source, length):
                     extent.data = bytes(self.disk[source : source + length])
 
@@ -295,15 +306,23 @@ class Driver:
             assert end <= size or (used and used[0] <= start <= end <= sum(used))
 
 
+class NotInflated(Exception):
+    """A compressed cluster is damaged; whoever drives a decoder finds it out, not the decoder."""
+
+
 def inflate(data, length, codec):
     """Inflate as a reader of qcow2 does: what comes behind `length` bytes does not matter."""
-    if codec == "zstd":
-        with zstandard.ZstdDecompressor().stream_reader(bytes(data)) as reader:
-            content = reader.read(length)
-    else:
-        assert codec == "deflate"
-        content = zlib.decompressobj(-12).decompress(data, length)
-    assert len(content) == length
+    assert codec in {"zstd", "deflate"}
+    try:
+        if codec == "zstd":
+            with zstandard.ZstdDecompressor(max_window_size=8 * MiB).stream_reader(bytes(data)) as reader:
+                content = reader.read(length)
+        else:
+            content = zlib.decompressobj(-12).decompress(data, length)
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise NotInflated from error
+    if len(content) != length:
+        raise NotInflated
     return content
 
 

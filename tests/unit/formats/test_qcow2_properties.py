@@ -1,9 +1,7 @@
-"""Random qcow2 files, built and broken: the decoder gives the guest's bytes, or refuses; it never does anything else."""
+"""Random qcow2 files, built and broken: the decoder gives the guest's bytes or refuses, and nothing else."""
 
 import random
-import zlib
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +24,7 @@ def contents(seed, cluster, *, packable):
 
 @st.composite
 def images(draw, qcow2, *, shares=True):
-    """An image of up to 40 clusters with everything that can be in one, in any order: (image, whether it is in order)."""
+    """An image of up to 40 clusters with everything that can be in one, in any order."""
     extended = draw(st.booleans())
     version = 3 if extended else draw(st.sampled_from([2, 3]))
     bits = 14 if extended else draw(st.sampled_from([9, 10, 12]))
@@ -36,7 +34,13 @@ def images(draw, qcow2, *, shares=True):
     size = (count - 1) * spread * cluster + draw(st.integers(1, cluster))
     codec = "zlib" if version == 2 else draw(st.sampled_from(["zlib", "zstd"]))
     builder = qcow2.Builder(cluster_bits=bits, version=version, size=size, extended=extended, codec=codec)
-    kinds = ["data", "hole", "packed", *(["share"] if shares else []), *(["zero", "zero_kept"] if version == 3 else [])]
+    kinds = [
+        "data",
+        "hole",
+        "packed",
+        *(["share"] if shares else []),
+        *(["zero", "zero_kept"] if version == 3 else []),
+    ]
     clusters = {}
     for n in range(count):
         index, seed = n * spread, draw(st.integers(0, 2**32))
@@ -97,27 +101,11 @@ def test_a_broken_image_is_refused_or_decoded_and_nothing_else_happens(qcow2, da
         position = data.draw(st.sampled_from(interesting) | st.integers(0, len(file) - 1)) % len(file)
         file[position] = data.draw(st.integers(0, 255))
     file = file[: data.draw(st.integers(0, len(file))) or len(file)]
-    driver = qcow2.Driver(file, fetch=fetch, known_size=known, disk_size=2 * MiB, limits=Qcow2Limits(runs=4096))
+    driver = qcow2.Driver(
+        file, fetch=fetch, known_size=known, disk_size=2 * MiB, limits=Qcow2Limits(runs=4096)
+    )
     try:
         driver.run(chunk or len(file))
-    except (DeployError, GuestTooLarge):
+    except (DeployError, GuestTooLarge, qcow2.NotInflated):
         return
-    except (AssertionError, zlib.error, qcow2.zstandard.ZstdError) as error:
-        # What inflates to nothing is found by the one who inflates.
-        if "inflate" not in str(error.__traceback__.tb_next) and not _raised_in_inflate(error):
-            raise
     assert driver.decoder.virtual_size <= 2 * MiB
-
-
-def _raised_in_inflate(error):
-    traceback = error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code.co_name == "inflate":
-            return True
-        traceback = traceback.tb_next
-    return False
-
-
-@pytest.fixture(autouse=True)
-def _same_builder(qcow2):
-    """One builder for all examples: it has no state."""

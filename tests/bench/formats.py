@@ -1,0 +1,171 @@
+"""qcow2 and OVA over HTTP: `byoi write` against download, sha256sum and qemu-img convert, one after the other.
+
+    PYTHONPATH=. python tests/bench/formats.py IMAGE.raw [--rounds 3] [--json]
+
+IMAGE.raw is a real disk image, such as the one that packaging/dev/cloud-image makes. Everything is measured in one run
+and in turns; what counts are the ratios, round by round. Nothing is asserted about seconds.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from raw_over_http import HERE, MIB, _run
+from server import serve
+
+OVF = """<?xml version="1.0"?>
+<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1">
+<References><File ovf:id="f1" ovf:href="disk.vmdk"/></References>
+<DiskSection><Info>d</Info><Disk ovf:diskId="d1" ovf:fileRef="f1" ovf:capacity="{capacity}"
+ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"/></DiskSection>
+</Envelope>
+"""
+FORMATS = {
+    "qcow2": ("qcow2", ["-O", "qcow2"]),
+    "qcow2 zlib": ("qcow2", ["-O", "qcow2", "-c"]),
+    "qcow2 zstd": ("qcow2", ["-O", "qcow2", "-c", "-o", "compression_type=zstd"]),
+    "ova": ("ova", ["-O", "vmdk", "-o", "subformat=streamOptimized"]),
+}
+BYOI, STEPS, DOWNLOAD, LOCAL, QEMU = (
+    "byoi write",
+    "curl; sha256sum; qemu-img convert",
+    "receive and hash alone",
+    "byoi write file:",
+    "qemu-img convert",
+)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="byoi-bench-", dir="/dev/shm") as work:
+        files = {name: make(options.image, Path(work), name) for name in FORMATS}
+        with serve(Path(work)) as (url, _):
+            rounds = [
+                {name: measure(name, path, url, options.image.stat().st_size) for name, path in files.items()}
+                for _ in range(options.rounds)
+            ]
+    report = {name: summarize([measured[name] for measured in rounds]) for name in FORMATS}
+    print(json.dumps(report, indent=2) if options.json else table(report))
+
+
+def make(image: Path, work: Path, name: str) -> Path:
+    """The image in one format."""
+    kind, arguments = FORMATS[name]
+    path = work / name.replace(" ", "-")
+    subprocess.run(["qemu-img", "convert", "-f", "raw", *arguments, image, path], check=True)
+    if kind != "ova":
+        return path
+    disk = path.rename(work / "disk.vmdk")
+    ovf = OVF.format(capacity=image.stat().st_size).encode()
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        entry = tarfile.TarInfo("vm.ovf")
+        entry.size = len(ovf)
+        tar.addfile(entry, io.BytesIO(ovf))
+        with disk.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        manifest = (
+            f"SHA256(vm.ovf)= {hashlib.sha256(ovf).hexdigest()}\nSHA256(disk.vmdk)= {digest}\n".encode()
+        )
+        entry = tarfile.TarInfo("vm.mf")
+        entry.size = len(manifest)
+        tar.addfile(entry, io.BytesIO(manifest))
+        tar.add(disk, "disk.vmdk")
+    return path
+
+
+def measure(name: str, path: Path, url: str, size: int) -> dict[str, dict[str, float]]:
+    """One round of one format: wall seconds, the part that is the work, and peak memory."""
+    kind, source = FORMATS[name][0], f"{url}/{path.name}"
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    target = path.with_name("target")
+    found = {BYOI: byoi(kind, source, digest, target, size)}
+    extract = "tar -xOf FILE disk.vmdk > FILE.vmdk; " if kind == "ova" else ""
+    source_file, source_kind = ("FILE.vmdk", "vmdk") if kind == "ova" else ("FILE", "qcow2")
+    steps = (
+        f"set -e; curl -sf URL -o FILE; sha256sum FILE >/dev/null; {extract}"
+        f"qemu-img convert -f {source_kind} -O raw {source_file} TARGET; rm -f FILE FILE.vmdk"
+    )
+    staged = path.with_name("staged")
+    for word, value in (("URL", source), ("FILE", staged), ("TARGET", target)):
+        steps = steps.replace(word, shlex.quote(str(value)))
+    found[STEPS] = command("bash", "-c", steps)
+    target.unlink()
+    output, usage = _run(sys.executable, HERE / "alone.py", "download", source)
+    found[DOWNLOAD] = {"wall": usage["wall"], "part": json.loads(output)["seconds"], "peak": usage["peak"]}
+    if kind != "ova":
+        found[LOCAL] = byoi(kind, path.as_uri(), digest, target, size)
+        found[QEMU] = command("qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, target)
+        target.unlink()
+    print(
+        name,
+        {key: round(value["wall"], 2) for key, value in found.items()},
+        os.getloadavg()[0],
+        file=sys.stderr,
+    )
+    return found
+
+
+def byoi(kind: str, url: str, digest: str, target: Path, size: int) -> dict[str, float]:
+    """A deployment onto a sparse file."""
+    output, usage = _run(
+        sys.executable, "-m", "agent.cli", "write", "--url", url, "--type", kind, "--checksum", f"sha256:{digest}",
+        "--hostname", "bench", "--disk", target, "--size", size + 64 * MIB, "--quiet", "--json",
+    )  # fmt: skip
+    target.unlink()
+    stages = {stage["name"]: stage["seconds"] for stage in json.loads(output)["stages"]}
+    return {"wall": usage["wall"], "part": stages["write"], "peak": usage["peak"]}
+
+
+def command(*arguments: object) -> dict[str, float]:
+    """Any other command."""
+    _, usage = _run(*arguments)
+    return {"wall": usage["wall"], "part": usage["wall"], "peak": usage["peak"]}
+
+
+def summarize(rounds: list[dict[str, dict[str, float]]]) -> dict[str, object]:
+    """Medians of the ratios."""
+
+    def ratio(above: str, below: str, key: str = "wall") -> float | None:
+        if above not in rounds[0] or below not in rounds[0]:
+            return None
+        return round(statistics.median(found[above][key] / found[below][key] for found in rounds), 2)
+
+    return {
+        "times faster than the three steps": ratio(STEPS, BYOI),
+        "write stage over receive and hash alone": ratio(BYOI, DOWNLOAD, "part"),
+        "times faster than qemu-img convert from a file, with the hash": ratio(QEMU, LOCAL, "part"),
+        "peak MiB": round(max(found[BYOI]["peak"] for found in rounds) / MIB, 1),
+        "seconds": {
+            key: round(statistics.median(found[key]["wall"] for found in rounds), 2) for key in rounds[0]
+        },
+    }
+
+
+def table(report: dict[str, dict[str, object]]) -> str:
+    """For people."""
+    lines = []
+    for name, figures in report.items():
+        lines.append(name)
+        lines += [f"  {key:64} {value}" for key, value in figures.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

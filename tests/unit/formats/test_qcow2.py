@@ -1,0 +1,445 @@
+"""What the decoder promises beside the bytes: the shape of extents, ways out when tables come late, bounds."""
+
+import random
+import struct
+import subprocess
+import tracemalloc
+
+import pytest
+
+from agent.errors import DeployError, ImageChanged, ImageDamaged, ImageMemory
+from agent.formats.extent import Write, Zero
+from agent.formats.qcow2 import Qcow2Decoder, Qcow2Limits
+from agent.units import GiB, KiB, MiB, TiB
+
+CLUSTER = 64 * KiB
+
+
+def qemu_img(*arguments):
+    subprocess.run(["qemu-img", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def big_clusters(qcow2, count, *, packed=()):
+    """Guest clusters 0 to count - 1 of 64 KiB, none like another."""
+    dice = random.Random(1)
+    plain = {n: qcow2.Data(dice.randbytes(32) * 2048) for n in range(count) if n not in packed}
+    return plain | {n: qcow2.Packed(dice.randbytes(16 * KiB) * 4) for n in packed}
+
+
+def tables_last(builder, clusters):
+    """The customary order with L1 and L2 behind everything else."""
+    items = builder.items(clusters)
+    tables = [item for item in items if item[0] in {"l1", "l2"}]
+    return [item for item in items if item not in tables] + tables
+
+
+@pytest.fixture(scope="module")
+def late(qcow2):
+    """40 MiB of data, then the tables; a guest disk of 48 MiB."""
+    builder = qcow2.Builder(cluster_bits=16, size=48 * MiB)
+    clusters = big_clusters(qcow2, 640)
+    return builder.build(clusters, tables_last(builder, clusters))
+
+
+# -- the shape of extents
+
+
+def test_a_contiguous_chunk_is_one_write_of_the_chunk_itself(qcow2):
+    image = qcow2.Builder(cluster_bits=16, size=32 * MiB).build(big_clusters(qcow2, 512))
+    decoder = Qcow2Decoder(len(image.file), 32 * MiB, can_fetch=False)
+    list(decoder.feed(memoryview(image.file)[: 3 * MiB]))
+    chunk = memoryview(image.file)[3 * MiB : 4 * MiB]
+    (extent,) = decoder.feed(chunk)
+    assert isinstance(extent, Write)
+    assert len(extent.data) == MiB
+    assert extent.data.obj is chunk.obj
+
+
+def test_what_is_not_allocated_is_one_zero_extent(tmp_path):
+    qemu_img("create", "-f", "qcow2", tmp_path / "image", "1T")
+    file = (tmp_path / "image").read_bytes()
+    decoder = Qcow2Decoder(len(file), TiB, can_fetch=False)
+    assert list(decoder.feed(memoryview(file))) == [Zero(0, TiB)]
+    assert list(decoder.finish()) == []
+
+
+def test_zeros_are_merged_inside_a_table_and_across_missing_tables(qcow2):
+    builder = qcow2.Builder(cluster_bits=16, size=4 * GiB)
+    clusters = {0: qcow2.Data(b"a"), 1: qcow2.ZeroFlag(), 2: qcow2.ZeroFlag(b"old"), 40000: qcow2.Data(b"b")}
+    image = builder.build(clusters)
+    decoder = Qcow2Decoder(len(image.file), 4 * GiB, can_fetch=False)
+    extents = [*decoder.feed(memoryview(image.file)), *decoder.finish()]
+    # Guest clusters 40000 and 8192 * n are where tables begin; 65536 is the end.
+    zeros = [(e.offset // CLUSTER, e.length // CLUSTER) for e in extents if isinstance(e, Zero)]
+    assert zeros == [(8192, 24576), (40960, 24576), (1, 8191), (32768, 7232), (40001, 959)]
+
+
+def test_a_view_stays_valid_until_the_decoder_is_fed_again(qcow2, late):
+    decoder = Qcow2Decoder(
+        len(late.file), 48 * MiB, can_fetch=False, limits=Qcow2Limits(early_bytes=64 * MiB)
+    )
+    extents = []
+    for start in range(0, len(late.file), 4 * MiB):
+        extents = list(decoder.feed(memoryview(late.file)[start : start + 4 * MiB]))
+    guest = bytearray(48 * MiB)
+    for extent in extents:
+        data = extent.data if isinstance(extent, Write) else bytes(extent.length)
+        guest[extent.offset : extent.offset + len(data)] = data
+    assert guest == late.guest
+
+
+# -- several guest clusters on one host cluster
+
+
+@pytest.mark.parametrize("chunk", [7, 511, 65536, 0])
+def test_several_guest_clusters_on_one_host_cluster(qcow2, chunk):
+    builder = qcow2.Builder(size=200 * 512)
+    clusters = {0: qcow2.Data(b"one"), 5: qcow2.Data(b"two")}
+    clusters |= {n: qcow2.Share(n % 2 * 5) for n in (1, 2, 3, 9, 70, 71, 130, 199)}
+    image = builder.build(clusters)
+    assert qcow2.decode(image.file, chunk=chunk).guest == image.guest
+
+
+@pytest.mark.parametrize("size", [256 * 512, 250 * 512 + 100])
+def test_several_l1_entries_that_name_one_l2_table(qcow2, size):
+    builder = qcow2.Builder(size=size, shared_l2={1: 0, 3: 0})
+    clusters = {n: qcow2.Data(bytes([n])) for n in (0, 3, 50, 63)} | {
+        130: qcow2.Packed(b"p"),
+        60: qcow2.ZeroFlag(),
+    }
+    image = builder.build(clusters)
+    assert len(image.guest) == size
+    for chunk in (7, 511, 0):
+        assert qcow2.decode(image.file, chunk=chunk).guest == image.guest
+
+
+def test_a_host_cluster_that_a_later_table_names_again_is_fetched_again(qcow2):
+    builder = qcow2.Builder(size=128 * 512)
+    clusters = {0: qcow2.Data(b"first"), 64: qcow2.Share(0)}
+    order = [("refcounts",), ("l1",), ("l2", 0), ("data", 0), ("l2", 1)]
+    image = builder.build(clusters, order)
+    done = qcow2.decode(image.file, chunk=512, fetch=True)
+    assert (done.guest, done.fetched) == (image.guest, 512)
+    with pytest.raises(ImageMemory) as caught:
+        qcow2.decode(image.file, chunk=512)
+    assert "had passed before a table named them" in caught.value.detail
+    with pytest.raises(ImageMemory):
+        qcow2.decode(image.file, chunk=512, fetch=True, limits=Qcow2Limits(refetched_bytes=511))
+
+
+# -- tables behind the data: the buffer, then range requests, then scratch, then the refusal
+
+
+@pytest.mark.parametrize("chunk", [4096, 65536, MiB, 0])
+def test_late_tables_within_the_bound_cost_nothing(qcow2, late, chunk):
+    done = qcow2.decode(late.file, chunk=chunk, fetch=True, limits=Qcow2Limits(early_bytes=48 * MiB))
+    assert done.guest == late.guest
+    assert done.fetched == 0
+    assert done.decoder.used_scratch is None
+
+
+@pytest.mark.parametrize("early", [64 * KiB, 16 * MiB])
+def test_late_tables_are_fetched_once_too_much_waits(qcow2, late, early):
+    done = qcow2.decode(
+        late.file, chunk=MiB, fetch=True, disk_size=256 * MiB, limits=Qcow2Limits(early_bytes=early)
+    )
+    assert done.guest == late.guest
+    assert done.fetched == 8 + CLUSTER  # the L1 entry that is needed, and the L2 table
+    assert done.decoder.used_scratch is None
+
+
+@pytest.mark.parametrize("fetch", [None, "refused"])
+def test_what_cannot_be_fetched_goes_through_the_free_tail_of_the_disk(qcow2, late, fetch):
+    driver = qcow2.Driver(
+        late.file, fetch=fetch and True, disk_size=128 * MiB, limits=Qcow2Limits(early_bytes=4 * MiB)
+    )
+    driver.source = None
+    done = driver.run(MiB)
+    assert done.guest == late.guest
+    offset, length = done.decoder.used_scratch
+    assert offset == 48 * MiB
+    assert 32 * MiB < length <= 40 * MiB
+    assert "Copy" in done.extents
+    # Neither behind the scratch nor in the last MiB is anything written.
+    assert set(done.disk[offset + length :]) == {qcow2.DIRT}
+    assert ("Fetch" in done.extents) == (fetch is not None)
+
+
+def test_tables_and_compressed_clusters_come_back_from_scratch(qcow2):
+    """As after a resize: L1 is late, the L2 tables stand where they stood, and nothing can be fetched."""
+    builder = qcow2.Builder(cluster_bits=16, size=12 * MiB)
+    clusters = big_clusters(qcow2, 150, packed=range(20, 60))
+    items = builder.items(clusters)
+    image = builder.build(clusters, [item for item in items if item != ("l1",)] + [("l1",)])
+    fields = {"disk_size": 64 * MiB, "limits": Qcow2Limits(early_bytes=MiB)}
+    done = qcow2.decode(image.file, recall=True, **fields)
+    assert done.guest == image.guest
+    assert done.extents.count("Recall") > 30
+    with pytest.raises(ImageMemory):
+        qcow2.decode(image.file, recall=False, **fields)
+
+
+def test_zeros_of_the_file_need_neither_memory_nor_scratch(qcow2):
+    builder = qcow2.Builder(cluster_bits=16, size=16 * MiB)
+    clusters = {n: qcow2.Data(b"") for n in range(200)} | {200: qcow2.Data(b"end")}
+    image = builder.build(clusters, tables_last(builder, clusters))
+    done = qcow2.decode(image.file, limits=Qcow2Limits(early_bytes=MiB))
+    assert done.guest == image.guest
+
+
+@pytest.mark.parametrize(("disk_size", "left"), [(48 * MiB, 0), (49 * MiB, 0), (60 * MiB, 11 * MiB)])
+def test_without_any_way_left_the_image_is_refused_for_memory(qcow2, late, disk_size, left):
+    with pytest.raises(ImageMemory, match=r"^Could not download, qcow2 image is too big") as caught:
+        qcow2.decode(late.file, chunk=MiB, disk_size=disk_size)
+    assert "16777216 bytes came before the table at 42" in caught.value.detail
+    assert caught.value.hint
+    if not left:
+        assert "and 0 bytes of scratch" in caught.value.detail
+
+
+@pytest.mark.parametrize("where", ["l1", "l2"])
+@pytest.mark.parametrize("chunk", [65536, 100_000, MiB])
+def test_a_table_that_differs_when_it_comes_again_is_a_changed_image(qcow2, late, where, chunk):
+    position = late.l1_offset + 7 if where == "l1" else late.l2_offsets[0] + 60000
+    other = bytearray(late.file)
+    other[position] ^= 0x10 if where == "l2" else 0
+    fetched = bytearray(late.file)
+    if where == "l1":
+        # Both versions name a table: another one each.
+        moved = late.l2_offsets[0]
+        other += other[moved : moved + CLUSTER]
+        fetched += fetched[moved : moved + CLUSTER]
+        struct.pack_into(">Q", fetched, late.l1_offset, (len(fetched) - CLUSTER) | 1 << 63)
+    with pytest.raises(ImageChanged) as caught:
+        qcow2.decode(other, chunk=chunk, fetch=fetched, limits=Qcow2Limits(early_bytes=MiB))
+    assert "differ when read twice" in caught.value.detail
+
+
+def test_the_same_tables_twice_are_no_change_in_any_chunking(qcow2, late):
+    for chunk in (100, 4096, 65536, 100_000, MiB, 0):
+        done = qcow2.decode(late.file[:], chunk=chunk, fetch=True, limits=Qcow2Limits(early_bytes=8 * MiB))
+        assert done.guest == late.guest
+
+
+def test_tables_that_stand_together_come_by_one_request(qcow2):
+    builder = qcow2.Builder(cluster_bits=12, size=64 * MiB)
+    dice = random.Random(4)
+    clusters = {n: qcow2.Data(dice.randbytes(4096)) for n in range(0, 16384, 40)}
+    image = builder.build(clusters, tables_last(builder, clusters))
+    done = qcow2.decode(image.file, chunk=65536, fetch=True, limits=Qcow2Limits(early_bytes=256 * KiB))
+    assert done.guest == image.guest
+    assert done.extents.count("Fetch") == 2
+    assert done.fetched == 32 * 8 + 32 * 4096
+
+
+def test_a_fetch_that_ends_too_early_is_damage(qcow2, late):
+    short = late.file[: late.l1_offset + 3]
+    with pytest.raises(ImageDamaged, match="ends at byte"):
+        qcow2.decode(late.file, fetch=short, known_size=False)
+
+
+def test_a_table_that_could_be_fetched_and_never_comes_is_damage(qcow2, late):
+    driver = qcow2.Driver(late.file[: late.l1_offset], fetch=late.file, known_size=False)
+    with pytest.raises(ImageDamaged, match="could be fetched"):
+        driver.run(MiB)
+
+
+def test_refcount_blocks_do_not_wait_for_a_table(qcow2, tmp_path):
+    """A block of 512 bytes for each 32 KiB of the file, and an L2 table as often: there is always one outstanding."""
+    content = random.Random(9).randbytes(MiB)
+    (tmp_path / "raw").write_bytes(content)
+    qemu_img(
+        "convert",
+        "-O",
+        "qcow2",
+        "-o",
+        "cluster_size=512,refcount_bits=64",
+        tmp_path / "raw",
+        tmp_path / "image",
+    )
+    file = (tmp_path / "image").read_bytes()
+    assert qcow2.decode(file, limits=Qcow2Limits(early_bytes=8 * KiB)).guest == content
+
+
+def test_the_early_buffer_gives_back_what_found_its_place(qcow2):
+    """Each table comes behind its data, one after the other: more waits in sum than ever at once."""
+    builder = qcow2.Builder(cluster_bits=12, size=16 * MiB)
+    dice = random.Random(2)
+    packed = set(range(5, 4096, 9))
+    clusters = {n: qcow2.Data(dice.randbytes(4096)) for n in range(0, 4096, 3) if n not in packed}
+    clusters |= {n: qcow2.Packed(dice.randbytes(1200) + bytes(2896)) for n in packed}
+    order = [("refcounts",), ("l1",)]
+    for table in range(8):
+        mine = range(table * 512, table * 512 + 512)
+        order += [("data", n) for n in mine if n in clusters and n not in packed]
+        order += [("packed", tuple(n for n in mine if n in packed)), ("l2", table)]
+    image = builder.build(clusters, order)
+    for chunk in (4096, 65536):
+        done = qcow2.decode(image.file, chunk=chunk, limits=Qcow2Limits(early_bytes=1500 * KiB))
+        assert done.guest == image.guest
+
+
+# -- what an image may not say
+
+
+def entry(value):
+    return struct.pack(">Q", value)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (1 << 63 | 3 * 512 + 256, "L2 entry 0"),
+        (1 << 63 | 1 << 56 | 3072, "L2 entry 0"),
+        (1 << 61 | 3072, "L2 entry 0"),
+        (1 << 63 | 2, "L2 entry 0"),
+        (1 << 63 | 1 << 40, "beyond the file"),
+        (1 << 62 | 1 << 40, "outside the file"),
+        (1 << 62 | 300, "overlaps the header"),
+    ],
+)
+def test_an_impossible_l2_entry_is_damage(qcow2, value, reason):
+    image = qcow2.Builder().build({0: qcow2.Data(b"x"), 9: qcow2.Data(b"y")})
+    table = image.l2_offsets[0]
+    image.file[table : table + 8] = entry(value)
+    with pytest.raises(ImageDamaged, match=reason):
+        qcow2.decode(image.file)
+
+
+def test_a_cluster_in_the_header_or_off_its_grid_is_damage(qcow2):
+    image = qcow2.Builder(cluster_bits=12, size=MiB).build({0: qcow2.Data(b"x"), 9: qcow2.Data(b"y")})
+    table = image.l2_offsets[0]
+    for value, reason in ((image.hosts[0] + 512, "no multiple"), (image.l1_offset, "overlaps the L1 table")):
+        image.file[table : table + 8] = entry(value)
+        with pytest.raises(ImageDamaged, match=reason):
+            qcow2.decode(image.file)
+
+
+def test_the_zero_flag_is_damage_in_version_2(qcow2):
+    image = qcow2.Builder(version=2).build({0: qcow2.Data(b"x")})
+    image.file[image.l2_offsets[0] + 7] |= 1
+    with pytest.raises(ImageDamaged, match="L2 entry 0"):
+        qcow2.decode(image.file)
+
+
+@pytest.mark.parametrize(("content", "used", "zero"), [(b"x", 7, 4), (None, 1, 0)])
+def test_subclusters_that_contradict_themselves_are_damage(qcow2, content, used, zero):
+    builder = qcow2.Builder(cluster_bits=14, size=16384, extended=True)
+    with pytest.raises(ImageDamaged, match="with the subclusters"):
+        qcow2.decode(builder.build({0: qcow2.Subclusters(content, used, zero)}).file)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (1 << 63 | 1, "L1 entry 0"),
+        (1 << 63 | 1 << 60 | 1536, "L1 entry 0"),
+        (1 << 63 | 1 << 40, "outside the file"),
+        (1 << 63 | 4096 + 512, "L1 entry 0"),
+    ],
+)
+def test_an_impossible_l1_entry_is_damage(qcow2, value, reason):
+    image = qcow2.Builder(cluster_bits=12, size=MiB).build({0: qcow2.Data(b"x")})
+    image.file[image.l1_offset : image.l1_offset + 8] = entry(value)
+    with pytest.raises(ImageDamaged, match=reason):
+        qcow2.decode(image.file)
+
+
+def test_a_table_inside_of_the_l1_table_is_damage(qcow2):
+    image = qcow2.Builder(size=256 * 512).build({0: qcow2.Data(b"x")})
+    image.file[image.l1_offset : image.l1_offset + 8] = entry(image.l1_offset)
+    with pytest.raises(ImageDamaged, match="overlaps the L1 table"):
+        qcow2.decode(image.file)
+
+
+def test_a_table_that_maps_itself_does_no_harm(qcow2):
+    image = qcow2.Builder().build({0: qcow2.Data(b"x")})
+    table = image.l2_offsets[0]
+    image.file[table + 8 : table + 16] = entry(table)
+    done = qcow2.decode(image.file)
+    assert done.guest[512:1024] == image.file[table : table + 512]
+
+
+def test_more_runs_than_the_bound_are_refused(qcow2):
+    builder = qcow2.Builder(size=64 * 512)
+    image = builder.build({n: qcow2.Data(bytes([n])) for n in range(0, 64, 2)})
+    qcow2.decode(image.file, limits=Qcow2Limits(runs=64))
+    with pytest.raises(ImageMemory) as caught:
+        qcow2.decode(image.file, chunk=512, limits=Qcow2Limits(runs=40))
+    assert "more than 40 runs" in caught.value.detail
+
+
+# -- memory
+
+
+def peak_of(work):
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_empty_disk_of_8_tib_takes_little_memory(tmp_path):
+    qemu_img("create", "-f", "qcow2", tmp_path / "image", "8T")
+    file = (tmp_path / "image").read_bytes()
+
+    def work():
+        decoder = Qcow2Decoder(len(file), 8 * TiB, can_fetch=False)
+        for start in range(0, len(file), 65536):
+            assert sum(extent.length for extent in decoder.feed(memoryview(file)[start : start + 65536])) in {
+                0,
+                8 * TiB,
+            }
+
+    assert peak_of(work) < MiB
+
+
+def test_the_worst_table_of_2_mib_clusters_stays_within_the_stated_memory(qcow2):
+    """262144 clusters, each a run of its own, in falling order, in a file that is never read to its end."""
+    builder = qcow2.Builder(cluster_bits=21, size=512 * GiB)
+    image = builder.build({0: qcow2.Data(b"")}, [("refcounts",), ("l1",), ("l2", 0), ("data", 0)])
+    first, table = 1 << 40, image.l2_offsets[0]
+    values = (first + (262144 - n) * 2 * 2**21 for n in range(262144))
+    image.file[table : table + 2**21] = struct.pack(">262144Q", *values)
+
+    def work():
+        decoder = Qcow2Decoder(None, TiB, can_fetch=False)
+        for start in range(0, table + 2**21, MiB):
+            list(decoder.feed(memoryview(image.file)[start : start + MiB]))
+
+    assert peak_of(work) < 32 * MiB
+
+
+def test_many_compressed_clusters_on_one_spot_share_their_memory(qcow2):
+    """Every entry of a table names the same compressed cluster, which a chunk's end cuts in two."""
+    builder = qcow2.Builder(cluster_bits=16, size=512 * MiB)
+    image = builder.build({0: qcow2.Packed(random.Random(0).randbytes(32 * KiB) * 2)})
+    table = image.l2_offsets[0]
+    image.file[table : table + CLUSTER] = bytes(image.file[table : table + 8]) * 8192
+    image.file += bytes(CLUSTER)
+
+    def work():
+        decoder = Qcow2Decoder(len(image.file), 512 * MiB, can_fetch=False)
+        list(decoder.feed(memoryview(image.file)[: image.hosts[0] + 1000]))
+
+    assert peak_of(work) < 4 * MiB
+
+
+# -- speed: a smoke alarm, far above what it takes
+
+
+def test_plain_clusters_cost_little_beside_their_download(qcow2):
+    image = qcow2.Builder(cluster_bits=16, size=64 * MiB).build(big_clusters(qcow2, 1024))
+    decoder = Qcow2Decoder(len(image.file), 64 * MiB, can_fetch=False)
+    extents = 0
+    for start in range(0, len(image.file), MiB):
+        extents += sum(1 for _ in decoder.feed(memoryview(image.file)[start : start + MiB]))
+    assert extents <= 66
+
+
+def test_errors_are_of_the_family(qcow2, late):
+    assert issubclass(ImageMemory, DeployError)
+    with pytest.raises(DeployError):
+        qcow2.decode(late.file[:1000])
