@@ -10,6 +10,8 @@ from agent import __version__
 from agent.cli import disks, write
 from agent.cli.output import exit_status, print_error
 from agent.errors import DeployError
+from agent.host.syscalls import return_large_blocks
+from agent.units import MiB
 
 EXIT_STATUS = """\
 exit status:
@@ -51,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
+    return_large_blocks(4 * MiB)
     options = make_parser().parse_args(arguments)
     try:
         status: int = asyncio.run(options.run(options))

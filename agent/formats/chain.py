@@ -32,6 +32,11 @@ class Chained:
         """That of the inner decoder; None until there is one and it knows."""
         return None if self._inner is None else self._inner.virtual_size
 
+    @property
+    def inner(self) -> Decoder | None:
+        """The decoder of what is inside, once that is known."""
+        return self._inner
+
     def feed(self, data: memoryview) -> Iterator[Extent]:
         """Decompress and decode.
 

@@ -18,6 +18,8 @@ from agent.formats.qcow2_pass import ForwardPass, Means
 from agent.formats.qcow2_queue import Chunk
 from agent.units import MiB, align_up
 
+__all__ = ["Qcow2Decoder", "Qcow2Limits"]
+
 # Space at the end of the disk that stays free of scratch: whoever drives the decoder may hold it in memory.
 _TAIL_BYTES = 1 * MiB
 
@@ -26,9 +28,9 @@ class Qcow2Decoder:
     """Decodes a qcow2 image of version 2 or 3.
 
     Memory, at most: `limits.runs` * 16 bytes (32 MiB) for runs, `limits.early_bytes` (16 MiB) for early data,
-    six times `limits.l1_bytes` (12 MiB) while and after the L1 table is sorted, one table and one compressed
-    cluster (4 MiB), and for the moment in which a table is read ten times its cluster: 640 KiB at clusters of
-    64 KiB, 20 MiB at those of 2 MiB.
+    1.5 times `limits.l1_bytes` (3 MiB) for the L1 table, 8 MiB for the digests of 262144 fetched tables, 1 MiB of
+    doubtful sectors, and 4 MiB for a compressed cluster. While a table is read, up to 14 times its length: 28 MiB
+    for one of 2 MiB, 0.9 MiB for one of 64 KiB.
 
     Args:
         file_size: length of the image file in bytes, where it is known: wrong offsets are then found at once.

@@ -8,7 +8,6 @@ tables, move to scratch, refuse.
 from array import array
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import cast
 
 from agent.errors import ImageMemory
 from agent.formats.extent import Copy, Extent, Fetch, Inflate, Recall, Write, Zero
@@ -23,6 +22,7 @@ from agent.formats.qcow2_table import (
     L2Table,
     Run,
     guest_holes,
+    l1_holes,
     read_l1,
     read_l2,
     refcount_cursor,
@@ -57,7 +57,7 @@ class ForwardPass:
         self._store = EarlyStore(means.limits.early_bytes)
         self._doubts = Doubts()
         self._chunk = Chunk(0, 0, memoryview(b""))
-        self._l1 = None if header.l1_length else L1Table(array("Q"), array("I"), [])
+        self._l1 = None if header.l1_length else L1Table(array("Q"), array("I"))
         self._next_table = 0
         # As much as has passed of the table that is being collected, and of the refcount table.
         self._table = bytearray()
@@ -149,7 +149,7 @@ class ForwardPass:
     def _take_table(self, data: bytes | bytearray | memoryview) -> Iterator[Extent]:
         if self._l1 is None:
             self._l1 = read_l1(data, self.header, self._file_size)
-            for hole in self._l1.holes:
+            for hole in l1_holes(self._l1, self.header):
                 yield Zero(*hole)
             return
         tables: dict[int, L2Table] = {}
@@ -246,7 +246,7 @@ class ForwardPass:
     def _recall(self, source: int, length: int) -> _Gathering:
         recall = Recall(source, length)
         if self._means.can_recall:
-            yield cast("Extent", recall)  # see there: only who knows it gets it
+            yield recall
         data: bytes | None = recall.data
         if data is None or len(data) != length:
             raise ImageMemory(detail="a table or a compressed cluster is among what had to leave the memory")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from agent.formats.qcow2_header import Qcow2Header, damaged
+from agent.formats.qcow2_header import L1_ENTRY, Qcow2Header, damaged
 from agent.units import align_up
 
 SECTOR = 512
@@ -51,15 +51,13 @@ class L1Table(NamedTuple):
 
     offsets: "array[int]"
     indices: "array[int]"
-    holes: list[tuple[int, int]]
-    """Guest ranges (offset, length) without a table."""
 
 
 class L2Table(NamedTuple):
     """One L2 table. Runs are in the order of the file, all numbers but hosts in units of the header."""
 
-    holes: list[tuple[int, int]]
-    """(first, count) of what reads as zeros."""
+    holes: "array[int]"
+    """What reads as zeros: first unit and count, one pair after the other."""
     hosts: "array[int]"
     firsts: "array[int]"
     counts: "array[int]"
@@ -81,25 +79,26 @@ def read_l1(data: bytes | bytearray | memoryview, header: Qcow2Header, file_size
     """
     entries = big_endian(data)
     l1_end = header.l1_offset + header.l1_length
-    holes: list[tuple[int, int]] = []
     for index, entry in enumerate(entries):
         offset = entry & _OFFSET
         if entry & _L1_RESERVED or offset % header.cluster_size:
             raise damaged(f"L1 entry {index} is {entry:#x}")
-        if not offset:
-            _add_hole(holes, index, 1)
-        elif offset + header.cluster_size > (file_size or 1 << 63):
+        if offset + header.cluster_size > (file_size or 1 << 63):
             raise damaged(f"the L2 table at {offset} is outside the file of {file_size} bytes")
-        elif offset < l1_end and header.l1_offset < offset + header.cluster_size:
+        if offset and offset < l1_end and header.l1_offset < offset + header.cluster_size:
             raise damaged(f"the L2 table at {offset} overlaps the L1 table")
         entries[index] = offset
     indices = sorted((index for index, offset in enumerate(entries) if offset), key=entries.__getitem__)
-    span = header.table_span
-    return L1Table(
-        array("Q", (entries[index] for index in indices)),
-        array("I", indices),
-        [(first * span, min(count * span, header.virtual_size - first * span)) for first, count in holes],
-    )
+    return L1Table(array("Q", map(entries.__getitem__, indices)), array("I", indices))
+
+
+def l1_holes(l1: L1Table, header: Qcow2Header) -> Iterator[tuple[int, int]]:
+    """Guest ranges (offset, length) that have no L2 table."""
+    span, position = header.table_span, 0
+    for index in (*sorted(l1.indices), header.l1_length // L1_ENTRY):
+        if index * span > position:
+            yield position, min(index * span, header.virtual_size) - position
+        position = (index + 1) * span
 
 
 def read_l2(
@@ -178,13 +177,6 @@ def stretches(bits: int, width: int) -> Iterator[tuple[int, int, bool]]:
         first += count
 
 
-def _add_hole(holes: list[tuple[int, int]], first: int, count: int) -> None:
-    if holes and sum(holes[-1]) == first:
-        holes[-1] = (holes[-1][0], holes[-1][1] + count)
-    else:
-        holes.append((first, count))
-
-
 class _Builder:
     """Collects runs in the order of the guest disk, then sorts them by host offset."""
 
@@ -194,7 +186,7 @@ class _Builder:
         self._length = length
         self._file_end = file_size if file_size is not None else 1 << 63
         self._l1_end = header.l1_offset + header.l1_length
-        self._holes: list[tuple[int, int]] = []
+        self._holes = array("I")
         self._hosts = array("Q")
         self._firsts = array("I")
         self._counts = array("I")
@@ -204,8 +196,12 @@ class _Builder:
 
     def add_hole(self, first: int, count: int) -> None:
         """Units that read as zeros."""
-        if first * self.unit < self._length:
-            _add_hole(self._holes, first, count)
+        if first * self.unit >= self._length:
+            return
+        if self._holes and self._holes[-2] + self._holes[-1] == first:
+            self._holes[-1] += count
+        else:
+            self._holes.extend((first, count))
 
     def add(self, host: int, first: int, count: int, kind: int) -> None:
         """Units whose bytes are at `host`, which is checked against the cluster size where a cluster begins."""
@@ -311,7 +307,7 @@ class Cursor:
 
 def guest_holes(table: L2Table, header: Qcow2Header, base: int, length: int) -> Iterator[tuple[int, int]]:
     """Guest ranges (offset, length) of a table's holes, clipped to the guest disk."""
-    for first, count in table.holes:
+    for first, count in zip(table.holes[::2], table.holes[1::2], strict=True):
         offset = first * header.unit
         yield base + offset, min(count * header.unit, length - offset)
 
@@ -322,5 +318,5 @@ def refcount_cursor(data: bytes | bytearray | memoryview, header: Qcow2Header) -
     hosts = sorted(host for host in big_endian(data) if host >= cluster and host % cluster == 0)
     count = cluster // header.unit | _UNUSED_FLAG
     blank = array("I", [0]) * len(hosts)
-    table = L2Table([], array("Q", hosts), blank, array("I", [count]) * len(hosts))
+    table = L2Table(array("I"), array("Q", hosts), blank, array("I", [count]) * len(hosts))
     return Cursor(table, header, 0, cluster)

@@ -28,6 +28,10 @@ SYNC_FILE_RANGE_WAIT_BEFORE = 1
 SYNC_FILE_RANGE_WRITE = 2
 SYNC_FILE_RANGE_WAIT_AFTER = 4
 
+# malloc.h
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _fallocate = _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -99,6 +103,18 @@ def finish_writeback(fd: int, offset: int, length: int) -> None:
     """
     flags = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
     _check(_sync_file_range(fd, offset, length, flags))
+
+
+def return_large_blocks(threshold: int) -> None:
+    """From now on memory blocks of `threshold` bytes or more go back to the system when they are freed.
+
+    By itself glibc raises that limit with every such block that is freed (mallopt(3)), and a few copies of a large
+    config drive stay resident for good. Other C libraries have no such call.
+    """
+    if hasattr(_libc, "mallopt"):
+        _libc.mallopt(M_MMAP_THRESHOLD, threshold)
+        # Fixing the one fixes the other at 128 KiB: the heap would shrink and grow with every smaller block.
+        _libc.mallopt(M_TRIM_THRESHOLD, 2 * threshold)
 
 
 def address(view: memoryview) -> int:

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 
 from agent.aio import run_blocking
-from agent.errors import ImageWrite
+from agent.errors import ImageChanged, ImageWrite
+from agent.formats.chain import Chained
 from agent.formats.compressed import OutputTooLarge
-from agent.formats.extent import GuestTooLarge
+from agent.formats.extent import Decoder, GuestTooLarge
 from agent.formats.qcow2 import Qcow2Decoder
+from agent.model.url import redact_url
 from agent.stages.context import Context
 from agent.stages.decoding import new_decoder, too_large
 from agent.transfer.pipeline import copy
-from agent.transfer.sink import SinkFailed, SinkTooSmall
+from agent.transfer.sink import HeldEnds, SinkFailed, SinkTooSmall
 from agent.transfer.source import TransferRestart
 
 
@@ -44,19 +46,30 @@ async def _copy_once(ctx: Context) -> None:
     try:
         await copy(ctx.source, ctx.pool, ctx.digest, decoder, sink, ctx.meter, head)
         ctx.guest_size = decoder.virtual_size or 0
-        if isinstance(decoder, Qcow2Decoder) and decoder.used_scratch is not None:
-            await run_blocking(sink.zero, *decoder.used_scratch)
+        await run_blocking(_clean_scratch, decoder, sink)
         # The flush belongs to the write: a disk that took the bytes and cannot keep them fails here, as a
         # disk.
         await run_blocking(_flush, disk.flush, disk.path)
     except SinkFailed as failure:
         raise ImageWrite(type=ctx.job.type, detail=f"{disk.path}: {failure}") from failure.error
+    except ImageChanged as change:
+        raise ImageChanged(url=redact_url(ctx.job.url), detail=change.detail) from None
     except SinkTooSmall as failure:
         raise too_large(ctx, failure.end) from None
     except GuestTooLarge as failure:
         raise too_large(ctx, failure.size) from None
     except OutputTooLarge as failure:
         raise too_large(ctx, failure.limit) from None
+
+
+def _clean_scratch(decoder: Decoder, sink: HeldEnds) -> None:
+    """Zero what waited at the end of the disk: nothing of an image may stand where no partition of it is."""
+    inner = decoder.inner if isinstance(decoder, Chained) else decoder
+    if isinstance(inner, Qcow2Decoder) and inner.used_scratch is not None:
+        try:
+            sink.zero(*inner.used_scratch)
+        except OSError as error:
+            raise SinkFailed(inner.used_scratch[0], error) from error
 
 
 def _flush(flush: Callable[[], None], path: str) -> None:

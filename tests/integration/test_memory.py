@@ -41,9 +41,9 @@ def make_sparse_image(path: Path, size: int) -> None:
     subprocess.run(["sfdisk", "-q", "--no-tell-kernel", path], input=script, text=True, check=True)
 
 
-def deploy(url: str, disk: Path, size: int, *options: object) -> int:
+def deploy(url: str, disk: Path, size: int, *options: object, kind: str = "raw") -> int:
     """Deploy the image; gives the peak of the resident memory in bytes."""
-    arguments = ["write", "--url", url, "--type", "raw", "--disk", disk, "--size", size, "--quiet", *options]
+    arguments = ["write", "--url", url, "--type", kind, "--disk", disk, "--size", size, "--quiet", *options]
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *map(str, arguments)],
         cwd=ROOT,
@@ -70,4 +70,27 @@ def test_the_largest_documented_config_drive_stays_below_the_limit_too(served, t
     user_data = tmp_path / "user-data"
     user_data.write_text("x" * (8 * MiB - 4096))
     peak = deploy(f"{served}/image.raw", tmp_path / "disk.img", 512 * MiB, "--user-data", user_data)
+    assert peak < LIMIT
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["plain", "compressed"])
+def test_a_qcow2_of_8_tib_takes_no_more(served, tmp_path, compressed):
+    """Both ends of an 8 TiB disk, and 96 MiB in the middle."""
+    size = 8 * 1024 * GiB
+    raw, piece, path = tmp_path / "image.raw", tmp_path / "piece", tmp_path / "image.qcow2"
+    make_sparse_image(raw, size)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, str(size)], check=True)
+    with raw.open("rb") as file:
+        for offset, length in ((0, MiB), (size - MiB, MiB), (4096 * GiB, 96 * MiB)):
+            file.seek(offset)
+            piece.write_bytes(
+                file.read(length) if length == MiB else os.urandom(length // 2) + b"x" * (length // 2)
+            )
+            subprocess.run(
+                ["qemu-io", "-f", "qcow2", "-c", f"write -q -s {piece} {offset} {length}", path], check=True
+            )
+    if compressed:
+        plain = path.rename(tmp_path / "plain.qcow2")
+        subprocess.run(["qemu-img", "convert", "-O", "qcow2", "-c", plain, path], check=True)
+    peak = deploy(f"{served}/image.qcow2", tmp_path / "disk.img", size + GiB, kind="qcow2")
     assert peak < LIMIT

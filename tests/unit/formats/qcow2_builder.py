@@ -1,4 +1,4 @@
-"""Hand-made qcow2 images, written without the code under test, and a driver that puts extents on a dirty disk in memory."""
+"""Hand-made qcow2 images, written without the code under test; and a driver: extents onto a dirty disk in memory."""
 
 import random
 import struct

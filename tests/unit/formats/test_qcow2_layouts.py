@@ -105,7 +105,7 @@ def test_compressed(qcow2, raw, tmp_path, options):
 @pytest.mark.parametrize("flags", [["-W", "-m", "16"], ["-c", "-W", "-m", "16"]])
 @pytest.mark.parametrize("options", ["cluster_size=64k", "cluster_size=4k", "cluster_size=512"])
 def test_written_out_of_order(qcow2, raw, tmp_path, flags, options):
-    for _ in range(3):  # the order is another one each time
+    for _ in range(2):  # the order is another one each time
         qemu_img("convert", *flags, "-O", "qcow2", "-o", options, raw, tmp_path / "image")
         check(qcow2, tmp_path / "image", chunks=(4096, 0))
 
@@ -114,10 +114,11 @@ def test_written_out_of_order(qcow2, raw, tmp_path, flags, options):
 @pytest.mark.parametrize("flags", [[], ["-c"], ["-c", "-o", "cluster_size=4k"], ["-o", "extended_l2=on"]])
 def test_in_the_smallest_pieces(qcow2, raw, tmp_path, flags, chunk):
     small = tmp_path / "small.raw"
-    small.write_bytes(raw.read_bytes()[: (32 if chunk == 1 else 200) * KiB + 512])
+    small.write_bytes(raw.read_bytes()[: (16 if chunk == 1 else 200) * KiB + 512])
     qemu_img("convert", *flags, "-O", "qcow2", small, tmp_path / "image")
     check(qcow2, tmp_path / "image", chunks=[chunk])
-    check(qcow2, tmp_path / "image", chunks=[chunk], known_size=False)
+    if chunk > 1:
+        check(qcow2, tmp_path / "image", chunks=[chunk], known_size=False)
 
 
 @pytest.mark.parametrize("size", [512, 1024, 65536 - 512, 65536, 65536 + 512, 3 * MiB + 1536])
@@ -133,7 +134,7 @@ def test_virtual_sizes_that_are_no_multiple_of_anything(qcow2, tmp_path, size, o
 @pytest.mark.parametrize(
     "options", ["cluster_size=64k", "cluster_size=4k", "cluster_size=4k,compat=0.10", "extended_l2=on"]
 )
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_rewritten_in_random_order_with_zeros_and_discards(qcow2, tmp_path, options, seed):
     dice = random.Random(seed)
     image = tmp_path / "image"
