@@ -106,6 +106,9 @@ class BufferPool:
         self._free = deque(self._made)
 
     def close(self) -> None:
-        """Let the buffers go; each is unmapped with its last view (a traceback may still hold one)."""
+        """Let the buffers go; each is unmapped with its last view (a traceback may still hold one).
+
+        New ones are mapped if the pool is used again.
+        """
         self._made.clear()
         self._free.clear()

@@ -1,4 +1,4 @@
-"""A qcow2 with its L1 table behind 3 GiB of data, as `qemu-img resize` leaves it: each way to place the data is taken."""
+"""A qcow2 with its L1 table behind 3 GiB of data, as `qemu-img resize` leaves it: each way to place them is taken."""
 
 import json
 import os
