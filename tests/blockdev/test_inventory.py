@@ -13,8 +13,6 @@ from agent.host.inventory import describe_path, list_disks
 from agent.model.disks import eligibility, require_eligible
 from agent.units import MiB
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for loop devices")
-
 SIZE = 64 * MiB
 
 

@@ -7,8 +7,6 @@ from agent.host.fat import fat_has_file
 from agent.host.parttable import PartitionSeen, read_partitions
 from agent.units import MiB
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
-
 
 @pytest.fixture(params=[512, 4096])
 def loop(request, tmp_path):

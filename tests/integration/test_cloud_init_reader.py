@@ -66,7 +66,7 @@ for line in sys.stdin:
 def cloud_init():
     """A function from the directory of a drive to what cloud-init makes of it."""
     if subprocess.run([PYTHON, "-c", "import cloudinit"], capture_output=True, check=False).returncode:
-        pytest.skip("Debian's package cloud-init is not installed")
+        pytest.fail("Debian's package cloud-init is not installed: packaging/dev/setup does it")
     argv = [PYTHON, "-c", READER]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin

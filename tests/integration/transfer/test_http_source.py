@@ -205,7 +205,7 @@ async def test_large_file_into_aligned_buffers_with_a_slow_consumer(
 def nginx(tmp_path):
     """The base URL of an nginx that serves tmp_path."""
     if shutil.which("nginx") is None:
-        pytest.skip("nginx is not installed")
+        pytest.fail("nginx is not installed: packaging/dev/setup does it")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
