@@ -168,8 +168,6 @@ class Deployment:
             await run_blocking(claim, ctx)
             tracker.next()
             await write_image(ctx, tracker.restart)
-            # The stages to come need memory of their own, for a large config drive.
-            ctx.pool.close()
             tracker.next()
             await run_blocking(verify, ctx)
             await self._examine_late(facts, ctx)

@@ -29,7 +29,7 @@ from agent.transfer.source import TransferRestart
 from agent.units import MiB
 
 # How much of the file is read to fill the window at most: less than the pool has, and than a decoder may hold back.
-MAX_FILE_HEAD = 14 * MiB
+MAX_FILE_HEAD = 12 * MiB
 
 
 async def probe_image(ctx: Context) -> None:
