@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from agent.errors import DeployError, ImageDamaged, ImageUnsafe
 from agent.formats.compressed import Decompressor, OutputTooLarge
 from agent.units import GiB, KiB, MiB
+from tests.fuzz import examples
 
 KINDS = ("gzip", "xz", "zstd", "bzip2")
 COMMANDS = {"gzip": ["gzip"], "xz": ["xz"], "zstd": ["zstd", "-q"], "bzip2": ["bzip2"]}
@@ -318,7 +319,7 @@ def test_thousands_of_empty_members_take_no_time_to_speak_of(kind):
     assert time.monotonic() - began < 10
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.sampled_from(KINDS), st.binary(max_size=400), st.lists(st.integers(1, 64), min_size=1, max_size=8))
 @example("gzip", b"", [1])
 def test_any_chunking_gives_the_same(kind, data, steps):
@@ -334,7 +335,7 @@ def test_any_chunking_gives_the_same(kind, data, steps):
     assert out == data + data[:100]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     st.sampled_from(KINDS),
     st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), min_size=1, max_size=5),

@@ -14,6 +14,7 @@ from agent.formats import gpt
 from agent.formats.layout import finish_head, place_drive, stale_backup
 from agent.formats.table import read_table
 from agent.units import GiB, KiB, MiB
+from tests.fuzz import examples
 
 TYPES = ["8300", "ef00", "ef02", "8200", "8e00", "fd00", "0700", "a502"]
 NAMES = st.text(st.characters(codec="utf-8", categories=("L", "N"), max_codepoint=0xFFFF), max_size=36)
@@ -73,7 +74,7 @@ def apply(path, table, image_size, disk_size, done):
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(tables(), st.integers(0, 3000), st.integers(0, 64 * GiB), st.integers(1, 3 * MiB))
 def test_sgdisk_finds_no_problem_in_what_we_moved(made, slack, growth, drive_size):
     """On any larger disk the partitions stay as they were, and the config drive joins them."""

@@ -19,6 +19,7 @@ from agent.formats.detect import sniff
 from agent.formats.extent import GuestTooLarge, Inflate, Write, Zero
 from agent.formats.ova import OvaDecoder
 from agent.units import GiB, KiB, MiB
+from tests.fuzz import examples
 
 OVF_NAMESPACE = "http://schemas.dmtf.org/ovf/envelope/1"
 VMDK_FORMAT = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
@@ -329,7 +330,7 @@ def test_the_size_of_the_guest_is_known_before_its_first_extent(members):
     assert decoder.virtual_size == len(CONTENT)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 8000), st.integers(0, 255)), min_size=1, max_size=4),
     st.booleans(),

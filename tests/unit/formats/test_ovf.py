@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from agent.errors import DeployError, ImageDamaged, ImageUnsafe
 from agent.formats.ovf import parse_ovf
 from agent.units import GiB, MiB
+from tests.fuzz import examples
 
 OVF1 = "http://schemas.dmtf.org/ovf/envelope/1"
 VMDK = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
@@ -179,7 +180,7 @@ def test_an_envelope_of_nothing_has_no_disk():
 SAMPLE = envelope()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2000), st.binary(min_size=1, max_size=3)), min_size=1, max_size=5))
 def test_mutants_raise_the_known_errors_only(changes):
     data = bytearray(SAMPLE)

@@ -9,9 +9,12 @@ from agent.errors import DeployError, ImageMemory
 from agent.formats.extent import GuestTooLarge
 from agent.formats.qcow2 import Qcow2Limits
 from agent.units import KiB, MiB
+from tests.fuzz import examples
 
 quiet = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=examples(40),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 CHUNKS = st.sampled_from([1, 7, 100, 511, 512, 4096, 0])
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agent.errors import DeployError, ImageDamaged, ImageUnsafe
 from agent.formats.tar import Data, End, Member, TarReader
+from tests.fuzz import examples
 
 LONG = "/".join(["a directory of a long name"] * 6) + "/disk.vmdk"
 FILES = {
@@ -225,7 +226,7 @@ def fix_checksums(data):
             data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     st.sampled_from(SAMPLES),
     st.lists(st.tuples(st.integers(0, 8000), st.integers(0, 255)), min_size=1, max_size=6),

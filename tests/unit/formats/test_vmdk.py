@@ -18,6 +18,7 @@ from agent.errors import DeployError, ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.extent import GuestTooLarge, Inflate, Write, Zero
 from agent.formats.vmdk import VmdkDecoder
 from agent.units import GiB, KiB, MiB, TiB
+from tests.fuzz import examples
 
 GRAIN = 64 * KiB
 STEPS = [511, 4096, 65536, None]
@@ -581,14 +582,14 @@ def mutant(name, changes):
     return bytes(data)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.sampled_from(sorted(MUTATED)), CHANGES | HEADER_CHANGES, st.sampled_from([4096, None]))
 def test_mutants_raise_the_known_errors_only(name, changes, step):
     with contextlib.suppress(DeployError, GuestTooLarge, zlib.error):
         decode(mutant(name, changes), step)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.sampled_from(sorted(MUTATED)), HEADER_CHANGES)
 def test_what_qemu_img_accepts_as_well_gives_the_same_bytes(name, changes):
     data = mutant(name, changes)
