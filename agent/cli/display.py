@@ -108,8 +108,8 @@ class Lines(_Follower):
         match event:
             case StageBegan(stage):
                 self._print(f"{stage.value}: begins")
-            case StageEnded(stage, seconds):
-                self._print(f"{stage.value}: {format_duration(seconds)}")
+            case StageEnded(stage, seconds, failed):
+                self._print(f"{stage.value}: {'failed after ' if failed else ''}{format_duration(seconds)}")
             case Noted(text):
                 self._print(f"note: {text}")
             case Finished(status):
@@ -136,8 +136,9 @@ class _Bar(_Follower):
 
     def listen(self, event: DeployEvent) -> None:
         match event:
-            case StageEnded(stage, seconds):
-                self._console.print(f"[green]✓[/] {stage.value:<10} {format_duration(seconds)}")
+            case StageEnded(stage, seconds, failed):
+                mark = "[red]✗[/]" if failed else "[green]✓[/]"
+                self._console.print(f"{mark} {stage.value:<10} {format_duration(seconds)}")
             case Noted(text):
                 self._console.print(Text(f"  note: {text}", style="yellow"))
             case Finished(status) if status.error is None:

@@ -83,7 +83,7 @@ class Tracker:
     def fail(self, error: DeployError) -> None:
         """The deployment is over and has failed."""
         self._percent = max(self._percent, self._percent_now(self.progress()))
-        self._end_stage()
+        self._end_stage(failed=True)
         self.state = advance(self.state, Event.CANCEL if isinstance(error, JobCancelled) else Event.FAIL)
         self.error = error
         self._finish()
@@ -145,12 +145,12 @@ class Tracker:
             before += step.weight
         return 0.0
 
-    def _end_stage(self) -> None:
+    def _end_stage(self, *, failed: bool = False) -> None:
         if self._stages and self._stages[-1].seconds is None:
             seconds = time.monotonic() - self._began
             last = self._stages[-1]
             self._stages[-1] = StageTime(last.name, last.started_at, seconds)
-            self._tell(StageEnded(State(last.name), seconds))
+            self._tell(StageEnded(State(last.name), seconds, failed))
 
     def _finish(self) -> None:
         self.finished_at = self._clock()

@@ -24,6 +24,7 @@ class StageEnded:
 
     stage: State
     seconds: float
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,8 @@ def test_events_are_lines():
         lines.listen(event)
     # What went wrong is printed by the command, once.
     assert printed(stream) == ["claim: begins", "claim: 0.3 s", "note: again"]
+    lines.listen(StageEnded(State.WRITE, 2, failed=True))
+    assert printed(stream)[-1] == "write: failed after 2.0 s"
     lines.listen(Finished(STATUS))
     assert printed(stream)[-1] == summary(STATUS)
 
@@ -103,9 +105,11 @@ async def test_a_bar_on_a_terminal(monkeypatch):
         await asyncio.sleep(0.5)
         display.listen(StageEnded(State.WRITE, 3))
         display.listen(Noted("a note [with brackets]"))
+        display.listen(StageEnded(State.VERIFY, 1, failed=True))
     display.listen(Finished(STATUS))
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
     assert " 41.3 %" in text
     assert re.search(r"✓ write +3\.0 s", text)
     assert "note: a note [with brackets]" in text
+    assert re.search(r"✗ verify +1\.0 s", text)
     assert text.rstrip().endswith(summary(STATUS))

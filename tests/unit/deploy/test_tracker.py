@@ -69,6 +69,7 @@ def test_a_deployment_goes_through_all_stages(tracker, events):
     assert seen == [*STAGES, State.DONE]
     assert [event.stage for event in events if isinstance(event, StageBegan)] == list(STAGES)
     assert [event.stage for event in events if isinstance(event, StageEnded)] == list(STAGES)
+    assert not any(event.failed for event in events if isinstance(event, StageEnded))
     assert isinstance(events[-1], Finished)
     assert events[-1].status.document()["percent"] == 100.0
     assert tracker.snapshot().finished_at is not None
@@ -156,3 +157,11 @@ def test_a_snapshot_is_frozen_and_has_no_secrets(tracker):
     assert before.stages == ()
     shown = repr(tracker.snapshot()) + str(tracker.snapshot().document())
     assert [word for word in ("secret1", "secret2", "secret3") if word in shown] == []
+
+
+def test_a_stage_that_fails_ends_as_failed(tracker, events):
+    tracker.next()
+    tracker.fail(JobCancelled())
+    assert [(event.stage, event.failed) for event in events if isinstance(event, StageEnded)] == [
+        (STAGES[0], True)
+    ]
