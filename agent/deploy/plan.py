@@ -112,12 +112,18 @@ def plan(job: Job, facts: Facts) -> Plan:
     return Plan(facts.target, _steps(job, facts, slot), tuple(refusals), _notes(job, facts), slot)
 
 
-def _job_refusals(job: Job, policy: Policy) -> list[DeployError]:
+def policy_faults(job: Job, policy: Policy) -> list[Fault]:
+    """What the operator does not allow of a job, whatever its disk and its image are."""
     faults = []
     if policy.require_checksum and job.checksum is None:
         faults.append(Fault("checkSum", "is required by this server's policy"))
     if not policy.allow_http and job.url.lower().startswith("http:"):
         faults.append(Fault("URL", "must be https by this server's policy"))
+    return faults
+
+
+def _job_refusals(job: Job, policy: Policy) -> list[DeployError]:
+    faults = policy_faults(job, policy)
     return [JobInvalid(faults)] if faults else []
 
 

@@ -6,12 +6,13 @@ nothing boots. There is nothing between, whatever fails and whenever it is cance
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from agent.aio import run_blocking
 from agent.deploy.plan import Facts, Plan, plan
-from agent.deploy.target import Options, find_firmware, find_target, make_drive
+from agent.deploy.target import Options, find_firmware, find_target, is_chosen_by_name, make_drive
 from agent.deploy.tracker import Tracker
 from agent.errors import DeployError, InternalFault, JobCancelled
 from agent.formats.image import ImageFacts
@@ -19,10 +20,11 @@ from agent.host.drive import Drive
 from agent.model.disks import Disk
 from agent.model.events import DeployEvent, Listener
 from agent.model.job import Job
+from agent.model.seal import Seal
 from agent.model.stage import UNCOMMITTED, State
 from agent.model.status import Status
 from agent.stages.claim import claim, wipe_ends
-from agent.stages.commit import commit, settle
+from agent.stages.commit import commit, seal, settle
 from agent.stages.context import Context
 from agent.stages.finish import finish
 from agent.stages.preflight import find_own_drive, probe_image
@@ -39,13 +41,35 @@ def _nobody(_: DeployEvent) -> None:
     """The listener of a deployment that nobody watches."""
 
 
+async def _unkept(_: Seal) -> None:
+    """What happens to the seal of a deployment that has no journal."""
+
+
 class Deployment:
     """One job on its way to one disk. `run` is called once; `snapshot` at any time."""
 
-    def __init__(self, job: Job, options: Options, listener: Listener = _nobody) -> None:
+    def __init__(
+        self,
+        job: Job,
+        options: Options,
+        listener: Listener = _nobody,
+        *,
+        keep: Callable[[Seal], Awaitable[None]] = _unkept,
+        attempt: int = 1,
+    ) -> None:
+        """Nothing happens yet.
+
+        Args:
+            job: what is to be deployed.
+            options: how, and where to.
+            listener: is told the events, on the event loop.
+            keep: is awaited right before the commit, to make the seal durable.
+            attempt: which one this is, where an agent that was restarted begins again.
+        """
         self._job = job
         self._options = options
-        self._tracker = Tracker(job, options.server_name, listener)
+        self._keep = keep
+        self._tracker = Tracker(job, options.server_name, listener, attempt=attempt)
 
     def snapshot(self) -> Status:
         """The status now."""
@@ -128,7 +152,7 @@ class Deployment:
     def _facts(self, target: Disk, drive: Drive | None, image: ImageFacts | None = None) -> Facts:
         return Facts(
             target=target,
-            explicit=self._options.disk is not None,
+            explicit=is_chosen_by_name(self._options),
             firmware=find_firmware(target, self._options),
             policy=self._options.policy,
             drive_size=None if drive is None else len(drive.image),
@@ -174,6 +198,7 @@ class Deployment:
             tracker.checksum = f"{ctx.digest.algorithm}:{ctx.digest.hexdigest()}"
             tracker.next()
             await run_blocking(finish, ctx)
+            await self._keep(await run_blocking(seal, ctx))
             tracker.next()
             await run_blocking(commit, ctx)
             await run_blocking(settle, ctx)

@@ -2,17 +2,19 @@
 written.
 """
 
+import contextlib
 import errno
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.deploy.plan import Policy
-from agent.errors import ConfigDriveCreate, DiskBusy, DiskIo
+from agent.errors import ConfigDriveCreate, DiskBusy, DiskIo, DiskUnknown
 from agent.formats.configdrive import DriveContent, build_tree
 from agent.host import firmware, holders, inventory
 from agent.host.drive import Drive, build_drive
-from agent.model.disks import Disk, disk_groups, select_disk
+from agent.model.disks import Disk, DiskGroup, GroupSpec, configured_groups, disk_groups, select_disk
 from agent.model.job import Job
 from agent.transfer.http_retry import DEFAULT_LIMITS, HttpLimits
 
@@ -23,7 +25,7 @@ class Options:
 
     `disk` names the target and overrides the job's disk group. `firmware` is `uefi`, `bios`, or None for
     what this machine booted with; a regular file is checked for neither unless it is named. `ca_file`
-    replaces the system's certificates.
+    replaces the system's certificates. `groups` replace those of the inventory where there are any.
     """
 
     disk: str | None = None
@@ -32,6 +34,7 @@ class Options:
     server_name: str | None = None
     policy: Policy = Policy()
     limits: HttpLimits = DEFAULT_LIMITS
+    groups: tuple[GroupSpec, ...] = ()
 
 
 def find_target(job: Job, options: Options) -> Disk:
@@ -44,9 +47,28 @@ def find_target(job: Job, options: Options) -> Disk:
     if options.disk is not None:
         target = inventory.describe_path(options.disk)
     else:
-        target = select_disk(disk_groups(inventory.list_disks()), job.disk_group_id)
+        target = select_disk(list_groups(options.groups), job.disk_group_id)
     _refuse_hidden_users(target)
     return target
+
+
+def list_groups(specs: Sequence[GroupSpec], disks: Sequence[Disk] | None = None) -> tuple[DiskGroup, ...]:
+    """The disk groups in force: those of the configuration, else those that like disks make. Blocking.
+
+    Args:
+        specs: as configured; none means the inventory's.
+        disks: the inventory, where the caller has just read it.
+
+    Raises:
+        OSError: the inventory cannot be read.
+    """
+    if not specs:
+        return disk_groups(inventory.list_disks() if disks is None else disks)
+    found = {}
+    for path in {path for spec in specs for path in spec.disks}:
+        with contextlib.suppress(DiskUnknown):  # the group tells that it is missing
+            found[path] = inventory.describe_path(path)
+    return configured_groups(specs, found)
 
 
 def _refuse_hidden_users(target: Disk) -> None:
@@ -59,6 +81,11 @@ def _refuse_hidden_users(target: Disk) -> None:
         if error.errno != errno.EBUSY:
             raise DiskIo(device=target.path, reason=error.strerror or str(error)) from error
         raise DiskBusy(device=target.path, holder=error.strerror or "something holds it") from error
+
+
+def is_chosen_by_name(options: Options) -> bool:
+    """Whether somebody named the disk, on the command line or in the configuration: nothing is guessed then."""
+    return options.disk is not None or bool(options.groups)
 
 
 def find_firmware(target: Disk, options: Options) -> str | None:

@@ -36,7 +36,13 @@ class Tracker:
     """Where a deployment is, since when, and how far."""
 
     def __init__(
-        self, job: Job, server_name: str | None, listener: Listener, clock: Callable[[], float] = time.time
+        self,
+        job: Job,
+        server_name: str | None,
+        listener: Listener,
+        clock: Callable[[], float] = time.time,
+        *,
+        attempt: int = 1,
     ) -> None:
         self._job = job
         self._server_name = server_name
@@ -47,7 +53,7 @@ class Tracker:
         self._stages: list[StageTime] = []
         self._began = time.monotonic()
         self.state = State.STARTING
-        self.attempt = 1
+        self.attempt = attempt
         self.started_at = clock()
         self.finished_at: float | None = None
         self.error: DeployError | None = None

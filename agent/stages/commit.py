@@ -5,12 +5,49 @@ its first sector, and the first sector, each flushed before the next. A power cu
 disk without a first sector, which no firmware boots.
 """
 
+import hashlib
+
 from agent.errors import DiskIo, ToolMissing, VerifyFailed
 from agent.formats.gpt import Gpt, is_mirror, parse_backup
 from agent.formats.table import TableError, read_table
 from agent.host import drive as drives
 from agent.host import parttable, udev
+from agent.host.disk import TargetDisk
+from agent.model.seal import Seal
 from agent.stages.context import Context
+
+
+def seal(ctx: Context) -> Seal:
+    """What the ends of the disk will hold after the commit. Blocking: it hashes two MiB."""
+    disk, sink = ctx.opened()
+    return Seal(
+        path=disk.path,
+        size=disk.size,
+        head_length=len(sink.head),
+        head_sha256=hashlib.sha256(sink.head).hexdigest(),
+        tail_length=len(sink.tail),
+        tail_sha256=hashlib.sha256(sink.tail).hexdigest(),
+        checksum=f"{ctx.digest.algorithm}:{ctx.digest.hexdigest()}",
+    )
+
+
+def is_committed(sealed: Seal) -> bool:
+    """Whether the disk holds, on the device and not in a cache, what its seal says. Blocking.
+
+    Raises:
+        OSError: the disk cannot be opened or read.
+    """
+    disk = TargetDisk(sealed.path)
+    try:
+        if disk.size != sealed.size:
+            return False
+        disk.drop_cache()
+        head = disk.read(0, sealed.head_length)
+        tail = disk.read(disk.size - sealed.tail_length, sealed.tail_length)
+    finally:
+        disk.close()
+    digests = hashlib.sha256(head).hexdigest(), hashlib.sha256(tail).hexdigest()
+    return digests == (sealed.head_sha256, sealed.tail_sha256)
 
 
 def commit(ctx: Context) -> None:
