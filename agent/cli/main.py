@@ -1,17 +1,17 @@
-"""The command line of `byoi`: options, help, and the exit status of every outcome."""
+"""The command line of `byoi`: help, and the exit status of every outcome."""
 
 import argparse
 import asyncio
+import importlib
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from agent import __version__
-from agent.cli import disks, write
-from agent.cli.output import exit_status, print_error
+from agent.cli.commands import COMMANDS
+from agent.cli.failures import ClientError, print_client_error
+from agent.cli.output import EXIT_CANCELLED, EXIT_FAILED, exit_status, print_error
 from agent.errors import DeployError
-from agent.host.syscalls import return_large_blocks
-from agent.units import MiB
 
 EXIT_STATUS = """\
 exit status:
@@ -38,32 +38,35 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"byoi {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (write, disks):
+    for command in COMMANDS:
         sub = commands.add_parser(
-            module.NAME,
-            help=module.HELP,
-            description=module.DESCRIPTION,
-            epilog=module.EXAMPLES + "\n" + EXIT_STATUS,
+            command.name,
+            help=command.help,
+            description=command.description,
+            epilog=f"examples:\n{command.examples}\n{EXIT_STATUS}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        module.add_options(sub)
-        sub.set_defaults(run=module.run)
+        command.add_options(sub)
+        sub.set_defaults(module=f"agent.cli.{command.name}")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    return_large_blocks(4 * MiB)
     options = make_parser().parse_args(arguments)
+    command = importlib.import_module(options.module)
     try:
-        status: int = asyncio.run(options.run(options))
+        status: int = asyncio.run(command.run(options))
     except DeployError as error:
-        print_error(error, as_json=getattr(options, "json", False))
+        print_error(error, as_json=options.json)
         return exit_status(error.document())
+    except ClientError as error:
+        print_client_error(error, as_json=options.json)
+        return error.exit_status
     except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
+        return EXIT_CANCELLED
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody left to tell.
         sys.stderr.close()
-        return 1
+        return EXIT_FAILED
     return status

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from agent.cli.commands import COMMANDS
 from agent.cli.main import main, make_parser
 from agent.units import MiB
 
@@ -51,10 +52,10 @@ def test_the_examples_can_be_pasted():
     """Each line of an example that goes on says so."""
     for line in make_parser().format_help().splitlines():
         assert not line.endswith("--disk")
-    from agent.cli import write
-
-    examples = write.EXAMPLES.replace("\\\n", "").splitlines()[1:]
-    assert all(line.split()[:2] == ["byoi", "write"] for line in examples if line)
+    for command in COMMANDS:
+        examples = command.examples.replace("\\\n", "").splitlines()
+        assert examples
+        assert all(line.split()[:2] == ["byoi", command.name] for line in examples)
 
 
 USAGE = {
