@@ -317,6 +317,15 @@ class JobInterrupted(DeployError):
     template = "The deployment was interrupted: {reason}."
 
 
+class StateUnusable(DeployError):
+    """The directory for the agent's own state cannot be used."""
+
+    code = "agent.state"
+    blame = Blame.AGENT
+    template = "The state in {path} cannot be used: {reason}."
+    default_hint = "Make sure that the directory can be written, and that only one byoi-agent uses it."
+
+
 class VerifyFailed(DeployError):
     """What was written does not read back as it was meant; the disk was made unbootable again."""
 
