@@ -34,6 +34,10 @@ class Fault:
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message
 
+    def document(self) -> dict[str, str]:
+        """The fault as it stands in the document of an error."""
+        return {"path": self.path, "message": self.message, "code": self.code}
+
 
 class DeployError(Exception):
     """The base of the family; only subclasses are raised."""
@@ -87,8 +91,7 @@ class JobInvalid(DeployError):
 
     def document(self) -> dict[str, Any]:
         """The error with the list of its faults."""
-        faults = [{"path": f.path, "message": f.message, "code": f.code} for f in self.faults]
-        return super().document() | {"faults": faults}
+        return super().document() | {"faults": [fault.document() for fault in self.faults]}
 
 
 class JobCancelled(DeployError):
@@ -306,6 +309,23 @@ class DiskIo(DeployError):
 
 
 # -- the agent itself --------------------------------------------------------------------------------------
+
+
+class ConfigInvalid(DeployError):
+    """The agent's configuration has faults; `faults` lists all of them, each under the key of its option."""
+
+    code = "config.invalid"
+    blame = Blame.AGENT
+    template = "{summary}"
+    default_hint = "Mend the configuration; `byoi-agent --check` shows what is in force, or every fault."
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__(summary="; ".join(str(fault) for fault in self.faults))
+
+    def document(self) -> dict[str, Any]:
+        """The error with the list of its faults."""
+        return super().document() | {"faults": [fault.document() for fault in self.faults]}
 
 
 class JobInterrupted(DeployError):
