@@ -1,7 +1,7 @@
 """The board: the status document as clients see it, its revision, and everybody who waits for a change of it.
 
-Owned by the slot, which shows documents on it; read by the API, the control-plane client and the systemd notifier. All on
-the event loop. A document is encoded once for each revision, however many clients ask: that is what keeps a thousand
+Owned by the slot, which shows documents on it; read by the API, the control-plane client and the systemd notifier, all
+on the event loop. A document is encoded once for each revision, however many clients ask: that is what keeps a thousand
 pollers from slowing a deployment.
 """
 
@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
 
 # What a subscriber may lag behind; one that lags more has its subscription ended.
 MAX_QUEUED = 256
@@ -33,8 +35,10 @@ Subscription = asyncio.Queue[Told | None]
 
 
 class Board:
-    """Holds one document at a time. Revisions grow, also from one process to the next, since they begin at the time
-    of day in milliseconds."""
+    """Holds one document at a time.
+
+    Revisions grow, also from one process to the next, since they begin at the time of day in milliseconds.
+    """
 
     def __init__(self, document: Mapping[str, Any], revision: int | None = None) -> None:
         self.revision = int(time.time() * 1000) if revision is None else revision
@@ -103,6 +107,26 @@ class Board:
     def _end(self, subscription: Subscription) -> None:
         self._subscriptions.discard(subscription)
         subscription.put_nowait(None)
+
+
+def event_teller(board: Board) -> Listener:
+    """A listener that tells a deployment's stages and notes to the subscribers of a board."""
+
+    def listen(event: DeployEvent) -> None:
+        match event:
+            case StageBegan(stage):
+                board.tell(
+                    "stage", {"stage": stage.value, "state": "begin", "seconds": None, "failed": False}
+                )
+            case StageEnded(stage, seconds, failed):
+                ended = {"stage": stage.value, "state": "end", "seconds": round(seconds, 3), "failed": failed}
+                board.tell("stage", ended)
+            case Noted(text):
+                board.tell("note", {"text": text})
+            case Finished():
+                pass  # the slot tells the result, once the journal has it
+
+    return listen
 
 
 def _essence(document: Mapping[str, Any]) -> dict[str, Any]:

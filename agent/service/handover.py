@@ -1,8 +1,8 @@
 """Handing the server over: after `done`, wait until the control plane knows, then reboot into the user's system.
 
 The order is the contract: the outcome is durable first, then it is seen (polled, or pushed and acknowledged) or the
-grace time is over, then everything is synced, then the reboot command runs. A server that reboots before its `done` was seen looks like one that
-vanished.
+grace time is over, then everything is synced, then the reboot command runs. A server that reboots before its `done` was
+seen looks like one that vanished.
 
 Owned by the slot, one for each deployment that is done. Cancelled while it waits, it leaves nothing behind; the
 command itself is never cut.
@@ -57,7 +57,7 @@ async def run_command(command: Sequence[str]) -> None:
 class HandOver:
     """One hand-over. `changed` is called whenever its document changes."""
 
-    def __init__(self, reboot: Reboot, changed: Callable[[], None], run: Run = run_command) -> None:
+    def __init__(self, reboot: Reboot, changed: Callable[[], object], run: Run = run_command) -> None:
         self._reboot = reboot
         self._changed = changed
         self._run = run

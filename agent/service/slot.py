@@ -41,7 +41,7 @@ MAX_TAKEN = 1000
 TICK_SECONDS = 1.0
 CANCEL_SECONDS = 30.0
 
-IDLE = {"status": None, "message": None, "checksum": None, "id": None, "notes": []}
+IDLE: dict[str, Any] = {"status": None, "message": None, "checksum": None, "id": None, "notes": []}
 
 
 class Running(Protocol):
@@ -88,7 +88,7 @@ class Slot:
         journal: Journal,
         board: Board,
         launch: Launch,
-        hand_over: Callable[[Callable[[], None]], HandOver],
+        hand_over: Callable[[Callable[[], object]], HandOver],
         tasks: asyncio.TaskGroup,
         is_committed: Callable[[Seal], Awaitable[bool]],
         boot_id: str = "",
@@ -346,9 +346,7 @@ class Slot:
             return self._concluded(entry, JobInterrupted(reason=reason), Phase.FAILED)
         return replace(entry, phase=Phase.RUNNING, seal=None, attempt=entry.attempt + 1)
 
-    def _concluded(
-        self, entry: Entry, outcome: Seal | DeployError, phase: Phase, note: str = ""
-    ) -> Entry:
+    def _concluded(self, entry: Entry, outcome: Seal | DeployError, phase: Phase, note: str = "") -> Entry:
         job, name = self._job_now(), self._server_name
         status = concluded(job, name, attempt=entry.attempt, outcome=outcome, note=note)
         return replace(entry, phase=phase, status=status.document())
