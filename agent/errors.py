@@ -103,6 +103,15 @@ class JobCancelled(DeployError):
     default_hint = "The disk holds no bootable system now; deploy again to install one."
 
 
+class JobTaken(DeployError):
+    """The control plane gave a job again whose id has been taken before."""
+
+    code = "job.taken"
+    blame = Blame.REQUEST
+    template = "The job {id} was taken before and is not run twice."
+    default_hint = "Give a new deployment a new id."
+
+
 class DiskGroupUnknown(DeployError):
     """The job names a disk group that this server does not have."""
 

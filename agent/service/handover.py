@@ -39,6 +39,7 @@ class HandOverState(StrEnum):
     DISABLED = "disabled"
     WAITING = "waiting"
     DUE = "due"
+    CALLED_OFF = "calledOff"
     FAILED = "failed"
 
 
@@ -69,6 +70,11 @@ class HandOver:
     def see(self) -> None:
         """The control plane knows the outcome."""
         self._seen.set()
+
+    def call_off(self) -> None:
+        """The reboot will not be; the server stays in rescue."""
+        self.state = HandOverState.CALLED_OFF
+        self._changed()
 
     def document(self) -> dict[str, Any]:
         """The member `reboot` of the status document."""

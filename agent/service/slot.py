@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -23,7 +23,14 @@ from typing import Any, Protocol
 import structlog
 
 from agent.deploy.tracker import concluded, starting
-from agent.errors import DeployError, InternalFault, JobInterrupted, JobInvalid, StateUnusable
+from agent.errors import (
+    DeployError,
+    InternalFault,
+    JobCancelled,
+    JobInterrupted,
+    JobInvalid,
+    StateUnusable,
+)
 from agent.model.events import DeployEvent, Finished, Listener
 from agent.model.job import Job, parse_job
 from agent.model.seal import Seal
@@ -41,7 +48,18 @@ MAX_TAKEN = 1000
 TICK_SECONDS = 1.0
 CANCEL_SECONDS = 30.0
 
-IDLE: dict[str, Any] = {"status": None, "message": None, "checksum": None, "id": None, "notes": []}
+
+def idle_document(server_name: str, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """The status document of an empty slot: the seed's members are null."""
+    return {
+        "servername": server_name,
+        "status": None,
+        "message": None,
+        "checksum": None,
+        "id": None,
+        "notes": list(notes),
+        "reboot": None,
+    }
 
 
 class Running(Protocol):
@@ -205,24 +223,26 @@ class Slot:
         self._begin(entry)
         return new_id
 
-    async def erase(self, seconds: float = CANCEL_SECONDS) -> None:
-        """Cancel what runs, call a pending reboot off, and forget the job.
+    async def erase(self, seconds: float = CANCEL_SECONDS, *, job_id: str | None = None) -> None:
+        """Cancel what runs, call a pending reboot off, and forget the job; nothing where it is not the job named.
 
         Raises:
             StillCancelling: it did not stop in so many seconds; it will be erased when it does.
             StateUnusable: the journal could not be written.
         """
+        if job_id is not None and (self.entry is None or self.entry.id != job_id):
+            return
         await self._end(_Why.ERASE, seconds)
         if self.entry is not None:
             await self._forget()
 
     async def cancel(self, job_id: str, seconds: float = CANCEL_SECONDS) -> None:
-        """Cancel this job and keep its state, `job.cancelled`; nothing where it is over or gone.
+        """Cancel this job and keep its state, `job.cancelled`; one that is done is not rebooted.
 
         Raises:
             StillCancelling: it did not stop in so many seconds; it goes on to.
         """
-        if self.entry is not None and self.entry.id == job_id and self.deploying:
+        if self.entry is not None and self.entry.id == job_id:
             await self._end(_Why.CANCEL, seconds)
 
     async def stop(self, seconds: float) -> bool:
@@ -267,6 +287,11 @@ class Slot:
                     await self._forget()
             elif self._why is not _Why.CANCEL:
                 raise
+            elif self._hand_over is not None:
+                self._hand_over.call_off()
+                await self._keep_entry(replace(self._current(), phase=Phase.CLOSED))
+            else:  # before the deployment had begun
+                await self._conclude_with(entry, JobCancelled(hint="Nothing was written."))
         except Exception as error:
             # A fault of ours must not take the daemon down with its job: the state says it.
             log.exception("job_crashed", id=entry.id)
@@ -434,7 +459,7 @@ class Slot:
     def _document(self) -> dict[str, Any]:
         entry = self.entry
         if entry is None:
-            return {"servername": self._server_name, **IDLE, "notes": list(self._notes)}
+            return idle_document(self._server_name, self._notes)
         if entry.status is not None:
             document = dict(entry.status)
         elif self._deployment is not None:
