@@ -13,9 +13,13 @@ from agent.deploy.plan import Policy
 from agent.errors import ConfigInvalid, Fault
 from agent.model.disks import GroupSpec
 from agent.service.config_read import Settings, take_command_line, take_file, take_secrets
-from agent.service.options import DEFAULTS
+from agent.service.options import DEFAULTS, TABLE
 
 DEFAULT_PATH = Path("/etc/byoi-agent/agent.toml")
+
+_OVH = tuple(option.key for option in TABLE if option.section == "api.ovh")
+_PULLING = {option.key for option in TABLE if option.section == "control_plane"}
+_LISTENER = {"api.tls_cert", "api.tls_key", "api.client_ca", "api.token_file", *_OVH}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,8 @@ def load_config(
 
 def _check_rules(settings: Settings, file: Path) -> None:
     """The rules between options. What is given wrongly counts as given: it has its fault already."""
+    if settings.unread:
+        return
     if not settings.given("service_name"):
         settings.fault(
             "service_name",
@@ -136,11 +142,9 @@ def _check_rules(settings: Settings, file: Path) -> None:
     if settings.given("api.listen"):
         _check_listener(settings)
     _check_ovh(settings)
-    if not settings.given("control_plane.url"):
-        for key in ("control_plane.token_file", "control_plane.ca_file"):
-            # A credential alone asks for nothing: the unit may load it for every server.
-            if settings.values[key] is not None:
-                settings.fault(key, "needs control_plane.url", settings.origins[key])
+    for switch, section in (("api.listen", _LISTENER), ("control_plane.url", _PULLING)):
+        for key in () if settings.given(switch) else sorted(section & settings.named):
+            settings.doubt(key, f"has no effect without {switch} (given in: {settings.origins[key]})")
 
 
 def _check_listener(settings: Settings) -> None:
@@ -155,12 +159,10 @@ def _check_listener(settings: Settings) -> None:
 
 
 def _check_ovh(settings: Settings) -> None:
-    keys = ("api.ovh.application_key", "api.ovh.application_secret_file", "api.ovh.consumer_key_file")
-    if all(settings.values[key] is None for key in keys):
-        return
-    for key in keys:
+    # Credentials alone ask for nothing: the unit may load them on every server.
+    for key in _OVH if settings.named & set(_OVH) else ():
         if not settings.given(key):
-            settings.fault(key, "is required where [api.ovh] is used")
+            settings.fault(key, "is required: [api.ovh] is used, which has three options or none")
 
 
 def _build(settings: Settings) -> Config:

@@ -24,7 +24,9 @@ KERNEL = "kernel command line"
 PREFIX = "byoi."
 MAX_FILE_BYTES = 256 * KiB
 MAX_COMMAND_LINE_BYTES = 64 * KiB
+_MAX_SUGGESTIONS = 50
 _MAX_KEY = 80  # characters of a key that somebody else made up, as shown
+_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 _SPACE = " \t\n\v\f\r"
 _GROUP_ID, _GROUP_DISKS = GROUP_TABLE
 
@@ -39,12 +41,20 @@ class Settings:
         self.secrets: dict[str, str] = {}
         self.faults: list[Fault] = []
         self.doubts: list[Fault] = []
-        self._given: set[str] = set()
+        self.unread = False
+        """Whether the file could not be read, so that nothing can be said about what is missing."""
+        self.named: set[str] = set()
+        """Keys that the file or the kernel command line gave, be it rightly or wrongly."""
 
     def fault(self, key: str, message: str, origin: str = "") -> None:
         """Note a fault: the key, what is wrong with it, and where it was given."""
         text = f"{message} (given in: {origin})" if origin else message
         self.faults.append(Fault(printable(key, _MAX_KEY), text, ConfigInvalid.code))
+
+    def unknown(self, key: str, origin: str) -> None:
+        """Note a key that no option has."""
+        # Looking for what was meant takes a millisecond; a file that is no configuration has many keys.
+        self.fault(key, unknown(key, suggest=len(self.faults) < _MAX_SUGGESTIONS), origin)
 
     def doubt(self, key: str, message: str) -> None:
         """Note what is allowed and yet looks wrong."""
@@ -52,7 +62,7 @@ class Settings:
 
     def put(self, option: Option, value: object, origin: str) -> None:
         """Check a decoded value and let it win over the earlier ones."""
-        self._given.add(option.key)
+        self.named.add(option.key)
         try:
             self.values[option.key] = option.kind.read(value)
         except ValueError as error:
@@ -61,8 +71,8 @@ class Settings:
             self.origins[option.key] = origin
 
     def given(self, key: str) -> bool:
-        """Whether any source gave the option, be it rightly or wrongly."""
-        return key in self._given or key in self.secrets
+        """Whether any source gave the option, credentials included, be it rightly or wrongly."""
+        return key in self.named or key in self.secrets
 
     def put_group(self, spec: GroupSpec, origin: str) -> None:
         """Let a disk group win over an earlier one of the same id."""
@@ -75,19 +85,29 @@ class Settings:
 
 def take_file(settings: Settings, path: Path, *, may_be_absent: bool) -> None:
     """Read the TOML file."""
+    shown = printable(str(path))
     try:
         content, status = read_regular(path, MAX_FILE_BYTES)
-        # It names the command that root runs to reboot.
-        if status.st_mode & 0o002:
-            settings.fault("", f"{path} can be written by every user: chmod o-w it, and look through it")
-        take_document(settings, _decode(content), str(path))
+        document = _decode(content)
     except FileNotFoundError:
         if not may_be_absent:
-            settings.fault("", f"{path} does not exist")
+            _refuse_file(settings, f"{shown} does not exist")
+        return
     except OSError as error:
-        settings.fault("", f"{path} cannot be read: {error.strerror}")
+        _refuse_file(settings, f"{shown} cannot be read: {error.strerror}")
+        return
     except ValueError as error:
-        settings.fault("", f"{path} {error}")
+        _refuse_file(settings, f"{shown} {error}")
+        return
+    # It names the command that root runs to reboot.
+    if status.st_mode & 0o002:
+        settings.fault("", f"{shown} can be written by every user: chmod o-w it, and look through it")
+    take_document(settings, document, shown)
+
+
+def _refuse_file(settings: Settings, message: str) -> None:
+    settings.unread = True
+    settings.fault("", message)
 
 
 def _decode(content: bytes) -> dict[str, Any]:
@@ -110,8 +130,8 @@ def take_document(settings: Settings, document: Mapping[str, Any], origin: str) 
 
 def _take_table(settings: Settings, table: Mapping[str, Any], prefix: str, origin: str) -> None:
     for name, value in table.items():
-        # A quoted key may hold dots; it is not the path that it looks like.
-        key = prefix + (name if "." not in name else f'"{name}"')
+        # A quoted key may hold dots, or be empty; it is not the path that it looks like.
+        key = prefix + (name if _BARE_KEY.fullmatch(name) else f'"{name}"')
         if key == "disk_group":
             _take_groups(settings, value, origin)
         elif key in SECTIONS:
@@ -122,7 +142,7 @@ def _take_table(settings: Settings, table: Mapping[str, Any], prefix: str, origi
         elif key in OPTIONS:
             settings.put(OPTIONS[key], value, origin)
         else:
-            settings.fault(key, unknown(key), origin)
+            settings.unknown(key, origin)
 
 
 def _take_groups(settings: Settings, value: object, origin: str) -> None:
@@ -134,7 +154,7 @@ def _take_groups(settings: Settings, value: object, origin: str) -> None:
         where = f"disk_group[{index}]"
         number = _member(settings, table, _GROUP_ID, where, origin)
         disks = _member(settings, table, _GROUP_DISKS, where, origin)
-        for name in table.keys() - {option.name for option in GROUP_TABLE}:
+        for name in sorted(table.keys() - {option.name for option in GROUP_TABLE}):
             settings.fault(f"{where}.{name}", "is an unknown option; a disk group has id and disks", origin)
         if number in seen:
             settings.fault(f"{where}.id", f"gives a second group the id {number}", origin)
@@ -168,6 +188,12 @@ def kernel_command_line() -> str:
             return file.read(MAX_COMMAND_LINE_BYTES).decode("utf-8", "surrogateescape")
     except OSError:
         return ""
+
+
+def credentials_directory(environment: Mapping[str, str]) -> Path | None:
+    """Where systemd put the credentials of this service, if it has any (systemd.exec(5))."""
+    path = environment.get("CREDENTIALS_DIRECTORY")
+    return Path(path) if path else None
 
 
 def split_command_line(text: str) -> list[tuple[str, str | None]]:
@@ -209,7 +235,7 @@ def _take_word(settings: Settings, key: str, value: str | None) -> None:
     section, _, number = key.rpartition(".")
     option = _GROUP_DISKS if section == "disk_group" else OPTIONS.get(key)
     if option is None:
-        settings.fault(key, unknown(key), KERNEL)
+        settings.unknown(key, KERNEL)
         return
     if value is None:
         settings.fault(key, f"has no value: write {PREFIX}{key}=VALUE", KERNEL)
@@ -255,6 +281,7 @@ def take_secrets(settings: Settings, credentials: Path | None) -> None:
 
 
 def _take_secret(settings: Settings, option: Option, path: Path, origin: str) -> None:
+    settings.secrets[option.key] = ""  # given, even if what follows finds a fault with it
     try:
         secret = read_secret(path)
     except ValueError as error:

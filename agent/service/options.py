@@ -246,11 +246,12 @@ DEFAULTS = {option.key: option.default for option in TABLE}
 SECTIONS = frozenset(option.section for option in TABLE if option.section)
 
 
-def unknown(key: str) -> str:
+def unknown(key: str, *, suggest: bool = True) -> str:
     """What to say about a key that no option has."""
     if key + FILE_SUFFIX in OPTIONS:
         return f"must not stand here itself: put it into a file, and name that by {key}{FILE_SUFFIX}"
-    near = difflib.get_close_matches(key[:80], OPTIONS, n=1)
-    return "is an unknown option" + (
-        f"; did you mean {near[0]}?" if near else "; agent.toml(5) lists them all"
-    )
+    if key == "disk_group":
+        return "needs the number of a group: write byoi.disk_group.1=/dev/..."
+    near = difflib.get_close_matches(key[:80], OPTIONS, n=1) if suggest else []
+    advice = f"did you mean {near[0]}?" if near else "agent.toml(5) lists them all"
+    return f"is an unknown option; {advice}"
