@@ -19,7 +19,7 @@ from agent.aio import run_blocking
 from agent.deploy.plan import policy_faults
 from agent.errors import JobInvalid
 from agent.model.job import Job, load_job
-from agent.model.status import DOING, DONE
+from agent.model.status import DONE
 from agent.service.auth import CALLER, Authenticator, authenticate
 from agent.service.board import Board, Subscription
 from agent.service.bodies import Bodies
@@ -232,7 +232,7 @@ async def _next_piece(subscription: Subscription) -> bytes | None:
 
 
 def _event(name: str, data: object, revision: int) -> bytes:
-    """One event of a stream (WHATWG HTML, section 9.2.6). JSON has no line breaks outside of strings, so one line does."""
+    """One event of a stream (WHATWG HTML, section 9.2.6). One line of data does: JSON escapes its line breaks."""
     return f"id: {revision}\nevent: {name}\ndata: {json.dumps(data)}\n\n".encode()
 
 

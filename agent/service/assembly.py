@@ -40,9 +40,7 @@ class Daemon:
         self._board = Board(idle_document(config.service_name))
         self._metrics = Metrics()
 
-    async def run(
-        self, book: Book, note: str | None, stop: asyncio.Event, stop_seconds: float
-    ) -> bool:
+    async def run(self, book: Book, note: str | None, stop: asyncio.Event, stop_seconds: float) -> bool:
         """Serve until `stop` is set. False if a deployment hangs in the kernel and could not be stopped.
 
         Args:

@@ -26,7 +26,7 @@ _REQUEST_SECONDS = 30.0
 
 
 class ControlFault(Exception):
-    """The control plane could not be asked, or gave no sensible answer; another try may help. No secrets in the text."""
+    """The control plane could not be asked, or gave no sensible answer. The text holds no secret."""
 
     def __init__(self, reason: str, retry_after: str | None = None) -> None:
         self.retry_after = retry_after

@@ -1,7 +1,7 @@
 """`byoi-agent`: the daemon's command, and how its parts are put together, started and stopped.
 
-Order of a start: configuration, journal (so that no second agent runs), listeners, the slot goes on from the journal, the
-API answers, systemd is told. What a deployment needs is imported after that, in a thread: a cold start serves its
+Order of a start: configuration, journal (so that no second agent runs), listeners, the slot goes on from the journal,
+the API answers, systemd is told. What a deployment needs is imported after that, in a thread: a cold start serves its
 socket first, and an upgrade that replaces the files finds everything loaded.
 
 Order of a stop: the slot cancels what runs while the API still answers, then the listeners close. A thread that hangs
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from agent import __version__
 from agent.errors import ConfigInvalid, StateUnusable

@@ -70,7 +70,7 @@ def _render_for_journal(logger: Any, name: str, event: MutableMapping[str, Any])
 
 
 class _Bridge(logging.Handler):
-    """Passes what libraries log (aiohttp's server, asyncio) on to structlog, without their arguments' text beyond a line."""
+    """Passes what libraries log (aiohttp's server, asyncio) on to structlog, one short text a record."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log one record; the traceback's text may quote a request, so only its type is kept."""

@@ -41,7 +41,7 @@ class Notifier:
         try:
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-                self._socket.setblocking(False)
+                self._socket.setblocking(False)  # noqa: FBT003 - its name
             address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
             self._socket.sendto(text.encode(), address)
         except OSError as error:

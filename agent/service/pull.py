@@ -161,7 +161,8 @@ class ControlClient:
     async def _report(self, api: ControlPlaneApi) -> None:
         backoff = _Backoff("reporting a status", self._rng, self._sleep)
         while True:
-            revision, document = self._board.revision, self._next_document()
+            revision = self._board.revision
+            document = self._next_document()
             if document is None:
                 await self._board.wait(revision, 3600)
                 continue
