@@ -34,6 +34,10 @@ class Fault:
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message
 
+    def document(self) -> dict[str, str]:
+        """The fault as it stands in the document of an error."""
+        return {"path": self.path, "message": self.message, "code": self.code}
+
 
 class DeployError(Exception):
     """The base of the family; only subclasses are raised."""
@@ -87,8 +91,7 @@ class JobInvalid(DeployError):
 
     def document(self) -> dict[str, Any]:
         """The error with the list of its faults."""
-        faults = [{"path": f.path, "message": f.message, "code": f.code} for f in self.faults]
-        return super().document() | {"faults": faults}
+        return super().document() | {"faults": [fault.document() for fault in self.faults]}
 
 
 class JobCancelled(DeployError):
@@ -98,6 +101,15 @@ class JobCancelled(DeployError):
     blame = Blame.REQUEST
     template = "The deployment was cancelled."
     default_hint = "The disk holds no bootable system now; deploy again to install one."
+
+
+class JobTaken(DeployError):
+    """The control plane gave a job again whose id has been taken before."""
+
+    code = "job.taken"
+    blame = Blame.REQUEST
+    template = "The job {id} was taken before and is not run twice."
+    default_hint = "Give a new deployment a new id."
 
 
 class DiskGroupUnknown(DeployError):
@@ -308,6 +320,23 @@ class DiskIo(DeployError):
 # -- the agent itself --------------------------------------------------------------------------------------
 
 
+class ConfigInvalid(DeployError):
+    """The agent's configuration has faults; `faults` lists all of them, each under the key of its option."""
+
+    code = "config.invalid"
+    blame = Blame.AGENT
+    template = "{summary}"
+    default_hint = "Mend the configuration; `byoi-agent --check` shows what is in force, or every fault."
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__(summary="; ".join(str(fault) for fault in self.faults))
+
+    def document(self) -> dict[str, Any]:
+        """The error with the list of its faults."""
+        return super().document() | {"faults": [fault.document() for fault in self.faults]}
+
+
 class JobInterrupted(DeployError):
     """The agent went away in the middle of a deployment."""
 
@@ -315,6 +344,15 @@ class JobInterrupted(DeployError):
     blame = Blame.AGENT
     retryable = True
     template = "The deployment was interrupted: {reason}."
+
+
+class StateUnusable(DeployError):
+    """The directory for the agent's own state cannot be used."""
+
+    code = "agent.state"
+    blame = Blame.AGENT
+    template = "The state in {path} cannot be used: {reason}."
+    default_hint = "Make sure that the directory can be written, and that only one byoi-agent uses it."
 
 
 class VerifyFailed(DeployError):

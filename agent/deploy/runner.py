@@ -70,10 +70,20 @@ class Deployment:
         self._options = options
         self._keep = keep
         self._tracker = Tracker(job, options.server_name, listener, attempt=attempt)
+        self._ctx: Context | None = None
 
     def snapshot(self) -> Status:
         """The status now."""
         return self._tracker.snapshot()
+
+    def pulse(self) -> tuple[object, ...]:
+        """Differs from the last one while anything moves: a stage, bytes, a retry, the disk (a long zeroing moves no
+        bytes of the image).
+        """
+        tracker = self._tracker
+        disk = None if self._ctx is None else self._ctx.disk
+        moved = tracker.progress().bytes_downloaded, 0 if disk is None else disk.operations
+        return tracker.state, tracker.attempt, tracker.noted, *moved
 
     async def preview(self) -> Plan:
         """The plan with all its refusals, from the same facts that `run` decides by. Nothing is written.
@@ -146,6 +156,7 @@ class Deployment:
             loop.call_soon_threadsafe(self._tracker.note, text)
 
         ctx = Context(job=job, target=target, source=source, drive=drive, drive_tree=tree, note=note)
+        self._ctx = ctx
         self._tracker.progress = ctx.meter.progress
         return facts, ctx
 

@@ -13,6 +13,7 @@ from agent.deploy.plan import Step
 from agent.errors import DeployError, JobCancelled
 from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
 from agent.model.job import Job
+from agent.model.seal import Seal
 from agent.model.stage import STAGES, Event, State, advance
 from agent.model.status import Progress, StageTime, Status
 
@@ -60,6 +61,8 @@ class Tracker:
         self.checksum: str | None = None
         self.disk: dict[str, Any] | None = None
         self.notes: deque[str] = deque(maxlen=MAX_NOTES)
+        self.noted = 0
+        """How many notes there were in all."""
         self.progress: Callable[[], Progress] = Progress
 
     def use_steps(self, steps: Sequence[Step]) -> None:
@@ -97,6 +100,7 @@ class Tracker:
     def note(self, text: str) -> None:
         """Keep something for people to read."""
         self.notes.append(text)
+        self.noted += 1
         self._tell(Noted(text))
 
     def source_event(self, event: str, details: Mapping[str, object]) -> None:
@@ -164,3 +168,26 @@ class Tracker:
 
     def _tell(self, event: DeployEvent) -> None:
         self._listener(event)
+
+
+def starting(job: Job, server_name: str | None, *, attempt: int) -> Status:
+    """The first status of a deployment that has been accepted and has not begun."""
+    return Tracker(job, server_name, lambda _: None, attempt=attempt).snapshot()
+
+
+def concluded(
+    job: Job, server_name: str | None, *, attempt: int, outcome: Seal | DeployError, note: str = ""
+) -> Status:
+    """The last status of a deployment whose agent went away: committed as its seal says, or failed."""
+    tracker = Tracker(job, server_name, lambda _: None, attempt=attempt)
+    if note:
+        tracker.note(note)
+    if isinstance(outcome, DeployError):
+        tracker.fail(outcome)
+        return tracker.snapshot()
+    tracker.checksum = outcome.checksum
+    tracker.disk = {"path": outcome.path, "size": outcome.size}
+    while tracker.state is not State.DONE:
+        tracker.state = advance(tracker.state, Event.NEXT)
+    tracker.finished_at = tracker.started_at
+    return tracker.snapshot()

@@ -39,6 +39,7 @@ class TargetDisk:
         size: bytes.
         sector_size: logical sector size in bytes; None for a regular file, which takes the image's.
         is_device: a block device rather than a file.
+        operations: how many reads, writes and zeroed steps have ended; one that hangs does not count.
     """
 
     def __init__(self, path: str) -> None:
@@ -48,6 +49,7 @@ class TargetDisk:
             OSError: EBUSY when something else holds it; ENOTBLK when it is neither a block device nor a file.
         """
         self.path = path
+        self.operations = 0
         with _named(path):
             self._fd = _open_exclusive(path)
         self._direct_fd: int | None = None
@@ -130,6 +132,7 @@ class TargetDisk:
                 if error.errno != errno.EINVAL:
                     raise
                 self._direct_works = False
+            self.operations += 1
             if done % self._alignment:
                 break
         self._write_buffered(offset + done, view[done:])
@@ -145,6 +148,7 @@ class TargetDisk:
         done = 0
         while done < len(view):
             done += self._pwrite(self._fd, view[done:], offset + done)
+            self.operations += 1
         if len(view) >= _BOUNCE:
             with self._lock:
                 self._drop_behind(offset, offset + len(view))
@@ -187,6 +191,7 @@ class TargetDisk:
                     raise
                 del self._zero_methods[0]
             else:
+                self.operations += 1
                 return
         self._write_zeros(offset, length)
 
@@ -222,6 +227,7 @@ class TargetDisk:
                 if not piece:
                     raise OSError(errno.EIO, f"the disk ends at byte {offset}")
                 pieces.append(piece)
+                self.operations += 1
                 offset += len(piece)
                 length -= len(piece)
             return b"".join(pieces)

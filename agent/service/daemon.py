@@ -1,21 +1,183 @@
-"""`byoi-agent`: the daemon's command. This version has no daemon yet: it says so and names the way."""
+"""`byoi-agent`: the daemon's command, and how its parts are put together, started and stopped.
+
+Order of a start: configuration, journal (so that no second agent runs), listeners, the slot goes on from the journal,
+the API answers, systemd is told. What a deployment needs is imported after that, in a thread: a cold start serves its
+socket first, and an upgrade that replaces the files finds everything loaded.
+
+Order of a stop: the slot cancels what runs while the API still answers, then the listeners close. A thread that hangs
+in the kernel with a dead disk cannot be waited for: then the process ends without it, and the journal has the job.
+"""
 
 import argparse
+import asyncio
+import grp
+import os
+import resource
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from agent import __version__
+from agent.errors import ConfigInvalid, StateUnusable
+from agent.service.config import Config, load_config
+
+if TYPE_CHECKING:
+    from agent.service.listen import Listener
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+STOP_SECONDS = 20.0
+
+DESCRIPTION = """\
+The byoi-agent daemon: takes deployment jobs on its API or from a control plane, deploys them to the disks of this
+server, and reboots it into the system that was deployed. It runs as a systemd service on the rescue system; options
+come from its configuration file and from byoi.* on the kernel command line.
+"""
+EPILOG = """\
+examples:
+  byoi-agent --check
+  byoi-agent --config ./agent.toml
+
+exit status:
+  0  stopped as it was told to, or --check found no fault
+  1  it could not start, or a disk kept it from stopping; the reason is on stderr
+  2  wrong usage, or a configuration with faults; all of them are listed
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\nTry `{self.prog} --help`.\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of the daemon; its man page and completion are made from it too."""
+    parser = _Parser(
+        prog="byoi-agent",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="the configuration (default: /etc/byoi-agent/agent.toml)"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="print what is in force and where each value came from; start nothing",
+    )
+    parser.add_argument("--json", action="store_true", help="with --check: print it as JSON")
+    parser.add_argument("--version", action="version", version=f"byoi-agent {__version__}")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Answer --version and --help; refuse to pretend to serve."""
-    parser = argparse.ArgumentParser(
-        prog="byoi-agent", description="The byoi-agent daemon (not part of this version)."
-    )
-    parser.add_argument("--version", action="version", version=f"byoi-agent {__version__}")
-    parser.parse_args(arguments)
-    print(
-        "byoi-agent: this version has no daemon; deploy with `byoi write` (see `byoi write --help`)",
-        file=sys.stderr,
-    )
-    return 2
+    """Check the configuration, or serve until told to stop."""
+    options = make_parser().parse_args(arguments)
+    cmdline, credentials = _kernel_command_line(), _credentials()
+    if options.check:
+        from agent.service.check import check  # noqa: PLC0415 - loads TLS
+
+        return check(options.config, cmdline=cmdline, credentials=credentials, as_json=options.json)
+    try:
+        config = load_config(options.config, cmdline=cmdline, credentials=credentials)
+    except ConfigInvalid as error:
+        print("byoi-agent: the configuration has faults:", file=sys.stderr)
+        for fault in error.faults:
+            print(f"  {fault}", file=sys.stderr)
+        return EXIT_USAGE
+    return run(config)
+
+
+def run(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    from agent.host.syscalls import return_large_blocks  # noqa: PLC0415 - not needed by --check
+    from agent.service.listen import ListenError  # noqa: PLC0415
+    from agent.service.logs import configure_logs  # noqa: PLC0415
+    from agent.units import MiB  # noqa: PLC0415
+
+    return_large_blocks(4 * MiB)
+    configure_logs(config.log)
+    _raise_file_limit()
+    try:
+        return asyncio.run(_serve(config))
+    except (StateUnusable, ListenError) as error:
+        print(f"byoi-agent: {error}", file=sys.stderr)
+        if isinstance(error, StateUnusable) and error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+async def _serve(config: Config) -> int:
+    from agent.service.assembly import Daemon  # noqa: PLC0415 - aiohttp is not needed by --check
+    from agent.service.journal import Journal  # noqa: PLC0415
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    journal = Journal(config.state.directory, config.service_name, _passing_group(config))
+    try:
+        book, note = await journal.open()
+        listeners = _listen(config)
+        daemon = Daemon(config, journal, listeners)
+        loop.add_signal_handler(signal.SIGHUP, daemon.reload)
+        clean = await daemon.run(book, note, stop, STOP_SECONDS)
+    finally:
+        journal.close()
+    if not clean:
+        # The interpreter would wait for the thread that hangs.
+        sys.stderr.flush()
+        os._exit(EXIT_FAILED)
+    return EXIT_OK
+
+
+def _listen(config: Config) -> "list[Listener]":
+    from agent.service.listen import TlsFiles, listen_tls, listen_unix  # noqa: PLC0415
+
+    api = config.api
+    listeners = [listen_unix(api.socket, api.socket_group)]
+    if api.listen is not None and api.tls_cert is not None and api.tls_key is not None:
+        try:
+            files = TlsFiles(api.tls_cert, api.tls_key, api.client_ca)
+            listeners.append(listen_tls(*api.listen, files))
+        except BaseException:
+            listeners[0].close()
+            raise
+    return listeners
+
+
+def _passing_group(config: Config) -> int | None:
+    """The group that has to pass through the state's directory, because the socket is in it."""
+    group = config.api.socket_group
+    if group is None or Path(config.api.socket).parent != Path(config.state.directory):
+        return None
+    with suppress(KeyError):
+        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    return None  # the listener says that there is no such group
+
+
+def _kernel_command_line() -> str:
+    try:
+        return Path("/proc/cmdline").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _credentials() -> Path | None:
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(directory) if directory else None
+
+
+def _raise_file_limit() -> None:
+    """Every connection takes a descriptor; the soft limit that systemd leaves is for programs that use select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""The inventory as a document: the disks, their groups, and why a disk is not eligible."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from agent.deploy.target import list_groups
+from agent.errors import DiskIo
+from agent.host import inventory
+from agent.model.disks import Disk, DiskGroup, GroupSpec, eligibility
+
+
+def inventory_document(specs: Sequence[GroupSpec] = ()) -> dict[str, Any]:
+    """What `byoi disks` shows and `/v1/disks` answers. Blocking.
+
+    Args:
+        specs: the configured groups; none means those that like disks make.
+
+    Raises:
+        DiskIo: the inventory cannot be read.
+        ToolMissing: there is no libudev.
+    """
+    try:
+        disks = inventory.list_disks()
+        groups = list_groups(specs, disks)
+    except OSError as error:
+        raise DiskIo(device=error.filename or "the inventory", reason=error.strerror or str(error)) from error
+    listed = {disk.path for disk in disks}
+    # Groups may name what no inventory lists: regular files, for trials.
+    named = [disk for group in groups for disk in group.disks if disk.path not in listed]
+    return {
+        "disks": [_disk_document(disk, groups) for disk in (*disks, *named)],
+        "groups": [group.to_json() for group in groups],
+    }
+
+
+def _disk_document(disk: Disk, groups: Sequence[DiskGroup]) -> dict[str, Any]:
+    group = next((group for group in groups if disk.path in {other.path for other in group.disks}), None)
+    reasons = eligibility(disk, explicit=group is not None and group.configured)
+    return disk.to_json() | {
+        "diskGroupId": None if group is None else group.id,
+        "eligible": not reasons,
+        "reasons": list(reasons),
+    }

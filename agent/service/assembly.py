@@ -1,0 +1,200 @@
+"""The daemon put together: slot, board, application, control plane and watchdog, under one TaskGroup."""
+
+import asyncio
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from agent.aio import run_blocking
+from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
+from agent.model.job import Job
+from agent.model.seal import Seal
+from agent.service.app import Parts, make_app
+from agent.service.auth import Authenticator
+from agent.service.board import Board, event_teller
+from agent.service.bodies import Bodies
+from agent.service.config import Config
+from agent.service.guard import serve
+from agent.service.handover import HandOver
+from agent.service.journal import Book, Journal
+from agent.service.listen import Listener as Socket
+from agent.service.listen import ListenError
+from agent.service.metrics import Metrics
+from agent.service.notify import Notifier, feed_watchdog, keep_status
+from agent.service.slot import Keep, Running, Slot, idle_document
+
+log = structlog.get_logger(__name__)
+
+
+class Daemon:
+    """One daemon. `run` is called once."""
+
+    def __init__(self, config: Config, journal: Journal, sockets: Sequence[Socket]) -> None:
+        self._config = config
+        self._journal = journal
+        self._sockets = tuple(sockets)
+        self._notifier = Notifier()
+        self._board = Board(idle_document(config.service_name))
+        self._metrics = Metrics()
+
+    async def run(self, book: Book, note: str | None, stop: asyncio.Event, stop_seconds: float) -> bool:
+        """Serve until `stop` is set. False if a deployment hangs in the kernel and could not be stopped.
+
+        Args:
+            book: what the journal holds.
+            note: what has to be told about a journal that was set aside.
+            stop: is set by SIGTERM.
+            stop_seconds: how long a deployment may take to stop.
+        """
+        for doubt in self._config.doubts:
+            log.warning("config_doubt", key=doubt.path, text=doubt.message)
+        if note:
+            log.error("journal_set_aside", text=note)
+        async with asyncio.TaskGroup() as tasks:
+            slot = self._make_slot(tasks)
+            app = make_app(self._make_parts(slot))
+            app.on_shutdown.append(self._end_streams)
+            await slot.resume(book, note)
+            async with serve(app, self._sockets):
+                background = [
+                    tasks.create_task(keep_status(self._notifier, self._board)),
+                    tasks.create_task(feed_watchdog(self._notifier, slot)),
+                    tasks.create_task(_warm_up()),
+                ]
+                if self._config.control_plane is not None:
+                    background.append(tasks.create_task(self._pull(slot)))
+                self._notifier.send(READY="1")
+                log.info("serving", on=[socket.name for socket in self._sockets])
+                await stop.wait()
+                self._notifier.send(STOPPING="1")
+                log.info("stopping", deploying=slot.deploying)
+                if not await slot.stop(stop_seconds):
+                    return False
+                for task in background:
+                    task.cancel()
+        self._notifier.close()
+        log.info("stopped")
+        return True
+
+    def reload(self) -> None:
+        """SIGHUP: read the certificates again."""
+        for socket in self._sockets:
+            if socket.certificates is not None:
+                try:
+                    socket.certificates.reload()
+                    log.info("certificates_reloaded", on=socket.name)
+                except ListenError as error:
+                    log.error("certificates_kept", reason=str(error))  # noqa: TRY400 - the text says all
+
+    async def _end_streams(self, _: object) -> None:
+        self._board.close()
+
+    def _make_slot(self, tasks: asyncio.TaskGroup) -> Slot:
+        config = self._config
+
+        async def launch(job: Job, listener: Listener, keep: Keep, attempt: int) -> Running:
+            return await run_blocking(_make_deployment, config, job, listener, keep, attempt)
+
+        return Slot(
+            server_name=config.service_name,
+            journal=self._journal,
+            board=self._board,
+            launch=launch,
+            hand_over=lambda changed: HandOver(config.reboot, changed),
+            tasks=tasks,
+            is_committed=_is_committed,
+            boot_id=_boot_id(),
+            observers=(log_event, event_teller(self._board), self._metrics.listen),
+        )
+
+    def _make_parts(self, slot: Slot) -> Parts:
+        api, bodies = self._config.api, Bodies()
+        authenticator = Authenticator(
+            api.token,
+            accept_client_certificates=api.client_ca is not None,
+            ovh=api.ovh,
+            bodies=bodies,
+        )
+        return Parts(
+            config=self._config,
+            slot=slot,
+            board=self._board,
+            authenticator=authenticator,
+            bodies=bodies,
+            disks=self._disks,
+            metrics=lambda: self._metrics.text(slot.snapshot()),
+            middlewares=(self._metrics.middleware,),
+        )
+
+    def _disks(self) -> dict[str, Any]:
+        from agent.deploy.disks import inventory_document  # noqa: PLC0415 - pyudev and libparted are not light
+
+        return inventory_document(self._config.disk_groups)
+
+    async def _pull(self, slot: Slot) -> None:
+        from agent.service.pull import ControlClient  # noqa: PLC0415 - only where one is configured
+
+        if self._config.control_plane is not None:
+            client = ControlClient(
+                self._config.control_plane, self._config.service_name, slot, self._board, self._config.policy
+            )
+            await client.run()
+
+
+def log_event(event: DeployEvent) -> None:
+    """One line for each stage, note and outcome."""
+    match event:
+        case StageBegan(stage):
+            log.info("stage_began", stage=stage.value)
+        case StageEnded(stage, seconds, failed):
+            log.info("stage_ended", stage=stage.value, seconds=round(seconds, 3), failed=failed)
+        case Noted(text):
+            log.info("noted", text=text)
+        case Finished(status):
+            error = status.error or {}
+            log.info(
+                "finished",
+                status=status.status,
+                code=error.get("code"),
+                message=status.message,
+                detail=error.get("detail"),
+                disk=status.disk["path"] if status.disk else None,
+                bytes_downloaded=status.progress.bytes_downloaded,
+            )
+
+
+async def _warm_up() -> None:
+    await run_blocking(importlib.import_module, "agent.deploy.runner")
+    await run_blocking(importlib.import_module, "agent.deploy.disks")
+
+
+def _make_deployment(config: Config, job: Job, listener: Listener, keep: Keep, attempt: int) -> Running:
+    from agent.deploy.runner import Deployment  # noqa: PLC0415 - what a deployment needs is loaded after the start
+    from agent.deploy.target import Options  # noqa: PLC0415
+
+    options = Options(
+        ca_file=config.download.ca_file,
+        server_name=config.service_name,
+        policy=config.policy,
+        groups=config.disk_groups,
+    )
+    return Deployment(job, options, listener, keep=keep, attempt=attempt)
+
+
+async def _is_committed(seal: Seal) -> bool:
+    def look() -> bool:
+        from agent.stages.commit import is_committed  # noqa: PLC0415 - only after a crash in the commit
+
+        return is_committed(seal)
+
+    return await run_blocking(look)
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,281 @@
+"""Who may call: the one check in front of every route.
+
+| way in | what lets a caller pass |
+|---|---|
+| Unix socket | the mode of the socket's file: root, and the group that the socket was given |
+| TLS | a client certificate of the configured CA, a bearer token, or OVH's signature of the request |
+
+Every credential that is presented is checked, also on the socket and also beside another one that would do: a caller
+with a wrong token learns so, whichever way they came. Without any, only `/healthz` and `/auth/time` are answered.
+
+A signature says who sent a request, not how often. The same request signed in the same second has the same signature,
+and clients do that: two posts at once (one of which has to be told 409), a delete and its retry. So signatures are not
+remembered; within the minute in which its timestamp is good a signed request may come again. TLS keeps others from
+having one, and the slot bounds what it can do: a post while a job runs is refused, a second delete changes nothing.
+"""
+
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from socket import AF_UNIX
+from typing import Protocol
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+from agent.aio import run_blocking
+from agent.service.bodies import Bodies
+from agent.service.documents import ApiError
+from agent.units import KiB
+
+OPEN_PATHS = frozenset(prefix + path for prefix in ("", "/1.0") for path in ("/healthz", "/auth/time"))
+"""What is answered without credentials, by GET and HEAD."""
+
+OVH_APPLICATION = "X-Ovh-Application"
+OVH_CONSUMER = "X-Ovh-Consumer"
+OVH_TIMESTAMP = "X-Ovh-Timestamp"
+OVH_SIGNATURE = "X-Ovh-Signature"
+# X-Ovh-Application alone is no credential: the client sends it with calls that it does not sign, too.
+_OVH_SIGNED = (OVH_CONSUMER, OVH_TIMESTAMP, OVH_SIGNATURE)
+
+MAX_CLOCK_SKEW = 60
+"""Seconds that a signed request's timestamp may be off, either way. The client asks /auth/time for our clock."""
+
+_UNSIGNED_BODY = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_DELETE})
+_SIGNATURE = re.compile(r"\$1\$[0-9a-f]{40}")
+_TIMESTAMP = re.compile(r"[0-9]{1,12}")
+_BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +(\S+) *")
+# Below this a SHA-1 takes less time than handing it to a thread.
+_HASH_HERE = 64 * KiB
+
+
+class OvhKeys(Protocol):
+    """The three keys of OVH's signature, as `[api.ovh]` of the configuration has them."""
+
+    @property
+    def application_key(self) -> str:
+        """Names the application; sent in the clear."""
+
+    @property
+    def application_secret(self) -> str:
+        """Shared with the client, never sent."""
+
+    @property
+    def consumer_key(self) -> str:
+        """Names the user of the application; sent in the clear, and part of what is signed."""
+
+
+class Way(StrEnum):
+    """What let a caller pass."""
+
+    OPEN = "open"
+    SOCKET = "socket"
+    CERTIFICATE = "certificate"
+    TOKEN = "token"  # noqa: S105 -- the name of the way, not a token
+    SIGNATURE = "signature"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who called: how they passed, and whether they came over the network."""
+
+    way: Way
+    remote: bool
+
+
+CALLER = web.RequestKey("caller", Caller)
+"""Where a handler finds its caller: `request[CALLER]`."""
+
+
+class Authenticator:
+    """Checks callers. Holds the secrets; its repr does not show them."""
+
+    def __init__(
+        self,
+        token: str | None,
+        *,
+        accept_client_certificates: bool,
+        ovh: OvhKeys | None,
+        bodies: Bodies,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Args:
+        token: that `Authorization: Bearer` has to carry; None where none is configured.
+        accept_client_certificates: whether the TLS listener verifies certificates of clients against a CA.
+        ovh: the keys of OVH's signature; None where none are configured.
+        bodies: reads the body of a signed request.
+        clock: seconds since the epoch.
+        """
+        self._token = None if token is None else _digest(token)
+        self._certificates = accept_client_certificates
+        self._ovh = ovh
+        self._bodies = bodies
+        self._clock = clock
+
+    async def check(self, request: web.Request) -> Caller:
+        """Who calls; checks every credential that the request presents.
+
+        Raises:
+            ApiError: 401 no credential or a wrong token; 403 a signature that is not right; what `Bodies.read`
+                raises for the body of a signed request.
+        """
+        remote = not _over_unix_socket(request)
+        if request.path in OPEN_PATHS and request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
+            return Caller(Way.OPEN, remote)
+        ways = []
+        if not remote:
+            ways.append(Way.SOCKET)
+        if self._certificates and _has_verified_certificate(request):
+            ways.append(Way.CERTIFICATE)
+        if hdrs.AUTHORIZATION in request.headers:
+            self._check_token(request)
+            ways.append(Way.TOKEN)
+        if any(name in request.headers for name in _OVH_SIGNED):
+            await self._check_signature(request)
+            ways.append(Way.SIGNATURE)
+        if not ways:
+            raise _unauthorized(f"Credentials are required: {self._accepted()}.")
+        return Caller(ways[-1], remote)
+
+    def _accepted(self) -> str:
+        """What this server takes, in words."""
+        ways = ["a client certificate"] if self._certificates else []
+        ways += ["a bearer token"] if self._token is not None else []
+        ways += ["a signature with the application key"] if self._ovh is not None else []
+        return " or ".join(ways) or "none are configured for this listener"
+
+    def _check_token(self, request: web.Request) -> None:
+        if self._token is None:
+            raise _unauthorized("No token is configured on this server (api.token_file).")
+        match = _BEARER.fullmatch(_only(request, hdrs.AUTHORIZATION) or "")
+        if match is None:
+            raise _unauthorized("The Authorization header must be one `Bearer TOKEN`.")
+        if not hmac.compare_digest(_digest(match[1]), self._token):
+            raise _unauthorized("The bearer token is not the one of this server.")
+
+    # -- OVH's signature ---------------------------------------------------------------------------------------
+
+    async def _check_signature(self, request: web.Request) -> None:
+        """The rules of OVH's API: "$1$" and the SHA-1 of secret, consumer key, method, URL, body and timestamp.
+
+        All that can be refused without the body is refused without it.
+        """
+        keys = self._ovh
+        if keys is None:
+            raise _forbidden("INVALID_KEY", "No application key is configured on this server ([api.ovh]).")
+        if not _same(_only(request, OVH_APPLICATION), keys.application_key):
+            raise _forbidden("INVALID_KEY", "The application key is not the one of this server.")
+        if not _same(_only(request, OVH_CONSUMER), keys.consumer_key):
+            raise _forbidden("NOT_CREDENTIAL", "The consumer key is not the one of this server.")
+        timestamp = self._check_timestamp(request)
+        signature = _only(request, OVH_SIGNATURE) or ""
+        if not _SIGNATURE.fullmatch(signature):
+            raise _forbidden("INVALID_CREDENTIAL", "The signature must be $1$ and 40 hexadecimal digits.")
+        body = b"" if request.method in _UNSIGNED_BODY else await self._bodies.read(request)
+        head = "+".join((keys.application_secret, keys.consumer_key, request.method, _url_of(request)))
+        if not hmac.compare_digest(await _sign(head, body, timestamp), signature):
+            raise _forbidden(
+                "INVALID_CREDENTIAL", f"The signature is not that of {request.method} {_url_of(request)}."
+            )
+
+    def _check_timestamp(self, request: web.Request) -> str:
+        timestamp = _only(request, OVH_TIMESTAMP) or ""
+        if not _TIMESTAMP.fullmatch(timestamp):
+            raise _forbidden("QUERY_TIME_OUT", "The timestamp must be a number of seconds since the epoch.")
+        off = int(timestamp) - int(self._clock())
+        if abs(off) > MAX_CLOCK_SKEW:
+            message = f"The timestamp is {abs(off)} seconds {'ahead of' if off > 0 else 'behind'} this server's clock"
+            raise _forbidden(
+                "QUERY_TIME_OUT", f"{message}, at most {MAX_CLOCK_SKEW} are taken (see /auth/time)."
+            )
+        return timestamp
+
+
+async def _sign(head: str, body: bytes, timestamp: str) -> str:
+    if len(body) <= _HASH_HERE:
+        return _signature(head, body, timestamp)
+    return await run_blocking(_signature, head, body, timestamp)
+
+
+def _signature(head: str, body: bytes, timestamp: str) -> str:
+    digest = hashlib.sha1(
+        _bytes(head) + b"+", usedforsecurity=False
+    )  # SHA-1 is what clients of this API sign with
+    digest.update(body)
+    digest.update(b"+" + timestamp.encode())
+    return "$1$" + digest.hexdigest()
+
+
+def _url_of(request: web.Request) -> str:
+    """The URL as the client wrote it: our scheme, its Host header, and the target of its request line untouched."""
+    scheme = "http" if _over_unix_socket(request) else "https"
+    return f"{scheme}://{_only(request, hdrs.HOST) or ''}{request.raw_path}"
+
+
+# -- the request -------------------------------------------------------------------------------------------------
+
+
+def _over_unix_socket(request: web.Request) -> bool:
+    """Whether the request came over a Unix socket; what cannot be told came over the network."""
+    transport = request.transport
+    sock = None if transport is None else transport.get_extra_info("socket")
+    return sock is not None and sock.family == AF_UNIX
+
+
+def _has_verified_certificate(request: web.Request) -> bool:
+    """Whether the client has a certificate that the handshake verified: one that was not is given as empty."""
+    transport = request.transport
+    return transport is not None and bool(transport.get_extra_info("peercert"))
+
+
+def _only(request: web.Request, name: str) -> str | None:
+    """A header that must not be given twice: of two, neither counts."""
+    values = request.headers.getall(name, [])
+    return values[0] if len(values) == 1 else None
+
+
+# -- comparing ---------------------------------------------------------------------------------------------------
+
+
+def _bytes(text: str) -> bytes:
+    # aiohttp decodes what is no UTF-8 in a header to surrogates.
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _digest(text: str) -> bytes:
+    """Of equal length whatever the text, so that comparing tells nothing of either."""
+    return hashlib.sha256(_bytes(text)).digest()
+
+
+def _same(given: str | None, expected: str) -> bool:
+    return hmac.compare_digest(_digest(given or ""), _digest(expected)) and given is not None
+
+
+def _unauthorized(message: str) -> ApiError:
+    return ApiError(401, message, headers={hdrs.WWW_AUTHENTICATE: 'Bearer realm="byoi-agent"'})
+
+
+def _forbidden(code: str, message: str) -> ApiError:
+    return ApiError(403, message, error_code=code)
+
+
+# -- in front of the routes --------------------------------------------------------------------------------------
+
+
+def authenticate(authenticator: Authenticator, bodies: Bodies) -> Middleware:
+    """The middleware that checks every request, and frees the place of its body when it has been answered.
+
+    Handlers find their caller in `request[CALLER]` and read the body by `bodies.read(request)`.
+    """
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async with bodies.of(request):
+            request[CALLER] = await authenticator.check(request)
+            return await handler(request)
+
+    return check

@@ -1,0 +1,133 @@
+"""The board: the status document as clients see it, its revision, and everybody who waits for a change of it.
+
+Owned by the slot, which shows documents on it; read by the API, the control-plane client and the systemd notifier, all
+on the event loop. A document is encoded once for each revision, however many clients ask: that is what keeps a thousand
+pollers from slowing a deployment.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
+
+# What a subscriber may lag behind; one that lags more has its subscription ended.
+MAX_QUEUED = 256
+# Members that change with every look at a deployment and tell nothing by themselves.
+_RESTLESS = frozenset({"revision", "updatedAt"})
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One event for subscribers: a name, a document, and the revision at which it happened."""
+
+    event: str
+    data: Mapping[str, Any]
+    revision: int
+
+
+# A queue that ends with None was too slow, or the daemon stops.
+Subscription = asyncio.Queue[Told | None]
+
+
+class Board:
+    """Holds one document at a time.
+
+    Revisions grow, also from one process to the next, since they begin at the time of day in milliseconds.
+    """
+
+    def __init__(self, document: Mapping[str, Any], revision: int | None = None) -> None:
+        self.revision = int(time.time() * 1000) if revision is None else revision
+        self._document: dict[str, Any] = {**document, "revision": self.revision}
+        self._encoded: bytes | None = None
+        self._changed = asyncio.Event()
+        self._subscriptions: set[Subscription] = set()
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The document that is shown, with its revision."""
+        return self._document
+
+    def encoded(self) -> bytes:
+        """The document as JSON in UTF-8."""
+        if self._encoded is None:
+            self._encoded = json.dumps(self._document).encode()
+        return self._encoded
+
+    def show(self, document: Mapping[str, Any]) -> bool:
+        """Show a document; a new revision where it says anything new. Returns whether it does."""
+        if _essence(document) == _essence(self._document):
+            return False
+        self.revision += 1
+        self._document = {**document, "revision": self.revision}
+        self._encoded = None
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        return True
+
+    async def wait(self, since: int | None, seconds: float) -> bool:
+        """Wait until the revision is not `since` any more; False if it still is after so many seconds."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while since == self.revision:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._changed.wait()
+            except TimeoutError:
+                return False
+        return True
+
+    def tell(self, event: str, data: Mapping[str, Any]) -> None:
+        """Tell all subscribers."""
+        told = Told(event, data, self.revision)
+        for subscription in tuple(self._subscriptions):
+            if subscription.qsize() >= MAX_QUEUED:
+                self._end(subscription)
+            else:
+                subscription.put_nowait(told)
+
+    @contextmanager
+    def subscribe(self) -> Iterator[Subscription]:
+        """A queue of everything that is told from now on."""
+        subscription: Subscription = asyncio.Queue()
+        self._subscriptions.add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)
+
+    def close(self) -> None:
+        """End all subscriptions: the daemon stops."""
+        for subscription in tuple(self._subscriptions):
+            self._end(subscription)
+
+    def _end(self, subscription: Subscription) -> None:
+        self._subscriptions.discard(subscription)
+        subscription.put_nowait(None)
+
+
+def event_teller(board: Board) -> Listener:
+    """A listener that tells a deployment's stages and notes to the subscribers of a board."""
+
+    def listen(event: DeployEvent) -> None:
+        match event:
+            case StageBegan(stage):
+                board.tell(
+                    "stage", {"stage": stage.value, "state": "begin", "seconds": None, "failed": False}
+                )
+            case StageEnded(stage, seconds, failed):
+                ended = {"stage": stage.value, "state": "end", "seconds": round(seconds, 3), "failed": failed}
+                board.tell("stage", ended)
+            case Noted(text):
+                board.tell("note", {"text": text})
+            case Finished():
+                pass  # the slot tells the result, once the journal has it
+
+    return listen
+
+
+def _essence(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in _RESTLESS}

@@ -1,0 +1,150 @@
+"""The two calls of the control plane, as plain requests: what is sent, what may come back, and which faults may pass.
+
+Everything that comes back is hostile: bounded, parsed strictly, and never followed to another place (a redirect would
+take the token along).
+"""
+
+import json
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+from agent import __version__
+from agent.aio import run_blocking
+from agent.model.job import MAX_JOB_BYTES
+from agent.service.config import ControlPlane
+from agent.units import KiB
+
+MAX_ID_LENGTH = 128
+_MAX_ANSWER_BYTES = 64 * KiB
+_REQUEST_SECONDS = 30.0
+
+
+class ControlFault(Exception):
+    """The control plane could not be asked, or gave no sensible answer. The text holds no secret."""
+
+    def __init__(self, reason: str, retry_after: str | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(reason)
+
+
+class Action(Enum):
+    """What the control plane answers to a status."""
+
+    CONTINUE = auto()
+    CANCEL = auto()
+    GONE = auto()
+    """404 or 410: the deployment was deleted there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A job as the control plane gave it, not yet looked at."""
+
+    id: str
+    job: Mapping[str, Any] = field(repr=False)
+
+
+class ControlPlaneApi:
+    """The calls. `session` belongs to the caller."""
+
+    def __init__(self, config: ControlPlane, service_name: str, session: aiohttp.ClientSession) -> None:
+        self._base = f"{config.url}/agents/{quote(service_name, safe='')}"
+        self._session = session
+        self._headers = {"Accept": "application/json", "User-Agent": f"byoi-agent/{__version__}"}
+        if config.token is not None:
+            self._headers["Authorization"] = f"Bearer {config.token}"
+
+    async def ask(self, wait: float) -> Offer | None:
+        """Ask for a job; the control plane may hold the answer back for `wait` seconds.
+
+        Raises:
+            ControlFault: no answer, or none that makes sense.
+        """
+        url = f"{self._base}/job?wait={wait:g}"
+        status, body = await self._call("GET", url, None, wait + _REQUEST_SECONDS, MAX_JOB_BYTES + 64 * KiB)
+        if status == 204:
+            return None
+        if status != 200:
+            raise ControlFault(f"it answered {status} to the question for a job")
+        document = await run_blocking(_json, body)
+        job_id, job = document.get("id"), document.get("job")
+        if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_ID_LENGTH or not job_id.isprintable():
+            raise ControlFault(f"it gave a job without an id of 1 to {MAX_ID_LENGTH} printable characters")
+        return Offer(job_id, job if isinstance(job, dict) else {})
+
+    async def report(self, job_id: str, document: Mapping[str, Any]) -> Action:
+        """Push a status document.
+
+        Raises:
+            ControlFault: it was not taken.
+        """
+        url = f"{self._base}/jobs/{quote(job_id, safe='')}/status"
+        status, body = await self._call("PUT", url, document, _REQUEST_SECONDS, _MAX_ANSWER_BYTES)
+        if status in (404, 410):
+            return Action.GONE
+        if status not in (200, 204):
+            raise ControlFault(f"it answered {status} to a status")
+        if status == 204 or not body.strip():
+            return Action.CONTINUE
+        return Action.CANCEL if _json(body).get("action") == "cancel" else Action.CONTINUE
+
+    async def _call(
+        self, method: str, url: str, document: Mapping[str, Any] | None, seconds: float, limit: int
+    ) -> tuple[int, bytes]:
+        timeout = aiohttp.ClientTimeout(total=seconds, connect=_REQUEST_SECONDS)
+        try:
+            async with self._session.request(
+                method,
+                url,
+                json=document,
+                headers=self._headers,
+                timeout=timeout,
+                allow_redirects=False,
+            ) as response:
+                if response.status == 429 or response.status >= 500:
+                    raise ControlFault(f"it answered {response.status}", response.headers.get("Retry-After"))
+                return response.status, await _bounded(response, limit)
+        except TimeoutError:
+            raise ControlFault(f"it did not answer within {seconds:.0f} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise ControlFault(f"it cannot be reached: {_reason(error)}") from None
+
+
+async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    parts, length = [], 0
+    async for part in response.content.iter_any():
+        length += len(part)
+        if length > limit:
+            raise ControlFault(f"it answered with more than {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ControlFault("its answer is not JSON") from None
+    if not isinstance(document, dict):
+        raise ControlFault("its answer is not a JSON object")
+    return document
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the URL's query or any header."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+        return "its certificate is not trusted (control_plane.ca_file names the CA)"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__
+
+
+def tls_context(config: ControlPlane) -> ssl.SSLContext:
+    """The settings for https: the configured CA, or the system's. Blocking: it reads files."""
+    return ssl.create_default_context(cafile=config.ca_file)

@@ -1,0 +1,248 @@
+"""The sockets that the API is served on. Blocking, and done once at the start: call it outside of the event loop.
+
+Nothing can be connected to before its permissions are right. Whatever is wrong raises `ListenError`, which names the
+file or the address, and the way out.
+"""
+
+import contextlib
+import errno
+import grp
+import os
+import socket
+import ssl
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SOCKET_MODE = 0o660
+_BACKLOG = 1024
+_PROBE_SECONDS = 2.0
+
+
+class ListenError(Exception):
+    """A listener cannot be made; the message says which, why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Where the TLS listener finds its certificate, its key, and the CA of client certificates (PEM)."""
+
+    cert: str
+    key: str
+    client_ca: str | None = None
+
+
+class Certificates:
+    """The TLS settings of a listener, from its files. Renewed files are read by `reload`, without a restart.
+
+    Nothing watches the files: a certificate and its key are replaced one after the other, and only who replaced them
+    knows when both are there. The daemon reloads on SIGHUP.
+    """
+
+    def __init__(self, files: TlsFiles) -> None:
+        """Raises ListenError, as `reload` does."""
+        self._files = files
+        self.context = _tls_context(files)
+
+    def reload(self) -> None:
+        """Use the files as they are now for new connections.
+
+        Raises:
+            ListenError: they cannot be used; the settings in force stay.
+        """
+        self.context = _tls_context(self._files)
+
+
+@dataclass(slots=True)
+class Listener:
+    """A listening socket. `local` is the Unix socket; `certificates` are those of the TLS listener."""
+
+    socket: socket.socket
+    name: str
+    local: bool
+    certificates: Certificates | None = None
+    _inode: tuple[int, int] | None = field(default=None, repr=False)
+
+    @property
+    def port(self) -> int | None:
+        """The TCP port; chosen by the kernel where 0 was asked for."""
+        return None if self.local else int(self.socket.getsockname()[1])
+
+    def tls(self) -> ssl.SSLContext | None:
+        """The settings for the next connection."""
+        return None if self.certificates is None else self.certificates.context
+
+    def close(self) -> None:
+        """Stop listening. The file of a Unix socket goes, unless another one has taken its place."""
+        self.socket.close()
+        if self._inode is not None:
+            with contextlib.suppress(OSError):
+                if _inode(self.name) == self._inode:
+                    Path(self.name).unlink()
+            self._inode = None
+
+
+# -- the Unix socket ---------------------------------------------------------------------------------------------
+
+
+def listen_unix(path: str, group: str | None = None) -> Listener:
+    """Listen on a Unix socket, mode 0660, owned by us and by `group`.
+
+    The directory is made if it is not there. A socket that nobody answers on is replaced.
+
+    Raises:
+        ListenError: the path is too long or taken, there is no such group, or the filesystem refuses.
+    """
+    number = None if group is None else _group_number(group)
+    _refuse_taken(path)
+    # Bound under a name of its own, and made ready there, so that the known name never leads to an open or a dead one.
+    private = f"{path}.{os.getpid()}"
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            Path(private).unlink()
+        sock.bind(private)
+        if number is not None:
+            os.chown(private, -1, number)
+        Path(private).chmod(SOCKET_MODE)
+        sock.listen(_BACKLOG)
+        sock.settimeout(0)
+        Path(private).rename(path)
+        return Listener(sock, path, local=True, _inode=_inode(path))
+    except OSError as error:
+        sock.close()
+        with contextlib.suppress(OSError):
+            Path(private).unlink()
+        raise ListenError(_unix_reason(path, error)) from error
+
+
+def _group_number(name: str) -> int:
+    try:
+        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ListenError(
+            f"api.socket_group: there is no group {name}: make it (groupadd --system {name}), or name another one"
+        ) from None
+
+
+def _refuse_taken(path: str) -> None:
+    """Refuse a path that is no socket, and a socket that somebody answers on."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return  # not there, or not to be seen: bind says what is wrong
+    if not stat.S_ISSOCK(mode):
+        raise ListenError(f"api.socket: {path} exists and is not a socket: remove it, or name another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.settimeout(_PROBE_SECONDS)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return
+        except OSError as error:
+            raise ListenError(
+                f"api.socket: it cannot be told whether somebody answers on {path}: {_words(error)}"
+            ) from error
+    raise ListenError(
+        f"api.socket: another byoi-agent answers on {path}: stop it (systemctl stop byoi-agent), or name another path"
+    )
+
+
+def _unix_reason(path: str, error: OSError) -> str:
+    if error.errno is None:  # "AF_UNIX path too long" has no number
+        return f"api.socket: {path} cannot be made: {error}: name a path of fewer than 100 bytes"
+    return f"api.socket: {path} cannot be made: {_words(error)}"
+
+
+def _inode(path: str) -> tuple[int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------------
+
+
+def listen_tls(host: str, port: int, files: TlsFiles) -> Listener:
+    """Listen on a TCP address, with TLS 1.2 or newer.
+
+    Args:
+        host: a name or an address; empty for every address of the machine.
+        port: 0 lets the kernel choose.
+        files: without `client_ca` no certificate is asked for; with it one is asked for, and has to be right if it
+            is given.
+
+    Raises:
+        ListenError: a file or the address cannot be used.
+    """
+    certificates = Certificates(files)
+    where = f"{host}:{port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+    except OSError as error:
+        raise ListenError(f"api.listen: {where} is no address of this machine: {_words(error)}") from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+        sock.settimeout(0)
+    except OSError as error:
+        sock.close()
+        way_out = " (something else listens there)" if error.errno == errno.EADDRINUSE else ""
+        raise ListenError(f"api.listen: cannot listen on {where}: {_words(error)}{way_out}") from error
+    return Listener(sock, where, local=False, certificates=certificates)
+
+
+def _tls_context(files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    for key, path in (("tls_cert", files.cert), ("tls_key", files.key), ("client_ca", files.client_ca)):
+        if path is not None:
+            _require_readable(f"api.{key}", path)
+    try:
+        context.load_cert_chain(files.cert, files.key, password=_no_password)
+    except _PasswordAsked:
+        raise ListenError(f"api.tls_key: {files.key} is encrypted: give a key without a password") from None
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or "not PEM"
+        if reason == "KEY_VALUES_MISMATCH":
+            raise ListenError(
+                f"api.tls_key: {files.key} is not the key of the certificate {files.cert}"
+            ) from error
+        raise ListenError(
+            f"api.tls_cert: {files.cert} with {files.key} cannot be used as a certificate and its key: {reason}"
+        ) from error
+    if files.client_ca is not None:
+        try:
+            context.load_verify_locations(cafile=files.client_ca)
+        except (ssl.SSLError, ValueError) as error:
+            reason = getattr(error, "reason", None) or "not PEM"
+            raise ListenError(
+                f"api.client_ca: {files.client_ca} holds no CA certificate: {reason}"
+            ) from error
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+class _PasswordAsked(Exception):
+    """OpenSSL wants to decrypt a key; by default it would ask on the terminal."""
+
+
+def _no_password() -> str:
+    raise _PasswordAsked
+
+
+def _require_readable(key: str, path: str) -> None:
+    try:
+        with Path(path).open("rb"):
+            pass
+    except OSError as error:
+        raise ListenError(f"{key}: {path} cannot be read: {_words(error)}") from error
+
+
+def _words(error: OSError) -> str:
+    return error.strerror or str(error)

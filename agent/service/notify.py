@@ -1,0 +1,99 @@
+"""Telling systemd how the daemon is: ready, what it does, alive, stopping (sd_notify(3)).
+
+The watchdog is fed from the event loop, and only while a running deployment moves: a loop that hangs, or a deployment
+that neither moves bytes nor ends, stops the feeding, and systemd restarts the daemon, which begins the job again.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+
+import structlog
+
+from agent.service.board import Board
+from agent.service.slot import Slot
+from agent.units import format_duration, format_size
+
+log = structlog.get_logger(__name__)
+
+# A deployment that has moved nothing at all for so long will not end by itself. Retries, and every 128 MiB of a long
+# zeroing, count as movement.
+STALL_SECONDS = 900.0
+
+
+class Notifier:
+    """Sends to the socket that systemd names; does nothing where there is none."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._address = environment.get("NOTIFY_SOCKET", "")
+        # A process that systemd did not mean to be fed has another pid in the variable.
+        meant = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        usec = environment.get("WATCHDOG_USEC", "") if meant else ""
+        self.watchdog_seconds = int(usec) / 1_000_000 if usec.isdigit() and int(usec) > 0 else None
+        self._socket: socket.socket | None = None
+
+    def send(self, **fields: str) -> None:
+        """Send assignments such as READY="1"; a manager that has gone is no fault of the daemon."""
+        if not self._address:
+            return
+        text = "\n".join(f"{key}={_one_line(value)}" for key, value in fields.items())
+        try:
+            if self._socket is None:
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+                self._socket.setblocking(False)  # noqa: FBT003 - its name
+            address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+            self._socket.sendto(text.encode(), address)
+        except OSError as error:
+            log.debug("notify_failed", reason=error.strerror)
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+async def keep_status(notifier: Notifier, board: Board) -> None:
+    """Keep STATUS= in step with the board, for `systemctl status`; at most once a second."""
+    told = ""
+    while True:
+        text = status_line(board.document)
+        if text != told:
+            notifier.send(STATUS=text)
+            told = text
+        revision = board.revision
+        await asyncio.sleep(1)
+        await board.wait(revision, 3600)
+
+
+def status_line(document: Mapping[str, object]) -> str:
+    """A status document in one line."""
+    match document.get("status"):
+        case None:
+            return "waiting for a deployment"
+        case "doing":
+            rate = document.get("rate")
+            speed = f", {format_size(rate)}/s" if isinstance(rate, int | float) and rate > 0 else ""
+            stage = document.get("stage") or document.get("message")
+            return f"deploying: {stage}, {document.get('percent')} %{speed}"
+        case "done":
+            return f"done: {document.get('message')}"
+        case _:
+            return f"failed: {document.get('message')}"
+
+
+async def feed_watchdog(notifier: Notifier, slot: Slot, stall_seconds: float = STALL_SECONDS) -> None:
+    """Feed the watchdog as long as the deployment, if one runs, moves."""
+    if notifier.watchdog_seconds is None:
+        return
+    while True:
+        if slot.still_seconds < stall_seconds:
+            notifier.send(WATCHDOG="1")
+        else:
+            log.error("deployment_stands_still", since=format_duration(slot.still_seconds))
+        await asyncio.sleep(notifier.watchdog_seconds / 3)

@@ -1,0 +1,233 @@
+"""The control-plane client: asks for jobs where nobody can reach the server, and reports what becomes of them.
+
+Two loops that do not know of each other. One asks for a job whenever the slot is free. The other looks at the board and
+pushes the newest document of the job that came from the control plane: at each change of stage, else every few
+seconds, until the outcome has been taken. Documents in between are dropped, never queued, so a control plane that is
+down for an hour is told the last state when it is back. Neither loop ever slows a deployment or fails one; all they do
+to the slot is post, cancel and erase.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import aiohttp
+import structlog
+
+from agent.aio import run_blocking
+from agent.deploy.plan import Policy, policy_faults
+from agent.errors import DeployError, JobCancelled, JobInvalid, JobTaken, StateUnusable
+from agent.model.job import Job, parse_job
+from agent.model.status import DOING, timestamp
+from agent.service.board import Board
+from agent.service.config import ControlPlane
+from agent.service.control import Action, ControlFault, ControlPlaneApi, Offer, tls_context
+from agent.service.slot import Slot, SlotTaken, StillCancelling
+from agent.transfer.http_retry import HttpLimits, retry_delay
+
+log = structlog.get_logger(__name__)
+
+# The longest back-off is short: a customer waits for what is told here.
+BACKOFF = HttpLimits(backoff_base=1.0, backoff_cap=30.0)
+# A deployment that is slow to stop is reported on meanwhile.
+CANCEL_SECONDS = 5.0
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class _Backoff:
+    """Waits between failures in a row: longer each time, with full jitter."""
+
+    def __init__(self, what: str, rng: random.Random, sleep: Sleep) -> None:
+        self._what = what
+        self._rng = rng
+        self._sleep = sleep
+        self._failures = 0
+
+    def succeed(self) -> None:
+        if self._failures:
+            log.info("control_plane_back", what=self._what, failures=self._failures)
+        self._failures = 0
+
+    async def wait(self, fault: ControlFault) -> None:
+        self._failures += 1
+        delay = retry_delay(self._failures, fault.retry_after, BACKOFF, self._rng)
+        if self._failures in (1, 10) or self._failures % 100 == 0:
+            log.warning("control_plane_fault", what=self._what, reason=str(fault), failures=self._failures)
+        await self._sleep(delay)
+
+
+class ControlClient:
+    """Asks and reports until it is cancelled."""
+
+    def __init__(
+        self,
+        config: ControlPlane,
+        service_name: str,
+        slot: Slot,
+        board: Board,
+        policy: Policy,
+        *,
+        rng: random.Random | None = None,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._config = config
+        self._service_name = service_name
+        self._slot = slot
+        self._board = board
+        self._policy = policy
+        self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._sleep = sleep
+        self._open: Mapping[str, Any] | None = None
+        """The last document that was told of a job that was not over then."""
+
+    async def run(self) -> None:
+        """Ask for jobs and push statuses, for ever."""
+        context = await run_blocking(tls_context, self._config)
+        connector = aiohttp.TCPConnector(ssl=context, limit=4)
+        async with aiohttp.ClientSession(connector=connector, trust_env=True) as session:
+            api = ControlPlaneApi(self._config, self._service_name, session)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._ask_for_jobs(api))
+                tasks.create_task(self._report(api))
+
+    # -- asking ------------------------------------------------------------------------------------------
+
+    async def _ask_for_jobs(self, api: ControlPlaneApi) -> None:
+        backoff = _Backoff("asking for a job", self._rng, self._sleep)
+        while True:
+            await self._until_free()
+            began = time.monotonic()
+            try:
+                offer = await api.ask(self._config.poll_seconds)
+                if offer is not None:
+                    await self._take(api, offer)
+            except ControlFault as fault:
+                await backoff.wait(fault)
+                continue
+            backoff.succeed()
+            # An answer that came at once is no reason to ask at once.
+            rest = self._config.poll_seconds - (time.monotonic() - began)
+            if rest > 0:
+                await self._sleep(rest * self._rng.uniform(0.9, 1.1))
+
+    async def _until_free(self) -> None:
+        while not self._may_ask():
+            await self._board.wait(self._board.revision, 1.0)
+
+    def _may_ask(self) -> bool:
+        """A next job would replace the last one's outcome: not before the control plane has that."""
+        entry = self._slot.entry
+        delivered = entry is None or entry.origin != "control" or entry.seen
+        return self._slot.is_free and delivered
+
+    async def _take(self, api: ControlPlaneApi, offer: Offer) -> None:
+        if self._slot.was_taken(offer.id):
+            await self._refuse(api, offer, JobTaken(id=offer.id))
+            return
+        try:
+            job = await run_blocking(_read, offer, self._policy)
+            await self._slot.post(offer.job, job, job_id=offer.id, origin="control")
+        except JobInvalid as error:
+            await self._refuse(api, offer, error)
+        except SlotTaken:
+            pass  # somebody posted meanwhile: asked again when the slot is free
+        except StateUnusable as error:
+            raise ControlFault(str(error)) from error
+
+    async def _refuse(self, api: ControlPlaneApi, offer: Offer, error: DeployError) -> None:
+        """Tell the control plane why a job was not begun."""
+        log.warning("job_refused", id=offer.id, code=error.code, message=error.message)
+        now = timestamp(time.time())
+        document = {
+            "servername": self._service_name,
+            "status": "error",
+            "message": error.message,
+            "checksum": None,
+            "id": offer.id,
+            "percent": 0.0,
+            "startedAt": now,
+            "updatedAt": now,
+            "finishedAt": now,
+            "stages": [],
+            "error": error.document(),
+        }
+        await api.report(offer.id, document)
+
+    # -- reporting ---------------------------------------------------------------------------------------
+
+    async def _report(self, api: ControlPlaneApi) -> None:
+        backoff = _Backoff("reporting a status", self._rng, self._sleep)
+        while True:
+            revision = self._board.revision
+            document = self._next_document()
+            if document is None:
+                await self._board.wait(revision, 3600)
+                continue
+            job_id = str(document["id"])
+            try:
+                action = await api.report(job_id, document)
+            except ControlFault as fault:
+                await backoff.wait(fault)
+                continue
+            backoff.succeed()
+            over = document["status"] != DOING
+            self._open = None if over or action is Action.GONE else document
+            await self._obey(action, job_id, over=over)
+            await self._pause(_milestone(document))
+
+    def _next_document(self) -> Mapping[str, Any] | None:
+        """What has to be told now: how the job is, or that it was deleted here."""
+        entry = self._slot.entry
+        if self._open is not None and (entry is None or entry.id != self._open["id"]):
+            error = JobCancelled().document()
+            return {**self._open, "status": "error", "message": error["message"], "error": error}
+        return self._board.document if self._has_news() else None
+
+    def _has_news(self) -> bool:
+        """Whether the control plane does not know yet how its job is."""
+        entry = self._slot.entry
+        return entry is not None and entry.origin == "control" and not entry.seen
+
+    async def _pause(self, told: tuple[object, ...]) -> None:
+        """Until the next milestone, or for some seconds."""
+        deadline = time.monotonic() + self._config.push_seconds
+        while _milestone(self._board.document) == told and self._has_news():
+            rest = deadline - time.monotonic()
+            if rest <= 0 or not await self._board.wait(self._board.revision, rest):
+                return
+
+    async def _obey(self, action: Action, job_id: str, *, over: bool) -> None:
+        try:
+            match action:
+                case Action.CONTINUE if over:
+                    await self._slot.see(job_id)
+                case Action.CANCEL:
+                    log.info("cancelled_by_control_plane", id=job_id)
+                    await self._slot.cancel(job_id, CANCEL_SECONDS)
+                    if over:
+                        await self._slot.see(job_id)
+                case Action.GONE:
+                    log.info("deleted_by_control_plane", id=job_id)
+                    await self._slot.erase(CANCEL_SECONDS, job_id=job_id)
+                case _:
+                    pass
+        except StillCancelling as waiting:
+            log.warning("cancel_waits", reason=str(waiting))
+        except StateUnusable as error:
+            log.error("journal_failed", reason=str(error))  # noqa: TRY400 - the text says all
+
+
+def _milestone(document: Mapping[str, Any]) -> tuple[object, ...]:
+    """What is told at once when it changes; all else can wait some seconds."""
+    return tuple(document.get(key) for key in ("id", "status", "stage", "attempt", "message"))
+
+
+def _read(offer: Offer, policy: Policy) -> Job:
+    job = parse_job(dict(offer.job))
+    faults = policy_faults(job, policy)
+    if faults:
+        raise JobInvalid(faults)
+    return job

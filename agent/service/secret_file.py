@@ -1,0 +1,60 @@
+"""Secrets out of files: who may read the file, and whether what is in it can be a secret."""
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MIN_CHARACTERS = 16
+MAX_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret and what is doubtful about its file, in words; empty if nothing is."""
+
+    value: str = field(repr=False)
+    doubt: str = ""
+
+
+def read_regular(path: str | Path, most: int) -> tuple[bytes, os.stat_result]:
+    """The content of a regular file of at most `most` bytes. Never waits, as a FIFO would make it.
+
+    Raises:
+        OSError: from the system.
+        ValueError: it is no regular file, or larger.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:  # noqa: PTH123  the descriptor is what was opened with care
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("is not a regular file")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"is larger than {most} bytes")
+    return content, status
+
+
+def read_secret(path: str | Path) -> Secret:
+    """A secret out of its file, without the white space around it.
+
+    Group members may read the file (that is told as a doubt), everybody may not. No message holds anything of
+    the content.
+
+    Raises:
+        ValueError: what is wrong, in words that follow "the file".
+    """
+    try:
+        content, status = read_regular(path, MAX_BYTES)
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o007:
+        raise ValueError(f"is open to every user (mode {mode:04o}): chmod 0600 it, and replace the secret")
+    text = content.decode("latin-1").strip()
+    if not all("!" <= character <= "~" for character in text):
+        raise ValueError("holds more than one word, or characters that a header cannot carry")
+    if len(text) < MIN_CHARACTERS:
+        raise ValueError(f"holds {len(text)} characters, a secret has at least {MIN_CHARACTERS}")
+    doubt = f"the file is open to its group (mode {mode:04o}); 0600 is safer" if mode & 0o070 else ""
+    return Secret(text, doubt)
