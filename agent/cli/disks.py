@@ -14,9 +14,8 @@ from agent.cli.client import Client, socket_path
 from agent.cli.commands import SOCKET_VARIABLE
 from agent.cli.failures import Unreachable
 from agent.cli.output import EXIT_DONE, print_json
-from agent.errors import DiskIo
-from agent.host import inventory
-from agent.model.disks import disk_groups, inventory_document, printable
+from agent.deploy.disks import inventory_document
+from agent.model.disks import printable
 from agent.units import format_size
 
 
@@ -37,12 +36,7 @@ async def _ask(socket: str | None) -> Mapping[str, Any]:
     except Unreachable:
         if socket or os.environ.get(SOCKET_VARIABLE):
             raise
-    try:
-        found = await run_blocking(inventory.list_disks)
-    except OSError as error:
-        reason = error.strerror or os.strerror(error.errno or 0)
-        raise DiskIo(device=error.filename or "the inventory", reason=reason) from error
-    return inventory_document(found, disk_groups(found))
+    return await run_blocking(inventory_document)
 
 
 def _print_table(document: Mapping[str, Any]) -> None:

@@ -29,6 +29,8 @@ class Report:
     status: Status | None
     reboot: Reboot | None
     document: Mapping[str, Any] = field(repr=False)
+    notes: tuple[str, ...] = ()
+    """What the agent has to tell where there is no deployment."""
 
 
 def read_report(document: object) -> Report:
@@ -50,7 +52,12 @@ def read_report(document: object) -> Report:
         status=None if document.get("status") is None else read_status(document),
         reboot=_read_reboot(document.get("reboot")),
         document=document,
+        notes=_read_notes(document.get("notes")),
     )
+
+
+def _read_notes(items: object) -> tuple[str, ...]:
+    return tuple(item for item in items if isinstance(item, str)) if isinstance(items, list) else ()
 
 
 def _read_reboot(document: object) -> Reboot | None:
@@ -72,25 +79,25 @@ def changes(before: Status | None, after: Status) -> list[DeployEvent]:
     """
     if before is not None and not _goes_on(before.stages, after.stages):
         before = None
-    known = () if before is None else before.stages
+    known = 0 if before is None else len(before.stages)
     events: list[DeployEvent] = []
-    noted: list[DeployEvent] = [
-        Noted(text) for text in _new_notes(before.notes if before else (), after.notes)
-    ]
+    noted: list[DeployEvent] = [Noted(text) for text in _new_notes(before.notes if before else (), after.notes)]
     for index, stage in enumerate(after.stages):
-        old = known[index] if index < len(known) else None
         if stage.name not in STAGES:
             continue
-        if old is None:
+        if index >= known:
             events.append(StageBegan(State(stage.name)))
-        if stage.seconds is not None and (old is None or old.seconds is None):
-            last = index == len(after.stages) - 1
-            events.append(
-                StageEnded(State(stage.name), stage.seconds, failed=last and after.state is State.ERROR)
-            )
+        if stage.seconds is not None and _has_ended(after, index) and not _has_ended(before, index):
+            failed = after.state is State.ERROR and index == len(after.stages) - 1
+            events.append(StageEnded(State(stage.name), stage.seconds, failed))
     if after.is_over and (before is None or not before.is_over):
         events.append(Finished(after))
     return noted + events if before is not None else events[:-1] + noted + events[-1:]
+
+
+def _has_ended(status: Status | None, index: int) -> bool:
+    """Whether it is known how a stage ended: a failed one ends a moment before the deployment does."""
+    return status is not None and (index < len(status.stages) - 1 or status.is_over)
 
 
 def _goes_on(before: tuple[StageTime, ...], after: tuple[StageTime, ...]) -> bool:

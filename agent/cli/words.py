@@ -71,7 +71,8 @@ def standing_lines(report: Report, now: float) -> tuple[str, ...]:
     """What stays on a console while nothing runs; empty while something does."""
     status = report.status
     if status is None:
-        return (f"{WAITING} ({printable(report.server_name)})" if report.server_name else WAITING,)
+        waiting = f"{WAITING} ({printable(report.server_name)})" if report.server_name else WAITING
+        return (*(f"note: {printable(note)}" for note in report.notes), waiting)
     if not status.is_over:
         return ()
     if status.error is not None:
@@ -84,7 +85,8 @@ def describe(report: Report, now: float) -> list[str]:
     server = printable(report.server_name or "unknown")
     status = report.status
     if status is None:
-        return [f"server:   {server}", f"status:   {NO_DEPLOYMENT}"]
+        notes = [f"note:     {printable(note)}" for note in report.notes]
+        return [f"server:   {server}", f"status:   {NO_DEPLOYMENT}", *notes]
     fields = [
         ("server", server),
         ("status", f"{status.status}: {printable(status.message)}"),

@@ -246,29 +246,6 @@ def _use_reasons(disk: Disk) -> tuple[str, ...]:
     return tuple(dict.fromkeys(reason for reason in reasons if reason is not None))
 
 
-def inventory_document(disks: Sequence[Disk], groups: Sequence["DiskGroup"]) -> dict[str, Any]:
-    """The disks with their groups and the reasons against them, and the groups: what `byoi disks` and
-    /v1/disks answer.
-
-    Args:
-        disks: of the inventory; configured ones that it does not list (files) are added.
-        groups: those in force. A disk of several configured groups shows the lowest.
-    """
-    member: dict[str, DiskGroup] = {}
-    listed = {disk.path: disk for disk in disks}
-    for group in groups:
-        for disk in group.disks:
-            member.setdefault(disk.path, group)
-            listed.setdefault(disk.path, disk)
-    found = []
-    for path, disk in listed.items():
-        of = member.get(path)
-        reasons = eligibility(disk, explicit=of is not None and of.configured)
-        more = {"diskGroupId": of and of.id, "eligible": not reasons, "reasons": list(reasons)}
-        found.append(disk.to_json() | more)
-    return {"disks": found, "groups": [group.to_json() for group in groups]}
-
-
 # -- groups --------------------------------------------------------------------------------------------------
 
 

@@ -154,7 +154,7 @@ def read_timestamp(text: str) -> float:
     if when.tzinfo is None:
         raise ValueError("a time without its offset from UTC")
     try:
-        return when.timestamp()
+        return when.astimezone(UTC).timestamp()
     except OverflowError:
         raise ValueError("a time outside of the calendar") from None
 
