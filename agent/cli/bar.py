@@ -82,6 +82,9 @@ class Bar(Follower):
 
     def _render(self, status: Status) -> Table:
         table = Table.grid(padding=(0, 1))
+        for width in (12, WIDTH, 7):  # the last column takes what is left, and more lines where it needs them
+            table.add_column(no_wrap=True, min_width=width)
+        table.add_column(overflow="fold")
         done = round(WIDTH * status.percent / 100)
         bar = Text(self._glyphs.full * done, "green").append(
             self._glyphs.rest * (WIDTH - done), "bright_black"

@@ -2,7 +2,9 @@
 
 import argparse
 import asyncio
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -54,6 +56,24 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     options = make_parser().parse_args(arguments)
+    try:
+        return _run(options)
+    finally:
+        _let_go_of_stderr()
+
+
+def _let_go_of_stderr() -> None:
+    """A terminal that went away must not become the exit status, as it does when Python flushes at the end."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(null, sys.stderr.fileno())
+            os.close(null)
+
+
+def _run(options: argparse.Namespace) -> int:
     command = importlib.import_module(options.module)
     try:
         status: int = asyncio.run(command.run(options))
