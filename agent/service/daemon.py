@@ -125,14 +125,16 @@ async def _serve(config: Config) -> int:
         listeners = _listen(config)
         daemon = Daemon(config, journal, listeners)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
-        clean = await daemon.run(book, note, stop, STOP_SECONDS)
+        await daemon.run(book, note, stop, STOP_SECONDS, _abandon)
     finally:
         journal.close()
-    if not clean:
-        # The interpreter would wait for the thread that hangs.
-        sys.stderr.flush()
-        os._exit(EXIT_FAILED)
     return EXIT_OK
+
+
+def _abandon() -> NoReturn:
+    """End without waiting for the thread that hangs, as the interpreter would."""
+    sys.stderr.flush()
+    os._exit(EXIT_FAILED)
 
 
 def _listen(config: Config) -> "list[Listener]":

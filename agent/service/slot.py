@@ -289,7 +289,7 @@ class Slot:
                 raise
             elif self._hand_over is not None:
                 self._hand_over.call_off()
-                await self._keep_entry(replace(self._current(), phase=Phase.CLOSED))
+                await self._close(self._hand_over)
             else:  # before the deployment had begun
                 await self._conclude_with(entry, JobCancelled(hint="Nothing was written."))
         except Exception as error:
@@ -352,7 +352,13 @@ class Slot:
             return
         await self._hand_over.run()
         if self._hand_over.state in (HandOverState.DISABLED, HandOverState.FAILED):
-            await self._keep_entry(replace(self._current(), phase=Phase.CLOSED))
+            await self._close(self._hand_over)
+
+    async def _close(self, hand_over: HandOver) -> None:
+        """The hand-over is over, and the server still here: the next agent has nothing to do but to answer."""
+        entry = self._current()
+        status = {**(entry.status or {}), "reboot": hand_over.document()}
+        await self._keep_entry(replace(entry, phase=Phase.CLOSED, status=status))
 
     async def _seal(self, seal: Seal) -> None:
         await self._keep_entry(replace(self._current(), phase=Phase.SEALED, seal=seal))
@@ -468,5 +474,5 @@ class Slot:
             document = starting(self._job_now(), self._server_name, attempt=entry.attempt).document()
         if self._why in (_Why.ERASE, _Why.CANCEL) and document["status"] == DOING:
             document["message"] = f"Cancelling: {self._waiting_for()}."
-        reboot = None if self._hand_over is None else self._hand_over.document()
+        reboot = document.get("reboot") if self._hand_over is None else self._hand_over.document()
         return {**document, "id": entry.id, "reboot": reboot}
