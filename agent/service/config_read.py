@@ -205,7 +205,7 @@ def split_command_line(text: str) -> list[tuple[str, str | None]]:
     White space separates, but for what stands in double quotes. Quotes around a whole value or a whole
     parameter are taken off, others stay, and a backslash means nothing.
     """
-    return [_parameter(match[0]) for match in re.finditer(rf'(?:[^"{_SPACE}]|"[^"]*(?:"|$))+', text)]
+    return [_parameter(match[0]) for match in re.finditer(rf'(?:[^"{_SPACE}]|"[^"]*(?:"|\Z))+', text)]
 
 
 def _parameter(word: str) -> tuple[str, str | None]:
@@ -240,6 +240,7 @@ def _take_word(settings: Settings, key: str, value: str | None) -> None:
     if option is None:
         settings.unknown(key or '""', KERNEL)
         return
+    settings.named.add(key)
     if value is None:
         settings.fault(key, f"has no value: write {PREFIX}{key}=VALUE", KERNEL)
         return

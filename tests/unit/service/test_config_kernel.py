@@ -135,5 +135,15 @@ def test_a_wrong_word_is_a_fault_with_the_way_out(faults, word, key, message):
     assert found.endswith("(given in: kernel command line)")
 
 
+@pytest.mark.parametrize("word", ["byoi.service_name", "byoi.service_name="])
+def test_a_required_option_given_wrongly_is_not_told_to_be_missing_too(faults, word):
+    assert [key for key, _ in faults(cmdline=word)] == ["service_name"]
+
+
+def test_an_authentication_given_wrongly_is_not_told_to_be_missing_too(faults):
+    text = 'service_name = "ns1"\n[api]\nlisten = "[::]:1"\ntls_cert = "/c"\ntls_key = "/k"\n'
+    assert [key for key, _ in faults(text, cmdline="byoi.api.client_ca")] == ["api.client_ca"]
+
+
 def test_words_of_others_are_left_alone(load):
     assert load(cmdline=f"{NAME}byoi byoix.a=b xbyoi.a=1 systemd.unit=byoi.target").service_name == "ns1"
