@@ -23,6 +23,7 @@ NAME = "byoi.service_name=ns1 "
         ('a="b" c"', [("a", "b"), ('c"', None)]),
         ('a="b c', [("a", "b c")]),
         ('a=" ', [("a", " ")]),
+        ('"a="b""', [("a", 'b"')]),
         ('a="', [("a", "")]),
         ('a="b\\"c', [("a", 'b\\"c')]),  # a backslash means nothing: the quoting ends, the quote stays
         ("=a b", [("=a", None), ("b", None)]),
