@@ -21,6 +21,7 @@ from agent.service.json_errors import json_errors
 from agent.service.listen import Certificates, TlsFiles, listen_tls, listen_unix
 
 TOKEN = "correct-horse-battery"
+DEFAULT = Limits()
 NAME = "ns1.example.net"
 SEED = f"/dedicated/server/{NAME}/bringYourOwnImage"
 
@@ -169,7 +170,7 @@ def start(tmp_path, tls_files):
         token: str | None = TOKEN,
         ovh: Keys | None = Keys(),
         certificates: bool = True,
-        limits: Limits = Limits(),
+        limits: Limits = DEFAULT,
         clock: Callable[[], float] = time.time,
         **bodies_options,
     ) -> AsyncIterator[Site]:
@@ -196,4 +197,3 @@ def start(tmp_path, tls_files):
                 await asyncio.sleep(0)
 
     return run
-

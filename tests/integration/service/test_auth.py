@@ -16,7 +16,9 @@ from agent.aio import run_blocking
 from tests.integration.service.conftest import NAME, SEED, TOKEN, Keys, Site, answer_of, closed, error_of
 
 
-async def request_of(site: Site, method: str = "GET", path: str = SEED, *, cert=None, **options) -> tuple[int, dict]:
+async def request_of(
+    site: Site, method: str = "GET", path: str = SEED, *, cert=None, **options
+) -> tuple[int, dict]:
     async with (
         aiohttp.ClientSession() as session,
         session.request(method, site.url + path, ssl=site.tls(cert), **options) as response,
@@ -104,10 +106,12 @@ async def test_a_server_without_ovh_keys_refuses_signatures(start):
 # -- signatures by hand ------------------------------------------------------------------------------------------
 
 
-def signed(site: Site, method: str = "GET", path: str = SEED, *, body: bytes = b"", at: int | None = None, **more):
+def signed(
+    site: Site, method: str = "GET", path: str = SEED, *, body: bytes = b"", at: int | None = None, **more
+):
     keys, timestamp = Keys(), str(int(time.time()) if at is None else at)
     url = more.get("url", site.url + path)
-    text = "+".join((keys.application_secret, keys.consumer_key, method, url)).encode() + b"+" + body
+    text = f"{keys.application_secret}+{keys.consumer_key}+{method}+{url}".encode() + b"+" + body
     return {
         "X-Ovh-Application": keys.application_key,
         "X-Ovh-Consumer": keys.consumer_key,
@@ -178,7 +182,9 @@ async def test_a_signature_given_twice_counts_as_none(start):
 async def test_a_name_from_the_client_is_what_is_signed(start):
     """Whatever the client calls this server: the Host header is part of the URL that it signed."""
     async with start() as site:
-        headers = signed(site, url="https://rescue.example.net:9443" + SEED) | {"Host": "rescue.example.net:9443"}
+        headers = signed(site, url="https://rescue.example.net:9443" + SEED) | {
+            "Host": "rescue.example.net:9443"
+        }
         assert (await request_of(site, headers=headers))[0] == 200
 
 
@@ -204,19 +210,34 @@ async def test_a_bearer_token_lets_its_holder_pass(start):
 
 @pytest.mark.parametrize(
     "value",
-    [f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer ", "Bearer", TOKEN, f"Basic {TOKEN}", "Bearer töken", ""],
+    [
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        "Bearer ",
+        "Bearer",
+        TOKEN,
+        f"Basic {TOKEN}",
+        "Bearer töken",
+        "",
+    ],
 )
 async def test_anything_but_the_token_is_refused(start, value):
     async with start() as site:
         status, document = await request_of(site, headers={"Authorization": value})
-    assert (status, document["class"], document["errorCode"]) == (401, "Client::Unauthorized", "NOT_CREDENTIAL")
+    assert (status, document["class"], document["errorCode"]) == (
+        401,
+        "Client::Unauthorized",
+        "NOT_CREDENTIAL",
+    )
     assert TOKEN not in json.dumps(document)
     assert site.seen == []
 
 
 async def test_two_authorization_headers_count_as_none(start):
     async with start() as site:
-        headers = aiohttp.typedefs.CIMultiDict([("Authorization", f"Bearer {TOKEN}"), ("Authorization", "Bearer x")])
+        headers = aiohttp.typedefs.CIMultiDict(
+            [("Authorization", f"Bearer {TOKEN}"), ("Authorization", "Bearer x")]
+        )
         assert (await request_of(site, headers=headers))[0] == 401
 
 
@@ -301,7 +322,9 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_sent(start):
 async def test_a_body_of_unknown_length_is_cut_off_at_the_limit(start):
     async with start(limit=1000) as site:
         reader, writer = await site.open_unix(
-            f"POST {SEED} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + b"3e8\r\n" + bytes(1000)
+            f"POST {SEED} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+            + b"3e8\r\n"
+            + bytes(1000)
         )
         writer.write(b"\r\n1\r\nx\r\n")
         assert (await error_of(reader))["status"] == 413
@@ -341,7 +364,11 @@ async def test_no_place_for_a_large_body_in_time_is_told_as_such(start):
         first, _ = await site.open_unix(post(100, path="/held") + bytes(100))
         second, _ = await site.open_unix(post(100) + bytes(100))
         error = await error_of(second)
-        assert (error["status"], error["errorCode"], error["headers"]["retry-after"]) == (503, "UNAVAILABLE", "5")
+        assert (error["status"], error["errorCode"], error["headers"]["retry-after"]) == (
+            503,
+            "UNAVAILABLE",
+            "5",
+        )
         site.gate.set()
         assert (await answer_of(first))[0] == 200
         third, _ = await site.open_unix(post(100) + bytes(100))
