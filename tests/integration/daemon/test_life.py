@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.integration.harness import assert_complete, assert_nothing_boots, job, run, what_is_on
-from tests.integration.service.agent_process import ROOT, make_disk
+from tests.integration.daemon.agent_process import ROOT, make_disk
 
 
 def journal_of(agent):

@@ -4,7 +4,7 @@ import json
 import threading
 
 from tests.integration.harness import assert_complete, assert_nothing_boots, job
-from tests.integration.service.agent_process import DEPLOYMENT, NAME
+from tests.integration.daemon.agent_process import DEPLOYMENT, NAME
 
 SECRETS = ("s3cret-header", "s3cret-user-data", "c2VjcmV0LXNzaC1rZXktb2YtdGhlLXVzZXI", "s3cret-query", "s3cret-meta")
 
