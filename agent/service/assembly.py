@@ -57,8 +57,6 @@ class Daemon:
             stop_seconds: how long a deployment may take to stop.
             abandon: ends the process where a deployment hangs in the kernel and cannot be stopped.
         """
-        for doubt in self._config.doubts:
-            log.warning("config_doubt", key=doubt.path, text=doubt.message)
         if note:
             log.error("journal_set_aside", text=note)
         async with asyncio.TaskGroup() as tasks:
@@ -134,7 +132,7 @@ class Daemon:
             authenticator=authenticator,
             bodies=bodies,
             disks=self._disks,
-            metrics=lambda: self._metrics.text(slot.snapshot()),
+            metrics=lambda: self._metrics.text(slot.last_status()),
             middlewares=(self._metrics.middleware,),
         )
 

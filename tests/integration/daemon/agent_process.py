@@ -79,7 +79,8 @@ class AgentProcess:
 
     def write_config(self) -> Path:
         groups = "".join(
-            f'[[disk_group]]\nid = {number}\ndisks = ["{disk}"]\n' for number, disk in enumerate(self.disks, 1)
+            f'[[disk_group]]\nid = {number}\ndisks = ["{disk}"]\n'
+            for number, disk in enumerate(self.disks, 1)
         )
         command = json.dumps(["touch", str(self.rebooted)])
         path = self.directory / "agent.toml"
@@ -107,7 +108,7 @@ class AgentProcess:
                 cwd=ROOT,
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **self.environment},
             )
-        self.wait(lambda: self._answers(), "the socket answers", seconds)
+        self.wait(self._answers, "the socket answers", seconds)
         return self
 
     def _answers(self) -> bool:
@@ -162,9 +163,7 @@ class AgentProcess:
         self.wait(look, f"one of {wanted}", seconds, found)
         return found
 
-    def wait(
-        self, holds: Callable[[], bool], what: str, seconds: float = 30, shown: object = None
-    ) -> None:
+    def wait(self, holds: Callable[[], bool], what: str, seconds: float = 30, shown: object = None) -> None:
         """Wait until something holds."""
         deadline = time.monotonic() + seconds
         while not holds():

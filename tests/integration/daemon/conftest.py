@@ -4,8 +4,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.integration.harness import make_image, serving
 from tests.integration.daemon.agent_process import agent_process, make_disk
+from tests.integration.harness import make_image, serving
 
 
 @pytest.fixture(scope="session")

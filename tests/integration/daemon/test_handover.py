@@ -4,8 +4,8 @@ import http.client
 import json
 import time
 
-from tests.integration.harness import job
 from tests.integration.daemon.agent_process import DEPLOYMENT
+from tests.integration.harness import job
 
 LONG = 3600
 
@@ -35,7 +35,9 @@ def test_a_server_reboots_once_its_outcome_was_polled(make_agent, web, image):
     agent.wait(agent.rebooted.exists, "it reboots")
 
 
-def test_a_post_is_refused_while_a_reboot_is_pending_and_the_answer_says_how_to_call_it_off(make_agent, web, image):
+def test_a_post_is_refused_while_a_reboot_is_pending_and_the_answer_says_how_to_call_it_off(
+    make_agent, web, image
+):
     agent = make_agent(reboot=True, grace_seconds=LONG)
     deployed(agent, web, image)
     answer = agent.post(job(web.url, image.sha256))
@@ -165,7 +167,9 @@ def test_events_tell_stages_progress_and_the_result(make_agent, slow_web, image)
     stages = [(data["stage"], data["state"]) for name, data in events if name == "stage"]
     names = ["preflight", "claim", "write", "verify", "finish", "commit"]
     assert stages == [(stage, state) for stage in names for state in ("begin", "end")]
-    assert all(data["seconds"] is not None for name, data in events if name == "stage" and data["state"] == "end")
+    assert all(
+        data["seconds"] is not None for name, data in events if name == "stage" and data["state"] == "end"
+    )
     assert any(0 < data["percent"] < 100 for name, data in events if name == "progress")
     assert events[-1][1]["status"] == "done"
 

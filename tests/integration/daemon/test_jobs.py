@@ -3,10 +3,16 @@
 import json
 import threading
 
-from tests.integration.harness import assert_complete, assert_nothing_boots, job
 from tests.integration.daemon.agent_process import DEPLOYMENT, NAME
+from tests.integration.harness import assert_complete, assert_nothing_boots, job
 
-SECRETS = ("s3cret-header", "s3cret-user-data", "c2VjcmV0LXNzaC1rZXktb2YtdGhlLXVzZXI", "s3cret-query", "s3cret-meta")
+SECRETS = (
+    "s3cret-header",
+    "s3cret-user-data",
+    "c2VjcmV0LXNzaC1rZXktb2YtdGhlLXVzZXI",
+    "s3cret-query",
+    "s3cret-meta",
+)
 
 
 def secret_job(url, image):
@@ -19,7 +25,10 @@ def secret_job(url, image):
         "userMetadatas": [{"key": "k", "value": meta}],
     }
     return job(
-        f"{url}?token={query}", image.sha256, configdrive=drive, httpHeader=[{"key": "X-Token", "value": header}]
+        f"{url}?token={query}",
+        image.sha256,
+        configdrive=drive,
+        httpHeader=[{"key": "X-Token", "value": header}],
     )
 
 
@@ -60,7 +69,12 @@ def test_all_faults_of_a_job_are_told_at_once_and_nothing_is_accepted(make_agent
     assert answer.status == 400
     body = answer.json
     assert set(body) == {"class", "message", "errorCode", "details"}
-    assert {fault["path"] for fault in body["details"]["faults"]} == {"URL", "type", "checkSumType", "surprise"}
+    assert {fault["path"] for fault in body["details"]["faults"]} == {
+        "URL",
+        "type",
+        "checkSumType",
+        "surprise",
+    }
     assert agent.get().status == 404
     assert disk.read_bytes() == before
 
@@ -74,7 +88,9 @@ def test_a_job_that_the_policy_forbids_is_refused(make_agent, web):
 def test_another_server_is_not_found(make_agent):
     agent = make_agent().start()
     for method in ("GET", "POST", "DELETE"):
-        answer = agent.request(method, DEPLOYMENT.replace(NAME, "ns2.example.net"), {} if method == "POST" else None)
+        answer = agent.request(
+            method, DEPLOYMENT.replace(NAME, "ns2.example.net"), {} if method == "POST" else None
+        )
         assert answer.status == 404
         assert answer.json["class"] == "Client::NotFound::Server"
 
@@ -151,6 +167,8 @@ def test_nothing_that_the_daemon_emits_holds_a_secret(make_agent, slow_web, imag
     for text in emitted:
         for secret in SECRETS:
             assert secret.encode() not in text, text
-    assert any(secret.encode() in agent.journal.read_bytes() for secret in SECRETS), "the journal keeps the job"
+    assert any(secret.encode() in agent.journal.read_bytes() for secret in SECRETS), (
+        "the journal keeps the job"
+    )
     assert agent.journal.stat().st_mode & 0o777 == 0o600
     assert agent.journal.parent.stat().st_mode & 0o777 == 0o700
