@@ -22,15 +22,20 @@ MAX_JOB_BYTES = 24 * MiB
 MAX_USER_DATA_BYTES = 8 * MiB
 MAX_LIST = 256
 MAX_TEXT = 16 * 1024
+MAX_SSH_KEY_BYTES = MiB
+MAX_PAIR_KEY_BYTES = 1024
+MAX_PAIR_VALUE_BYTES = 64 * 1024
+MAX_HOSTNAME = 253
+MAX_DISK_GROUP_ID = 2**31 - 1
 BLANK = "***"
 
 BAD_CHECKSUM_TYPE = "Bad checkSumType, expected: md5, sha1, sha256, sha512."
 BAD_CHECKSUM_PAIR = "Please provide checkSum AND checkSumType or none of them"
 
 # RFC 1123 section 2.1.
-_HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
+HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 _SSH_KEY = re.compile(r"(^|\s)(ssh-|ecdsa-|sk-)[A-Za-z0-9@.-]+\s+[A-Za-z0-9+/]{16,}={0,3}(\s|$)")
-_EFI_PATH = re.compile(r"[\\/][A-Za-z0-9._+ ~()\\/-]{1,254}")
+EFI_PATH = re.compile(r"[\\/][A-Za-z0-9._+ ~()\\/-]{1,254}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +204,7 @@ def _configdrive(reader: "_Reader") -> ConfigDrive:
     drive = ConfigDrive(
         enable=reader.boolean("enable"),
         hostname=reader.text("hostname", check=_hostname_fault),
-        ssh_key=reader.text("sshKey", limit=MiB, check=_ssh_key_fault),
+        ssh_key=reader.text("sshKey", limit=MAX_SSH_KEY_BYTES, check=_ssh_key_fault),
         user_data=reader.text("userData", limit=MAX_USER_DATA_BYTES, may_be_empty=True),
         user_metadatas=_unique(reader, "userMetadatas"),
         network_data=reader.json_object("networkData"),
@@ -220,7 +225,7 @@ def _unique(reader: "_Reader", key: str) -> tuple[KeyValue, ...]:
 
 
 def _hostname_fault(text: str) -> str | None:
-    if len(text) <= 253 and _HOSTNAME.fullmatch(text):
+    if len(text) <= MAX_HOSTNAME and HOSTNAME.fullmatch(text):
         return None
     return (
         "is not a host name: letters, digits, hyphens and dots, at most 63 characters a label and 253 in all"
@@ -239,7 +244,7 @@ def _ssh_key_fault(text: str) -> str | None:
 
 def _efi_path_fault(text: str) -> str | None:
     parts = re.split(r"[\\/]", text[1:])
-    if _EFI_PATH.fullmatch(text) and all(part not in ("", ".", "..") for part in parts):
+    if EFI_PATH.fullmatch(text) and all(part not in ("", ".", "..") for part in parts):
         return None
     return r"is not a path on the ESP: expected one such as \EFI\BOOT\BOOTX64.EFI"
 
@@ -303,7 +308,7 @@ class _Reader:
         value = self._get(key)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_DISK_GROUP_ID:
             self.fault(key, "must be an integer, 0 or larger")
             return None
         return value
@@ -344,8 +349,8 @@ class _Reader:
             self.fault(where, 'must be an object with "key" and "value"')
             return None
         reader = _Reader(item, f"{self._path}{where}.", self.faults)
-        key = reader.text("key", required=True, limit=1024)
-        value = reader.text("value", may_be_empty=True, limit=64 * 1024)
+        key = reader.text("key", required=True, limit=MAX_PAIR_KEY_BYTES)
+        value = reader.text("value", may_be_empty=True, limit=MAX_PAIR_VALUE_BYTES)
         reader.refuse_unknown()
         return None if key is None else KeyValue(key, value)
 

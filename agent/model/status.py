@@ -33,6 +33,8 @@ class Progress:
     rate: float = 0.0
     eta: float | None = None
     waiting_on: str | None = None
+    waits: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that the transfer has stood still because of each side; for the metrics, not in the document."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
 import asyncio
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 
@@ -40,17 +40,23 @@ class Daemon:
         self._board = Board(idle_document(config.service_name))
         self._metrics = Metrics()
 
-    async def run(self, book: Book, note: str | None, stop: asyncio.Event, stop_seconds: float) -> bool:
-        """Serve until `stop` is set. False if a deployment hangs in the kernel and could not be stopped.
+    async def run(
+        self,
+        book: Book,
+        note: str | None,
+        stop: asyncio.Event,
+        stop_seconds: float,
+        abandon: Callable[[], NoReturn],
+    ) -> None:
+        """Serve until `stop` is set.
 
         Args:
             book: what the journal holds.
             note: what has to be told about a journal that was set aside.
             stop: is set by SIGTERM.
             stop_seconds: how long a deployment may take to stop.
+            abandon: ends the process where a deployment hangs in the kernel and cannot be stopped.
         """
-        for doubt in self._config.doubts:
-            log.warning("config_doubt", key=doubt.path, text=doubt.message)
         if note:
             log.error("journal_set_aside", text=note)
         async with asyncio.TaskGroup() as tasks:
@@ -72,12 +78,13 @@ class Daemon:
                 self._notifier.send(STOPPING="1")
                 log.info("stopping", deploying=slot.deploying)
                 if not await slot.stop(stop_seconds):
-                    return False
+                    for socket in self._sockets:
+                        socket.close()
+                    abandon()
                 for task in background:
                     task.cancel()
         self._notifier.close()
         log.info("stopped")
-        return True
 
     def reload(self) -> None:
         """SIGHUP: read the certificates again."""
@@ -125,7 +132,7 @@ class Daemon:
             authenticator=authenticator,
             bodies=bodies,
             disks=self._disks,
-            metrics=lambda: self._metrics.text(slot.snapshot()),
+            metrics=lambda: self._metrics.text(slot.last_status()),
             middlewares=(self._metrics.middleware,),
         )
 

@@ -20,7 +20,8 @@ SMALL_BODY = 64 * KiB
 LARGE_BODIES = 2
 BODY_SECONDS = 30.0
 _BODY = web.RequestKey("body", bytes)
-_HOLDS_PLACE = web.RequestKey("holds_place", bool)
+_PLACE = web.RequestKey("place", str)
+_WAITED_FOR, _HELD = "waited for", "held"
 
 
 class Bodies:
@@ -45,7 +46,7 @@ class Bodies:
         try:
             yield
         finally:
-            if request.get(_HOLDS_PLACE, False):
+            if request.get(_PLACE) == _HELD:
                 self._places.release()
 
     async def read(self, request: web.Request) -> bytes:
@@ -84,12 +85,13 @@ class Bodies:
         return b"".join(parts)
 
     async def _take_place(self, request: web.Request) -> None:
-        if not request.get(_HOLDS_PLACE, False):
+        if _PLACE not in request:
+            request[_PLACE] = _WAITED_FOR
             await self._places.acquire()
-            request[_HOLDS_PLACE] = True
+            request[_PLACE] = _HELD
 
     def _late(self, request: web.Request) -> ApiError:
-        if self._places.locked() and not request.get(_HOLDS_PLACE, False):
+        if request.get(_PLACE) == _WAITED_FOR:
             return ApiError(503, "Too many large requests at once; try again.", headers={"Retry-After": "5"})
         return ApiError(408, f"The body of the request did not arrive within {self._seconds:g} seconds.")
 

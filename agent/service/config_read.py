@@ -22,7 +22,9 @@ from agent.units import KiB
 DEFAULT = "default"
 KERNEL = "kernel command line"
 PREFIX = "byoi."
-MAX_FILE_BYTES = 256 * KiB
+MAX_FILE_BYTES = 64 * KiB
+MAX_LINE_BYTES = 4 * KiB
+"""The memory that tomllib takes grows with the square of the parts of a dotted key."""
 MAX_COMMAND_LINE_BYTES = 64 * KiB
 _MAX_SUGGESTIONS = 50
 _MAX_KEY = 80  # characters of a key that somebody else made up, as shown
@@ -111,6 +113,8 @@ def _refuse_file(settings: Settings, message: str) -> None:
 
 
 def _decode(content: bytes) -> dict[str, Any]:
+    if max(map(len, content.split(b"\n"))) > MAX_LINE_BYTES:
+        raise ValueError(f"has a line of more than {MAX_LINE_BYTES} bytes")
     try:
         return tomllib.loads(content.decode())
     except UnicodeDecodeError as error:
@@ -118,9 +122,8 @@ def _decode(content: bytes) -> dict[str, Any]:
         raise ValueError(f"is not UTF-8 (line {line})") from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"is not TOML: {printable(str(error), 200)}") from None
-    except (RecursionError, ValueError):
-        # Arrays in arrays without end, numbers of thousands of digits, days that no month has.
-        raise ValueError("is not TOML: it holds a value that cannot be read") from None
+    except RecursionError:
+        raise ValueError("is not TOML: it holds arrays or tables nested too deeply") from None
 
 
 def take_document(settings: Settings, document: Mapping[str, Any], origin: str) -> None:
@@ -202,7 +205,7 @@ def split_command_line(text: str) -> list[tuple[str, str | None]]:
     White space separates, but for what stands in double quotes. Quotes around a whole value or a whole
     parameter are taken off, others stay, and a backslash means nothing.
     """
-    return [_parameter(match[0]) for match in re.finditer(rf'(?:[^"{_SPACE}]|"[^"]*(?:"|$))+', text)]
+    return [_parameter(match[0]) for match in re.finditer(rf'(?:[^"{_SPACE}]|"[^"]*(?:"|\Z))+', text)]
 
 
 def _parameter(word: str) -> tuple[str, str | None]:
@@ -235,8 +238,9 @@ def _take_word(settings: Settings, key: str, value: str | None) -> None:
     section, _, number = key.rpartition(".")
     option = _GROUP_DISKS if section == "disk_group" else OPTIONS.get(key)
     if option is None:
-        settings.unknown(key, KERNEL)
+        settings.unknown(key or '""', KERNEL)
         return
+    settings.named.add(key)
     if value is None:
         settings.fault(key, f"has no value: write {PREFIX}{key}=VALUE", KERNEL)
         return

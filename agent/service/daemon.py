@@ -20,12 +20,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import structlog
+
 from agent import __version__
 from agent.errors import ConfigInvalid, StateUnusable
+from agent.service.check import check, doubts, file_faults
 from agent.service.config import Config, load_config
+from agent.service.config_read import credentials_directory, kernel_command_line
 
 if TYPE_CHECKING:
     from agent.service.listen import Listener
+
+log = structlog.get_logger(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 STOP_SECONDS = 20.0
@@ -77,13 +83,14 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the configuration, or serve until told to stop."""
     options = make_parser().parse_args(arguments)
-    cmdline, credentials = _kernel_command_line(), _credentials()
+    cmdline, credentials = kernel_command_line(), credentials_directory(os.environ)
     if options.check:
-        from agent.service.check import check  # noqa: PLC0415 - loads TLS
-
         return check(options.config, cmdline=cmdline, credentials=credentials, as_json=options.json)
     try:
         config = load_config(options.config, cmdline=cmdline, credentials=credentials)
+        faults = file_faults(config)
+        if faults:
+            raise ConfigInvalid(faults)
     except ConfigInvalid as error:
         print("byoi-agent: the configuration has faults:", file=sys.stderr)
         for fault in error.faults:
@@ -123,16 +130,20 @@ async def _serve(config: Config) -> int:
     try:
         book, note = await journal.open()
         listeners = _listen(config)
+        for doubt in doubts(config):
+            log.warning("config_doubt", key=doubt.path, text=doubt.message)
         daemon = Daemon(config, journal, listeners)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
-        clean = await daemon.run(book, note, stop, STOP_SECONDS)
+        await daemon.run(book, note, stop, STOP_SECONDS, _abandon)
     finally:
         journal.close()
-    if not clean:
-        # The interpreter would wait for the thread that hangs.
-        sys.stderr.flush()
-        os._exit(EXIT_FAILED)
     return EXIT_OK
+
+
+def _abandon() -> NoReturn:
+    """End without waiting for the thread that hangs, as the interpreter would."""
+    sys.stderr.flush()
+    os._exit(EXIT_FAILED)
 
 
 def _listen(config: Config) -> "list[Listener]":
@@ -158,18 +169,6 @@ def _passing_group(config: Config) -> int | None:
     with suppress(KeyError):
         return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
     return None  # the listener says that there is no such group
-
-
-def _kernel_command_line() -> str:
-    try:
-        return Path("/proc/cmdline").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _credentials() -> Path | None:
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    return Path(directory) if directory else None
 
 
 def _raise_file_limit() -> None:

@@ -54,6 +54,8 @@ class Limits:
     request_seconds: float = 30.0
     idle_seconds: float = 75.0
     answer_seconds: float = 60.0
+    linger_seconds: float = 5.0
+    """How long the rest of a body is taken in after it was refused, so that the client gets to read why."""
     tls_shutdown_seconds: float = 5.0
     head_bytes: int = 32 * KiB
     line_bytes: int = 8190
@@ -98,17 +100,16 @@ class Connection:
     def _complete(self) -> bool:
         return self._payload is not None and self._payload.is_eof()
 
-    def overdue(self, now: float, pending: int) -> str | None:
-        """Why the connection has to be closed; None if it may stay.
+    def stuck(self, now: float) -> None:
+        """Bytes of an answer wait to be taken by the client."""
+        self._stuck_since = now
 
-        Args:
-            now: of the same clock as all other calls.
-            pending: bytes of answers that the client has not taken.
-        """
-        if pending == 0:
-            self._stuck_since = None
-        elif self._stuck_since is None:
-            self._stuck_since = now
+    def taken(self) -> None:
+        """None wait any more."""
+        self._stuck_since = None
+
+    def overdue(self, now: float) -> str | None:
+        """Why the connection has to be closed; None if it may stay."""
         if self._stuck_since is not None and now - self._stuck_since >= self._limits.answer_seconds:
             return "answer_not_taken"
         waiting = self._since is not None and not self._complete()
@@ -120,7 +121,7 @@ class Connection:
 class _Protocol(web.RequestHandler):
     """aiohttp's protocol, that also tells what happens, and whose own refusals are JSON objects."""
 
-    __slots__ = ("_link", "_server", "connection")
+    __slots__ = ("_link", "_orphan", "_server", "connection")
 
     def __init__(self, server: "Server", connection: Connection) -> None:
         limits = server.limits
@@ -129,6 +130,7 @@ class _Protocol(web.RequestHandler):
             loop=server.loop,
             keepalive_timeout=limits.idle_seconds,
             access_log=None,  # type: ignore[arg-type]
+            lingering_time=limits.linger_seconds,
             max_line_size=limits.line_bytes,
             max_field_size=limits.line_bytes,
             # A body is taken as it was sent: signatures are of those bytes, and nothing unpacks to a huge one.
@@ -136,11 +138,14 @@ class _Protocol(web.RequestHandler):
         )
         self._server = server
         self._link: asyncio.Transport | None = None
+        self._orphan: asyncio.Task[None] | None = None
         self.connection = connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.Transport):
             self._link = transport
+            # So that each of `pause_writing` and `resume_writing` means what it says: bytes wait, or none.
+            transport.set_write_buffer_limits(high=1, low=0)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -151,7 +156,21 @@ class _Protocol(web.RequestHandler):
         if handler is None or handler.done():
             self._server.left(self)
         else:
+            self._orphan = handler
             handler.add_done_callback(lambda _: self._server.left(self))
+
+    def cancel_orphan(self) -> None:
+        """Cancel the handler that goes on without its client."""
+        if self._orphan is not None:
+            self._orphan.cancel()
+
+    def pause_writing(self) -> None:
+        self.connection.stuck(self._loop.time())
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.connection.taken()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if data and not self.connection.received(len(data), self._loop.time()):
@@ -188,8 +207,7 @@ class _Protocol(web.RequestHandler):
 
     def look(self, now: float) -> None:
         """Close the connection if something about it is overdue."""
-        link = self._link
-        reason = None if link is None else self.connection.overdue(now, link.get_write_buffer_size())
+        reason = self.connection.overdue(now)
         if reason is not None:
             self.drop(reason)
 
@@ -210,6 +228,8 @@ class Server:
         self._make_request = server.request_factory
         server.request_factory = self._begin
         self._open: set[_Protocol] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = max(2 * limits.reserved, min(limits.connections, descriptors - _OTHER_DESCRIPTORS))
 
@@ -234,6 +254,8 @@ class Server:
     def left(self, protocol: _Protocol) -> None:
         """A connection is over, and so is its handler."""
         self._open.discard(protocol)
+        if not self._open:
+            self._empty.set()
 
     async def accept(self, listener: Listener, group: asyncio.TaskGroup) -> None:
         """Take connections of a listener, for ever."""
@@ -251,6 +273,7 @@ class Server:
                 continue
             protocol = _Protocol(self, Connection(self.limits, self.loop.time()))
             self._open.add(protocol)
+            self._empty.clear()
             group.create_task(self._establish(protocol, client, listener.tls()))
 
     async def _establish(
@@ -268,10 +291,10 @@ class Server:
             )
         except BaseException as error:
             client.close()
-            self._open.discard(protocol)
+            self.left(protocol)
             if not isinstance(error, OSError):  # a failed handshake is an ssl.SSLError, which is one
                 raise
-            log.debug("handshake_failed", fault=type(error).__name__)
+            log.debug("handshake_failed", fault=getattr(error, "reason", None) or type(error).__name__)
 
     async def watch(self) -> None:
         """Look at every connection, at intervals that are short against the limits."""
@@ -283,10 +306,25 @@ class Server:
             for protocol in list(self._open):
                 protocol.look(now)
 
-    def drop_all(self) -> None:
-        """Close what is still connected, at once."""
+    async def end(self, seconds: float) -> None:
+        """Close what is still connected, at once. Handlers get `seconds` to finish, and then `seconds` to be cancelled.
+
+        aiohttp cancels those whose client is still there, and forgets the others.
+        """
         for protocol in list(self._open):
             protocol.drop("shutdown")
+        if not await self._emptied(seconds):
+            for protocol in list(self._open):
+                protocol.cancel_orphan()
+            await self._emptied(seconds)
+
+    async def _emptied(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
 
 
 @asynccontextmanager
@@ -326,7 +364,6 @@ async def serve(
             await run_blocking(listener.close)
         await runner.cleanup()
         if server is not None:
-            server.drop_all()
-            await asyncio.sleep(0)  # in which the transports tell their protocols
+            await server.end(shutdown_seconds)
     if failure is not None:
         raise failure

@@ -45,9 +45,9 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         return error_response(refusal_of(error))
     except web.HTTPException as answer:
         return response_of(answer)
-    except ConnectionResetError:
-        raise  # the client is gone: nobody is left to be answered
-    except Exception as error:  # noqa: BLE001 -- the last stop
+    except Exception as error:
+        if isinstance(error, ConnectionError) and request.transport is None:
+            raise  # the client is gone: nobody is left to be answered
         _log_fault(request, error)
         if request.writer.output_size > 0:
             # A second answer would end up inside of the first.

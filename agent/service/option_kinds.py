@@ -193,7 +193,7 @@ def _disks(value: object) -> tuple[str, ...]:
         except ValueError as error:
             raise ValueError(f"element {index} {error}") from None
         if path in paths:
-            raise ValueError(f"names {path} twice")
+            raise ValueError(f"element {index} is a path that stood there before")
         paths.append(path)
     return tuple(paths)
 

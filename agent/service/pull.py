@@ -141,7 +141,7 @@ class ControlClient:
         """Tell the control plane why a job was not begun."""
         log.warning("job_refused", id=offer.id, code=error.code, message=error.message)
         now = timestamp(time.time())
-        document = {
+        document: dict[str, Any] = {
             "servername": self._service_name,
             "status": "error",
             "message": error.message,

@@ -127,6 +127,7 @@ class Slot:
         self._task: asyncio.Task[None] | None = None
         self._deployment: Running | None = None
         self._hand_over: HandOver | None = None
+        self._final: Status | None = None
         self._why: _Why | None = None
         self._accepting = False
         self._pulse: tuple[object, ...] = ()
@@ -161,6 +162,10 @@ class Slot:
     def snapshot(self) -> Status | None:
         """The running deployment's status."""
         return None if self._deployment is None else self._deployment.snapshot()
+
+    def last_status(self) -> Status | None:
+        """The status of the deployment that runs, else of the last one that this process has seen the end of."""
+        return self.snapshot() or self._final
 
     def _is_over(self) -> bool:
         return self.entry is not None and self.entry.phase in (Phase.FAILED, Phase.CLOSED)
@@ -268,7 +273,7 @@ class Slot:
 
     def _begin(self, entry: Entry) -> None:
         self._why = None
-        self._deployment = self._hand_over = None
+        self._deployment = self._hand_over = self._final = None
         self._moved_at = time.monotonic()
         if entry.phase in (Phase.RUNNING, Phase.DONE):
             if entry.phase is Phase.DONE:
@@ -289,7 +294,7 @@ class Slot:
                 raise
             elif self._hand_over is not None:
                 self._hand_over.call_off()
-                await self._keep_entry(replace(self._current(), phase=Phase.CLOSED))
+                await self._close(self._hand_over)
             else:  # before the deployment had begun
                 await self._conclude_with(entry, JobCancelled(hint="Nothing was written."))
         except Exception as error:
@@ -329,6 +334,7 @@ class Slot:
         entry = self._current()
         phase = Phase.DONE if status.state is State.DONE else Phase.FAILED
         document = status.document()
+        self._final = status
         try:
             await self._keep_entry(replace(entry, phase=phase, status=document))
         except StateUnusable as error:
@@ -352,7 +358,13 @@ class Slot:
             return
         await self._hand_over.run()
         if self._hand_over.state in (HandOverState.DISABLED, HandOverState.FAILED):
-            await self._keep_entry(replace(self._current(), phase=Phase.CLOSED))
+            await self._close(self._hand_over)
+
+    async def _close(self, hand_over: HandOver) -> None:
+        """The hand-over is over, and the server still here: the next agent has nothing to do but to answer."""
+        entry = self._current()
+        status = {**(entry.status or {}), "reboot": hand_over.document()}
+        await self._keep_entry(replace(entry, phase=Phase.CLOSED, status=status))
 
     async def _seal(self, seal: Seal) -> None:
         await self._keep_entry(replace(self._current(), phase=Phase.SEALED, seal=seal))
@@ -403,7 +415,7 @@ class Slot:
 
     async def _forget(self) -> None:
         await self._store(replace(self._book, entry=None))
-        self._job = self._deployment = self._hand_over = None
+        self._job = self._deployment = self._hand_over = self._final = None
         log.info("erased")
         self._show()
 
@@ -468,5 +480,5 @@ class Slot:
             document = starting(self._job_now(), self._server_name, attempt=entry.attempt).document()
         if self._why in (_Why.ERASE, _Why.CANCEL) and document["status"] == DOING:
             document["message"] = f"Cancelling: {self._waiting_for()}."
-        reboot = None if self._hand_over is None else self._hand_over.document()
+        reboot = document.get("reboot") if self._hand_over is None else self._hand_over.document()
         return {**document, "id": entry.id, "reboot": reboot}

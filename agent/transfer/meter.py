@@ -67,4 +67,5 @@ class Meter:
             rate=rate,
             eta=eta,
             waiting_on=slowest if recent[slowest] > 0 else None,
+            waits=dict(self.waits),
         )

@@ -1,0 +1,346 @@
+"""The documents as JSON Schemas (draft 2020-12, as OpenAPI 3.1 uses it): job, status, disks, error body.
+
+Made from the constants that the models themselves work by, so that what is documented is what holds. The schema of the
+job takes every job that the reader takes; the reader is stricter where a schema has no words for it (a URL's host, SSH
+keys, headers that the transfer sets, lengths in bytes). Each function gives a fresh document without references.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from agent import errors
+from agent.errors import Blame, DeployError
+from agent.model.disks import HolderKind
+from agent.model.headers import HEADER_NAME
+from agent.model.job import (
+    BAD_CHECKSUM_PAIR,
+    CHECKSUM_DIGITS,
+    EFI_PATH,
+    HOSTNAME,
+    IMAGE_TYPES,
+    MAX_DISK_GROUP_ID,
+    MAX_HOSTNAME,
+    MAX_LIST,
+    MAX_PAIR_KEY_BYTES,
+    MAX_PAIR_VALUE_BYTES,
+    MAX_SSH_KEY_BYTES,
+    MAX_TEXT,
+    MAX_USER_DATA_BYTES,
+)
+from agent.model.stage import STAGES
+from agent.model.status import DOING, DONE, ERROR
+from agent.model.url import MAX_URL_LENGTH
+
+Schema = dict[str, Any]
+
+WAITING_ON = ("network", "disk", "cpu")
+REBOOT_STATES = ("disabled", "waiting", "due", "calledOff", "failed")
+# Faults of a job that have a code of their own, beside those of the error classes.
+_FAULT_CODES = ("checksum.type", "checksum.pair")
+_TIME = "RFC 3339, UTC, to the millisecond"
+
+
+def error_codes() -> tuple[str, ...]:
+    """Every code that a deployment's error can have, in order."""
+    family = (item for item in vars(errors).values() if isinstance(item, type))
+    classes = (item for item in family if issubclass(item, DeployError) and item is not DeployError)
+    return tuple(sorted({cls.code for cls in classes} | set(_FAULT_CODES)))
+
+
+# -- words -------------------------------------------------------------------------------------------------------
+
+
+def _object(
+    properties: Mapping[str, Schema], *, required: Sequence[str] | None = None, text: str = ""
+) -> Schema:
+    """An object with these members and no others; all of them are there unless `required` says less."""
+    listed = list(properties if required is None else required)
+    described = {"description": text} if text else {}
+    return {
+        "type": "object",
+        **described,
+        "properties": dict(properties),
+        "required": listed,
+        "additionalProperties": False,
+    }
+
+
+def _of(kind: str, text: str = "", **more: Any) -> Schema:
+    return {"type": kind, **({"description": text} if text else {}), **more}
+
+
+def _nullable(schema: Schema) -> Schema:
+    """The same, or null."""
+    wider = {**schema, "type": [schema["type"], "null"]}
+    if "enum" in schema:
+        wider["enum"] = [*schema["enum"], None]
+    return wider
+
+
+def _text(text: str = "", limit: int = MAX_TEXT, *, empty: bool = False, **more: Any) -> Schema:
+    return _of("string", text, **({} if empty else {"minLength": 1}), maxLength=limit, **more)
+
+
+def _whole(pattern: re.Pattern[str]) -> str:
+    return f"^(?:{pattern.pattern})$"
+
+
+# -- the job -----------------------------------------------------------------------------------------------------
+
+
+def job_schema() -> Schema:
+    """The job as it is posted. A null member counts as absent."""
+    properties = {
+        "URL": _text("Where the image is: http, https, or file on the server itself.", MAX_URL_LENGTH),
+        "type": _of("string", "What the file is; its content is compared with it.", enum=list(IMAGE_TYPES)),
+        "checkSum": _nullable(_text("Digest of the file as downloaded, in hexadecimal digits.")),
+        "checkSumType": _nullable(_of("string", enum=list(CHECKSUM_DIGITS))),
+        "configdrive": _nullable(_configdrive()),
+        "description": _nullable(_text("For people; kept in the status.")),
+        "diskGroupId": _nullable(
+            _of("integer", "The disk group; absent or 0: the first.", minimum=0, maximum=MAX_DISK_GROUP_ID)
+        ),
+        "httpHeader": _nullable(
+            _pairs("Sent to the origin of the URL, and to no other.", key={"pattern": _whole(HEADER_NAME)})
+        ),
+        "efiBootloaderPath": _nullable(
+            _text(
+                "Boot loader that has to be on the image's EFI system partition. Not in the API of the seed.",
+                255,
+                pattern=_whole(EFI_PATH),
+            )
+        ),
+    }
+    return _object(properties, required=["URL", "type"]) | {"anyOf": _checksum_pairs()}
+
+
+def _checksum_pairs() -> list[Schema]:
+    """Both members of a checksum or neither, and as many digits as its type has."""
+    neither = {
+        "description": BAD_CHECKSUM_PAIR,
+        "properties": {"checkSum": {"type": "null"}, "checkSumType": {"type": "null"}},
+    }
+    both = [
+        {
+            "properties": {
+                "checkSum": {"type": "string", "pattern": f"^[0-9A-Fa-f]{{{digits}}}$"},
+                "checkSumType": {"const": kind},
+            },
+            "required": ["checkSum", "checkSumType"],
+        }
+        for kind, digits in CHECKSUM_DIGITS.items()
+    ]
+    return [neither, *both]
+
+
+def _configdrive() -> Schema:
+    properties = {
+        "enable": _nullable(_of("boolean", "Whether a config-2 partition is written.")),
+        "hostname": _nullable(_text("RFC 1123.", MAX_HOSTNAME, pattern=_whole(HOSTNAME))),
+        "sshKey": _nullable(_text("Public keys, one a line.", MAX_SSH_KEY_BYTES)),
+        "userData": _nullable(_text("Written to the drive byte by byte.", MAX_USER_DATA_BYTES, empty=True)),
+        "userMetadatas": _nullable(_pairs("The member `meta` of meta_data.json; each key once.")),
+        "networkData": _nullable(_of("object", "network_data.json. Not in the API of the seed.")),
+        "vendorData": {
+            "type": ["object", "string", "null"],
+            "description": "vendor_data.json. Not in the API of the seed.",
+        },
+    }
+    return _object(properties, required=[])
+
+
+def _pairs(text: str, key: Mapping[str, Any] | None = None) -> Schema:
+    pair = _object(
+        {
+            "key": _text(limit=MAX_PAIR_KEY_BYTES, **(key or {})),
+            "value": _nullable(_text(limit=MAX_PAIR_VALUE_BYTES, empty=True)),
+        },
+        required=["key"],
+    )
+    return _of("array", text, items=pair, maxItems=MAX_LIST)
+
+
+# -- the status --------------------------------------------------------------------------------------------------
+
+
+def status_schema() -> Schema:
+    """The status of a deployment, as the API answers it. The first four members are those of the seed's API."""
+    seconds = _nullable(_of("number", "Seconds; null while it runs.", minimum=0))
+    stage = {"name": _stage(), "startedAt": _time("When it began."), "seconds": seconds}
+    properties = {
+        "servername": _nullable(_of("string")),
+        "status": _of("string", enum=[DOING, DONE, ERROR]),
+        "message": _of("string", "For people. The first is `starting`."),
+        "checksum": _nullable(_of("string", "Of the verified image: its type, a colon, its digits.")),
+        "stage": _nullable(_stage()),
+        "percent": _of("number", "Never goes back.", minimum=0, maximum=100),
+        "bytesDownloaded": _count("Bytes of this attempt."),
+        "bytesTotal": _nullable(_count("Bytes of the file, where the image server told.")),
+        "bytesWritten": _count("Bytes of the file that were decoded and written."),
+        "rate": _count("Bytes a second."),
+        "eta": _nullable(_of("number", "Seconds until the download is complete.", minimum=0)),
+        "waitingOn": _nullable(_of("string", "Which side is the slowest.", enum=list(WAITING_ON))),
+        "attempt": _of("integer", minimum=1),
+        "startedAt": _time(),
+        "updatedAt": _time(),
+        "finishedAt": _nullable(_time()),
+        "stages": _of("array", "Those that have begun.", items=_object(stage)),
+        "error": _nullable(_error()),
+        "disk": _nullable(_disk(required=["path", "size"])),
+        "job": _of("object", "The job as posted, its secrets blanked."),
+        "notes": _notes(),
+        "id": _nullable(_of("string", "The control plane's id of the job.")),
+        "revision": _revision(),
+        "reboot": _nullable(_reboot()),
+    }
+    return _object(properties)
+
+
+def idle_schema() -> Schema:
+    """What /v1/status answers where there is no deployment: the seed's members are null."""
+    null = {"type": "null"}
+    properties = {
+        "servername": _of("string"),
+        "status": null,
+        "message": null,
+        "checksum": null,
+        "id": null,
+        "notes": _notes(),
+        "revision": _revision(),
+        "reboot": null,
+    }
+    return _object(properties)
+
+
+def _stage() -> Schema:
+    return _of("string", enum=[stage.value for stage in STAGES])
+
+
+def _time(text: str = "") -> Schema:
+    return _of("string", f"{text} {_TIME}.".strip(), format="date-time")
+
+
+def _count(text: str = "") -> Schema:
+    return _of("integer", text, minimum=0)
+
+
+def _notes() -> Schema:
+    return _of("array", "What people should know: retries, redirects, repairs.", items=_of("string"))
+
+
+def _revision() -> Schema:
+    return _of(
+        "integer", "Grows with each change of the document, also across restarts of the agent.", minimum=0
+    )
+
+
+def _reboot() -> Schema:
+    properties = {
+        "state": _of("string", enum=list(REBOOT_STATES)),
+        "at": _nullable(_time("When it comes at the latest.")),
+        "reason": _nullable(_of("string", "Why it failed.")),
+    }
+    return _object(properties, text="The reboot after a deployment that is done.")
+
+
+def _error() -> Schema:
+    properties = {
+        "code": _of("string", enum=list(error_codes())),
+        "blame": _of("string", enum=[blame.value for blame in Blame]),
+        "retryable": _of("boolean", "Whether another try may help."),
+        "message": _of("string"),
+        "detail": _nullable(_of("string", "Names the object, and both numbers.")),
+        "hint": _nullable(_of("string", "What to do about it.")),
+        "faults": _of("array", "Of a job that is not valid.", items=_fault()),
+    }
+    return _object(properties, required=[name for name in properties if name != "faults"])
+
+
+def _fault() -> Schema:
+    codes = [
+        code
+        for code in error_codes()
+        if code in (*_FAULT_CODES, "job.invalid", "image.format", "config.invalid")
+    ]
+    properties = {
+        "path": _of("string", "The member that it is about."),
+        "message": _of("string"),
+        "code": _of("string", enum=codes),
+    }
+    return _object(properties)
+
+
+# -- disks -------------------------------------------------------------------------------------------------------
+
+
+def disks_schema() -> Schema:
+    """The inventory: every disk, and the groups that `diskGroupId` names."""
+    listed = _disk()
+    listed["properties"] |= {
+        "diskGroupId": _nullable(_of("integer", minimum=1)),
+        "eligible": _of("boolean", "Whether an image may go there."),
+        "reasons": _of("array", "Why it may not.", items=_of("string")),
+    }
+    listed["required"] += ["diskGroupId", "eligible", "reasons"]
+    group = {
+        "id": _of("integer", minimum=1),
+        "disks": _of("array", "Their paths.", items=_of("string")),
+        "target": _nullable(_of("string", "The disk that the image goes to: the first of the group.")),
+        "transport": _nullable(_of("string")),
+        "rotational": _of("boolean"),
+        "size": _count("Bytes of the target."),
+        "model": _nullable(_of("string")),
+        "configured": _of("boolean", "Whether the configuration names its disks."),
+        "missing": _of("array", "Configured paths that lead to no disk.", items=_of("string")),
+    }
+    return _object({"disks": _of("array", items=listed), "groups": _of("array", items=_object(group))})
+
+
+def _disk(required: Sequence[str] | None = None) -> Schema:
+    unknown = _nullable(_of("string", "null: not known."))
+    holder = {
+        "kind": _of("string", enum=list(get_args(HolderKind))),
+        "name": _of("string"),
+        "where": _of("string", "Mount point, name of the array, of the volume."),
+        "via": _of("string", "The partition or device that it sits on."),
+        "stoppable": _of("boolean", "Whether claiming the disk may stop it."),
+    }
+    properties = {
+        "path": _of("string"),
+        "size": _count("Bytes."),
+        "kind": _of("string"),
+        "transport": _of("string"),
+        "byId": _of("array", items=_of("string")),
+        "byPath": unknown,
+        "wwn": unknown,
+        "serial": unknown,
+        "model": unknown,
+        "vendor": unknown,
+        "logicalSectorSize": _count("Bytes."),
+        "physicalSectorSize": _count("Bytes."),
+        "rotational": _of("boolean"),
+        "removable": _of("boolean"),
+        "readOnly": _of("boolean"),
+        "holders": _of("array", "What sits on it.", items=_object(holder)),
+        "bootMedium": _of("boolean", "Whether the running system lies on it."),
+    }
+    return _object(properties, required=required)
+
+
+# -- error answers -----------------------------------------------------------------------------------------------
+
+
+def error_body_schema() -> Schema:
+    """The body of every error answer of the API."""
+    properties = {
+        "class": _of("string", "Kind of the error, from the general to the special, separated by `::`."),
+        "message": _of("string", "For people."),
+        "errorCode": _of("string", "For programs."),
+        "details": _of(
+            "object",
+            "More, by kind of error; `faults` of a job that is not valid.",
+            properties={"faults": _of("array", items=_fault())},
+        ),
+    }
+    return _object(properties)

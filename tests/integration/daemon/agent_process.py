@@ -1,0 +1,208 @@
+"""`byoi-agent` as systemd runs it: a process of its own, a configuration file, its socket, and all that it emitted."""
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.units import MiB
+
+ROOT = Path(__file__).parents[3]
+NAME = "ns1.example.net"
+DEPLOYMENT = f"/dedicated/server/{NAME}/bringYourOwnImage"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the API answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+@dataclass
+class AgentProcess:
+    """One daemon in a directory of its own; `start` may be called again after it has ended."""
+
+    directory: Path
+    config: str = ""
+    """TOML behind what every agent here has."""
+    reboot: bool = False
+    grace_seconds: float = 1
+    disks: tuple[Path, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    exits: list[int] = field(default_factory=list)
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "state" / "api.sock"
+
+    @property
+    def journal(self) -> Path:
+        return self.directory / "state" / "journal.json"
+
+    @property
+    def rebooted(self) -> Path:
+        """Is made by the reboot command."""
+        return self.directory / "rebooted"
+
+    @property
+    def log(self) -> str:
+        """All that any of its processes wrote to stderr."""
+        path = self.directory / "agent.log"
+        return path.read_text() if path.exists() else ""
+
+    def write_config(self) -> Path:
+        groups = "".join(
+            f'[[disk_group]]\nid = {number}\ndisks = ["{disk}"]\n'
+            for number, disk in enumerate(self.disks, 1)
+        )
+        command = json.dumps(["touch", str(self.rebooted)])
+        path = self.directory / "agent.toml"
+        path.write_text(
+            f'service_name = "{NAME}"\n'
+            f"[reboot]\nenabled = {str(self.reboot).lower()}\ncommand = {command}\n"
+            f"grace_seconds = {self.grace_seconds}\n"
+            f'[state]\ndirectory = "{self.directory / "state"}"\n'
+            + self.config.replace("@SOCKET@", str(self.socket))
+            + ("" if "@SOCKET@" in self.config else f'\n[api]\nsocket = "{self.socket}"\n')
+            + "\n"
+            + groups
+        )
+        return path
+
+    def start(self, seconds: float = 30) -> "AgentProcess":
+        """Start it, and wait until its socket answers."""
+        path = self.write_config()
+        with (self.directory / "agent.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "agent.service.daemon", "--config", str(path)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=ROOT,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **self.environment},
+            )
+        self.wait(self._answers, "the socket answers", seconds)
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log
+        try:
+            return self.get("/healthz").status == 200
+        except OSError:
+            return False
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 60,
+    ) -> Answer:
+        connection = _UnixConnection(self.socket, timeout)
+        try:
+            data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+            connection.request(method, path, data, dict(headers or {}))
+            response = connection.getresponse()
+            return Answer(response.status, dict(response.getheaders()), response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str = DEPLOYMENT) -> Answer:
+        return self.request("GET", path)
+
+    def post(self, job: object) -> Answer:
+        return self.request("POST", DEPLOYMENT, job)
+
+    def delete(self) -> Answer:
+        return self.request("DELETE", DEPLOYMENT)
+
+    def status(self) -> dict[str, Any]:
+        """The full status; to ask for it does not count as having seen the outcome."""
+        document: dict[str, Any] = self.get("/v1/status").json
+        return document
+
+    def wait_for(self, *wanted: str, seconds: float = 60) -> dict[str, Any]:
+        """Wait until the status (`done`) or the stage (`write`) is one of these."""
+        found: dict[str, Any] = {}
+
+        def look() -> bool:
+            found.clear()
+            found.update(self.status())
+            return found["status"] in wanted or (found["status"] == "doing" and found["stage"] in wanted)
+
+        self.wait(look, f"one of {wanted}", seconds, found)
+        return found
+
+    def wait(self, holds: Callable[[], bool], what: str, seconds: float = 30, shown: object = None) -> None:
+        """Wait until something holds."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, f"waited in vain until {what}: {shown}\n{self.log[-4000:]}"
+            time.sleep(0.02)
+
+    def end(self, number: int = signal.SIGTERM, seconds: float = 40) -> int:
+        """Send a signal and wait for the end; gives the exit status."""
+        assert self.process is not None
+        process, self.process = self.process, None
+        with suppress(ProcessLookupError):
+            process.send_signal(number)
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"it did not end: {self.log[-4000:]}") from None
+        self.exits.append(status)
+        return status
+
+    def kill(self) -> None:
+        """What a crash, or the OOM killer, does."""
+        self.end(signal.SIGKILL)
+
+
+@contextmanager
+def agent_process(directory: Path, **options: Any) -> Iterator[AgentProcess]:
+    """A daemon that is ended with the block, however that ends; started by whoever uses it."""
+    directory.mkdir(exist_ok=True)
+    agent = AgentProcess(directory, **options)
+    try:
+        yield agent
+    finally:
+        if agent.process is not None:
+            agent.end(signal.SIGKILL)
+
+
+def make_disk(path: Path, size: int = 24 * MiB, fill: bytes = b"\xa5") -> Path:
+    """A file that stands in for a disk, full of what must not show through."""
+    path.write_bytes(fill * size)
+    return path

@@ -1,0 +1,48 @@
+"""A running daemon, and an image for it to deploy."""
+
+from contextlib import ExitStack
+
+import pytest
+
+from tests.integration.daemon.agent_process import agent_process, make_disk
+from tests.integration.harness import make_image, serving
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory):
+    return make_image(tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture
+def disk(tmp_path):
+    return make_disk(tmp_path / "disk.img")
+
+
+@pytest.fixture
+def make_agent(tmp_path, disk):
+    """A function `make(**options)`: a daemon for one disk, not started. Ended with the test."""
+    with ExitStack() as stack:
+
+        def make(**options):
+            options.setdefault("disks", (disk,))
+            return stack.enter_context(agent_process(tmp_path / "agent", **options))
+
+        yield make
+
+
+@pytest.fixture
+def web(image):
+    """A server whose `answer` a test may replace: the whole image to begin with."""
+
+    def whole(request, _number):
+        request.file(image.data)
+
+    with serving(whole) as server:
+        yield server
+
+
+@pytest.fixture
+def slow_web(image):
+    """A server that sends the image slowly: a second or so for each MiB behind what is examined first."""
+    with serving(lambda request, _number: request.file(image.data, pause=0.25)) as server:
+        yield server

@@ -1,0 +1,292 @@
+"""What hostile and clumsy clients can do to the listeners, over real sockets, with small limits."""
+
+import asyncio
+
+import pytest
+
+from agent.aio import run_blocking
+from agent.service.guard import Limits
+from tests.integration.service.conftest import SEED, TOKEN, Site, answer_of, closed, error_of, write_cert
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+QUICK = Limits(
+    connections=20, reserved=4, request_seconds=0.4, idle_seconds=0.4, answer_seconds=0.4, linger_seconds=0.2
+)
+FOREVER = 100.0
+
+
+async def healthy(site: Site) -> bool:
+    reader, writer = await site.open_unix(HEALTH)
+    status, _, _ = await answer_of(reader)
+    writer.close()
+    return status == 200
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 -- of the server, seen from outside
+            await asyncio.sleep(0.01)
+
+
+async def closes(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(20):
+        return await closed(reader)
+
+
+async def test_two_thousand_connections_leave_the_limit_and_a_server_that_answers(start):
+    limits = Limits(connections=300, reserved=10, request_seconds=FOREVER)
+    async with start(limits=limits) as site:
+        opened = [await asyncio.open_unix_connection(site.path) for _ in range(2000)]
+        await until(lambda: sum(reader.at_eof() for reader, _ in opened) == 1700)
+        assert site.server.connections == 300
+        for _, writer in opened:
+            writer.transport.abort()
+        await until(lambda: site.server.connections == 0)
+        assert await healthy(site)
+
+
+async def test_the_network_cannot_take_the_places_of_the_socket(start):
+    async with start(limits=Limits(connections=20, reserved=4, request_seconds=FOREVER)) as site:
+        # None of them says a word: they are counted before their handshake.
+        silent = [await asyncio.open_connection("127.0.0.1", site.port) for _ in range(30)]
+        await until(lambda: sum(reader.at_eof() for reader, _ in silent) == 14)
+        assert site.server.connections == 16
+        assert await healthy(site)
+        for _, writer in silent:
+            writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    "first", [b"", b"GET /hea", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n12"]
+)
+async def test_a_request_that_does_not_come_to_its_end_is_closed(start, first):
+    async with start(limits=QUICK) as site:
+        reader, _ = await site.open_unix(first)
+        await closes(reader)
+        await until(lambda: site.server.connections == 0)
+
+
+@pytest.mark.parametrize("way", ["unix", "tls"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: ",
+        f"POST {SEED} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 9999\r\n\r\n".encode(),
+    ],
+)
+async def test_a_byte_now_and_then_does_not_keep_a_connection(start, head, way):
+    async with start(limits=QUICK) as site:
+        reader, writer = await (site.open_unix(head) if way == "unix" else site.open_tls(head))
+
+        async def drip() -> None:
+            while not writer.is_closing():
+                writer.write(b"x")
+                await asyncio.sleep(0.02)
+
+        async with asyncio.TaskGroup() as group:
+            dripping = group.create_task(drip())
+            assert b"200" not in await closes(reader)
+            dripping.cancel()
+        assert site.seen == []
+
+
+async def test_a_second_request_on_a_connection_has_its_own_time(start):
+    async with start(limits=QUICK) as site:
+        reader, writer = await site.open_unix()
+        for _ in range(4):  # longer in all than one request may take
+            writer.write(HEALTH[:-2])
+            await asyncio.sleep(0.15)
+            writer.write(HEALTH[-2:])
+            assert (await answer_of(reader))[0] == 200
+        writer.write(HEALTH[:-2])
+        assert await closes(reader) == b""
+
+
+async def test_a_handshake_that_does_not_come_is_closed(start):
+    async with start(limits=QUICK) as site:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        assert await closes(reader) == b""
+        writer.close()
+        await until(lambda: site.server.connections == 0)
+
+
+async def test_plain_http_on_the_tls_port_is_closed(start):
+    async with start() as site:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        writer.write(HEALTH)
+        assert b"HTTP/" not in await closes(reader)
+        writer.close()
+        await until(lambda: site.server.connections == 0)
+
+
+async def test_an_idle_connection_is_closed(start):
+    async with start(limits=QUICK) as site:
+        reader, writer = await site.open_unix()
+        for _ in range(3):
+            writer.write(HEALTH)
+            assert (await answer_of(reader))[0] == 200
+        assert await closes(reader) == b""
+
+
+@pytest.mark.parametrize("way", ["unix", "tls"])
+async def test_a_reader_that_stops_is_dropped(start, way):
+    get = f"GET /stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+    limits = Limits(request_seconds=FOREVER, idle_seconds=FOREVER, answer_seconds=0.5)
+    async with start(limits=limits) as site:
+        _, writer = await (site.open_unix(get) if way == "unix" else site.open_tls(get))
+        writer.transport.pause_reading()
+        await until(lambda: site.server.connections == 1)
+        await until(lambda: site.server.connections == 0)
+
+
+async def test_a_reader_that_reads_is_not_dropped(start):
+    get = b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with start(limits=QUICK) as site:
+        reader, writer = await site.open_unix(get)
+        end = asyncio.get_running_loop().time() + 4 * QUICK.answer_seconds
+        while asyncio.get_running_loop().time() < end:
+            assert len(await reader.readexactly(64 * 1024)) == 64 * 1024
+        writer.transport.abort()
+
+
+async def test_one_who_reads_no_answer_of_many_requests_is_dropped(start):
+    limits = Limits(request_seconds=FOREVER, idle_seconds=FOREVER, answer_seconds=0.5)
+    async with start(limits=limits) as site:
+        _, writer = await site.open_unix()
+        writer.transport.pause_reading()
+        for _ in range(10_000):
+            if writer.is_closing():
+                break
+            writer.write(HEALTH * 100)
+            await asyncio.sleep(0)
+        await until(lambda: site.server.connections == 0)
+
+
+async def test_what_is_sent_ahead_of_an_answer_is_bounded(start):
+    post = b"POST /held HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    async with start() as site:
+        reader, writer = await site.open_unix(post)
+        await until(lambda: site.server.connections == 1)
+        for _ in range(100):
+            writer.write(post + bytes(16 * 1024))
+            await asyncio.sleep(0.01)
+        assert await closes(reader) == b""
+        site.gate.set()
+        await until(lambda: site.server.connections == 0)
+
+
+async def test_a_handler_that_outlives_its_client_is_counted(start):
+    async with start() as site:
+        _, writer = await site.open_unix(b"POST /held HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        await until(lambda: site.server.connections == 1)
+        await asyncio.sleep(0.1)  # until its handler waits
+        writer.transport.abort()
+        await asyncio.sleep(0.1)
+        assert site.server.connections == 1
+        site.gate.set()
+        await until(lambda: site.server.connections == 0)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 9000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-A: b\r\n" * 200 + b"\r\n",
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ],
+    ids=["long line", "long header", "many headers", "nonsense", "negative length", "two lengths"],
+)
+async def test_a_head_that_cannot_be_taken_is_answered_with_an_object(start, request_bytes):
+    async with start() as site:
+        reader, _ = await site.open_unix(request_bytes)
+        error = await error_of(reader)
+        assert (error["status"], error["class"], error["errorCode"]) == (
+            400,
+            "Client::BadRequest",
+            "BAD_REQUEST",
+        )
+        assert await closes(reader) == b""
+
+
+async def test_a_head_that_grows_without_end_is_closed(start):
+    async with start() as site:
+        reader, writer = await site.open_unix(b"GET / HTTP/1.1\r\n")
+        for number in range(100):
+            writer.write(f"X-{number}: ".encode() + b"a" * 4000 + b"\r\n")
+            await asyncio.sleep(0.002)
+        assert await closes(reader) == b""
+
+
+# -- answers that no handler made --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_line", "headers", "status", "code"),
+    [
+        ("GET /nowhere", "", 404, "NOT_FOUND"),
+        (f"PATCH {SEED}", "", 405, "METHOD_NOT_ALLOWED"),
+        ("GET /healthz", "Expect: miracles\r\n", 417, "EXPECTATION_FAILED"),
+        ("GET /crash?secret=hunter2", "", 500, "INTERNAL_ERROR"),
+    ],
+)
+async def test_every_refusal_is_an_object(start, request_line, headers, status, code, capsys, caplog):
+    async with start() as site:
+        reader, _ = await site.open_unix(f"{request_line} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+        error = await error_of(reader)
+    assert (error["status"], error["errorCode"], error["details"]) == (status, code, {})
+    if status == 405:
+        assert "POST" in error["headers"]["allow"]
+    logged = capsys.readouterr()
+    everything = logged.out + logged.err + caplog.text + str(error["message"])
+    assert "hunter2" not in everything
+    assert "Traceback" not in everything
+    if status == 500:
+        assert "ValueError" in logged.out
+
+
+async def test_a_stream_that_fails_breaks_off(start):
+    async with start() as site:
+        reader, _ = await site.open_unix(b"GET /broken HTTP/1.1\r\nHost: x\r\n\r\n")
+        everything = await closes(reader)
+    assert everything.endswith(b"begun")
+    assert everything.count(b"HTTP/1.1") == 1
+
+
+# -- the end -----------------------------------------------------------------------------------------------------
+
+
+async def test_at_the_end_nothing_is_left(start):
+    async with start(limits=Limits(request_seconds=FOREVER)) as site:
+        _, _ = await site.open_unix(HEALTH[:-2])
+        _, writer = await site.open_unix(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.transport.pause_reading()
+        _, _ = await site.open_tls(
+            f"POST /held HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 0\r\n\r\n".encode()
+        )
+        await until(lambda: site.server.connections == 3)
+        path = site.path
+    assert site.server.connections == 0
+    with pytest.raises(FileNotFoundError):
+        await asyncio.open_unix_connection(path)
+
+
+async def test_a_failure_inside_comes_out_as_it_is(start):
+    with pytest.raises(ZeroDivisionError):
+        async with start():
+            raise ZeroDivisionError
+
+
+async def test_renewed_certificates_are_used_after_a_reload(start, ca, tmp_path):
+    async def serial(site: Site) -> str:
+        _, writer = await site.open_tls()
+        return writer.get_extra_info("peercert")["serialNumber"]
+
+    async with start() as site:
+        first = await serial(site)
+        await run_blocking(write_cert, ca, tmp_path)
+        assert await serial(site) == first
+        await run_blocking(site.certificates.reload)
+        assert await serial(site) != first
