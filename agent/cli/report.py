@@ -81,7 +81,9 @@ def changes(before: Status | None, after: Status) -> list[DeployEvent]:
         before = None
     known = 0 if before is None else len(before.stages)
     events: list[DeployEvent] = []
-    noted: list[DeployEvent] = [Noted(text) for text in _new_notes(before.notes if before else (), after.notes)]
+    noted: list[DeployEvent] = [
+        Noted(text) for text in _new_notes(before.notes if before else (), after.notes)
+    ]
     for index, stage in enumerate(after.stages):
         if stage.name not in STAGES:
             continue

@@ -107,7 +107,9 @@ def slow_job(web, gpt_image, tmp_path) -> Path:
     """A job whose download falls silent in the middle until `web.resume` is set."""
     path = tmp_path / "slow.json"
     url = web.publish(gpt_image.path, "slow.raw", pause_at=20 * MiB)
-    path.write_text(json.dumps({"URL": url, "type": "raw", "checkSum": gpt_image.sha256, "checkSumType": "sha256"}))
+    path.write_text(
+        json.dumps({"URL": url, "type": "raw", "checkSum": gpt_image.sha256, "checkSumType": "sha256"})
+    )
     return path
 
 
@@ -153,7 +155,9 @@ def test_a_deployment_is_followed_to_its_end(agent, call, job, gpt_image):
     shown = lines(outcome.err)
     assert [line.split(":")[0] for line in shown if line.endswith(": begins")] == STAGES
     assert [line.split(":")[0] for line in shown if re.fullmatch(r"\w+: [\d.]+ s", line)] == STAGES
-    assert re.fullmatch(rf"done: 48\.0 MiB deployed to {agent.disk} in .* \(sha256:{gpt_image.sha256}\)", shown[-2])
+    assert re.fullmatch(
+        rf"done: 48\.0 MiB deployed to {agent.disk} in .* \(sha256:{gpt_image.sha256}\)", shown[-2]
+    )
     assert shown[-1] == "rebooting is disabled here: the deployed system starts at the next boot"
     assert (outcome.document["status"], outcome.document["servername"]) == ("done", SERVER)
     # The image lies on the disk, but for the end of its table, which has moved.
@@ -339,7 +343,9 @@ def test_the_disks_need_no_daemon_unless_one_was_named(agent, byoi):
 # -- nobody, or somebody else, on the socket -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [("status",), ("status", "--watch"), ("cancel",), ("deploy", "--url", "x")])
+@pytest.mark.parametrize(
+    "command", [("status",), ("status", "--watch"), ("cancel",), ("deploy", "--url", "x")]
+)
 def test_no_daemon(byoi, tmp_path, command):
     path = tmp_path / "absent.sock"
     outcome = byoi(*command, "--socket", path, BYOI_SOCKET="/nowhere")
@@ -386,7 +392,11 @@ def test_a_socket_that_is_not_for_this_user():
             path.chmod(0)
             listener.listen()
             done = subprocess.run(
-                [sys.executable, "-c", AS_NOBODY, str(path)], capture_output=True, text=True, check=False, cwd=ROOT
+                [sys.executable, "-c", AS_NOBODY, str(path)],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=ROOT,
             )
         finally:
             path.unlink()
@@ -396,8 +406,9 @@ def test_a_socket_that_is_not_for_this_user():
 
 
 @contextmanager
-def answering(path: Path, answer: bytes) -> Iterator[None]:
-    """A server that answers every connection with these bytes, whatever it is asked."""
+def answering(path: Path, *answers: bytes) -> Iterator[None]:
+    """A server that answers one connection after another with these bytes, whatever it is asked."""
+    left = iter(answers)
     with closing(socket.socket(socket.AF_UNIX)) as listener:
         listener.bind(str(path))
         listener.listen()
@@ -411,7 +422,7 @@ def answering(path: Path, answer: bytes) -> Iterator[None]:
                 with connection:
                     connection.recv(65536)
                     try:
-                        connection.sendall(answer)
+                        connection.sendall(next(left, b""))
                     except OSError:
                         continue
 
@@ -424,6 +435,46 @@ def answering(path: Path, answer: bytes) -> Iterator[None]:
 
 def http(body: bytes, head: bytes = b"HTTP/1.1 200 OK") -> bytes:
     return head + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+def test_what_a_cancellation_waits_for_is_told_until_it_is_over(byoi, tmp_path):
+    """A disk that hangs cannot be had for a test: these are the daemon's answers while one does."""
+    stage = {"name": "write", "startedAt": "2024-05-01T10:00:00Z", "seconds": None}
+    running = {
+        **dict.fromkeys(
+            ("message", "checksum", "bytesTotal", "eta", "waitingOn", "error", "disk", "job", "finishedAt")
+        ),
+        "servername": SERVER,
+        "status": "doing",
+        "revision": 1,
+        "id": "a",
+        "stages": [stage],
+        "notes": [],
+        "percent": 5.5,
+        "bytesDownloaded": 1,
+        "bytesWritten": 1,
+        "rate": 0,
+        "attempt": 1,
+        "startedAt": "2024-05-01T10:00:00Z",
+        "updatedAt": "2024-05-01T10:00:01Z",
+    }
+    hanging = {
+        "class": "Server::Unavailable",
+        "message": "The deployment is being cancelled and has not stopped yet: a write to /dev/sda.",
+        "errorCode": "STILL_CANCELLING",
+        "details": {},
+    }
+    refusal = http(json.dumps(hanging).encode(), b"HTTP/1.1 503 Service Unavailable")
+    path = tmp_path / "a.sock"
+    with answering(path, http(json.dumps(running).encode()), refusal, refusal, http(b"null")):
+        outcome = byoi("cancel", "--socket", path)
+    assert outcome.status == 0
+    assert outcome.err.splitlines() == [
+        "cancelling in stage write, at 5.5 %",
+        hanging["message"],
+        hanging["message"],
+    ]
+    assert "cancelled and its state erased" in outcome.out
 
 
 STRANGERS = {

@@ -99,7 +99,9 @@ def slow_url(web, gpt_image) -> str:
 
 
 def test_a_bar_on_a_terminal(on_terminal, web, slow_url, target):
-    running = on_terminal("write", "--url", slow_url, "--type", "raw", "--disk", target, TERM="xterm-256color")
+    running = on_terminal(
+        "write", "--url", slow_url, "--type", "raw", "--disk", target, TERM="xterm-256color"
+    )
     running.wait_for("of 48.0 MiB")
     web.resume.set()
     assert running.finish() == 0
@@ -107,7 +109,14 @@ def test_a_bar_on_a_terminal(on_terminal, web, slow_url, target):
     assert "\x1b[?25l" in running.text  # the cursor is hidden while the bar moves, and comes back
     assert running.text.rindex("\x1b[?25h") > running.text.rindex("\x1b[?25l")
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", running.text)
-    assert re.findall(r"✓ (\w+) +[\d.]+ s", plain) == ["preflight", "claim", "write", "verify", "finish", "commit"]
+    assert re.findall(r"✓ (\w+) +[\d.]+ s", plain) == [
+        "preflight",
+        "claim",
+        "write",
+        "verify",
+        "finish",
+        "commit",
+    ]
     assert "done: 48.0 MiB deployed to" in plain
 
 
@@ -141,7 +150,9 @@ def test_a_terminal_that_goes_away_fails_no_deployment(on_terminal, web, slow_ur
 
 
 def test_a_console_waits_for_the_agent_and_is_stopped_well(on_terminal, tmp_path):
-    running = on_terminal("status", "--watch", "--forever", "--socket", tmp_path / "absent.sock", TERM="linux")
+    running = on_terminal(
+        "status", "--watch", "--forever", "--socket", tmp_path / "absent.sock", TERM="linux"
+    )
     running.wait_for("byoi-agent is not running")
     running.wait_for("systemctl start byoi-agent")
     running.process.send_signal(signal.SIGTERM)

@@ -98,7 +98,14 @@ def test_notes_that_fell_out_are_not_told_again():
 
 
 def test_a_report_of_nothing():
-    idle = {"servername": "ns1", "status": None, "message": None, "checksum": None, "revision": 7, "notes": ["x"]}
+    idle = {
+        "servername": "ns1",
+        "status": None,
+        "message": None,
+        "checksum": None,
+        "revision": 7,
+        "notes": ["x"],
+    }
     report = read_report(idle)
     assert (report.status, report.server_name, report.revision, report.notes) == (None, "ns1", 7, ("x",))
 
@@ -116,7 +123,15 @@ def test_a_report_with_its_reboot():
 
 @pytest.mark.parametrize(
     "document",
-    [None, [], "x", {}, {"revision": "1", "status": None}, {"revision": True, "status": None}, {"revision": 1, "status": 5}],
+    [
+        None,
+        [],
+        "x",
+        {},
+        {"revision": "1", "status": None},
+        {"revision": True, "status": None},
+        {"revision": 1, "status": 5},
+    ],
 )
 def test_what_is_no_report(document):
     with pytest.raises(ValueError, match="status"):

@@ -34,7 +34,9 @@ FAILED = dataclasses.replace(
     finished_at=1012.5,
     error=ChecksumMismatch(algorithm="sha256", got="1", expected="2", detail="of 3 bytes").document(),
 )
-DONE = dataclasses.replace(RUNNING, state=State.DONE, finished_at=1012.5, checksum="sha256:abc", percent=100.0)
+DONE = dataclasses.replace(
+    RUNNING, state=State.DONE, finished_at=1012.5, checksum="sha256:abc", percent=100.0
+)
 
 
 def report(status: Status | None, reboot: Reboot | None = None, **more: object) -> Report:

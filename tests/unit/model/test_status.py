@@ -83,7 +83,12 @@ WRONG = {
     "bytesTotal": ("1", -1),
     "rate": (float("nan"), "1"),
     "eta": (float("-inf"), "1"),
-    "startedAt": (None, 5, "yesterday", "2024-05-01T10:00:00", "0001-01-01T00:00:00+23:00",
+    "startedAt": (
+        None,
+        5,
+        "yesterday",
+        "2024-05-01T10:00:00",
+        "0001-01-01T00:00:00+23:00",
         "9999-12-31T23:59:59-23:00",
     ),
     "stages": (None, {}, [5], [{"name": 5}], [{"name": "write", "startedAt": None}]),
@@ -94,7 +99,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("member", "value"), [(key, value) for key, values in WRONG.items() for value in values])
+@pytest.mark.parametrize(
+    ("member", "value"), [(key, value) for key, values in WRONG.items() for value in values]
+)
 def test_a_wrong_member_is_refused_by_its_name(member, value):
     with pytest.raises(ValueError, match=r"member (\w+)") as caught:
         read_status(GOOD | {member: value})
