@@ -60,7 +60,7 @@ class AgentProcess:
 
     @property
     def socket(self) -> Path:
-        return self.directory / "state" / "api.sock"
+        return self.directory / "api.sock"
 
     @property
     def journal(self) -> Path:
