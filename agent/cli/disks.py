@@ -14,7 +14,6 @@ from agent.cli.client import Client, socket_path
 from agent.cli.commands import SOCKET_VARIABLE
 from agent.cli.failures import Unreachable
 from agent.cli.output import EXIT_DONE, print_json
-from agent.deploy.disks import inventory_document
 from agent.model.disks import printable
 from agent.units import format_size
 
@@ -36,6 +35,8 @@ async def _ask(socket: str | None) -> Mapping[str, Any]:
     except Unreachable:
         if socket or os.environ.get(SOCKET_VARIABLE):
             raise
+    from agent.deploy.disks import inventory_document  # noqa: PLC0415 - much to load, for nothing where it was asked
+
     return await run_blocking(inventory_document)
 
 
