@@ -1,14 +1,11 @@
 """The running daemon does what its own description says, whatever schemathesis thinks of sending it."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-import trustme
+from tests.integration.daemon.conftest import TOKEN
 
-TOKEN = "correct-horse-battery"
 # Left out: that everything of the schema is taken. The reader of jobs is stricter where a schema has no words for it.
 CHECKS = (
     "not_a_server_error",
@@ -23,34 +20,13 @@ CHECKS = (
 )
 
 
-@pytest.fixture
-def tls_agent(make_agent, tmp_path):
-    ca = trustme.CA()
-    cert = ca.issue_cert("127.0.0.1")
-    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    cert.private_key_pem.write_to_path(str(tmp_path / "tls.key"))
-    cert.cert_chain_pems[0].write_to_path(str(tmp_path / "tls.crt"))
-    (tmp_path / "token").write_text(TOKEN)
-    (tmp_path / "token").chmod(0o600)
-    (tmp_path / "tls.key").chmod(0o600)
-    return make_agent(
-        config=f"""
-[api]
-socket = "@SOCKET@"
-listen = "127.0.0.1:0"
-tls_cert = "{tmp_path / "tls.crt"}"
-tls_key = "{tmp_path / "tls.key"}"
-token_file = "{tmp_path / "token"}"
-"""
-    ).start()
-
-
-def test_the_daemon_is_as_it_describes_itself(tls_agent, tmp_path):
-    port = re.findall(r"127\.0\.0\.1:([1-9]\d*)", tls_agent.log)[0]
+def test_the_daemon_is_as_it_describes_itself(make_tls_agent, tmp_path):
+    # Its disk is missing, so no job gets as far as to look up the host of its URL.
+    agent = make_tls_agent(disks=(tmp_path / "missing.img",))
     command = [
         str(Path(sys.executable).parent / "schemathesis"),
         "run",
-        f"https://127.0.0.1:{port}/openapi.json",
+        f"{agent.url}/openapi.json",
         f"--tls-verify={tmp_path / 'ca.pem'}",
         f"--header=Authorization: Bearer {TOKEN}",
         "--exclude-path=/v1/events",  # it does not end
@@ -68,5 +44,5 @@ def test_the_daemon_is_as_it_describes_itself(tls_agent, tmp_path):
         check=False,
         env={"PATH": "/usr/bin:/bin"},
     )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{tls_agent.log[-4000:]}"
-    assert "Traceback" not in tls_agent.log
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{agent.log[-4000:]}"
+    assert "Traceback" not in agent.log
