@@ -12,77 +12,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from agent.units import MiB
+from tests.integration.daemon.agent_process import NAME as SERVER
+from tests.integration.daemon.agent_process import AgentProcess, agent_process, make_disk
 
 ROOT = Path(__file__).parents[2]
-SERVER = "ns1.example.net"
 STAGES = ["preflight", "claim", "write", "verify", "finish", "commit"]
 
 
-@dataclass
-class Agent:
-    """A daemon on a socket of its own, with a file for a disk."""
-
-    directory: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def socket(self) -> Path:
-        return self.directory / "api.sock"
-
-    @property
-    def disk(self) -> Path:
-        return self.directory / "disk.img"
-
-    def configure(self, *, reboot: bool = False, grace_seconds: int = 600) -> None:
-        self.directory.joinpath("agent.toml").write_text(f"""
-service_name = "{SERVER}"
-api.socket = "{self.socket}"
-reboot = {{ enabled = {json.dumps(reboot)}, command = ["true"], grace_seconds = {grace_seconds} }}
-state.directory = "{self.directory}/state"
-[[disk_group]]
-id = 3
-disks = ["{self.disk}"]
-""")
-
-    def start(self) -> None:
-        argv = [sys.executable, "-m", "agent.service.daemon", "--config", str(self.directory / "agent.toml")]
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-        with self.directory.joinpath("log").open("ab") as log:
-            self.process = subprocess.Popen(argv, stdout=log, stderr=log, env=environment)
-        self._wait_for_socket()
-
-    def _wait_for_socket(self) -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and self.process is not None and self.process.poll() is None:
-            with closing(socket.socket(socket.AF_UNIX)) as probe:
-                if probe.connect_ex(str(self.socket)) == 0:
-                    return
-            time.sleep(0.02)
-        pytest.fail(self.directory.joinpath("log").read_text())
-
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        if self.process is not None:
-            self.process.send_signal(number)
-            self.process.wait(60)
+@pytest.fixture
+def disk(tmp_path) -> Path:
+    return make_disk(tmp_path / "disk.img", 64 * MiB)
 
 
 @pytest.fixture
-def agent(tmp_path_factory) -> Iterator[Agent]:
+def agent(disk, tmp_path_factory) -> Iterator[AgentProcess]:
     # The path of a Unix socket has at most 107 bytes.
-    made = Agent(tmp_path_factory.mktemp("agent"))
-    made.disk.touch()
-    os.truncate(made.disk, 64 * MiB)
-    made.configure()
-    made.start()
-    yield made
-    if made.process is not None and made.process.poll() is None:
-        made.stop()
+    with agent_process(tmp_path_factory.mktemp("agent"), disks=(disk,), grace_seconds=600) as agent:
+        yield agent.start()
 
 
 @pytest.fixture
@@ -149,19 +100,17 @@ class Shown:
 # -- deploying -------------------------------------------------------------------------------------------------
 
 
-def test_a_deployment_is_followed_to_its_end(agent, call, job, gpt_image):
+def test_a_deployment_is_followed_to_its_end(disk, call, job, gpt_image):
     outcome = call("deploy", job, "--watch", "--json")
     assert outcome.status == 0, outcome.err
     shown = lines(outcome.err)
     assert [line.split(":")[0] for line in shown if line.endswith(": begins")] == STAGES
     assert [line.split(":")[0] for line in shown if re.fullmatch(r"\w+: [\d.]+ s", line)] == STAGES
-    assert re.fullmatch(
-        rf"done: 48\.0 MiB deployed to {agent.disk} in .* \(sha256:{gpt_image.sha256}\)", shown[-2]
-    )
+    assert re.fullmatch(rf"done: 48\.0 MiB deployed to {disk} in .* \(sha256:{gpt_image.sha256}\)", shown[-2])
     assert shown[-1] == "rebooting is disabled here: the deployed system starts at the next boot"
     assert (outcome.document["status"], outcome.document["servername"]) == ("done", SERVER)
     # The image lies on the disk, but for the end of its table, which has moved.
-    assert agent.disk.read_bytes()[MiB : 40 * MiB] == gpt_image.read(MiB, 39 * MiB)
+    assert disk.read_bytes()[MiB : 40 * MiB] == gpt_image.read(MiB, 39 * MiB)
 
 
 def test_a_deployment_goes_on_without_its_command(call, job):
@@ -175,11 +124,11 @@ def test_a_deployment_goes_on_without_its_command(call, job):
     assert call("deploy", job, "--watch", "--quiet") == (0, "", "")
 
 
-def test_options_make_the_job_as_they_do_for_write(agent, call, web, gpt_image):
+def test_options_make_the_job_as_they_do_for_write(call, web, gpt_image):
     url = web.publish(gpt_image.path)
     outcome = call(
         *("deploy", "--url", url, "--type", "raw", "--checksum", f"sha256:{gpt_image.sha256}"),
-        *("--hostname", "web1", "--disk-group", "3", "--watch", "--json"),
+        *("--hostname", "web1", "--disk-group", "1", "--watch", "--json"),
     )
     assert outcome.status == 0, outcome.err
     assert outcome.document["job"] == {
@@ -187,7 +136,7 @@ def test_options_make_the_job_as_they_do_for_write(agent, call, web, gpt_image):
         "type": "raw",
         "checkSum": gpt_image.sha256,
         "checkSumType": "sha256",
-        "diskGroupId": 3,
+        "diskGroupId": 1,
         "configdrive": {"enable": True, "hostname": "web1"},
     }
 
@@ -196,7 +145,7 @@ def test_a_group_on_the_command_line_outranks_that_of_the_document(call, make_jo
     document = make_job(gpt_image, configdrive=None, diskGroupId=7)
     outcome = call("deploy", document, "--watch", "--json")
     assert (outcome.status, outcome.document["error"]["code"]) == (2, "disk.group")
-    assert call("deploy", document, "--disk-group", "3", "--watch").status == 0
+    assert call("deploy", document, "--disk-group", "1", "--watch").status == 0
 
 
 def test_every_fault_of_a_job_is_told(call, tmp_path):
@@ -257,8 +206,8 @@ def test_there_may_be_nothing_to_cancel(call):
 
 
 def test_cancelling_calls_a_reboot_off(agent, call, job):
-    agent.stop()
-    agent.configure(reboot=True)
+    agent.end()
+    agent.reboot = True
     agent.start()
     outcome = call("deploy", job, "--watch")
     assert outcome.status == 0
@@ -286,7 +235,7 @@ def test_an_interrupted_watch_leaves_the_deployment_alone(call, begin, slow_job,
 def test_an_agent_that_dies_and_comes_back_is_followed_on(agent, begin, slow_job, web):
     watcher = begin("deploy", slow_job, "--watch", "--json")
     assert web.paused.wait(60)
-    agent.stop(signal.SIGKILL)
+    agent.kill()
     web.resume.set()
     agent.start()
     outcome = watcher.finish()
@@ -300,7 +249,7 @@ def test_an_agent_that_dies_and_comes_back_is_followed_on(agent, begin, slow_job
 def test_a_console_follows_one_deployment_after_another(agent, call, begin, make_job, gpt_image):
     good = make_job(gpt_image, configdrive=None)
     bad = make_job(gpt_image, configdrive=None, checkSum="0" * 64)
-    agent.stop()
+    agent.end()
     console = begin("status", "--watch", "--forever")
     shown = Shown(console)
     shown.wait_for("byoi-agent is not running")
@@ -310,7 +259,7 @@ def test_a_console_follows_one_deployment_after_another(agent, call, begin, make
     shown.wait_for("hint: Check that checkSum")
     assert call("deploy", good).status == 0
     shown.wait_for("rebooting is disabled here")
-    agent.stop()
+    agent.end()
     shown.wait_for("byoi-agent")
     agent.start()
     console.process.terminate()
@@ -322,18 +271,18 @@ def test_a_console_follows_one_deployment_after_another(agent, call, begin, make
 # -- the inventory ---------------------------------------------------------------------------------------------
 
 
-def test_the_disks_are_those_of_the_daemon(agent, call):
-    disks = {disk["path"]: disk for disk in call("disks", "--json").document["disks"]}
-    assert disks[str(agent.disk)]["diskGroupId"] == 3
-    assert disks[str(agent.disk)]["eligible"] is True
+def test_the_disks_are_those_of_the_daemon(disk, call):
+    disks = {found["path"]: found for found in call("disks", "--json").document["disks"]}
+    assert disks[str(disk)]["diskGroupId"] == 1
+    assert disks[str(disk)]["eligible"] is True
     table = call("disks", COLUMNS="300").out
-    row = next(line for line in table.splitlines() if str(agent.disk) in line)
-    assert row.split()[:3] == ["3", str(agent.disk), "64.0"]
+    row = next(line for line in table.splitlines() if str(disk) in line)
+    assert row.split()[:3] == ["1", str(disk), "64.0"]
     assert row.split()[-1] == "yes"
 
 
 def test_the_disks_need_no_daemon_unless_one_was_named(agent, byoi):
-    agent.stop()
+    agent.end()
     assert byoi("disks", "--json", BYOI_SOCKET="").status == 0
     outcome = byoi("disks", "--socket", agent.socket)
     assert outcome.status == 1
