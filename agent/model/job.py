@@ -120,7 +120,7 @@ def load_job(text: str | bytes) -> Job:
 
 
 def read_json(text: str | bytes) -> Any:
-    """Read JSON that holds a job (RFC 8259), more strictly than `json.loads`: no NaN, no key twice, no bottomless depth.
+    """Read JSON that holds a job (RFC 8259), more strictly than `json.loads`: no NaN, no key twice, bounded depth.
 
     Raises:
         JobInvalid: it is none, or has more than MAX_JOB_BYTES.

@@ -315,10 +315,12 @@ async def test_a_listener_that_cannot_accept_leaves_the_others_their_loop(tmp_pa
     app = web.Application()
     app.router.add_get("/healthz", answer)
     broken = socket.socket(socket.AF_UNIX)  # it does not listen: each accept fails at once
-    broken.setblocking(False)
+    broken.settimeout(0)
     path = str(tmp_path / "s")
     with capture_logs() as logs:
-        async with serve(app, [Listener(broken, "broken", local=True), await run_blocking(listen_unix, path)]):
+        async with serve(
+            app, [Listener(broken, "broken", local=True), await run_blocking(listen_unix, path)]
+        ):
             for _ in range(3):
                 reader, writer = await asyncio.open_unix_connection(path)
                 writer.write(HEALTH)

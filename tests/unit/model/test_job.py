@@ -188,7 +188,9 @@ def test_what_is_nested_too_deep_is_refused_and_named():
         assert parse_job(job(configdrive={key: nested(62)}))
 
 
-@pytest.mark.parametrize("text", ['{"id": "1", "id": "2"}', '{"id": Infinity}', '{"id": "1"', b"\xff", "[" * 90_000])
+@pytest.mark.parametrize(
+    "text", ['{"id": "1", "id": "2"}', '{"id": Infinity}', '{"id": "1"', b"\xff", "[" * 90_000]
+)
 def test_any_json_from_outside_is_read_as_strictly_as_a_job(text):
     with pytest.raises(JobInvalid):
         read_json(text)

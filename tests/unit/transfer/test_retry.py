@@ -47,7 +47,10 @@ def test_retry_after(value, seconds):
 
 NUMBERS = st.integers(-(10**12), 10**12).map(str)
 DATES = st.builds(
-    "{}, {} Jan {} {}:{}:{} {}".format, st.sampled_from(["Mon", "x"]), *[NUMBERS] * 5, NUMBERS | st.just("GMT")
+    "{}, {} Jan {} {}:{}:{} {}".format,
+    st.sampled_from(["Mon", "x"]),
+    *[NUMBERS] * 5,
+    NUMBERS | st.just("GMT"),
 )
 
 
