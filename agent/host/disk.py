@@ -256,7 +256,7 @@ class TargetDisk:
 
 
 def identity_of(fd: int) -> tuple[int, ...]:
-    """What tells a disk from another one that bears its name: a path may lead to a new disk from one moment to the next.
+    """What tells a disk from another one that bears its name: a path may lead to a new disk at any time.
 
     Returns:
         Of a block device its number and the kernel's number of its medium (0 before Linux 5.15), of a file those of
