@@ -51,13 +51,13 @@ class TargetDisk:
         """
         self.path = path
         self.operations = 0
-        with _named(path):
+        with named(path):
             self._fd = _open_exclusive(path)
         self._direct_fd: int | None = None
         self._direct_works = True
         self._lock = threading.RLock()
         try:
-            with _named(path):
+            with named(path):
                 self._inspect()
         except BaseException:
             self.close()
@@ -103,7 +103,7 @@ class TargetDisk:
         cache.
         """
         view = memoryview(data)
-        with _named(self.path):
+        with named(self.path):
             self._check_range(offset, len(view))
             start, end = self._direct_part(offset, offset + len(view))
             if start < end:
@@ -173,7 +173,7 @@ class TargetDisk:
 
     def zero(self, offset: int, length: int) -> None:
         """Make the range read back as zeros, by the cheapest way that guarantees it."""
-        with _named(self.path):
+        with named(self.path):
             self._check_range(offset, length)
             start, end = align_up(offset, self._alignment), align_down(offset + length, self._alignment)
             if start >= end:
@@ -205,13 +205,13 @@ class TargetDisk:
 
     def flush(self) -> None:
         """Make everything written durable, down to the disk's own cache."""
-        with _named(self.path):
+        with named(self.path):
             os.fsync(self._fd)
 
     def drop_cache(self) -> None:
         """Flush, then forget cached pages: what is read next comes from the device."""
         self.flush()
-        with _named(self.path):
+        with named(self.path):
             if self.is_device:
                 syscalls.flush_buffers(self._fd)
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -222,7 +222,7 @@ class TargetDisk:
         Raises:
             OSError: EIO when the disk ends before.
         """
-        with _named(self.path):
+        with named(self.path):
             pieces: list[bytes] = []
             while length > 0:
                 piece = os.pread(self._fd, length, offset)
@@ -282,7 +282,7 @@ def read_identity(path: str) -> tuple[int, ...]:
     Raises:
         OSError: with the path in it.
     """
-    with _named(path):
+    with named(path):
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             return identity_of(fd)
@@ -297,7 +297,7 @@ def make_sparse(path: str, size: int) -> None:
         FileExistsError: there is a file of another size; it is left alone.
         OSError: with the path in it.
     """
-    with _named(path):
+    with named(path):
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
@@ -331,7 +331,7 @@ def _open_exclusive(path: str) -> int:
 
 
 @contextmanager
-def _named(path: str) -> Iterator[None]:
+def named(path: str) -> Iterator[None]:
     """Put the path into every OSError that comes without one."""
     try:
         yield
