@@ -26,7 +26,9 @@ from agent.service.board import Board, Subscription
 from agent.service.bodies import Bodies
 from agent.service.config import Config
 from agent.service.documents import ApiError
+from agent.service.inventory import WAIT_SECONDS, Inventory, InventoryHangs
 from agent.service.json_errors import json_errors
+from agent.service.metrics import load_library
 from agent.service.slot import Slot, SlotTaken, StillCancelling
 
 PREFIXES = ("", "/1.0")
@@ -50,6 +52,8 @@ class Parts:
     bodies: Bodies
     disks: Callable[[], dict[str, Any]]
     """The inventory document; blocking."""
+    disks_seconds: float = WAIT_SECONDS
+    """How long the inventory is waited for."""
     metrics: Callable[[], bytes] | None = None
     middlewares: tuple[Any, ...] = ()
     started_at: float = field(default_factory=time.time)
@@ -101,6 +105,7 @@ class _Api:
         self._parts = parts
         self._slot = parts.slot
         self._board = parts.board
+        self._inventory = Inventory(parts.disks, wait_seconds=parts.disks_seconds)
 
     # -- the seed's routes -----------------------------------------------------------------------------------
 
@@ -203,7 +208,16 @@ class _Api:
 
     async def disks(self, request: web.Request) -> web.StreamResponse:
         del request
-        document = await run_blocking(self._parts.disks)
+        try:
+            document = await self._inventory.document()
+        except InventoryHangs:
+            raise ApiError(
+                503,
+                f"The inventory of the disks has not come in {self._parts.disks_seconds:g} s: a disk, or udev, "
+                "does not answer. The kernel's log may name it.",
+                error_code="INVENTORY_HANGS",
+                headers={"Retry-After": "10"},
+            ) from None
         return web.json_response(document, dumps=functools.partial(json.dumps, ensure_ascii=True))
 
     async def healthz(self, request: web.Request) -> web.StreamResponse:
@@ -214,6 +228,7 @@ class _Api:
         del request
         if self._parts.metrics is None:
             raise ApiError(404, "This agent keeps no metrics.")
+        await load_library()
         text = self._parts.metrics()
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
