@@ -39,6 +39,7 @@ class TargetDisk:
         size: bytes.
         sector_size: logical sector size in bytes; None for a regular file, which takes the image's.
         is_device: a block device rather than a file.
+        identity: see `identity_of`.
         operations: how many reads, writes and zeroed steps have ended; one that hangs does not count.
     """
 
@@ -65,6 +66,7 @@ class TargetDisk:
     def _inspect(self) -> None:
         mode = os.fstat(self._fd).st_mode
         self.is_device = stat.S_ISBLK(mode)
+        self.identity = identity_of(self._fd)
         self.size = syscalls.device_size(self._fd) if self.is_device else os.fstat(self._fd).st_size
         self.sector_size = syscalls.logical_sector_size(self._fd) if self.is_device else None
         self._alignment = self.sector_size or _FILE_ALIGNMENT
@@ -251,6 +253,41 @@ class TargetDisk:
             raise OSError(
                 errno.EINVAL, f"bytes {offset} to {offset + length} are not within its {self.size} bytes"
             )
+
+
+def identity_of(fd: int) -> tuple[int, ...]:
+    """What tells a disk from another one that bears its name: a path may lead to a new disk from one moment to the next.
+
+    Returns:
+        Of a block device its number and the kernel's number of its medium (0 before Linux 5.15), of a file those of
+        its filesystem and its inode. `agent.host.inventory` gives a `Disk` the same without opening it.
+
+    Raises:
+        OSError: the descriptor is none of an open disk.
+    """
+    info = os.fstat(fd)
+    if not stat.S_ISBLK(info.st_mode):
+        return info.st_dev, info.st_ino
+    try:
+        return info.st_rdev, syscalls.disk_sequence(fd)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return info.st_rdev, 0
+
+
+def read_identity(path: str) -> tuple[int, ...]:
+    """`identity_of` what a path leads to now. Opens it for that, and neither claims it nor waits for it.
+
+    Raises:
+        OSError: with the path in it.
+    """
+    with _named(path):
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return identity_of(fd)
+        finally:
+            os.close(fd)
 
 
 def make_sparse(path: str, size: int) -> None:

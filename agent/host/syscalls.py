@@ -17,6 +17,7 @@ BLKSSZGET = 0x1268
 BLKPBSZGET = 0x127B
 BLKZEROOUT = 0x127F
 BLKGETSIZE64 = 0x80081272
+BLKGETDISKSEQ = 0x80081280
 
 # linux/falloc.h
 FALLOC_FL_KEEP_SIZE = 0x01
@@ -58,6 +59,12 @@ def logical_sector_size(fd: int) -> int:
 def physical_sector_size(fd: int) -> int:
     """Physical sector size of a block device in bytes: what it writes at once."""
     return _int_ioctl(fd, BLKPBSZGET)
+
+
+def disk_sequence(fd: int) -> int:
+    """Number of the medium in a block device: no other device, and none that was there before, has it (Linux 5.15)."""
+    number: int = struct.unpack("Q", fcntl.ioctl(fd, BLKGETDISKSEQ, bytes(8)))[0]
+    return number
 
 
 def is_read_only(fd: int) -> bool:

@@ -18,7 +18,7 @@ from agent import __version__
 from agent.aio import run_blocking
 from agent.deploy.plan import policy_faults
 from agent.errors import JobInvalid
-from agent.model.job import Job, load_job
+from agent.model.job import Job, parse_job, read_json
 from agent.model.schema import MAX_REVISION
 from agent.model.status import DONE
 from agent.service.auth import CALLER, Authenticator, authenticate
@@ -90,8 +90,8 @@ def _void() -> web.Response:
 
 
 def _read_job(body: bytes) -> tuple[dict[str, Any], Job]:
-    job = load_job(body)
-    return json.loads(body), job
+    document = read_json(body)
+    return document, parse_job(document)
 
 
 class _Api:
