@@ -44,7 +44,7 @@ class Inflate:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Bytes that a `Write` has put on the disk at `source` before belong at `offset` as well."""
+    """Bytes that a `Write` or an `Inflate` has put on the disk at `source` before belong at `offset` as well."""
 
     source: int
     offset: int
