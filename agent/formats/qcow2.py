@@ -69,6 +69,11 @@ class Qcow2Decoder:
         return None if self._pass is None else self._pass.header.virtual_size
 
     @property
+    def held(self) -> int:
+        """Early data and runs, as many as there are now."""
+        return 0 if self._pass is None else self._pass.held
+
+    @property
     def used_scratch(self) -> tuple[int, int] | None:
         """The range (offset, length) of the disk beyond the guest's that was written as scratch, or None."""
         scratch = None if self._pass is None else self._pass.scratch

@@ -65,6 +65,11 @@ class ForwardPass:
         self._fetched_l1 = FetchedRanges()
         self._fetched_l2 = FetchedRanges()
 
+    @property
+    def held(self) -> int:
+        """Bytes of memory that early data and runs take."""
+        return self._store.size + self._queue.size
+
     def feed(self, chunk: Chunk) -> Iterator[Extent]:
         """Place what the chunk has; every piece of it is placed, kept, or of no use when this ends."""
         self._chunk = chunk

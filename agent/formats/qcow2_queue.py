@@ -14,6 +14,9 @@ from agent.formats.extent import Codec, Extent, Inflate, Write
 from agent.formats.qcow2_placed import PlacedRuns
 from agent.formats.qcow2_table import SECTOR, UNUSED, Cursor, Run
 
+# The memory that one run takes, in bytes.
+RUN_BYTES = 16
+
 _NOWHERE = 1 << 64  # behind every offset that an image can have
 
 
@@ -49,6 +52,11 @@ class RunQueue:
         self._tail = bytearray()
         self._tail_start = 0
         self._covered: list[tuple[int, int, int]] | None = None
+
+    @property
+    def size(self) -> int:
+        """The memory that the runs take, in bytes."""
+        return self._cost * RUN_BYTES
 
     def push(self, cursor: Cursor) -> None:
         """Add a table's runs; those that begin before the chunk have been taken already.

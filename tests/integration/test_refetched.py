@@ -121,6 +121,14 @@ def test_bytes_that_have_passed_come_from_the_disk_and_never_from_the_server_aga
     assert_complete(disk, system, tmp_path)
 
 
+def test_bytes_that_have_passed_come_from_the_disk_without_ranges_too(system, tmp_path):
+    image = build(system, tables_last=False)
+    with serving(lambda request, _: request.file(bytes(image.file), ranges=False)) as server:
+        disk, (status, document, err) = deploy(server, image.file, tmp_path)
+    assert status == 0, (document, err)
+    assert_complete(disk, system, tmp_path)
+
+
 def test_a_random_byte_of_the_ranges_is_enough(system, tmp_path):
     """Each fetched byte counts, and not only those that make another image."""
     image = build(system, tables_last=True)
