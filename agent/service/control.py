@@ -16,7 +16,8 @@ import aiohttp
 
 from agent import __version__
 from agent.aio import run_blocking
-from agent.model.job import MAX_JOB_BYTES
+from agent.errors import JobInvalid
+from agent.model.job import MAX_JOB_BYTES, read_json
 from agent.service.config import ControlPlane
 from agent.units import KiB
 
@@ -72,7 +73,7 @@ class ControlPlaneApi:
             return None
         if status != 200:
             raise ControlFault(f"it answered {status} to the question for a job")
-        document = await run_blocking(_json, body)
+        document = await run_blocking(_offer, body)
         job_id, job = document.get("id"), document.get("job")
         if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_ID_LENGTH or not job_id.isprintable():
             raise ControlFault(f"it gave a job without an id of 1 to {MAX_ID_LENGTH} printable characters")
@@ -131,6 +132,17 @@ def _json(body: bytes) -> dict[str, Any]:
         document = json.loads(body)
     except (ValueError, RecursionError):
         raise ControlFault("its answer is not JSON") from None
+    if not isinstance(document, dict):
+        raise ControlFault("its answer is not a JSON object")
+    return document
+
+
+def _offer(body: bytes) -> dict[str, Any]:
+    """A job and its id, read as strictly as a posted job is."""
+    try:
+        document = read_json(body)
+    except JobInvalid as error:
+        raise ControlFault(f"it gave a job that cannot be read: {error}") from None
     if not isinstance(document, dict):
         raise ControlFault("its answer is not a JSON object")
     return document
