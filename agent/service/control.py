@@ -49,6 +49,8 @@ class Offer:
 
     id: str
     job: Mapping[str, Any] = field(repr=False)
+    fault: JobInvalid | None = None
+    """Why the document cannot be read as strictly as a posted job is."""
 
 
 class ControlPlaneApi:
@@ -73,11 +75,11 @@ class ControlPlaneApi:
             return None
         if status != 200:
             raise ControlFault(f"it answered {status} to the question for a job")
-        document = await run_blocking(_offer, body)
+        document, fault = await run_blocking(_strictly, body)
         job_id, job = document.get("id"), document.get("job")
         if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_ID_LENGTH or not job_id.isprintable():
             raise ControlFault(f"it gave a job without an id of 1 to {MAX_ID_LENGTH} printable characters")
-        return Offer(job_id, job if isinstance(job, dict) else {})
+        return Offer(job_id, job if isinstance(job, dict) else {}, fault)
 
     async def report(self, job_id: str, document: Mapping[str, Any]) -> Action:
         """Push a status document.
@@ -137,15 +139,13 @@ def _json(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _offer(body: bytes) -> dict[str, Any]:
-    """A job and its id, read as strictly as a posted job is."""
+def _strictly(body: bytes) -> tuple[dict[str, Any], JobInvalid | None]:
+    """The document, and why a posted job would not be read; the id is needed to say so."""
     try:
-        document = read_json(body)
+        read_json(body)
     except JobInvalid as error:
-        raise ControlFault(f"it gave a job that cannot be read: {error}") from None
-    if not isinstance(document, dict):
-        raise ControlFault("its answer is not a JSON object")
-    return document
+        return _json(body), error
+    return _json(body), None
 
 
 def _reason(error: Exception) -> str:

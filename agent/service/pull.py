@@ -231,6 +231,8 @@ def _milestone(document: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _read(offer: Offer, policy: Policy) -> Job:
+    if offer.fault is not None:
+        raise offer.fault
     job = parse_job(dict(offer.job))
     faults = policy_faults(job, policy)
     if faults:
