@@ -45,7 +45,11 @@ async def run_blocking(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwarg
     if cancelled is not None:
         future.exception()  # mark as seen; the cancellation outranks it
         raise cancelled
-    return future.result()
+    try:
+        return future.result()
+    finally:
+        # The traceback of what it raises leads back to this frame: such a circle would keep all that `func` was given.
+        del future
 
 
 def run_apart(func: Callable[[], T]) -> "asyncio.Future[T]":

@@ -32,6 +32,7 @@ SYNC_FILE_RANGE_WAIT_AFTER = 4
 # malloc.h
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
+M_ARENA_MAX = -8
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _fallocate = _libc.fallocate
@@ -122,6 +123,14 @@ def return_large_blocks(threshold: int) -> None:
         _libc.mallopt(M_MMAP_THRESHOLD, threshold)
         # Fixing the one fixes the other at 128 KiB: the heap would shrink and grow with every smaller block.
         _libc.mallopt(M_TRIM_THRESHOLD, 2 * threshold)
+        # A heap for each thread would keep what that thread once needed.
+        _libc.mallopt(M_ARENA_MAX, 2)
+
+
+def return_free_memory() -> None:
+    """Give back to the system what is free in the heaps, where the C library can: malloc_trim(3)."""
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
 
 
 def address(view: memoryview) -> int:

@@ -29,7 +29,7 @@ from agent.service.documents import ApiError
 from agent.service.inventory import WAIT_SECONDS, Inventory, InventoryHangs
 from agent.service.json_errors import json_errors
 from agent.service.metrics import load_library
-from agent.service.slot import Slot, SlotTaken, StillCancelling
+from agent.service.slot import Slot, SlotClosing, SlotTaken, StillCancelling
 
 PREFIXES = ("", "/1.0")
 DEPLOYMENT = "/dedicated/server/{serviceName}/bringYourOwnImage"
@@ -133,6 +133,8 @@ class _Api:
             await self._slot.post(document, job, job_id=None, origin="api")
         except SlotTaken:
             raise ApiError(409, self._taken_by()) from None
+        except SlotClosing:
+            raise ApiError(503, "The agent is stopping; try again.", headers={"Retry-After": "10"}) from None
         return _void()
 
     def _taken_by(self) -> str:
@@ -198,7 +200,6 @@ class _Api:
         )
         with self._board.subscribe() as subscription:
             await response.prepare(request)
-            await response.write(_event("status", self._board.document, self._board.revision))
             while True:
                 piece = await _next_piece(subscription)
                 if piece is None:
@@ -246,12 +247,7 @@ async def _next_piece(subscription: Subscription) -> bytes | None:
             told = await subscription.get()
     except TimeoutError:
         return b": nothing new\n\n"
-    return None if told is None else _event(told.event, told.data, told.revision)
-
-
-def _event(name: str, data: object, revision: int) -> bytes:
-    """One event of a stream (WHATWG HTML, section 9.2.6). One line of data does: JSON escapes its line breaks."""
-    return f"id: {revision}\nevent: {name}\ndata: {json.dumps(data)}\n\n".encode()
+    return None if told is None else told.payload
 
 
 def _number(request: web.Request, key: str, low: float, high: float) -> float | None:
