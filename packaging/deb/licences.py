@@ -10,10 +10,16 @@ LONGEST = 60
 
 def licence(about: metadata.PackageMetadata) -> str:
     """What a distribution calls its licence, on one line."""
-    classified = [name.rsplit(" :: ", 1)[-1] for name in about.get_all("Classifier", []) if name.startswith(CLASSIFIER)]
+    classified = [
+        name.rsplit(" :: ", 1)[-1] for name in about.get_all("Classifier", []) if name.startswith(CLASSIFIER)
+    ]
     # The field was free text once, and some hold a whole licence.
     free = " ".join(str(about["License"] or "").split())
-    return about["License-Expression"] or "; ".join(classified) or (free if len(free) < LONGEST else "see its text")
+    return (
+        about["License-Expression"]
+        or "; ".join(classified)
+        or (free if len(free) < LONGEST else "see its text")
+    )
 
 
 def holder(about: metadata.PackageMetadata) -> str:

@@ -51,7 +51,9 @@ def room(package, tmp_path_factory) -> Iterator[Room]:
     base = script("tests/packaging/base-system", str(package))
     root = tmp_path_factory.mktemp("room")
     root.chmod(0o755)
-    subprocess.run(["tar", "--extract", "--numeric-owner", "--file", str(base), "--directory", str(root)], check=True)
+    subprocess.run(
+        ["tar", "--extract", "--numeric-owner", "--file", str(base), "--directory", str(root)], check=True
+    )
     # A room is thrown away: nothing in there has to survive a power cut.
     (root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
     yield Room(root)

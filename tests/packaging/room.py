@@ -24,7 +24,16 @@ class Room:
 
     def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a shell script and return what it said; the processes that it leaves behind are killed."""
-        unshare = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--net")
+        unshare = (
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--net",
+        )
         command = [*unshare, "sh", "-euc", _ENTER, "sh", str(self.root), script, "sh", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
 
@@ -41,8 +50,7 @@ class Room:
 
     def files(self) -> set[str]:
         """Every path, but for what dpkg and apt keep about packages, and their logs."""
-        listed = self.must(
-            "find / -xdev \\( -path /proc -o -path /var/lib/dpkg -o -path /var/lib/apt -o -path /var/log -o -path /var/cache"
-            " -o -path /root -o -path /tmp -o -path /dev -o -path /run/systemd \\) -prune -o -print"
-        )
+        left_out = "/proc /var/lib/dpkg /var/lib/apt /var/log /var/cache /root /tmp /dev /run/systemd"
+        paths = " -o ".join(f"-path {path}" for path in left_out.split())
+        listed = self.must(f"find / -xdev \\( {paths} \\) -prune -o -print")
         return set(listed.splitlines())

@@ -16,7 +16,9 @@ from tests.packaging.conftest import script
 ROOT = Path(__file__).parents[2]
 SITE = "usr/lib/byoi-agent/dist/lib/python3.11/site-packages"
 HAS_MANUAL = (ROOT / "agent/cli/manual.py").exists()
-manual_needed = pytest.mark.xfail(not HAS_MANUAL, reason="agent/cli/manual.py has not landed yet", strict=True)
+manual_needed = pytest.mark.xfail(
+    not HAS_MANUAL, reason="agent/cli/manual.py has not landed yet", strict=True
+)
 
 
 def names(tree: Path) -> list[str]:
@@ -66,7 +68,9 @@ def test_units_and_settings_are_there(package_tree):
 
 
 def test_every_pin_is_inside_in_its_version(package_tree):
-    pins = re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "packaging/requirements.txt").read_text(), re.MULTILINE)
+    pins = re.findall(
+        r"^([a-z0-9-]+)==(\S+)", (ROOT / "packaging/requirements.txt").read_text(), re.MULTILINE
+    )
     wanted = {f"{name.replace('-', '_')}-{version}.dist-info" for name, version in pins}
     assert {path.name for path in (package_tree / SITE).glob("*.dist-info")} == wanted
 
@@ -89,10 +93,16 @@ def test_the_code_is_that_of_the_checkout(package_tree):
 
 
 def test_nothing_tells_where_or_when_it_was_built(package_tree):
-    assert not [name for name in names(package_tree) if name.endswith((".pyc", "/RECORD", "/direct_url.json"))]
+    assert not [
+        name for name in names(package_tree) if name.endswith((".pyc", "/RECORD", "/direct_url.json"))
+    ]
     told = [str(ROOT).encode(), b"byoi-deb.", str(Path.home() / ".cache").encode(), b"/pip-"]
     for path in package_tree.rglob("*"):
-        if path.is_file() and not path.is_symlink() and path.suffix in ("", ".so", ".service", ".conf", ".toml", ".cfg"):
+        if (
+            path.is_file()
+            and not path.is_symlink()
+            and path.suffix in ("", ".so", ".service", ".conf", ".toml", ".cfg")
+        ):
             content = path.read_bytes()
             assert not [word for word in told if word in content], path
 
@@ -103,7 +113,9 @@ def test_compiled_modules_need_only_what_the_package_depends_on(package, package
     ).stdout
     needed = set()
     for module in (package_tree / SITE).rglob("*.so"):
-        shown = subprocess.run(["objdump", "-p", str(module)], capture_output=True, text=True, check=True).stdout
+        shown = subprocess.run(
+            ["objdump", "-p", str(module)], capture_output=True, text=True, check=True
+        ).stdout
         needed |= set(re.findall(r"NEEDED +(\S+)", shown))
     packages = {
         "libc.so.6": "libc6",
@@ -134,7 +146,10 @@ def test_another_checkout_at_another_place_gives_the_same_bytes(package, tmp_pat
     git = ("git", "-c", "safe.directory=*")
     subprocess.run([*git, "clone", "--quiet", f"file://{ROOT}", str(clone)], check=True)
     listed = subprocess.run(
-        [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+        [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
     ).stdout
     for name in os.fsdecode(listed).split("\0"):
         if name and (ROOT / name).is_file():
@@ -183,11 +198,16 @@ def test_a_second_build_of_the_same_state_is_the_first(package):
 )
 def test_an_upgrade_restarts_only_a_daemon_that_says_it_is_idle(said, idle):
     ended = subprocess.run(
-        [sys.executable, str(ROOT / "packaging/deb/is_idle.py")], input=json.dumps(said), text=True, check=False
+        [sys.executable, str(ROOT / "packaging/deb/is_idle.py")],
+        input=json.dumps(said),
+        text=True,
+        check=False,
     )
     assert (ended.returncode == 0) is idle
 
 
 def test_silence_counts_as_busy():
-    ended = subprocess.run([sys.executable, str(ROOT / "packaging/deb/is_idle.py")], input="", text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "packaging/deb/is_idle.py")], input="", text=True, check=False
+    )
     assert ended.returncode == 1

@@ -8,10 +8,13 @@ import pytest
 
 pytestmark = pytest.mark.timeout(600)  # the first one builds the system that is installed into
 
-DEPLOY = "byoi write --url {url} --type raw --checksum sha256:{sha256} --hostname plain --disk /root/disk --size 64M --json"
+DEPLOY = (
+    "byoi write --url {url} --type raw --checksum sha256:{sha256} --hostname plain"
+    " --disk /root/disk --size 64M --json"
+)
 
 # Sends three quarters of the image, which is more than is examined before the first write, and waits.
-SERVER = '''
+SERVER = """
 import http.server, pathlib, time
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -28,9 +31,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(image[cut:])
 
 http.server.ThreadingHTTPServer(("127.0.0.1", 8080), Handler).serve_forever()
-'''
+"""
 
-UPGRADE = '''
+UPGRADE = """
 python3 /root/server.py 2>/dev/null &
 until python3 -c "import socket; socket.create_connection(('127.0.0.1', 8080)).close()" 2>/dev/null; do sleep 0.1; done
 {deploy} >/root/status.json 2>/root/said &
@@ -45,7 +48,7 @@ wait $writer || {{ cat /root/said; exit 1; }}
 /usr/lib/byoi-agent/prune
 echo pruned
 ls -d /usr/lib/byoi-agent/live-*
-'''
+"""
 
 
 def put_image(room, image) -> str:
@@ -56,13 +59,18 @@ def put_image(room, image) -> str:
 
 
 def assert_deployed(room) -> None:
-    disk = room.root / "root/disk"
-    assert "No problems found" in subprocess.run(["sgdisk", "--verify", str(disk)], capture_output=True, text=True).stdout
-    printed = subprocess.run(["sgdisk", "--print", str(disk)], capture_output=True, text=True, check=True).stdout
-    assert [line.split()[-1] for line in printed.splitlines() if line.strip()[:1].isdigit()] == ["data", "config-2"]
+    def sgdisk(what: str) -> str:
+        command = ["sgdisk", what, str(room.root / "root/disk")]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "No problems found" in sgdisk("--verify")
+    rows = [line.split() for line in sgdisk("--print").splitlines()]
+    assert [row[-1] for row in rows if row and row[0].isdigit()] == ["data", "config-2"]
 
 
-def test_a_plain_debian_installs_it_deploys_with_it_and_is_as_before_after_the_purge(room, package, small_image):
+def test_a_plain_debian_installs_it_deploys_with_it_and_is_as_before_after_the_purge(
+    room, package, small_image
+):
     depends = subprocess.run(
         ["dpkg-deb", "--field", str(package), "Depends"], capture_output=True, text=True, check=True
     ).stdout
@@ -90,7 +98,9 @@ def test_a_plain_debian_installs_it_deploys_with_it_and_is_as_before_after_the_p
     room.must("echo 'service_name = \"ns1.example.net\"' >>/etc/byoi-agent/agent.toml")
     room.must("apt-get -qq --yes remove byoi-agent >/dev/null 2>&1")
     assert room.run("command -v byoi").returncode != 0
-    assert "ns1.example.net" in room.must("cat /etc/byoi-agent/agent.toml"), "removal keeps what was configured"
+    assert "ns1.example.net" in room.must("cat /etc/byoi-agent/agent.toml"), (
+        "removal keeps what was configured"
+    )
     room.must("apt-get -qq --yes purge byoi-agent >/dev/null 2>&1")
     assert room.files() == before
     assert room.run("getent group byoi").returncode != 0
