@@ -32,7 +32,11 @@ log = structlog.get_logger(__name__)
 class Daemon:
     """One daemon. `run` is called once."""
 
-    def __init__(self, config: Config, journal: Journal, sockets: Sequence[Socket]) -> None:
+    def __init__(
+        self, config: Config, journal: Journal, sockets: Sequence[Socket], stall_seconds: float
+    ) -> None:
+        """`stall_seconds`: for how long a deployment may move nothing before the watchdog is no longer fed."""
+        self._stall_seconds = stall_seconds
         self._config = config
         self._journal = journal
         self._sockets = tuple(sockets)
@@ -67,7 +71,7 @@ class Daemon:
             async with serve(app, self._sockets):
                 background = [
                     tasks.create_task(keep_status(self._notifier, self._board)),
-                    tasks.create_task(feed_watchdog(self._notifier, slot)),
+                    tasks.create_task(feed_watchdog(self._notifier, slot, self._stall_seconds)),
                     tasks.create_task(_warm_up()),
                 ]
                 if self._config.control_plane is not None:
