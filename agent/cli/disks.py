@@ -2,71 +2,69 @@
 
 import argparse
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from agent.aio import run_blocking
+from agent.cli.client import Client, socket_path
+from agent.cli.commands import SOCKET_VARIABLE
+from agent.cli.failures import Unreachable
 from agent.cli.output import EXIT_DONE, print_json
-from agent.errors import DiskIo
-from agent.host import inventory
-from agent.model.disks import Disk, disk_groups, eligibility
+from agent.model.disks import printable
 from agent.units import format_size
-
-NAME = "disks"
-HELP = "list the disks and disk groups of this machine"
-DESCRIPTION = """\
-List the disks with the group that diskGroupId names, and the reasons why a disk cannot be written. Groups
-are made of like disks (transport, rotation, size, model) and numbered in an order that does not depend on
-how the kernel found them.
-"""
-EXAMPLES = """\
-examples:
-  byoi disks
-  byoi disks --json
-"""
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `byoi disks`."""
-    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
 
 
 async def run(options: argparse.Namespace) -> int:
     """Carry `byoi disks` out."""
-    try:
-        found = await run_blocking(inventory.list_disks)
-    except OSError as error:
-        reason = error.strerror or os.strerror(error.errno or 0)
-        raise DiskIo(device=error.filename or "the inventory", reason=reason) from error
-    groups = {disk.path: group.id for group in disk_groups(found) for disk in group.disks}
+    document = await _ask(options.socket)
     if options.json:
-        print_json({"disks": [_document(disk, groups.get(disk.path)) for disk in found]})
+        print_json(document)
     else:
-        _print_table(found, groups)
+        _print_table(document)
     return EXIT_DONE
 
 
-def _document(disk: Disk, group: int | None) -> dict[str, object]:
-    reasons = eligibility(disk, explicit=False)
-    return disk.to_json() | {"diskGroupId": group, "eligible": not reasons, "reasons": list(reasons)}
+async def _ask(socket: str | None) -> Mapping[str, Any]:
+    """The daemon knows the configured groups. Where none runs and none was named, this machine is looked at."""
+    try:
+        return await Client(socket_path(socket)).disks()
+    except Unreachable:
+        if socket or os.environ.get(SOCKET_VARIABLE):
+            raise
+    from agent.deploy.disks import inventory_document  # noqa: PLC0415 - much to load, for nothing where it was asked
+
+    return await run_blocking(inventory_document)
 
 
-def _print_table(found: tuple[Disk, ...], groups: dict[str, int]) -> None:
+def _print_table(document: Mapping[str, Any]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("group", "disk", "size", "sectors", "kind", "model", "serial", "eligible"):
         table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
-    for disk in found:
-        reasons = eligibility(disk, explicit=False)
-        kind = f"{disk.transport or disk.kind} {'rotating' if disk.rotational else 'solid'}"
-        table.add_row(
-            str(groups.get(disk.path, "-")),
-            disk.path,
-            format_size(disk.size),
-            f"{disk.logical_sector_size}/{disk.physical_sector_size}",
-            kind,
-            disk.model or "-",
-            disk.serial or "-",
-            "no: " + "; ".join(reasons) if reasons else "yes",
-        )
+    for disk in document["disks"]:
+        if isinstance(disk, dict):
+            table.add_row(*(Text(printable(cell)) for cell in _row(disk)))
     Console(highlight=False).print(table)
+
+
+def _row(disk: Mapping[str, Any]) -> tuple[str, ...]:
+    def text(key: str) -> str:
+        value = disk.get(key)
+        return "-" if value is None or value == "" else str(value)
+
+    size, reasons = disk.get("size"), disk.get("reasons")
+    reasons = [str(reason) for reason in reasons] if isinstance(reasons, list) else []
+    transport = text("transport") if disk.get("transport") else text("kind")
+    return (
+        text("diskGroupId"),
+        text("path"),
+        format_size(size) if isinstance(size, int) and 0 <= size < 2**63 else "-",
+        f"{text('logicalSectorSize')}/{text('physicalSectorSize')}",
+        f"{transport} {'rotating' if disk.get('rotational') else 'solid'}",
+        text("model"),
+        text("serial"),
+        "no: " + "; ".join(reasons) if reasons else "yes",
+    )

@@ -1,28 +1,32 @@
-"""Progress on stderr: a bar on a terminal, plain lines elsewhere (a serial console, a log)."""
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere (a serial console, a pipe, a log)."""
 
 import asyncio
 import contextlib
+import os
+import re
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol, TextIO
 
-from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
-
+from agent.cli.words import amounts, summary
+from agent.model.disks import printable
 from agent.model.events import DeployEvent, Finished, Noted, StageBegan, StageEnded
 from agent.model.stage import State
 from agent.model.status import Status
-from agent.units import format_duration, format_size
+from agent.units import format_duration
 
 LINE_SECONDS = 5.0
-REFRESH_SECONDS = 0.2
+# Who looks at a serial console later sees what stands there, too.
+REPEAT_SECONDS = 60.0
 
-Snapshot = Callable[[], Status]
+# Terminals that lack what a bar needs, or that stand for a line which is too slow for it.
+_PLAIN_TERMS = re.compile(r"|dumb|unknown|vt[0-9]+.*|ansi")
+_SERIAL_DEVICES = re.compile(r"/dev/(tty[A-Z]\w*|hvc\d+|hvsi\d+|ttysclp\d+|sclp_line\d+|xvc\d+|console)")
+
+Snapshot = Callable[[], Status | None]
+Standing = Callable[[], tuple[str, ...]]
 
 
 class Display(Protocol):
@@ -30,6 +34,9 @@ class Display(Protocol):
 
     def listen(self, event: DeployEvent) -> None:
         """Take an event of the deployment."""
+
+    def stand(self, standing: Standing) -> None:
+        """Show these lines from now on, as long as there are any. They are asked for again and again."""
 
     def following(self, snapshot: Snapshot) -> contextlib.AbstractAsyncContextManager[None]:
         """Show progress while the block runs."""
@@ -39,34 +46,39 @@ def show_progress(*, quiet: bool) -> Display:
     """The display that fits stderr."""
     if quiet:
         return _Quiet()
-    return _Bar() if sys.stderr.isatty() else Lines(sys.stderr)
+    if is_plain(sys.stderr, os.environ):
+        return Lines(sys.stderr)
+    from agent.cli.bar import Bar  # noqa: PLC0415 - rich is not for those who do not look
+
+    return Bar(sys.stderr, os.environ)
 
 
-def amounts(status: Status) -> str:
-    """Bytes, rate, remaining time and what is waited for, in words."""
-    progress = status.progress
-    done = format_size(progress.bytes_downloaded)
-    parts = [done if progress.bytes_total is None else f"{done} of {format_size(progress.bytes_total)}"]
-    if progress.rate > 0:
-        parts.append(f"{format_size(progress.rate)}/s")
-    if progress.eta is not None:
-        parts.append(f"{format_duration(progress.eta)} left")
-    if progress.waiting_on is not None:
-        parts.append(f"waiting on {progress.waiting_on}")
-    return ", ".join(parts)
+def is_plain(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether a stream is no terminal that a bar can be drawn on."""
+    if not stream.isatty() or _PLAIN_TERMS.fullmatch(environ.get("TERM", "")):
+        return True
+    try:
+        return is_serial(os.ttyname(stream.fileno()))
+    except (OSError, ValueError):
+        return False
 
 
-def summary(status: Status) -> str:
-    """The last line of a deployment that is done."""
-    seconds = (status.finished_at or status.updated_at) - status.started_at
-    where = status.disk["path"] if status.disk else "the disk"
-    size = format_size(status.progress.bytes_downloaded)
-    return f"done: {size} deployed to {where} in {format_duration(seconds)} ({status.checksum})"
+def is_serial(device: str) -> bool:
+    """Whether a terminal is a serial line, or one that somebody reads over such a line."""
+    return _SERIAL_DEVICES.fullmatch(device) is not None
+
+
+def nothing_stands() -> tuple[str, ...]:
+    """No lines."""
+    return ()
 
 
 class _Quiet:
     def listen(self, event: DeployEvent) -> None:
         del event
+
+    def stand(self, standing: Standing) -> None:
+        del standing
 
     @asynccontextmanager
     async def following(self, snapshot: Snapshot) -> AsyncIterator[None]:
@@ -74,34 +86,46 @@ class _Quiet:
         yield
 
 
-class _Follower:
+class Follower:
     """Calls `tick` at a steady pace while a block runs."""
 
     seconds = LINE_SECONDS
 
     def tick(self, snapshot: Snapshot) -> None:
+        """Show the progress now."""
         raise NotImplementedError
 
     @asynccontextmanager
     async def following(self, snapshot: Snapshot) -> AsyncIterator[None]:
+        """Tick while the block runs."""
+
         async def follow() -> None:
             while True:
                 await asyncio.sleep(self.seconds)
                 self.tick(snapshot)
 
+        failure: Exception | None = None
         async with asyncio.TaskGroup() as tasks:
             follower = tasks.create_task(follow())
             try:
                 yield
+            except Exception as error:  # noqa: BLE001 - the group would wrap what is the caller's
+                failure = error
             finally:
                 follower.cancel()
+        if failure is not None:
+            raise failure
 
 
-class Lines(_Follower):
+class Lines(Follower):
     """One line a stage, and one every few seconds while bytes flow."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
+        self._clock = clock
+        self._standing: Standing = nothing_stands
+        self._stood: tuple[str, ...] = ()
+        self._stood_at = 0.0
 
     def listen(self, event: DeployEvent) -> None:
         """Print stage changes, notes and the end."""
@@ -116,58 +140,25 @@ class Lines(_Follower):
                 if status.error is None:
                     self._print(summary(status))
 
+    def stand(self, standing: Standing) -> None:
+        """Print these lines now, when they change, and once in a while."""
+        self._standing = standing
+        self._stand()
+
     def tick(self, snapshot: Snapshot) -> None:
-        """Print the progress of the transfer."""
+        """Print the progress of the transfer, or what stands."""
         status = snapshot()
-        if status.state is State.WRITE:
+        if status is not None and status.state is State.WRITE:
             self._print(f"{status.percent:5.1f} % {amounts(status)}")
+        self._stand()
+
+    def _stand(self) -> None:
+        lines, now = self._standing(), self._clock()
+        if lines != self._stood or now - self._stood_at >= REPEAT_SECONDS:
+            self._stood, self._stood_at = lines, now
+            for line in lines:
+                self._print(line)
 
     def _print(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # a gone terminal must not fail a deploy
-            print(f"{time.strftime('%H:%M:%S')} {text}", file=self._stream, flush=True)
-
-
-class _Bar(_Follower):
-    seconds = REFRESH_SECONDS
-
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        self._live: Live | None = None
-
-    def listen(self, event: DeployEvent) -> None:
-        match event:
-            case StageEnded(stage, seconds, failed):
-                mark = "[red]✗[/]" if failed else "[green]✓[/]"
-                self._console.print(f"{mark} {stage.value:<10} {format_duration(seconds)}")
-            case Noted(text):
-                self._console.print(Text(f"  note: {text}", style="yellow"))
-            case Finished(status) if status.error is None:
-                self._console.print(Text(summary(status), style="bold"))
-            case _:
-                pass
-
-    def tick(self, snapshot: Snapshot) -> None:
-        if self._live is not None:
-            self._live.update(self._render(snapshot()), refresh=True)
-
-    @staticmethod
-    def _render(status: Status) -> Table:
-        table = Table.grid(padding=(0, 1))
-        stage = status.stages[-1].name if status.stages else status.message
-        table.add_row(
-            f"  {stage:<10}",
-            ProgressBar(total=100, completed=status.percent, width=30),
-            f"{status.percent:5.1f} %",
-            amounts(status) if status.state is State.WRITE else "",
-        )
-        return table
-
-    @asynccontextmanager
-    async def following(self, snapshot: Snapshot) -> AsyncIterator[None]:
-        with Live(console=self._console, auto_refresh=False, transient=True) as live:
-            self._live = live
-            try:
-                async with super().following(snapshot):
-                    yield
-            finally:
-                self._live = None
+            print(f"{time.strftime('%H:%M:%S')} {printable(text)}", file=self._stream, flush=True)

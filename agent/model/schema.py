@@ -35,9 +35,13 @@ from agent.model.url import MAX_URL_LENGTH
 Schema = dict[str, Any]
 
 WAITING_ON = ("network", "disk", "cpu")
+MAX_REVISION = 2**53 - 1
+"""The largest integer that every reader of JSON keeps (RFC 8259, section 6)."""
 REBOOT_STATES = ("disabled", "waiting", "due", "calledOff", "failed")
 # Faults of a job that have a code of their own, beside those of the error classes.
 _FAULT_CODES = ("checksum.type", "checksum.pair")
+# A host, or an absolute path; in the letter case that anybody may use.
+_URL = r"^(?:[Hh][Tt][Tt][Pp][Ss]?://[^/?#]|[Ff][Ii][Ll][Ee]:/)"
 _TIME = "RFC 3339, UTC, to the millisecond"
 
 
@@ -92,7 +96,9 @@ def _whole(pattern: re.Pattern[str]) -> str:
 def job_schema() -> Schema:
     """The job as it is posted. A null member counts as absent."""
     properties = {
-        "URL": _text("Where the image is: http, https, or file on the server itself.", MAX_URL_LENGTH),
+        "URL": _text(
+            "Where the image is: http, https, or file on the server itself.", MAX_URL_LENGTH, pattern=_URL
+        ),
         "type": _of("string", "What the file is; its content is compared with it.", enum=list(IMAGE_TYPES)),
         "checkSum": _nullable(_text("Digest of the file as downloaded, in hexadecimal digits.")),
         "checkSumType": _nullable(_of("string", enum=list(CHECKSUM_DIGITS))),
@@ -190,7 +196,7 @@ def status_schema() -> Schema:
         "disk": _nullable(_disk(required=["path", "size"])),
         "job": _of("object", "The job as posted, its secrets blanked."),
         "notes": _notes(),
-        "id": _nullable(_of("string", "The control plane's id of the job.")),
+        "id": _nullable(_of("string", "The id of the job: the control plane's, or one that the agent made.")),
         "revision": _revision(),
         "reboot": _nullable(_reboot()),
     }

@@ -1,11 +1,11 @@
-"""The status document: a frozen snapshot of a deployment, as clients and people read it."""
+"""The status document: a frozen snapshot of a deployment, as clients and people read it, and back from JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.model.stage import State
+from agent.model.stage import STAGES, State
 
 DOING, DONE, ERROR = "doing", "done", "error"
 
@@ -62,6 +62,11 @@ class Status:
         """`doing`, `done` or `error`: all that the seed API knew."""
         return {State.DONE: DONE, State.ERROR: ERROR}.get(self.state, DOING)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it is done or has failed."""
+        return self.state in (State.DONE, State.ERROR)
+
     def document(self) -> dict[str, Any]:
         """The JSON document; the first four members are the seed API's, the rest is ours."""
         progress = self.progress
@@ -97,3 +102,142 @@ def timestamp(seconds: float) -> str:
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
+
+
+# -- and back ------------------------------------------------------------------------------------------------
+
+# No counter of bytes and no number of seconds gets there; larger ones only blow texts up.
+_LIMIT = 2**63
+
+
+def read_status(document: Mapping[str, Any]) -> Status:
+    """Read what `Status.document` wrote; unknown members are passed over, a newer agent may have more.
+
+    A stage of an unknown name is kept in `stages`, and the state is `starting` while it is the last one.
+
+    Raises:
+        ValueError: a member is missing or is not what it has to be; the text names it.
+    """
+    member = _Members(document)
+    stages = tuple(_read_stage(item) for item in member.items("stages", dict))
+    return Status(
+        server_name=member.text("servername"),
+        state=_read_state(member.text("status"), stages),
+        message=member.text("message") or "",
+        checksum=member.text("checksum"),
+        percent=min(member.number("percent"), 100.0),
+        attempt=member.count("attempt"),
+        progress=Progress(
+            bytes_downloaded=member.count("bytesDownloaded"),
+            bytes_total=None if document.get("bytesTotal") is None else member.count("bytesTotal"),
+            bytes_written=member.count("bytesWritten"),
+            rate=member.number("rate"),
+            eta=None if document.get("eta") is None else member.number("eta"),
+            waiting_on=member.text("waitingOn"),
+        ),
+        started_at=member.time("startedAt"),
+        updated_at=member.time("updatedAt"),
+        finished_at=None if document.get("finishedAt") is None else member.time("finishedAt"),
+        stages=stages,
+        error=_read_error(member.table("error")),
+        disk=member.table("disk"),
+        job=member.table("job") or {},
+        notes=tuple(member.items("notes", str)),
+    )
+
+
+def read_timestamp(text: str) -> float:
+    """Seconds since the epoch of an RFC 3339 time.
+
+    Raises:
+        ValueError: it is none, or has no offset from UTC.
+    """
+    when = datetime.fromisoformat(text)
+    if when.tzinfo is None:
+        raise ValueError("a time without its offset from UTC")
+    try:
+        return when.astimezone(UTC).timestamp()
+    except OverflowError:
+        raise ValueError("a time outside of the calendar") from None
+
+
+class _Members:
+    """Typed access to the members of a decoded JSON object; null counts as absent."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self._document = document
+
+    def _get(self, key: str, *kinds: type) -> Any:
+        value = self._document.get(key)
+        if type(value) not in kinds:
+            raise _fault(key)
+        return value
+
+    def text(self, key: str) -> str | None:
+        value: str | None = self._get(key, str, type(None))
+        return value
+
+    def number(self, key: str) -> float:
+        value = self._get(key, int, float)
+        if not 0 <= value < _LIMIT:  # not a number either
+            raise _fault(key)
+        return float(value)
+
+    def count(self, key: str) -> int:
+        value: int = self._get(key, int)
+        if not 0 <= value < _LIMIT:
+            raise _fault(key)
+        return value
+
+    def time(self, key: str) -> float:
+        try:
+            return read_timestamp(self._get(key, str))
+        except ValueError:
+            raise _fault(key) from None
+
+    def table(self, key: str) -> dict[str, Any] | None:
+        value: dict[str, Any] | None = self._get(key, dict, type(None))
+        return value
+
+    def items(self, key: str, kind: type) -> list[Any]:
+        value: list[Any] = self._get(key, list)
+        if any(type(item) is not kind for item in value):
+            raise _fault(key)
+        return value
+
+
+def _fault(key: str) -> ValueError:
+    return ValueError(f"the member {key} of the status is missing or not what it has to be")
+
+
+def _read_stage(document: Mapping[str, Any]) -> StageTime:
+    member = _Members(document)
+    name = member.text("name")
+    if name is None:
+        raise _fault("stages")
+    seconds = None if document.get("seconds") is None else member.number("seconds")
+    return StageTime(name, member.time("startedAt"), seconds)
+
+
+def _read_state(status: str | None, stages: tuple[StageTime, ...]) -> State:
+    match status:
+        case "done":
+            return State.DONE
+        case "error":
+            return State.ERROR
+        case "doing":
+            return State(stages[-1].name) if stages and stages[-1].name in STAGES else State.STARTING
+        case _:
+            raise _fault("status")
+
+
+def _read_error(document: dict[str, Any] | None) -> dict[str, Any] | None:
+    if document is None:
+        return None
+    for key, kinds in {
+        **dict.fromkeys(("code", "blame", "message"), (str,)),
+        **dict.fromkeys(("detail", "hint"), (str, type(None))),
+    }.items():
+        if type(document.get(key)) not in kinds:
+            raise _fault(f"error.{key}")
+    return document

@@ -19,6 +19,7 @@ from agent.aio import run_blocking
 from agent.deploy.plan import policy_faults
 from agent.errors import JobInvalid
 from agent.model.job import Job, load_job
+from agent.model.schema import MAX_REVISION
 from agent.model.status import DONE
 from agent.service.auth import CALLER, Authenticator, authenticate
 from agent.service.board import Board, Subscription
@@ -165,7 +166,9 @@ class _Api:
     # -- the rest --------------------------------------------------------------------------------------------
 
     async def status(self, request: web.Request) -> web.StreamResponse:
-        since = _number(request, "since", 0, 2**53)
+        since = _number(request, "since", 0, MAX_REVISION)
+        if since is not None and not since.is_integer():
+            raise ApiError(400, "The query member since must be a whole number.", error_code="INVALID_QUERY")
         wait = _number(request, "wait", 0, 3600)
         if wait is not None and since is not None:
             await self._board.wait(int(since), min(wait, MAX_WAIT_SECONDS))

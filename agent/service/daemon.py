@@ -10,7 +10,6 @@ in the kernel with a dead disk cannot be waited for: then the process ends witho
 
 import argparse
 import asyncio
-import grp
 import os
 import resource
 import signal
@@ -135,7 +134,7 @@ async def _serve(config: Config, stall_seconds: float) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    journal = Journal(config.state.directory, config.service_name, _passing_group(config))
+    journal = Journal(_journal_directory(config), config.service_name)
     try:
         book, note = await journal.open()
         listeners = _listen(config)
@@ -170,14 +169,12 @@ def _listen(config: Config) -> "list[Listener]":
     return listeners
 
 
-def _passing_group(config: Config) -> int | None:
-    """The group that has to pass through the state's directory, because the socket is in it."""
-    group = config.api.socket_group
-    if group is None or Path(config.api.socket).parent != Path(config.state.directory):
-        return None
-    with suppress(KeyError):
-        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    return None  # the listener says that there is no such group
+def _journal_directory(config: Config) -> Path:
+    """The state's directory, or one below it where the socket is in it too: its group has to get at the socket, and
+    nobody at the journal.
+    """
+    directory = Path(config.state.directory)
+    return directory / "state" if directory == Path(config.api.socket).parent else directory
 
 
 def _raise_file_limit() -> None:

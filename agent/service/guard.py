@@ -49,8 +49,9 @@ class Limits:
     """The bounds of all listeners together. Times are seconds, sizes are bytes."""
 
     connections: int = 1024
-    reserved: int = 64
-    """Connections that only the Unix socket may take: the network cannot lock out who sits at the machine."""
+    reserved: int = 384
+    """Connections that only the Unix socket may take: the network cannot lock out who sits at the machine. Those of the
+    network hold about 290 KiB each, nearly all of it asyncio's buffers for TLS (measured)."""
     request_seconds: float = 30.0
     idle_seconds: float = 75.0
     answer_seconds: float = 60.0

@@ -67,6 +67,11 @@ class HandOver:
         self.state = HandOverState.WAITING if reboot.enabled else HandOverState.DISABLED
         self.reason: str | None = None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no reboot is to come."""
+        return self.state not in (HandOverState.WAITING, HandOverState.DUE)
+
     def see(self) -> None:
         """The control plane knows the outcome."""
         self._seen.set()

@@ -116,18 +116,16 @@ class Book:
 class Journal:
     """The journal of one server in one directory."""
 
-    def __init__(self, directory: str, server_name: str, group: int | None = None) -> None:
+    def __init__(self, directory: str | Path, server_name: str) -> None:
         """Nothing is touched yet.
 
         Args:
-            directory: is made with mode 0700 where it is missing.
+            directory: gets mode 0700, and is made where it is missing.
             server_name: whose jobs it holds; a journal of another server is foreign.
-            group: may pass through the directory to the socket in it (mode 0710), but not list or read it.
         """
         self._directory = Path(directory)
         self._path = self._directory / NAME
         self._server_name = server_name
-        self._group = group
         self._lock_fd: int | None = None
 
     async def open(self) -> tuple[Book, str | None]:
@@ -179,9 +177,7 @@ class Journal:
 
     def _prepare(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._group is not None:
-            os.chown(self._directory, -1, self._group)
-        self._directory.chmod(0o700 if self._group is None else 0o710)
+        self._directory.chmod(0o700)
         fd = os.open(self._directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

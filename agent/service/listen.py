@@ -193,7 +193,9 @@ def listen_tls(host: str, port: int, files: TlsFiles) -> Listener:
         sock.close()
         way_out = " (something else listens there)" if error.errno == errno.EADDRINUSE else ""
         raise ListenError(f"api.listen: cannot listen on {where}: {_words(error)}{way_out}") from error
-    return Listener(sock, where, local=False, certificates=certificates)
+    listener = Listener(sock, where, local=False, certificates=certificates)
+    listener.name = f"{host}:{listener.port}"
+    return listener
 
 
 def _tls_context(files: TlsFiles) -> ssl.SSLContext:

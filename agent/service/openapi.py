@@ -11,6 +11,7 @@ from agent import __version__
 from agent.errors import Fault, JobInvalid
 from agent.model.job import BAD_CHECKSUM_TYPE
 from agent.model.schema import (
+    MAX_REVISION,
     disks_schema,
     error_body_schema,
     idle_schema,
@@ -117,8 +118,7 @@ def _paths(service_name: str) -> dict[str, Any]:
                 "in": "path",
                 "required": True,
                 "description": "The name of this server.",
-                "schema": {"type": "string"},
-                "example": service_name,
+                "schema": {"type": "string", "enum": [service_name]},
             }
         ],
         "post": _post(service_name),
@@ -207,7 +207,9 @@ def _get_status(service_name: str) -> dict[str, Any]:
     )
     operation["parameters"] = [
         _query(
-            "since", "The revision that the client has.", {"type": "integer", "minimum": 0, "maximum": 2**53}
+            "since",
+            "The revision that the client has.",
+            {"type": "integer", "minimum": 0, "maximum": MAX_REVISION},
         ),
         _query("wait", "Seconds, at most 60 of them.", {"type": "number", "minimum": 0, "maximum": 3600}),
     ]

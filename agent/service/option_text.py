@@ -41,7 +41,7 @@ def example_toml() -> str:
     """The example file, every option in it commented out."""
     blocks = [_EXAMPLE_HEAD]
     section = ""
-    for option in _in_order():
+    for option in in_order():
         if option.section != section:
             section = option.section
             header = f"[[{section}]]" if section == "disk_group" else f"[{section}]"
@@ -51,7 +51,7 @@ def example_toml() -> str:
     return "\n".join(blocks)
 
 
-def _in_order() -> list[Option]:
+def in_order() -> list[Option]:
     """All options, the disk groups before the policy as in the design; tables never come twice."""
     before = next(index for index, option in enumerate(TABLE) if option.section == "policy")
     return [*TABLE[:before], *GROUP_TABLE, *TABLE[before:]]
@@ -71,7 +71,7 @@ def reference() -> str:
     """The options as Markdown tables, one for each TOML table."""
     parts = []
     section: str | None = None
-    for option in _in_order():
+    for option in in_order():
         if option.section != section:
             section = option.section
             heading = {"": "At the top", "disk_group": "`[[disk_group]]`"}.get(section, f"`[{section}]`")

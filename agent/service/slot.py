@@ -168,7 +168,10 @@ class Slot:
         return self.snapshot() or self._final
 
     def _is_over(self) -> bool:
-        return self.entry is not None and self.entry.phase in (Phase.FAILED, Phase.CLOSED)
+        """Whether clients have been told that nothing more will happen; the task may be a few steps from its end."""
+        if self.entry is None or self.entry.phase in (Phase.FAILED, Phase.CLOSED):
+            return self.entry is not None
+        return self._hand_over is not None and self._hand_over.is_over
 
     # -- what others do ----------------------------------------------------------------------------------
 

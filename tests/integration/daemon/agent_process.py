@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -62,7 +63,14 @@ class AgentProcess:
 
     @property
     def socket(self) -> Path:
-        return self.directory / "state" / "api.sock"
+        return self.directory / "api.sock"
+
+    @property
+    def url(self) -> str:
+        """Of the TLS listener, whose port the kernel chose."""
+        found = re.findall(r"127\.0\.0\.1:([1-9]\d*)", self.log)
+        assert found, self.log
+        return f"https://127.0.0.1:{found[-1]}"
 
     @property
     def journal(self) -> Path:

@@ -3,9 +3,17 @@
 from contextlib import ExitStack
 
 import pytest
+import trustme
 
 from tests.integration.daemon.agent_process import agent_process, make_disk
 from tests.integration.harness import make_image, run, serving
+
+TOKEN = "correct-horse-battery"
+APPLICATION_KEY, APPLICATION_SECRET, CONSUMER_KEY = (
+    "app-key",
+    "secret-of-the-application",
+    "key-of-the-consumer",
+)
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +80,40 @@ def frozen(tmp_path):
     if is_frozen:
         thaw()
     run("umount", "--lazy", where)
+
+
+@pytest.fixture(scope="session")
+def authority():
+    """A CA for everything that speaks TLS here."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def make_tls_agent(make_agent, authority, tmp_path):
+    """A function `make(**options)`: a running daemon that also listens on TLS and takes every kind of credential."""
+
+    def secret(name, text):
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        path.chmod(0o600)
+        return path
+
+    def make(**options):
+        cert = authority.issue_cert("127.0.0.1")
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        config = f"""
+[api]
+socket = "@SOCKET@"
+listen = "127.0.0.1:0"
+tls_cert = "{secret("tls.crt", cert.cert_chain_pems[0].bytes())}"
+tls_key = "{secret("tls.key", cert.private_key_pem.bytes())}"
+client_ca = "{tmp_path / "ca.pem"}"
+token_file = "{secret("token", TOKEN)}"
+[api.ovh]
+application_key = "{APPLICATION_KEY}"
+application_secret_file = "{secret("application", APPLICATION_SECRET)}"
+consumer_key_file = "{secret("consumer", CONSUMER_KEY)}"
+"""
+        return make_agent(config=config + options.pop("config", ""), **options).start()
+
+    return make

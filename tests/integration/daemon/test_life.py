@@ -221,6 +221,30 @@ def test_a_journal_that_cannot_be_written_accepts_nothing(make_agent, web, image
     assert what_is_on(disk, before) == "system"
 
 
+def test_a_group_gets_at_the_socket_beside_the_state_and_nobody_at_the_journal(make_agent, web, image):
+    agent = make_agent()
+    agent.directory.chmod(0o755)
+    config = (
+        f'[api]\nsocket = "@SOCKET@"\nsocket_group = "daemon"\n[state]\ndirectory = "{agent.directory}"\n'
+    )
+    path = agent.write_config()
+    kept = path.read_text().split("[state]")[0]
+    path.write_text(
+        f'{kept}{config}[[disk_group]]\nid = 1\ndisks = ["{agent.disks[0]}"]\n'.replace(
+            "@SOCKET@", str(agent.socket)
+        )
+    )
+    agent.write_config = lambda: path  # type: ignore[method-assign]
+    agent.start()
+    agent.post(job(web.url, image.sha256))
+    agent.wait_for("done")
+    assert agent.socket.group() == "daemon"
+    assert agent.socket.stat().st_mode & 0o777 == 0o660
+    journal = agent.directory / "state" / "journal.json"
+    assert journal.stat().st_mode & 0o777 == 0o600
+    assert journal.parent.stat().st_mode & 0o777 == 0o700
+
+
 # -- ends that take their time --------------------------------------------------------------------------------
 
 

@@ -14,11 +14,6 @@ from tests.integration.harness import assert_complete, assert_nothing_boots, job
 TOKEN = "t0ken-of-the-control-plane"
 
 
-@pytest.fixture(scope="module")
-def authority():
-    return trustme.CA()
-
-
 @pytest.fixture
 def plane(authority):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,6 +1,7 @@
 """What hostile and clumsy clients can do to the listeners, over real sockets, with small limits."""
 
 import asyncio
+import resource
 
 import pytest
 
@@ -33,6 +34,17 @@ async def closes(reader: asyncio.StreamReader) -> bytes:
         return await closed(reader)
 
 
+@pytest.fixture
+def many_descriptors():
+    """Both ends of 2,000 connections are in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_descriptors")
 async def test_two_thousand_connections_leave_the_limit_and_a_server_that_answers(start):
     limits = Limits(connections=300, reserved=10, request_seconds=FOREVER)
     async with start(limits=limits) as site:

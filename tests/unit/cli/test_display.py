@@ -3,11 +3,13 @@ import dataclasses
 import io
 import re
 
-from agent.cli.display import Lines, amounts, show_progress, summary
+from agent.cli.bar import Bar
+from agent.cli.display import REPEAT_SECONDS, Lines, is_plain, is_serial, show_progress
+from agent.cli.words import amounts, summary
 from agent.errors import ImageDownload
 from agent.model.events import Finished, Noted, StageBegan, StageEnded
 from agent.model.stage import State
-from agent.model.status import Progress, Status
+from agent.model.status import Progress, StageTime, Status
 from agent.units import GiB, MiB
 
 STATUS = Status(
@@ -81,6 +83,43 @@ def test_a_console_that_went_away_fails_nothing():
     lines.listen(Noted("nobody reads this"))
 
 
+def test_what_stands_is_printed_when_it_changes_and_once_in_a_while():
+    now = [1000.0]
+    stream = io.StringIO()
+    lines = Lines(stream, clock=lambda: now[0])
+    lines.stand(lambda: ("waiting",))
+    for _ in range(5):
+        now[0] += 5
+        lines.tick(lambda: None)
+    assert printed(stream) == ["waiting"]
+    now[0] += REPEAT_SECONDS
+    lines.tick(lambda: None)
+    assert printed(stream) == ["waiting"] * 2
+    lines.stand(lambda: ("error: x", "hint: y"))
+    lines.stand(lambda: ())
+    lines.tick(lambda: None)
+    assert printed(stream)[2:] == ["error: x", "hint: y"]
+
+
+def test_notes_hold_nothing_that_a_terminal_obeys():
+    stream = io.StringIO()
+    Lines(stream).listen(Noted("redirected to \x1b]0;x\x07"))
+    assert printed(stream) == ["note: redirected to ?]0;x?"]
+
+
+SERIAL = ("/dev/ttyS0", "/dev/ttyAMA0", "/dev/ttyUSB1", "/dev/hvc0", "/dev/ttysclp0", "/dev/console")
+SCREENS = ("/dev/tty1", "/dev/tty", "/dev/pts/3")
+
+
+def test_serial_lines_are_known_by_their_device():
+    assert [device for device in SERIAL if not is_serial(device)] == []
+    assert [device for device in SCREENS if is_serial(device)] == []
+
+
+def test_a_pipe_is_no_terminal():
+    assert is_plain(io.StringIO(), {"TERM": "xterm"})
+
+
 async def test_quiet_says_nothing(capsys):
     display = show_progress(quiet=True)
     display.listen(Noted("x"))
@@ -91,11 +130,6 @@ async def test_quiet_says_nothing(capsys):
 
 async def test_a_bar_on_a_terminal(monkeypatch):
     """Stages that are over stay on the screen; the bar itself does not."""
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
@@ -107,9 +141,42 @@ async def test_a_bar_on_a_terminal(monkeypatch):
         display.listen(Noted("a note [with brackets]"))
         display.listen(StageEnded(State.VERIFY, 1, failed=True))
     display.listen(Finished(STATUS))
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
+    text = drawn(terminal)
     assert " 41.3 %" in text
     assert re.search(r"✓ write +3\.0 s", text)
     assert "note: a note [with brackets]" in text
     assert re.search(r"✗ verify +1\.0 s", text)
     assert text.rstrip().endswith(summary(STATUS))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def drawn(terminal: io.StringIO) -> str:
+    """What was drawn, without the sequences that move the cursor."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
+
+
+async def test_what_stands_is_below_the_bar_and_cannot_steer_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    terminal = Terminal()
+    bar = Bar(terminal, {"TERM": "xterm"}, clock=lambda: 1004.0)
+    bar.seconds = 0.01
+    standing = [("rebooting to disk in [bold]42 s[/bold]",)]
+    bar.stand(lambda: standing[0])
+    stages = (StageTime("verify", 1000.0, None),)
+    status = [dataclasses.replace(STATUS, state=State.VERIFY, stages=stages), None]
+    async with bar.following(lambda: status[0]):
+        await asyncio.sleep(0.1)
+        bar.listen(Noted("\x1b]0;x\x07[red]"))
+        status.pop(0)
+        standing[0] = ("error: it failed", "hint: do something")
+        await asyncio.sleep(0.1)
+    text = drawn(terminal)
+    assert re.search(r"verify +━+ +41\.3 % 4\.0 s *\n *rebooting to disk in \[bold\]42 s\[/bold\]", text)
+    assert "note: ?]0;x?[red]" in text
+    assert "error: it failed" in text
+    assert "hint: do something" in text
+    assert "\x1b]0" not in terminal.getvalue()

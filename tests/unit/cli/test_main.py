@@ -2,9 +2,12 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
+from agent.cli.commands import COMMANDS
 from agent.cli.main import main, make_parser
 from agent.units import MiB
 
@@ -38,7 +41,7 @@ def test_the_version(byoi):
     assert re.fullmatch(r"byoi \d+\.\d+\.\d+\n", out)
 
 
-@pytest.mark.parametrize("command", [(), ("write",), ("disks",)])
+@pytest.mark.parametrize("command", [(), *((command.name,) for command in COMMANDS)])
 def test_help_tells_the_exit_statuses_and_fits_a_console(byoi, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     status, out, _ = byoi(*command, "--help")
@@ -51,10 +54,10 @@ def test_the_examples_can_be_pasted():
     """Each line of an example that goes on says so."""
     for line in make_parser().format_help().splitlines():
         assert not line.endswith("--disk")
-    from agent.cli import write
-
-    examples = write.EXAMPLES.replace("\\\n", "").splitlines()[1:]
-    assert all(line.split()[:2] == ["byoi", "write"] for line in examples if line)
+    for command in COMMANDS:
+        examples = command.examples.replace("\\\n", "").splitlines()
+        assert examples
+        assert all(line.split()[:2] == ["byoi", command.name] for line in examples)
 
 
 USAGE = {
@@ -140,3 +143,37 @@ def test_disks_lists_the_machine(byoi):
     status, out, _ = byoi("disks")
     assert status == 0
     assert out.split()[:3] == ["group", "disk", "size"]
+
+
+HEAVY = (
+    "aiohttp",
+    "rich",
+    "structlog",
+    "parted",
+    "pyudev",
+    "pycdlib",
+    "isal",
+    "zstandard",
+    "agent.deploy",
+    "shtab",
+)
+
+
+@pytest.mark.parametrize(
+    "command", [("--help",), ("status",), ("status", "--watch"), ("deploy", "--url", "x"), ("cancel",)]
+)
+def test_commands_that_only_ask_start_light(command):
+    """A person at a console waits for each of these modules, at every call."""
+    code = (
+        "import sys; from agent.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print('loaded:', *(name for name in sys.modules))"
+    )
+    environment = {"BYOI_SOCKET": "/nonexistent.sock", "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, check=True, env=environment
+    )
+    loaded = done.stdout.rpartition("loaded:")[2].split()
+    assert "agent.cli.main" in loaded
+    assert [name for name in HEAVY if name in loaded] == []

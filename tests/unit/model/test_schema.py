@@ -92,7 +92,7 @@ PAIRS = nested(
 )
 DRIVES = nested(
     documents(
-        enable=mostly(True, False),
+        enable=mostly(True, False),  # noqa: FBT003
         hostname=mostly("web1.example.net", "a" * 63, "1"),
         sshKey=mostly(KEY, f"# one\n{KEY}\n\n{KEY}"),
         userData=mostly("", "#!/bin/sh\r\n"),

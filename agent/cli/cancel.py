@@ -1,0 +1,66 @@
+"""`byoi cancel`: the DELETE, waited for."""
+
+import argparse
+import asyncio
+import sys
+import time
+
+from agent.cli.client import Client, socket_path
+from agent.cli.deploy import server_name
+from agent.cli.failures import Refused
+from agent.cli.interrupt import cancel_on_signals
+from agent.cli.output import EXIT_CANCELLED, EXIT_DONE
+from agent.cli.words import NO_DEPLOYMENT, stage_name
+from agent.model.disks import printable
+from agent.model.stage import State
+from agent.model.status import Status
+
+RETRY_SECONDS = 1.0
+# A disk that hangs in a write can hold a deployment for minutes; the daemon says so in its answers.
+PATIENCE_SECONDS = 300.0
+
+_CANCELLED = (
+    "The deployment is cancelled and its state erased; the server stays in its rescue system. "
+    "A disk that was being written holds no bootable system now."
+)
+_ERASED = "The state of the failed deployment is erased."
+_CALLED_OFF = "The state is erased, and no reboot follows. The disk holds the deployed system."
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Carry `byoi cancel` out."""
+    client = Client(socket_path(options.socket))
+    cancel_on_signals()
+    report = await client.report()
+    if report.status is None:
+        print(NO_DEPLOYMENT)
+        return EXIT_DONE
+    if not report.status.is_over:
+        _say(f"cancelling in stage {stage_name(report.status)}, at {report.status.percent:.1f} %")
+    try:
+        await _cancel(client, server_name(client, report))
+    except asyncio.CancelledError:
+        _say("The cancellation goes on without this command.")
+        return EXIT_CANCELLED
+    print(_outcome(report.status))
+    return EXIT_DONE
+
+
+async def _cancel(client: Client, name: str) -> None:
+    began = time.monotonic()
+    while True:
+        try:
+            return await client.cancel(name)
+        except Refused as refused:
+            if refused.http_status != 503 or time.monotonic() - began > PATIENCE_SECONDS:
+                raise
+            _say(refused.message)
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+def _outcome(before: Status) -> str:
+    return {State.DONE: _CALLED_OFF, State.ERROR: _ERASED}.get(before.state, _CANCELLED)
+
+
+def _say(text: str) -> None:
+    print(printable(text), file=sys.stderr)

@@ -1,0 +1,165 @@
+"""A client of the daemon's Unix socket: one request a connection, no library to wait for at every start.
+
+The answer is read to its end by asyncio, so that every wait can be cancelled, and taken apart by http.client.
+"""
+
+import asyncio
+import contextlib
+import errno
+import grp
+import http.client
+import io
+import json
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+from agent.cli.commands import DEFAULT_SOCKET, SOCKET_VARIABLE
+from agent.cli.failures import BadAnswer, Refused, Unreachable
+from agent.cli.report import Report, read_report
+from agent.units import KiB, MiB
+
+ANSWER_SECONDS = 30.0
+# A job of the largest size over a busy machine.
+POST_SECONDS = 60.0
+# The daemon itself gives a cancellation 30 s before it says what it waits for.
+CANCEL_SECONDS = 60.0
+MAX_ANSWER_BYTES = 16 * MiB
+
+
+def socket_path(option: str | None) -> str:
+    """The socket to use: that of --socket, of the environment, or the default one."""
+    return option or os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET
+
+
+class Client:
+    """Calls the daemon on one socket. Every method raises ClientError."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    async def report(self, since: int | None = None, wait: float = 0.0) -> Report:
+        """The status; with `since`, waits so many seconds for another revision than that."""
+        query = "" if since is None else f"?since={since}&wait={wait:g}"
+        document = await self.call("GET", f"/v1/status{query}", seconds=ANSWER_SECONDS + wait)
+        try:
+            return read_report(document)
+        except ValueError as error:
+            raise BadAnswer(self.path, str(error)) from None
+
+    async def deploy(self, server_name: str, job: bytes) -> None:
+        """Post a job, as JSON."""
+        await self.call("POST", _route(server_name), job, seconds=POST_SECONDS)
+
+    async def cancel(self, server_name: str) -> None:
+        """Cancel and erase the deployment; Refused with status 503 while it does not stop."""
+        await self.call("DELETE", _route(server_name), seconds=CANCEL_SECONDS)
+
+    async def disks(self) -> Mapping[str, Any]:
+        """The inventory and the disk groups."""
+        document = await self.call("GET", "/v1/disks")
+        if not isinstance(document, dict) or not isinstance(document.get("disks"), list):
+            raise BadAnswer(self.path, "it answers no inventory")
+        return document
+
+    async def call(
+        self, method: str, target: str, body: bytes | None = None, *, seconds: float = ANSWER_SECONDS
+    ) -> Any:
+        """One request; returns the decoded JSON of the answer."""
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await _exchange(self.path, _request(method, target, body))
+        except TimeoutError:
+            raise Unreachable(f"byoi-agent did not answer on {self.path} within {seconds:.0f} s") from None
+        except OSError as error:
+            raise _unreachable(self.path, error) from None
+        status, content = self._take_apart(method, answer)
+        try:
+            document = json.loads(content)
+        except (ValueError, RecursionError):
+            raise BadAnswer(self.path, "it does not answer in JSON") from None
+        if not 200 <= status < 300:
+            raise Refused(status, document if isinstance(document, dict) else {})
+        return document
+
+    def _take_apart(self, method: str, answer: bytes) -> tuple[int, bytes]:
+        if not answer:
+            # The daemon went away before it answered: it stops, or was killed.
+            raise Unreachable(f"byoi-agent closed the connection on {self.path} without an answer")
+        response = http.client.HTTPResponse(cast("socket.socket", _Received(answer)), method=method)
+        try:
+            response.begin()
+            return response.status, response.read()
+        except http.client.IncompleteRead:
+            raise Unreachable(f"byoi-agent went away on {self.path} while it answered") from None
+        except (http.client.HTTPException, ValueError) as error:
+            raise BadAnswer(self.path, f"it does not speak HTTP ({type(error).__name__})") from None
+
+
+class _Received:
+    """Bytes in the place of a socket, as http.client reads one."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self._data)
+
+
+def _route(server_name: str) -> str:
+    return f"/dedicated/server/{quote(server_name, safe='')}/bringYourOwnImage"
+
+
+def _request(method: str, target: str, body: bytes | None) -> bytes:
+    head = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close", "Accept: application/json"]
+    if body is not None:
+        head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*head, "", ""]).encode("ascii") + (body or b"")
+
+
+async def _exchange(path: str, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        writer.write(request)
+        with contextlib.suppress(ConnectionError):  # it may answer, and refuse the rest of a body
+            await writer.drain()
+        answer = bytearray()
+        while chunk := await reader.read(64 * KiB):
+            answer += chunk
+            if len(answer) > MAX_ANSWER_BYTES:
+                raise OSError(errno.EMSGSIZE, "its answer is too long")
+        return bytes(answer)
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def _unreachable(path: str, error: OSError) -> Unreachable:
+    start = "Start it with `systemctl start byoi-agent`, or name its socket with --socket PATH."
+    match error:
+        case FileNotFoundError():
+            return Unreachable(f"byoi-agent is not running: there is no socket {path}", start)
+        case ConnectionRefusedError():
+            return Unreachable(f"byoi-agent is not running: nobody listens on {path}", start)
+        case PermissionError():
+            return Unreachable(
+                f"the socket {path} is not open to this user",
+                f"Be root or a member of the group {_group(path)}.",
+            )
+        case ConnectionError():
+            return Unreachable(f"byoi-agent went away on {path} before it answered", start)
+        case _:
+            reason = error.strerror or str(error)
+            return Unreachable(f"byoi-agent cannot be asked on {path}: {reason}", start)
+
+
+def _group(path: str) -> str:
+    """The group that may use a socket; behind a closed directory only that of the directory can be known."""
+    for candidate in (Path(path), Path(path).parent):
+        with contextlib.suppress(OSError, KeyError):
+            return grp.getgrgid(candidate.stat().st_gid).gr_name
+    return "of the socket (api.socket_group in agent.toml)"

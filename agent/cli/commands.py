@@ -1,0 +1,186 @@
+"""The commands of `byoi`: names, help, options. Help, man pages and completion are made from these.
+
+What a command does is in a module of its own, `agent.cli.NAME`, which is imported when it is run: `byoi status`
+should not wait for an HTTP client and four decoders.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.cli.job_options import add_job_options
+from agent.units import parse_size
+
+DEFAULT_SOCKET = "/run/byoi-agent/api.sock"
+SOCKET_VARIABLE = "BYOI_SOCKET"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command. `examples` are lines that can be pasted."""
+
+    name: str
+    help: str
+    description: str
+    examples: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _add_group_option(target: argparse._ActionsContainer) -> None:
+    target.add_argument(
+        "--disk-group", type=int, metavar="N", help="the first disk of group N (0: the default group)"
+    )
+
+
+def _add_socket_option(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        help=f"the socket of byoi-agent (default: ${SOCKET_VARIABLE}, else {DEFAULT_SOCKET})",
+    )
+
+
+def _write_options(parser: argparse.ArgumentParser) -> None:
+    add_job_options(parser)
+    target = parser.add_argument_group("where to")
+    target.add_argument(
+        "--disk", metavar="PATH", help="a whole disk, or a regular file that stands in for one"
+    )
+    target.add_argument(
+        "--size", type=_size, help="make --disk a new sparse file of this size (20G is 20 GiB)"
+    )
+    _add_group_option(target)
+    target.add_argument(
+        "--firmware",
+        choices=("auto", "uefi", "bios"),
+        default="auto",
+        help="what the server boots with (default: auto)",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--dry-run", action="store_true", help="show the plan and what would be refused; write nothing"
+    )
+    how.add_argument(
+        "--json", action="store_true", help="print the final status (or the plan) as JSON on stdout"
+    )
+    how.add_argument(
+        "--ca-file", metavar="FILE", help="trust these certificates for https instead of the system's"
+    )
+    how.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    how.add_argument("--verbose", action="store_true", help="log to stderr")
+
+
+def _deploy_options(parser: argparse.ArgumentParser) -> None:
+    add_job_options(parser)
+    _add_group_option(parser.add_argument_group("where to"))
+    how = parser.add_argument_group("how")
+    how.add_argument("--watch", action="store_true", help="follow the deployment to its end")
+    how.add_argument("--json", action="store_true", help="print the status as JSON on stdout")
+    how.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    _add_socket_option(how)
+
+
+def _status_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--watch", action="store_true", help="follow the deployment to its end; wait for one if there is none"
+    )
+    parser.add_argument(
+        "--forever",
+        action="store_true",
+        help="with --watch: follow one deployment after another, for consoles",
+    )
+    parser.add_argument("--json", action="store_true", help="print the status as JSON on stdout")
+    _add_socket_option(parser)
+
+
+def _cancel_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print errors as JSON on stdout")
+    _add_socket_option(parser)
+
+
+def _disks_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    _add_socket_option(parser)
+
+
+COMMANDS = (
+    Command(
+        name="write",
+        help="deploy an image to a disk or a file",
+        description="""\
+Deploy an image to a disk, here and now: it is streamed, hashed and written in one pass, and the disk becomes
+bootable in the last write, once the checksum is right. Everything on the disk is lost. Nothing is written
+before all checks that need no writing have passed; --dry-run ends there and shows the plan.
+""",
+        examples="""\
+  byoi write job.json --disk /dev/sda
+  byoi write job.json --disk disk.img --size 20G --dry-run
+  byoi write --url https://images.example.net/debian.raw --type raw --checksum sha256:9f86d0... \\
+      --hostname web1 --ssh-key ~/.ssh/id_ed25519.pub --user-data setup.sh \\
+      --disk /dev/disk/by-id/wwn-0x5000c500a0b1c2d3
+""",
+        add_options=_write_options,
+    ),
+    Command(
+        name="deploy",
+        help="hand a job to byoi-agent",
+        description="""\
+Hand a job to the byoi-agent of this machine, which deploys it as it would for its control plane: it goes on
+without this command, survives a restart of the agent, and reboots the server at the end where that is
+configured. Interrupting --watch leaves the deployment alone.
+""",
+        examples="""\
+  byoi deploy job.json --watch
+  byoi deploy --url https://images.example.net/debian.raw --type raw --hostname web1 --disk-group 2
+""",
+        add_options=_deploy_options,
+    ),
+    Command(
+        name="status",
+        help="show the deployment of byoi-agent",
+        description="""\
+Show what byoi-agent is doing: stage, percent, bytes, rate, what is waited for, and in the end the error with
+what to do about it. Without --watch the exit status tells only whether the agent could be asked.
+""",
+        examples="""\
+  byoi status
+  byoi status --watch
+  byoi status --json | jq .percent
+""",
+        add_options=_status_options,
+    ),
+    Command(
+        name="cancel",
+        help="cancel the deployment of byoi-agent and erase its state",
+        description="""\
+Cancel the running deployment and wait until it has stopped, erase the state of one that is over, and call a
+pending reboot off: the server stays in its rescue system. A disk that was not committed yet is left
+unbootable.
+""",
+        examples="""\
+  byoi cancel
+""",
+        add_options=_cancel_options,
+    ),
+    Command(
+        name="disks",
+        help="list the disks and disk groups of this machine",
+        description="""\
+List the disks with the group that diskGroupId names, and the reasons why a disk cannot be written. Groups
+are made of like disks (transport, rotation, size, model) and numbered in an order that does not depend on
+how the kernel found them. Where byoi-agent runs, it is asked: its configuration may make groups of its own.
+""",
+        examples="""\
+  byoi disks
+  byoi disks --json
+""",
+        add_options=_disks_options,
+    ),
+)

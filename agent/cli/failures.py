@@ -1,0 +1,86 @@
+"""How a call to the daemon fails: for people, and as the error body of the API."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent.cli.output import EXIT_FAILED, EXIT_USAGE, print_failure, print_faults, print_json
+from agent.errors import Fault
+
+
+class ClientError(Exception):
+    """What came of a call that failed: for people, and as the error body of the API."""
+
+    exit_status = EXIT_FAILED
+
+    def __init__(self, message: str, hint: str = "", *, error_class: str, code: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.faults: tuple[Fault, ...] = ()
+        self.document: Mapping[str, Any] = {
+            "class": error_class,
+            "message": message,
+            "errorCode": code,
+            "details": {"hint": hint} if hint else {},
+        }
+
+
+class Unreachable(ClientError):
+    """Nobody answers on the socket; a daemon that starts again may do so later."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint, error_class="Client::Unreachable", code="AGENT_UNREACHABLE")
+
+
+class BadAnswer(ClientError):
+    """What answers is no byoi-agent, or one of another version."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"what answers on {path} is no byoi-agent of this version: {reason}",
+            "Use the byoi command that came with the agent, and restart an agent that was updated.",
+            error_class="Client::BadAnswer",
+            code="BAD_ANSWER",
+        )
+
+
+class Refused(ClientError):
+    """The daemon answered with an error."""
+
+    def __init__(self, http_status: int, document: Mapping[str, Any]) -> None:
+        message, code = document.get("message"), document.get("errorCode")
+        super().__init__(
+            message if isinstance(message, str) and message else f"byoi-agent refused it ({http_status})",
+            error_class="",
+            code=code if isinstance(code, str) else "",
+        )
+        details = document.get("details")
+        details = details if isinstance(details, dict) else {}
+        self.http_status = http_status
+        self.document = document
+        self.faults = _read_faults(details.get("faults"))
+        hint = details.get("hint")
+        self.hint = hint if isinstance(hint, str) else ""
+        if http_status in (400, 413, 422):
+            self.exit_status = EXIT_USAGE
+        elif http_status == 409 and not self.hint:
+            self.hint = "`byoi status` shows what runs, `byoi cancel` cancels it."
+
+
+def _read_faults(items: object) -> tuple[Fault, ...]:
+    found = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    return tuple(
+        Fault(str(item.get("path") or ""), item["message"])
+        for item in found
+        if isinstance(item.get("message"), str)
+    )
+
+
+def print_client_error(error: ClientError, *, as_json: bool) -> None:
+    """Tell it on stderr; the error body as JSON also on stdout, where it cannot be taken for a status."""
+    if error.faults:
+        print_faults(error.message, error.faults)
+    else:
+        print_failure({"message": error.message, "hint": error.hint})
+    if as_json:
+        print_json(error.document)

@@ -1,0 +1,167 @@
+"""The job as options of a command: for `byoi write` and `byoi deploy` alike."""
+
+import argparse
+import errno
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from agent.errors import Fault, JobInvalid
+from agent.model.job import MAX_JOB_BYTES
+
+
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    """JOB.json, and the options that make a job without a document."""
+    parser.add_argument("job", nargs="?", metavar="JOB.json", help="the job document; - reads it from stdin")
+    job = parser.add_argument_group("the job, without a document")
+    job.add_argument("--url", help="http:, https: or file: URL of the image, or a path")
+    job.add_argument("--type", help="qcow2, raw or ova")
+    job.add_argument(
+        "--checksum", metavar="TYPE:HEX", help="md5, sha1, sha256 or sha512 of the file behind the URL"
+    )
+    job.add_argument(
+        "--header", action="append", metavar="NAME:VALUE", help="HTTP header; @FILE reads lines of them"
+    )
+    job.add_argument(
+        "--efi-bootloader", metavar="PATH", help=r"must exist on the ESP, such as \EFI\debian\grubx64.efi"
+    )
+    job.add_argument(
+        "--config-drive", action="store_true", help="write a config drive even with nothing to put on it"
+    )
+    job.add_argument("--hostname", help="host name, by the config drive")
+    job.add_argument(
+        "--ssh-key", action="append", metavar="FILE", help="public SSH keys, by the config drive"
+    )
+    job.add_argument("--user-data", metavar="FILE", help="user data for cloud-init, byte for byte")
+    job.add_argument("--vendor-data", metavar="FILE", help="vendor data (JSON) for cloud-init")
+    job.add_argument("--network-data", metavar="FILE", help="network data (JSON) for cloud-init")
+    job.add_argument(
+        "--meta", action="append", metavar="KEY=VALUE", help="a metadata entry of the config drive"
+    )
+
+
+_JOB_OPTIONS = (
+    "url", "type", "checksum", "header", "efi_bootloader", "config_drive", "hostname", "ssh_key", "user_data",
+    "vendor_data", "network_data", "meta",
+)  # fmt: skip
+
+
+def job_text(options: argparse.Namespace) -> bytes:
+    """The job as JSON: the document as it is given, unread, or one made of the options. Blocking.
+
+    Raises:
+        JobInvalid: neither is given, or both, or a file that an option names cannot be used.
+    """
+    if options.job is None:
+        return _encoded(_document(options))
+    given = [name for name in _JOB_OPTIONS if getattr(options, name)]
+    if given:
+        raise usage("--" + given[0].replace("_", "-"), "goes with --url, not with a job document")
+    return _read(options.job, "JOB.json")
+
+
+def usage(option: str, message: str) -> JobInvalid:
+    """The error for an option that cannot be used."""
+    return JobInvalid([Fault(option, message)])
+
+
+def _encoded(document: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(document, ensure_ascii=False).encode()  # as short as can be: the length is bounded
+    except UnicodeEncodeError:
+        return json.dumps(
+            document
+        ).encode()  # words that were no UTF-8: a fault of the job, told as all others
+
+
+def _document(options: argparse.Namespace) -> dict[str, Any]:
+    if options.url is None:
+        raise usage("JOB.json", "give a job document, or --url and --type")
+    algorithm, _, digest = (options.checksum or "").partition(":")
+    wants_drive = any(getattr(options, name) for name in _JOB_OPTIONS[5:])
+    keys = [_read(path, "--ssh-key").decode(errors="replace").strip() for path in options.ssh_key or ()]
+    drive = {
+        "enable": True,
+        "hostname": options.hostname,
+        "sshKey": "\n".join(keys) or None,
+        "userData": _text(options.user_data, "--user-data"),
+        "vendorData": _json(options.vendor_data, "--vendor-data"),
+        "networkData": _json(options.network_data, "--network-data"),
+        "userMetadatas": [_pair(item, "=", "--meta") for item in options.meta or ()] or None,
+    }
+    return {
+        "URL": _url(options.url),
+        "type": options.type,
+        "checkSum": digest or None,
+        "checkSumType": algorithm or None,
+        "efiBootloaderPath": options.efi_bootloader,
+        "httpHeader": [_pair(line, ":", "--header") for line in _header_lines(options.header or ())] or None,
+        "configdrive": drive if wants_drive else None,
+    }
+
+
+def _url(text: str) -> str:
+    """A path is as good as a file: URL here, where a person types it."""
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text) and Path(text).exists():
+        return Path(text).absolute().as_uri()
+    return text
+
+
+def _header_lines(items: list[str] | tuple[str, ...]) -> Iterator[str]:
+    for item in items:
+        if item.startswith("@"):
+            # A secret on the command line is seen by every user of the machine; in a file it is not.
+            yield from (
+                line
+                for line in _read(item[1:], "--header").decode(errors="replace").splitlines()
+                if line.strip()
+            )
+        else:
+            yield item
+
+
+def _pair(text: str, separator: str, option: str) -> dict[str, str]:
+    key, found, value = text.partition(separator)
+    if not found:
+        raise usage(option, f"expected NAME{separator}VALUE")
+    return {"key": key.strip(), "value": value.strip() if separator == ":" else value}
+
+
+def _text(path: str | None, option: str) -> str | None:
+    if path is None:
+        return None
+    try:
+        return _read(path, option).decode()
+    except UnicodeDecodeError as error:
+        raise usage(
+            option, f"{path} is not UTF-8 at byte {error.start}, which the job's JSON cannot carry"
+        ) from None
+
+
+def _json(path: str | None, option: str) -> Any:
+    text = _text(path, option)
+    try:
+        return None if text is None else json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise usage(option, f"{path} is not JSON: {error}") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} stands in it")
+
+
+def _read(path: str, option: str) -> bytes:
+    try:
+        if path == "-":
+            return sys.stdin.buffer.read(MAX_JOB_BYTES + 1)
+        with Path(path).open("rb") as file:
+            return file.read(MAX_JOB_BYTES + 1)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno == errno.ENOENT:
+            reason = "there is no such file"
+        raise usage(option, f"{path}: {reason}") from None

@@ -1,0 +1,263 @@
+"""Manual pages and shell completion, made from the definitions of the options: `python -m agent.cli.manual DIR`.
+
+Run when the package is built. shtab is needed here and nowhere else.
+"""
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import shtab
+
+from agent import __version__
+from agent.cli.commands import DEFAULT_SOCKET, SOCKET_VARIABLE
+from agent.cli.main import make_parser as make_byoi
+from agent.cli.roff import Page, bold, escape, italic
+from agent.service.config import DEFAULT_PATH
+from agent.service.daemon import make_parser as make_agent
+from agent.service.option_text import in_order, plain, toml
+from agent.service.options import SECTION_HELP, Option
+
+# Options whose value is a path: completion offers files for them.
+_PATH_METAVARS = ("FILE", "PATH", "JOB.json")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write all files below a directory."""
+    parser = argparse.ArgumentParser(prog="agent.cli.manual", description="Write man pages and completion.")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="where to; man/ and completion/ are made")
+    directory: Path = parser.parse_args(arguments).directory
+    for name, text in files(date=_date()).items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+def _date() -> str:
+    """Of the release where the builder gives it (reproducible-builds.org/specs/source-date-epoch), else today."""
+    return time.strftime("%Y-%m-%d", time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())))
+
+
+def files(*, date: str) -> dict[str, str]:
+    """Every file by its name: man pages, and completion for bash and zsh."""
+    found = {
+        "man/byoi.1": byoi_page(date),
+        "man/byoi-agent.8": agent_page(date),
+        "man/agent.toml.5": config_page(date),
+    }
+    for parser in (make_byoi(), make_agent()):
+        for action in _all_actions(parser):
+            if action.metavar in _PATH_METAVARS:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+        found[f"completion/{parser.prog}.bash"] = shtab.complete(parser, "bash")
+        found[f"completion/_{parser.prog}"] = shtab.complete(parser, "zsh")
+    return found
+
+
+# -- pages -----------------------------------------------------------------------------------------------------
+
+
+def byoi_page(date: str) -> str:
+    """byoi(1), with a part for each command."""
+    parser = make_byoi()
+    page = _page("byoi", 1, date, "deploy a disk image to a disk")
+    commands = _commands(parser)
+    _add_synopsis(page, [parser, *commands.values()])
+    page.heading("DESCRIPTION")
+    page.paragraph(parser.description or "")
+    _add_options(page, parser)
+    page.heading("COMMANDS")
+    for command in commands.values():
+        page.subheading(command.prog)
+        page.paragraph(command.description or "")
+        _add_options(page, command)
+    _add_epilog(page, parser)
+    page.heading("ENVIRONMENT")
+    page.item(bold(SOCKET_VARIABLE), "The socket of byoi-agent, where --socket does not name one.")
+    page.item(
+        bold("TERM"), "Where it is dumb, vt220 or the like, or unset, progress is shown in plain lines."
+    )
+    _add_files(page, {DEFAULT_SOCKET: "The socket of byoi-agent."})
+    page.heading("EXAMPLES")
+    for command in commands.values():
+        page.literal(_epilog(command)["EXAMPLES"])
+    _add_references(page, "byoi-agent(8)", "agent.toml(5)")
+    return str(page)
+
+
+def agent_page(date: str) -> str:
+    """byoi-agent(8)."""
+    parser = make_agent()
+    page = _page("byoi-agent", 8, date, "deploy disk images as jobs come in")
+    _add_synopsis(page, [parser])
+    page.heading("DESCRIPTION")
+    page.paragraph(parser.description or "")
+    page.heading("OPTIONS")
+    _add_options(page, parser)
+    page.heading("SIGNALS")
+    page.item(
+        bold("SIGTERM") + ", " + bold("SIGINT"), "Cancel what runs, keep the job in the journal, and end."
+    )
+    page.item(bold("SIGHUP"), "Read the certificates of the TLS listener again.")
+    _add_epilog(page, parser)
+    _add_files(
+        page,
+        {
+            str(DEFAULT_PATH): "The configuration; see agent.toml(5).",
+            DEFAULT_SOCKET: "The socket of the API.",
+            "/proc/cmdline": "The kernel command line: byoi.KEY=VALUE wins over the configuration.",
+        },
+    )
+    page.heading("EXAMPLES")
+    page.literal(_epilog(parser)["EXAMPLES"])
+    _add_references(page, "byoi(1)", "agent.toml(5)", "systemctl(1)")
+    return str(page)
+
+
+def config_page(date: str) -> str:
+    """agent.toml(5), from the table of options."""
+    page = _page("agent.toml", 5, date, "configuration of byoi-agent")
+    page.heading("SYNOPSIS")
+    page.raw(italic(str(DEFAULT_PATH)))
+    page.heading("DESCRIPTION")
+    page.paragraph(
+        "One TOML file. Every option but service_name may be left out, and an unknown one is an error. "
+        "byoi.KEY=VALUE on the kernel command line wins over the file, with KEY as below and its table before it: "
+        "byoi.control_plane.url=https://control.example.net/byoi. "
+        "`byoi-agent --check` prints what is in force and where each value came from."
+    )
+    page.paragraph(
+        "A secret never stands in the file: an option whose name ends in _file names the file that holds it. "
+        "A systemd credential of the option's name, with its table and without _file, holds it as well."
+    )
+    section: str | None = None
+    for option in in_order():
+        if option.section != section:
+            section = option.section
+            page.heading("OPTIONS AT THE TOP" if not section else _table_name(section))
+            if section:
+                page.paragraph(SECTION_HELP[section])
+        _add_option(page, option)
+    page.heading("EXAMPLES")
+    page.literal(['service_name = "ns1.example.net"', "", "[api]", 'socket_group = "byoi"'])
+    _add_references(page, "byoi-agent(8)", "byoi(1)", "systemd.exec(5)")
+    return str(page)
+
+
+def _table_name(section: str) -> str:
+    return f"[[{section}]]" if section == "disk_group" else f"[{section}]"
+
+
+def _add_option(page: Page, option: Option) -> None:
+    if option.required:
+        end = "Required."
+    elif option.default is not None:
+        end = f"Default: {toml(plain(option, option.default))}"
+    else:
+        end = f"No default; for example {toml(option.example)}"
+    page.item(f"{bold(option.name)} ({escape(option.kind.name)})", f"{option.help} {end}")
+
+
+def _page(name: str, section: int, date: str, purpose: str) -> Page:
+    page = Page(name, section, date=date, source=f"byoi-agent {__version__}")
+    page.heading("NAME")
+    page.raw(f"{escape(name)} \\- {escape(purpose)}")
+    return page
+
+
+def _add_synopsis(page: Page, parsers: Sequence[argparse.ArgumentParser]) -> None:
+    page.heading("SYNOPSIS")
+    for number, parser in enumerate(parsers):
+        if number:
+            page.raw(".br")
+        words = [bold(parser.prog)]
+        for action in _actions(parser):
+            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - argparse has no other name for it
+                words.append(italic("COMMAND") + " ...")
+            elif not isinstance(action, argparse._HelpAction):  # noqa: SLF001
+                words.append(f"[{_invocation(action, first_only=True)}]")
+        page.raw(" ".join(words))
+
+
+def _add_options(page: Page, parser: argparse.ArgumentParser) -> None:
+    for group in parser._action_groups:  # noqa: SLF001 - the only way to the groups
+        actions = [action for action in group._group_actions if _is_told(action)]  # noqa: SLF001
+        if actions and group.title not in ("options", "positional arguments"):
+            page.paragraph(f"{(group.title or '').capitalize()}:")
+        for action in actions:
+            page.item(_invocation(action), action.help or "")
+
+
+def _is_told(action: argparse.Action) -> bool:
+    return not isinstance(action, argparse._SubParsersAction)  # noqa: SLF001 - commands have parts of their own
+
+
+def _invocation(action: argparse.Action, *, first_only: bool = False) -> str:
+    value = ""
+    if action.nargs != 0:
+        choices = "|".join(map(str, action.choices)) if action.choices else None
+        value = bold(choices) if choices else italic(str(action.metavar or action.dest.upper()))
+    if not action.option_strings:
+        return value
+    names = action.option_strings[:1] if first_only else action.option_strings
+    return ", ".join(bold(name) for name in names) + (f" {value}" if value else "")
+
+
+def _add_epilog(page: Page, parser: argparse.ArgumentParser) -> None:
+    page.heading("EXIT STATUS")
+    for line in _epilog(parser)["EXIT STATUS"]:
+        code, _, meaning = line.strip().partition(" ")
+        page.item(bold(code), meaning.strip())
+
+
+def _add_files(page: Page, paths: dict[str, str]) -> None:
+    page.heading("FILES")
+    for path, meaning in paths.items():
+        page.item(italic(path), meaning)
+
+
+def _add_references(page: Page, *names: str) -> None:
+    page.heading("SEE ALSO")
+    words = [re.fullmatch(r"(.+)(\(\d\))", name) for name in names]
+    page.raw(",\n".join(f"{bold(word[1])}{word[2]}" for word in words if word))
+
+
+# -- what argparse knows ---------------------------------------------------------------------------------------
+
+
+def _epilog(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
+    """The parts of an epilog by their headings, which stand at the margin and end in a colon."""
+    parts: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in (parser.epilog or "").splitlines():
+        if re.fullmatch(r"\w[\w ]*:", line):
+            lines = parts.setdefault(line[:-1].upper(), [])
+        elif line.strip():
+            lines.append(line.removeprefix("  "))
+    return parts
+
+
+def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return parser._actions  # noqa: SLF001 - the only way to them
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    for action in _actions(parser):
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            return dict(action.choices)
+    return {}
+
+
+def _all_actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    yield from _actions(parser)
+    for command in _commands(parser).values():
+        yield from _all_actions(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

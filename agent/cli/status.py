@@ -1,0 +1,64 @@
+"""`byoi status`: the daemon's deployment, once or as it goes."""
+
+import argparse
+import asyncio
+import sys
+import time
+
+from agent.cli.client import Client, socket_path
+from agent.cli.display import show_progress
+from agent.cli.interrupt import cancel_on_signals
+from agent.cli.job_options import usage
+from agent.cli.output import EXIT_CANCELLED, EXIT_DONE, exit_status, print_failure, print_json
+from agent.cli.report import Report
+from agent.cli.watch import Watcher
+from agent.cli.words import describe, reboot_line
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Carry `byoi status` out."""
+    if options.forever and not options.watch:
+        raise usage("--forever", "goes with --watch")
+    client = Client(socket_path(options.socket))
+    cancel_on_signals()
+    if options.watch:
+        return await watch(client, as_json=options.json, forever=options.forever)
+    report = await client.report()
+    if options.json:
+        print_json(report.document)
+    else:
+        print("\n".join(describe(report, time.time())))
+    return EXIT_DONE
+
+
+async def watch(client: Client, *, as_json: bool, quiet: bool = False, forever: bool = False) -> int:
+    """Follow the deployment to its end on stderr; returns the exit status that stands for its outcome.
+
+    Raises:
+        ClientError: the daemon cannot be asked.
+    """
+    watcher = Watcher(client, show_progress(quiet=quiet), forever=forever)
+    try:
+        report = await watcher.run()
+    except asyncio.CancelledError:
+        if forever:
+            return EXIT_DONE  # a console that is stopped has not failed
+        print("A deployment goes on without this command; `byoi cancel` cancels it.", file=sys.stderr)
+        return EXIT_CANCELLED
+    if as_json:
+        print_json(report.document)
+    return _tell_end(report, quiet=quiet)
+
+
+def _tell_end(report: Report, *, quiet: bool) -> int:
+    status = report.status
+    if status is None:
+        print("The deployment was cancelled and its state erased.", file=sys.stderr)
+        return EXIT_CANCELLED
+    if status.error is not None:
+        print_failure(status.error)
+        return exit_status(status.error)
+    line = reboot_line(report.reboot, time.time())
+    if line is not None and not quiet:
+        print(line, file=sys.stderr)
+    return EXIT_DONE

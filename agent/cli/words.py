@@ -1,0 +1,124 @@
+"""A deployment in words: the texts that displays and `byoi status` are made of. Pure; everything is printable."""
+
+import math
+
+from agent.cli.output import failure_lines
+from agent.cli.report import Reboot, Report
+from agent.model.disks import printable
+from agent.model.stage import State
+from agent.model.status import Status
+from agent.units import format_duration, format_size
+
+NO_DEPLOYMENT = "no deployment"
+WAITING = "waiting for a deployment"
+
+
+def amounts(status: Status) -> str:
+    """Bytes, rate, remaining time and what is waited for."""
+    progress = status.progress
+    done = format_size(progress.bytes_downloaded)
+    parts = [done if progress.bytes_total is None else f"{done} of {format_size(progress.bytes_total)}"]
+    if progress.rate > 0:
+        parts.append(f"{format_size(progress.rate)}/s")
+    if progress.eta is not None:
+        parts.append(f"{format_duration(progress.eta)} left")
+    if progress.waiting_on is not None:
+        parts.append(f"waiting on {printable(progress.waiting_on)}")
+    if status.attempt > 1:
+        parts.append(f"attempt {status.attempt}")
+    return ", ".join(parts)
+
+
+def stage_name(status: Status) -> str:
+    """The stage that runs, or ran last."""
+    return printable(status.stages[-1].name) if status.stages else status.state.value
+
+
+def summary(status: Status) -> str:
+    """The last line of a deployment that is done."""
+    seconds = (status.finished_at or status.updated_at) - status.started_at
+    size = format_size(status.progress.bytes_downloaded)
+    checksum = f" ({printable(status.checksum)})" if status.checksum else ""
+    return f"done: {size} deployed to {_disk(status)} in {format_duration(max(seconds, 0))}{checksum}"
+
+
+def _disk(status: Status) -> str:
+    path = (status.disk or {}).get("path")
+    return printable(path) if isinstance(path, str) else "the disk"
+
+
+def reboot_line(reboot: Reboot | None, now: float) -> str | None:
+    """What comes after a deployment that is done. `now` is seconds since the epoch."""
+    match reboot:
+        case None:
+            return None
+        case Reboot("waiting", None):
+            return "rebooting to disk as soon as the control plane has seen it"
+        case Reboot("waiting", at):
+            left = max(math.ceil((at or now) - now), 0)
+            return f"rebooting to disk in {left} s at most, as soon as the control plane has seen it"
+        case Reboot("due"):
+            return "rebooting to disk now"
+        case Reboot("disabled"):
+            return "rebooting is disabled here: the deployed system starts at the next boot"
+        case Reboot("failed", _, reason):
+            return f"the reboot failed: {printable(reason or 'no reason is known')}; reboot by hand"
+        case Reboot(state):
+            return f"reboot: {printable(state)}"
+
+
+def standing_lines(report: Report, now: float) -> tuple[str, ...]:
+    """What stays on a console while nothing runs; empty while something does."""
+    status = report.status
+    if status is None:
+        waiting = f"{WAITING} ({printable(report.server_name)})" if report.server_name else WAITING
+        return (*(f"note: {printable(note)}" for note in report.notes), waiting)
+    if not status.is_over:
+        return ()
+    if status.error is not None:
+        return failure_lines(status.error)
+    return (reboot_line(report.reboot, now) or summary(status),)
+
+
+def describe(report: Report, now: float) -> list[str]:
+    """All that people want to know of a report: `byoi status`."""
+    server = printable(report.server_name or "unknown")
+    status = report.status
+    if status is None:
+        notes = [f"note:     {printable(note)}" for note in report.notes]
+        return [f"server:   {server}", f"status:   {NO_DEPLOYMENT}", *notes]
+    fields = [
+        ("server", server),
+        ("status", f"{status.status}: {printable(status.message)}"),
+        ("image", printable(str(status.job.get("URL", "unknown")))),
+        ("disk", _disk(status) if status.disk else None),
+        ("progress", f"{status.percent:.1f} %, {amounts(status)}"),
+        ("started", _began(status, now)),
+        *(("stage" if index == 0 else "", line) for index, line in enumerate(_stage_lines(status, now))),
+        *(("note", printable(note)) for note in status.notes[-MAX_NOTES:]),
+        ("reboot", reboot_line(report.reboot, now) if status.state is State.DONE else None),
+    ]
+    lines = [f"{name + ':' if name else '':<9} {text}" for name, text in fields if text is not None]
+    return lines + (list(failure_lines(status.error)) if status.error is not None else [])
+
+
+MAX_NOTES = 10
+
+
+def _began(status: Status, now: float) -> str:
+    # To the second, in UTC, as in the document.
+    when = status.document()["startedAt"].partition(".")[0].replace("T", " ")
+    if status.finished_at is not None:
+        return f"{when} UTC, took {format_duration(max(status.finished_at - status.started_at, 0))}"
+    return f"{when} UTC, {format_duration(max(now - status.started_at, 0))} ago"
+
+
+def _stage_lines(status: Status, now: float) -> list[str]:
+    lines = []
+    for stage in status.stages:
+        if stage.seconds is not None:
+            seconds = format_duration(stage.seconds)
+        else:
+            seconds = f"{format_duration(max(now - stage.started_at, 0))} so far"
+        lines.append(f"{printable(stage.name):<10} {seconds}")
+    return lines

@@ -1,0 +1,195 @@
+"""Man pages and completion, as `python -m agent.cli.manual` writes them: read by mandoc, completed by real shells."""
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.cli.commands import COMMANDS
+from agent.cli.main import make_parser as make_byoi
+from agent.cli.manual import files, main
+from agent.service.daemon import make_parser as make_agent
+from agent.service.options import GROUP_TABLE, TABLE
+
+PAGES = ("byoi.1", "byoi-agent.8", "agent.toml.5")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("manual")
+    assert main([str(directory)]) == 0
+    return directory
+
+
+def output(*argv: object, text: str | None = None) -> str:
+    """What a tool prints; it must succeed and complain of nothing."""
+    done = subprocess.run(
+        [str(word) for word in argv], input=text, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
+
+
+def rendered(page: Path) -> str:
+    """A page as it is read, without its line breaks: bold and underlined letters are struck over."""
+    text = output("mandoc", "-T", "utf8", "-O", "width=200", page)
+    return " ".join(re.sub(".\x08", "", text).split())
+
+
+def test_all_files_are_made_and_the_date_is_the_only_thing_that_changes(made):
+    names = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
+    pages = {f"man/{name}" for name in PAGES}
+    shells = {f"completion/{name}" for name in ("byoi.bash", "_byoi", "byoi-agent.bash", "_byoi-agent")}
+    assert names == pages | shells
+    first, second = files(date="2024-05-01"), files(date="2024-05-01")
+    assert first == second
+    assert '"2024-05-01"' in first["man/byoi.1"].splitlines()[0]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_mandoc_finds_nothing_wrong_with_a_page(made, page):
+    assert output("mandoc", "-T", "lint", made / "man" / page) == ""
+
+
+@pytest.mark.parametrize(("page", "parser"), [("byoi.1", make_byoi()), ("byoi-agent.8", make_agent())])
+def test_every_option_is_on_its_page_with_its_help(made, page, parser):
+    text = rendered(made / "man" / page)
+    commands = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            commands = action.choices
+    assert set(commands) == ({command.name for command in COMMANDS} if page == "byoi.1" else set())
+    actions = [
+        a for p in (parser, *commands.values()) for a in p._actions if a.dest != argparse.SUPPRESS or a.help
+    ]
+    actions = [action for action in actions if not isinstance(action, argparse._SubParsersAction)]
+    options = {option for action in actions for option in action.option_strings}
+    helps = [action.help for action in actions]
+    for command in commands.values():
+        assert command.prog in text
+        assert " ".join(command.description.split()) in text
+    assert len(options) > 4
+    assert [option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)] == []
+    assert [line for line in helps if not line or " ".join(line.split()) not in text] == []
+
+
+def test_the_page_of_byoi_has_what_its_readers_look_for(made):
+    text = rendered(made / "man/byoi.1")
+    assert re.search(r"EXIT STATUS 0 done 1 the deployment failed", text)
+    assert "130 cancelled or interrupted" in text
+    assert "/run/byoi-agent/api.sock" in text
+    assert r"such as \EFI\debian\grubx64.efi" in text
+    assert "byoi write job.json --disk /dev/sda" in text
+    assert "SEE ALSO byoi-agent(8), agent.toml(5)" in text
+
+
+def test_every_option_of_the_configuration_is_on_its_page(made):
+    text = rendered(made / "man/agent.toml.5")
+    for option in (*TABLE, *GROUP_TABLE):
+        assert f"{option.name} ({option.kind.name})" in text
+        assert " ".join(option.help.split()) in text
+    assert "Default: /run/byoi-agent/api.sock" in text.replace('"', "")
+    assert "[[disk_group]]" in text.lower()
+
+
+def test_a_line_of_roff_can_hold_anything():
+    from agent.cli.roff import Page
+
+    page = Page("x", 1, date="2024-05-01", source="x 1")
+    page.heading("NAME")
+    page.raw("x \\- y")
+    page.heading('A "QUOTED" \\ HEADING')
+    words = [".TH", "'br", "\\fB", "-x", "`a'", '"q"', "\\"]
+    page.literal([" ".join(words), *words])
+    done = subprocess.run(
+        ["mandoc", "-T", "utf8"], input=str(page), capture_output=True, text=True, check=True
+    )
+    lines = [re.sub(".\x08", "", line).strip() for line in done.stdout.splitlines()]
+    assert [line for line in [" ".join(words), *words] if line not in lines] == []
+    assert 'A "QUOTED" \\ HEADING' in lines
+
+
+# -- completion --------------------------------------------------------------------------------------------------
+
+BASH = """
+source "$1"
+shift
+complete -p "$1" | grep -q -- "-F" || exit 9
+COMP_WORDS=("$@")
+COMP_CWORD=$(($# - 1))
+function=$(complete -p "$1" | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+"$function" "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+BASH_CASES = {
+    ("byoi", ""): {"write", "deploy", "status", "cancel", "disks"},
+    ("byoi", "st"): {"status"},
+    ("byoi", "status", "--"): {"--help", "--watch", "--forever", "--json", "--socket"},
+    ("byoi", "write", "--disk-"): {"--disk-group"},
+    ("byoi", "write", "--firmware", ""): {"auto", "uefi", "bios"},
+    ("byoi-agent", "--c"): {"--config", "--check"},
+}
+
+
+@pytest.mark.parametrize("words", BASH_CASES)
+def test_bash_completes(made, words):
+    script = made / f"completion/{words[0]}.bash"
+    offered = output("bash", "-c", BASH, "bash", script, *words)
+    assert set(offered.split()) == BASH_CASES[words]
+
+
+def test_bash_completes_files_where_one_is_asked_for(made, tmp_path, monkeypatch):
+    (tmp_path / "job.json").touch()
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ("byoi", "deploy", "j"),
+        ("byoi", "write", "--user-data", "j"),
+        ("byoi-agent", "--config", "j"),
+    ):
+        assert "job.json" in output("bash", "-c", BASH, "bash", made / f"completion/{words[0]}.bash", *words)
+
+
+# A shell on a terminal of its own: completion in zsh works nowhere else.
+ZSH = """
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell "PROMPT= ; fpath=($1 \\$fpath); autoload -Uz compinit; compinit -u -d $2; print re'a'dy"
+zpty -r -m shell line '*ready*'
+zpty -w -n shell "$3"$'\\t'
+zpty -r -m shell line "*$4*" && print -r -- "$line"
+zpty -d shell
+"""
+
+
+@pytest.mark.parametrize("name", ["byoi", "byoi-agent"])
+def test_zsh_can_read_its_completion(made, name):
+    assert output("zsh", "-n", made / f"completion/_{name}") == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [("byoi stat", "byoi status"), ("byoi status --for", "--forever"), ("byoi-agent --chec", "--check")],
+)
+def test_zsh_completes(made, tmp_path, typed, wanted):
+    done = subprocess.run(
+        ["zsh", "-f", "-c", ZSH, "zsh", made / "completion", tmp_path / "dump", typed, wanted],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert wanted in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stdout), done.stdout + done.stderr
+
+
+def test_the_command_line_of_the_generator(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "agent.cli.manual", str(tmp_path / "new")],
+        env={"SOURCE_DATE_EPOCH": "0", "PYTHONPATH": str(Path(__file__).parents[2])},
+        check=False,
+    )
+    assert done.returncode == 0
+    assert '"1970-01-01"' in (tmp_path / "new/man/agent.toml.5").read_text()

@@ -1,0 +1,28 @@
+"""What the documents promise to list in full."""
+
+import re
+from pathlib import Path
+
+from agent import errors
+
+DOCS = Path(__file__).parents[2] / "docs"
+# Codes of single faults of a job, which have no class of their own.
+FAULT_CODES = {"checksum.type", "checksum.pair"}
+
+
+def _codes(kind: type) -> set[str]:
+    found = {kind.code} if kind is not errors.DeployError else set()
+    return found.union(*(_codes(sub) for sub in kind.__subclasses__()))
+
+
+def test_the_catalogue_lists_every_code_of_an_error_once_and_no_other():
+    rows = re.findall(r"^\| `([a-z_.]+)` \| (.+) \| (.+) \|$", (DOCS / "errors.md").read_text(), re.MULTILINE)
+    codes = [code for code, _, _ in rows]
+    assert sorted(codes) == sorted(set(codes))
+    assert set(codes) == _codes(errors.DeployError) | FAULT_CODES
+
+
+def test_every_link_between_documents_leads_somewhere():
+    for document in [*DOCS.glob("*.md"), DOCS.parent / "README.md"]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
