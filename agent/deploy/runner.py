@@ -123,6 +123,8 @@ class Deployment:
         # Cleaning up can fail or be cancelled too, but it undoes no disk that has been committed and verified.
         if self._tracker.state is not State.DONE:
             self._tracker.fail(error)
+        # The tracker keeps the error, and its traceback would keep everything that was in use.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
 
     async def _run(self) -> None:
         self._tracker.next()
@@ -236,3 +238,4 @@ class Deployment:
                 await ctx.source.close()
         finally:
             ctx.close()  # a cancel in between must not keep the claim on the disk
+            self._ctx = None
