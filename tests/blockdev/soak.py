@@ -281,8 +281,10 @@ class Holdings:
 
     resident: int
     """Bytes in memory."""
+    shared: int
+    """Of these, in shared anonymous mappings: the pool's buffers, and what unaligned writes bounce off."""
     data: int
-    """Bytes of writable private mappings, the pool's buffers and the threads' stacks among them."""
+    """Bytes of writable private mappings: the heaps, and the threads' stacks."""
     maps: int
     threads: int
     children: int
@@ -290,7 +292,7 @@ class Holdings:
 
     def summary(self) -> str:
         return (
-            f"resident {self.resident / MiB:.1f} MiB, data {self.data / MiB:.1f} MiB, {self.maps} mappings, "
+            f"resident {self.resident / MiB:.1f} MiB, shared {self.shared / MiB:.1f} MiB, data {self.data / MiB:.1f} MiB, {self.maps} mappings, "
             f"{len(self.files)} descriptors, {self.threads} threads, {self.children} children"
         )
 
@@ -305,6 +307,7 @@ def holdings(pid: int) -> Holdings:
     children = sum(len(_text(task / "children").split()) for task in tasks)
     return Holdings(
         resident=int(status["VmRSS"][0]) * KiB,
+        shared=int(status["RssShmem"][0]) * KiB,
         data=int(status["VmData"][0]) * KiB,
         maps=_text(Path(f"/proc/{pid}/maps")).count("\n"),
         threads=int(status["Threads"][0]),
