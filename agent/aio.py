@@ -42,14 +42,15 @@ async def run_blocking(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwarg
             await asyncio.wait((future,))
         except asyncio.CancelledError as error:
             cancelled = error
-    if cancelled is not None:
-        future.exception()  # mark as seen; the cancellation outranks it
-        raise cancelled
     try:
+        if cancelled is not None:
+            future.exception()  # mark as seen; the cancellation outranks it
+            raise cancelled
         return future.result()
     finally:
-        # The traceback of what it raises leads back to this frame: such a circle would keep all that `func` was given.
-        del future
+        # The traceback of what is raised leads to this frame: were it to lead back, all that the frames above hold
+        # would live until the garbage collector comes by.
+        del future, cancelled
 
 
 def run_apart(func: Callable[[], T]) -> "asyncio.Future[T]":

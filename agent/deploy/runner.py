@@ -143,6 +143,8 @@ class Deployment:
             error.detail = f"{error.detail}; {self._unwiped}" if error.detail else self._unwiped
             error.hint = _UNWIPED
         self._tracker.fail(error)
+        # The tracker keeps the error, and its traceback would keep everything that was in use.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
 
     async def _run(self) -> None:
         self._tracker.next()
@@ -266,3 +268,4 @@ class Deployment:
                 await ctx.source.close()
         finally:
             ctx.close()  # a cancel in between must not keep the claim on the disk
+            self._ctx = None

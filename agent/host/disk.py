@@ -56,6 +56,7 @@ class TargetDisk:
         self._direct_fd: int | None = None
         self._direct_works = True
         self._lock = threading.RLock()
+        self._bounce = memoryview(b"")
         try:
             with named(path):
                 self._inspect()
@@ -97,6 +98,7 @@ class TargetDisk:
             if fd is not None and fd >= 0:
                 os.close(fd)
         self._direct_fd, self._fd = None, -1
+        self._bounce.release()  # a traceback may hold on to the disk for long
 
     def write(self, offset: int, data: memoryview | bytes) -> None:
         """Write all of `data`: sector-aligned parts by O_DIRECT where it works, odd ends through the page

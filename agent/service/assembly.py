@@ -36,7 +36,11 @@ RESTART_SECONDS = 5.0
 class Daemon:
     """One daemon. `run` is called once."""
 
-    def __init__(self, config: Config, journal: Journal, sockets: Sequence[Socket]) -> None:
+    def __init__(
+        self, config: Config, journal: Journal, sockets: Sequence[Socket], stall_seconds: float
+    ) -> None:
+        """`stall_seconds`: for how long a deployment may move nothing before the watchdog is no longer fed."""
+        self._stall_seconds = stall_seconds
         self._config = config
         self._journal = journal
         self._sockets = tuple(sockets)
@@ -88,7 +92,7 @@ class Daemon:
 
     def _background(self, slot: Slot) -> Iterator[Coroutine[Any, Any, None]]:
         yield _always("status", lambda: keep_status(self._notifier, self._board))
-        yield _always("watchdog", lambda: feed_watchdog(self._notifier, slot))
+        yield _always("watchdog", lambda: feed_watchdog(self._notifier, slot, self._stall_seconds))
         yield _always("warm-up", _warm_up)
         if self._config.control_plane is not None:
             yield _always("control plane", lambda: self._pull(slot))

@@ -34,6 +34,10 @@ log = structlog.get_logger(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 STOP_SECONDS = 20.0
+# A deployment that has moved nothing at all for so long will not end by itself. Retries, and every 128 MiB of a long
+# zeroing, count as movement; so does each buffer of 4 MiB, which takes 17 minutes on the slowest line that is not
+# dropped.
+STALL_SECONDS = 1800.0
 
 DESCRIPTION = """\
 The byoi-agent daemon: takes deployment jobs on its API or from a control plane, deploys them to the disks of this
@@ -98,8 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(config)
 
 
-def run(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT."""
+def run(config: Config, *, stall_seconds: float = STALL_SECONDS) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        config: what is in force.
+        stall_seconds: for how long a deployment may move nothing before the watchdog is no longer fed.
+    """
     from agent.host.syscalls import return_large_blocks  # noqa: PLC0415 - not needed by --check
     from agent.service.listen import ListenError  # noqa: PLC0415
     from agent.service.logs import configure_logs  # noqa: PLC0415
@@ -109,7 +118,7 @@ def run(config: Config) -> int:
     configure_logs(config.log)
     _raise_file_limit()
     try:
-        return asyncio.run(_serve(config))
+        return asyncio.run(_serve(config, stall_seconds))
     except (StateUnusable, ListenError) as error:
         print(f"byoi-agent: {error}", file=sys.stderr)
         if isinstance(error, StateUnusable) and error.hint:
@@ -117,7 +126,7 @@ def run(config: Config) -> int:
         return EXIT_FAILED
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, stall_seconds: float) -> int:
     from agent.service.assembly import Daemon  # noqa: PLC0415 - aiohttp is not needed by --check
     from agent.service.journal import Journal  # noqa: PLC0415
 
@@ -131,7 +140,7 @@ async def _serve(config: Config) -> int:
         listeners = _listen(config)
         for doubt in doubts(config):
             log.warning("config_doubt", key=doubt.path, text=doubt.message)
-        daemon = Daemon(config, journal, listeners)
+        daemon = Daemon(config, journal, listeners, stall_seconds)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
         await daemon.run(book, note, stop, STOP_SECONDS, _abandon)
     finally:

@@ -17,10 +17,6 @@ from agent.units import format_duration, format_size
 
 log = structlog.get_logger(__name__)
 
-# A deployment that has moved nothing at all for so long will not end by itself. Retries, and every 128 MiB of a long
-# zeroing, count as movement.
-STALL_SECONDS = 900.0
-
 
 class Notifier:
     """Sends to the socket that systemd names; does nothing where there is none."""
@@ -87,8 +83,8 @@ def status_line(document: Mapping[str, object]) -> str:
             return f"failed: {document.get('message')}"
 
 
-async def feed_watchdog(notifier: Notifier, slot: Slot, stall_seconds: float = STALL_SECONDS) -> None:
-    """Feed the watchdog as long as the deployment, if one runs, moves."""
+async def feed_watchdog(notifier: Notifier, slot: Slot, stall_seconds: float) -> None:
+    """Feed the watchdog, but not while a deployment runs that has moved nothing for `stall_seconds`."""
     if notifier.watchdog_seconds is None:
         return
     while True:

@@ -71,7 +71,14 @@ class Context:
         return self.info, self.image
 
     def close(self) -> None:
-        """Close the disk and unmap the buffers. No thread may be at work any more."""
+        """Close the disk and let all memory go. No thread may be at work any more.
+
+        Tracebacks keep the context itself alive until the garbage collector comes by: not with what is large in it.
+        """
         if self.disk is not None:
             self.disk.close()
         self.pool.close()
+        self.head_buffers = []
+        self.window = self.head_window = b""
+        self.sink = self.drive = None
+        self.drive_tree = {}

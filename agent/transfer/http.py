@@ -109,7 +109,8 @@ class HttpSource:
                 try:
                     if self._body is None:
                         self._body = await self._connect()
-                    await self._receive(self._body, buffer[self._position - begin :])
+                    with buffer[self._position - begin :] as rest:  # not left to the traceback of a fault
+                        await self._receive(self._body, rest)
                 except TransientFault as fault:
                     await self._recover(fault)
         return self._position - begin

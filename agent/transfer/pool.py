@@ -135,9 +135,9 @@ class BufferPool:
             self._made.remove(buffer)
 
     def close(self) -> None:
-        """Let the buffers go; each is unmapped with its last view (a traceback may still hold one).
-
-        New ones are mapped if the pool is used again.
-        """
+        """Let the buffers go; none may be in use any more. New ones are mapped if the pool is used again."""
+        for buffer in self._made:
+            # A traceback may hold on to a buffer for long: not to its memory.
+            buffer.view.release()
         self._made.clear()
         self._free.clear()

@@ -56,6 +56,8 @@ class AgentProcess:
     grace_seconds: float = 1
     disks: tuple[Path, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ("-m", "agent.service.daemon")
+    """What Python runs, with `--config FILE` behind it."""
     process: subprocess.Popen[bytes] | None = None
     exits: list[int] = field(default_factory=list)
 
@@ -106,18 +108,22 @@ class AgentProcess:
 
     def start(self, seconds: float = 30) -> "AgentProcess":
         """Start it, and wait until its socket answers."""
+        self.launch()
+        self.wait(self._answers, "the socket answers", seconds)
+        return self
+
+    def launch(self) -> None:
+        """Start it, and wait for nothing."""
         path = self.write_config()
         with (self.directory / "agent.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "agent.service.daemon", "--config", str(path)],
+                [sys.executable, *self.command, "--config", str(path)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **self.environment},
             )
-        self.wait(self._answers, "the socket answers", seconds)
-        return self
 
     def _answers(self) -> bool:
         assert self.process is not None

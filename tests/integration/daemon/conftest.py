@@ -6,7 +6,7 @@ import pytest
 import trustme
 
 from tests.integration.daemon.agent_process import agent_process, make_disk
-from tests.integration.harness import make_image, serving
+from tests.integration.harness import make_image, run, serving
 
 TOKEN = "correct-horse-battery"
 APPLICATION_KEY, APPLICATION_SECRET, CONSUMER_KEY = (
@@ -54,6 +54,32 @@ def slow_web(image):
     """A server that sends the image slowly: a second or so for each MiB behind what is examined first."""
     with serving(lambda request, _number: request.file(image.data, pause=0.25)) as server:
         yield server
+
+
+@pytest.fixture
+def frozen(tmp_path):
+    """A filesystem whose writes hang while it is frozen: `freeze()` and `thaw()`, and the path of a disk on it."""
+    backing, where = make_disk(tmp_path / "backing.img", 64 * 1024 * 1024, b"\0"), tmp_path / "mounted"
+    where.mkdir()
+    run("mkfs.ext4", "-q", backing)
+    run("mount", "-o", "loop", backing, where)
+    disk = make_disk(where / "disk.img")
+    is_frozen = False
+
+    def freeze():
+        nonlocal is_frozen
+        run("fsfreeze", "--freeze", where)
+        is_frozen = True
+
+    def thaw():
+        nonlocal is_frozen
+        run("fsfreeze", "--unfreeze", where)
+        is_frozen = False
+
+    yield disk, freeze, thaw
+    if is_frozen:
+        thaw()
+    run("umount", "--lazy", where)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.integration.daemon.agent_process import ROOT, make_disk
+from tests.integration.daemon.agent_process import ROOT
 from tests.integration.harness import assert_complete, assert_nothing_boots, job, run, what_is_on
 
 
@@ -263,32 +263,6 @@ def test_a_stalled_download_is_cancelled_at_once(make_agent, web, image, disk):
     agent.post(job(web.url, image.sha256))
     agent.wait_for("write")
     assert agent.end(signal.SIGTERM) == 0
-
-
-@pytest.fixture
-def frozen(tmp_path):
-    """A filesystem whose writes hang while it is frozen: `freeze()` and `thaw()`, and the path of a disk on it."""
-    backing, where = make_disk(tmp_path / "backing.img", 64 * 1024 * 1024, b"\0"), tmp_path / "mounted"
-    where.mkdir()
-    run("mkfs.ext4", "-q", backing)
-    run("mount", "-o", "loop", backing, where)
-    disk = make_disk(where / "disk.img")
-    is_frozen = False
-
-    def freeze():
-        nonlocal is_frozen
-        run("fsfreeze", "--freeze", where)
-        is_frozen = True
-
-    def thaw():
-        nonlocal is_frozen
-        run("fsfreeze", "--unfreeze", where)
-        is_frozen = False
-
-    yield disk, freeze, thaw
-    if is_frozen:
-        thaw()
-    run("umount", "--lazy", where)
 
 
 def test_a_disk_that_hangs_is_named_and_the_deletion_ends_when_it_answers(
