@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-RINGS = ("lint", "unit", "integration", "blockdev")
+RINGS = ("lint", "unit", "integration", "blockdev", "lab")
 CLOUD_IMAGE_BUILD_SECONDS = 900
 LOOP_MAJOR = 7
 LOOP_CTL_GET_FREE = 0x4C82  # linux/loop.h

@@ -118,10 +118,16 @@ CFG
 
 make_esp() {
     truncate --size "$((root_offset - esp_offset))" "$work/esp"
-    # FAT32 needs 65525 clusters: 124 MiB hold too few of 4096 bytes, 32 MiB too few of any size.
-    fat=32
-    [ "$sector_size" -eq 512 ] && [ "$(stat --format=%s "$work/esp")" -gt $((64 * mib)) ] || fat=16
-    mkfs.vfat -F "$fat" -S "$sector_size" -i "$esp_volume_id" -n ESP "$work/esp" >/dev/null
+    # FAT32 needs 65525 clusters, FAT16 needs 4085: with sectors of 4096 bytes there are just enough for the latter.
+    if [ "$sector_size" -eq 4096 ]; then
+        fat='-F 16 -s 1'
+    elif [ $((root_offset - esp_offset)) -gt $((64 * mib)) ]; then
+        fat='-F 32'
+    else
+        fat='-F 16'
+    fi
+    # shellcheck disable=SC2086 # words
+    mkfs.vfat $fat -S "$sector_size" -i "$esp_volume_id" -n ESP "$work/esp" >/dev/null
     # The shim is found by its default name; the signed grub beside it looks for its settings in /EFI/debian.
     # shellcheck disable=SC2016 # grub's own variables
     printf 'search.fs_uuid %s root\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n' "$root_uuid" \
