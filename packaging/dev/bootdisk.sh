@@ -1,6 +1,6 @@
 # shellcheck shell=sh
 # A disk that boots, made in a file from a root tree, without mounts and without loop devices. Sourced after lib.sh and
-# archive.sh by what builds images, which sets:
+# debian.sh by what builds images, which sets:
 #
 #   work          a directory to work in; the tree is in $work/tree
 #   table         gpt, mbr, or logical: MBR with three primaries, and the root as a logical partition
@@ -12,6 +12,11 @@
 # The root filesystem lies last. Its grub.cfg and kernel are in the tree (see lay_out_grub).
 
 mib=1048576
+
+# Changes when one of the scripts does.
+files_hash() {
+    cat "$@" | sha256sum | cut -c 1-16
+}
 
 # The options that say which of an image's relatives is asked for; sets table, sector_size, esp and a name for them:
 # choose_variant 'PATTERN ...' OPTIONS...

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import web
+from tests.integration.conftest import Web, web
 from tests.lab import deploy, images
 from tests.lab.matrix import Case, cases
 
@@ -54,6 +54,17 @@ def deployer() -> deploy.Deploy:
     return deploy.on_host
 
 
+@pytest.fixture
+def job_for(web: Web) -> Callable[[Case, dict[str, Any]], dict[str, Any]]:
+    """Serve the image of a case, and give the job for it: job_for(case, members of the config drive). It blocks."""
+
+    def make(case: Case, drive: dict[str, Any]) -> dict[str, Any]:
+        found = images.image(case.system, case.table, case.sector_size, case.form, esp=case.esp)
+        return deploy.make_job(found, web.publish(found.path, found.path.name), drive)
+
+    return make
+
+
 @dataclass
 class Record:
     """What is noted of a case while it runs; in seconds where it is a time."""
@@ -87,13 +98,11 @@ def record(request: pytest.FixtureRequest) -> Iterator[Record]:
     noted = Record()
     yield noted
     if RESULTS is not None:
-        case = next((v for v in request.node.callspec.params.values() if isinstance(v, Case)), None)
-        line = {
-            "case": None if case is None else case.name,
-            "outcome": request.node.stash.get(OUTCOME, "failed"),
-            "seconds": noted.seconds,
-            "notes": noted.notes,
-        }
+        parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+        case = next((value.name for value in parameters.values() if isinstance(value, Case)), None)
+        outcome = request.node.stash.get(OUTCOME, "failed")
+        line = {"test": request.node.originalname, "case": case, "outcome": outcome}
+        line |= {"seconds": noted.seconds, "notes": noted.notes}
         with Path(RESULTS).open("a") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -70,5 +70,7 @@ def overlay(path: Path, backing: Path, backing_format: str = "raw") -> Path:
 
 def flatten(disk: Path, path: Path) -> Path:
     """What a machine would read from a qcow2 disk now, as a raw file."""
-    subprocess.run(["qemu-img", "convert", "-O", "raw", str(disk), str(path)], check=True, capture_output=True)
+    subprocess.run(
+        ["qemu-img", "convert", "-O", "raw", str(disk), str(path)], check=True, capture_output=True
+    )
     return path

@@ -1,7 +1,7 @@
 """Images to deploy: real systems from packaging/dev, in every type that a job may name, kept outside of the checkout.
 
-A file in the cache is named for the image it was made from, whose name changes with the packages and the scripts, and for
-the way it was made. What has not been asked for in two weeks is removed. All of it blocks.
+A file in the cache is named for the image it was made from, whose name changes with the packages and the scripts, and
+for the way it was made. What has not been asked for in two weeks is removed. All of it blocks.
 """
 
 import functools

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tests.lab.disks import Disk
 from tests.lab.qmp import Qmp, QmpClosed
@@ -45,6 +44,7 @@ class Spec:
         kernel: started instead of a disk.
         netboot: URL of an iPXE script, as the machine sees it; the machine starts from the network.
         forwards: TCP ports of the machine that the host wants to reach (see `Machine.port`).
+        network: it has a network card.
         isolated: the machine reaches nothing, not even the host. Ports are forwarded still.
         incoming: a saved state to go on from, made by a machine with the same specification.
         exit_on_reset: a reset ends QEMU; else it starts the machine anew, as on metal.
@@ -57,6 +57,7 @@ class Spec:
     kernel: Kernel | None = None
     netboot: str | None = None
     forwards: tuple[int, ...] = ()
+    network: bool = True
     isolated: bool = False
     incoming: Path | None = None
     exit_on_reset: bool = True
@@ -67,7 +68,16 @@ class Spec:
         # A CPU of few features: SHA-256 is three times as fast as with AVX2, which is slow to emulate.
         words = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-S"]
         words += ["-machine", self.machine_type, "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "qemu64"]
-        words += ["-smp", str(self.cores), "-m", str(self.memory_mib), "-device", "VGA", "-device", "virtio-rng-pci"]
+        words += [
+            "-smp",
+            str(self.cores),
+            "-m",
+            str(self.memory_mib),
+            "-device",
+            "VGA",
+            "-device",
+            "virtio-rng-pci",
+        ]
         words += ["-chardev", f"socket,id=serial0,path={directory}/serial,server=on,wait=off"]
         words += ["-serial", "chardev:serial0", "-qmp", f"unix:{directory}/qmp,server=on,wait=off"]
         words += ["-no-reboot"] if self.exit_on_reset else []
@@ -80,7 +90,12 @@ class Spec:
     def _firmware(self, directory: Path) -> list[str]:
         if self.firmware == "bios":
             # What the BIOS says is not on the console: whether it found something to boot.
-            return ["-chardev", f"file,id=bios,path={directory}/bios", "-device", "isa-debugcon,iobase=0x402,chardev=bios"]
+            return [
+                "-chardev",
+                f"file,id=bios,path={directory}/bios",
+                "-device",
+                "isa-debugcon,iobase=0x402,chardev=bios",
+            ]
         pflash = "if=pflash,format=raw,unit={},file={}"
         return [
             "-drive", pflash.format(0, OVMF / "OVMF_CODE_4M.fd") + ",readonly=on",
@@ -88,6 +103,8 @@ class Spec:
         ]  # fmt: skip
 
     def _network(self) -> list[str]:
+        if not self.network:
+            return []
         netdev = "user,id=net0" + (",restrict=on" if self.isolated else "")
         netdev += f",bootfile={self.netboot}" if self.netboot else ""
         # Port 0: the system chooses one that is free.
@@ -136,12 +153,14 @@ class Machine:
         return path
 
     async def save(self, path: Path) -> None:
-        """Save the state of the stopped machine to a file. It must have no disk: those have changed by the next time."""
+        """Stop the machine and save its state to a file. It must have no disk: those will have changed by then."""
         await self.qmp.execute("stop")
         await self.qmp.execute("migrate-set-parameters", max_bandwidth=2**40)
         await self.qmp.execute("migrate", uri=f"exec:cat > {path}")
-        while (status := (await self.qmp.execute("query-migrate"))["status"]) not in ("completed", "failed"):
+        status = "setup"
+        while status not in ("completed", "failed"):
             await asyncio.sleep(0.05)
+            status = (await self.qmp.execute("query-migrate"))["status"]
         assert status == "completed", status
 
     async def press_power_button(self) -> None:
@@ -173,7 +192,7 @@ class Machine:
             return
         try:
             async with asyncio.timeout(seconds):
-                while "No bootable device." not in self.bios_text:
+                while "No bootable device." not in self.bios_text:  # noqa: ASYNC110 -- QEMU is another process
                     await asyncio.sleep(0.1)
         except TimeoutError:
             raise TimeoutError(f"the BIOS has not given up in {seconds} s") from None
@@ -197,7 +216,10 @@ async def machine(spec: Spec) -> AsyncIterator[Machine]:
     try:
         if spec.firmware == "uefi":
             shutil.copy(OVMF / "OVMF_VARS_4M.fd", directory / "vars.fd")
-        async with _qemu(spec.command(directory), directory) as process, _connected(directory, process) as (qmp, serial):
+        async with (
+            _qemu(spec.command(directory), directory) as process,
+            _connected(directory, process) as (qmp, serial),
+        ):
             started = Machine(spec, directory, process, qmp, serial)
             await qmp.execute("cont")
             try:
@@ -233,7 +255,9 @@ async def _qemu(command: Sequence[str], directory: Path) -> AsyncIterator[asynci
 
 
 @asynccontextmanager
-async def _connected(directory: Path, process: asyncio.subprocess.Process) -> AsyncIterator[tuple[Qmp, Serial]]:
+async def _connected(
+    directory: Path, process: asyncio.subprocess.Process
+) -> AsyncIterator[tuple[Qmp, Serial]]:
     """Both connections are there before the first instruction of the machine: it was started stopped."""
     while True:
         try:

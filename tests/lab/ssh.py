@@ -5,7 +5,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-ATTEMPT_SECONDS = 30
+ATTEMPT_SECONDS = 10
 
 
 class SshFailed(Exception):
@@ -16,7 +16,9 @@ def make_key(directory: Path) -> Path:
     """A fresh key pair; gives the private one's path, the public one is beside it."""
     path = directory / "id_ed25519"
     subprocess.run(
-        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", str(path)], check=True, capture_output=True
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", str(path)],
+        check=True,
+        capture_output=True,
     )
     return path
 
@@ -29,6 +31,19 @@ class Ssh:
     key: Path
     user: str = "debian"
 
+    def command(self, command: str) -> list[str]:
+        """The words that run a command in the machine."""
+        options = [
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+            "LogLevel=ERROR",
+            "BatchMode=yes",
+        ]
+        options += ["IdentitiesOnly=yes", f"ConnectTimeout={ATTEMPT_SECONDS}"]
+        words = [word for option in options for word in ("-o", option)]
+        way = ["-F", "none", "-i", str(self.key), "-p", str(self.port)]
+        return ["ssh", *way, *words, f"{self.user}@127.0.0.1", command]
+
     async def run(self, command: str, *, stdin: bytes = b"", seconds: float = 120) -> str:
         """Run a command; gives its output, without the last line end.
 
@@ -36,14 +51,10 @@ class Ssh:
             SshFailed: it failed, or could not be started.
             TimeoutError: it took longer.
         """
-        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes"]
-        options += ["IdentitiesOnly=yes", f"ConnectTimeout={ATTEMPT_SECONDS}"]
-        words = [word for option in options for word in ("-o", option)]
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
-            "ssh", "-F", "none", "-i", str(self.key), "-p", str(self.port), *words, f"{self.user}@127.0.0.1", command,
-            stdin=pipe, stdout=pipe, stderr=pipe,
-        )  # fmt: skip
+            *self.command(command), stdin=pipe, stdout=pipe, stderr=pipe
+        )
         try:
             async with asyncio.timeout(seconds):
                 out, err = await process.communicate(stdin)
@@ -68,7 +79,10 @@ class Ssh:
                 while True:
                     try:
                         return await self.run("cat /proc/sys/kernel/random/boot_id", seconds=ATTEMPT_SECONDS)
-                    except SshFailed as failure:
+                    except (
+                        SshFailed,
+                        TimeoutError,
+                    ) as failure:  # the port is forwarded, be there a listener or not
                         last = str(failure)
                     await asyncio.sleep(1)
         except TimeoutError:
