@@ -6,6 +6,7 @@
 #   table         gpt, mbr, or logical: MBR with three primaries, and the root as a logical partition
 #   sector_size   512, or 4096 for 4Kn disks (GPT, for UEFI only)
 #   esp           yes or no
+#   tail          bytes left free behind the root
 #   virtual_size, bios_offset, esp_offset, root_offset   in bytes, multiples of one MiB
 #   disk_uuid, root_uuid, esp_volume_id                  fixed, so that the same packages make the same image
 #
@@ -18,14 +19,15 @@ files_hash() {
     cat "$@" | sha256sum | cut -c 1-16
 }
 
-# The options that say which of an image's relatives is asked for; sets table, sector_size, esp and a name for them:
-# choose_variant 'PATTERN ...' OPTIONS...
+# The options that say which of an image's relatives is asked for; sets table, sector_size, esp, tail and a name for
+# them: choose_variant 'PATTERN ...' OPTIONS...
 choose_variant() {
     known=$1
     shift
     table=gpt
     sector_size=512
     esp=yes
+    tail=$mib
     while [ $# -gt 0 ]; do
         case $1 in
         --table)
@@ -37,6 +39,7 @@ choose_variant() {
             shift
             ;;
         --no-esp) esp=no ;;
+        --full) tail=$((32 * 1024)) ;;
         *) die "unknown argument $1" ;;
         esac
         shift
@@ -44,14 +47,15 @@ choose_variant() {
     set -f
     for pattern in $known; do
         # shellcheck disable=SC2254 # a pattern
-        case $table-$sector_size-$esp in
+        case $table-$sector_size-$esp-$tail in
         $pattern) known=yes ;;
         esac
     done
     set +f
-    [ "$known" = yes ] || die "no such image: --table $table --sector-size $sector_size, ESP: $esp"
+    [ "$known" = yes ] || die "no such image: --table $table --sector-size $sector_size, ESP: $esp, $tail bytes left"
     variant=$table-$sector_size
     [ "$esp" = yes ] || variant=$variant-no-esp
+    [ "$tail" = "$mib" ] || variant=$variant-full
 }
 
 # The numbers of the root and of the ESP, as in Debian's own cloud images.
@@ -73,7 +77,6 @@ partition() {
 
 # An sfdisk script. fdisk runs it, as it takes a sector size where sfdisk takes the one of the device.
 partition_table() {
-    root_size=$((virtual_size - root_offset - mib))
     if [ "$table" = gpt ]; then
         printf 'label: gpt\nlabel-id: %s\nunit: sectors\nfirst-lba: %s\n' "$disk_uuid" $((2 + 16384 / sector_size))
         root_type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709
@@ -179,9 +182,9 @@ install_bios_boot() {
 make_disk() {
     disk=$work/disk
     choose_numbers
+    root_size=$((virtual_size - root_offset - tail))
     truncate --size "$virtual_size" "$disk"
     partition_table >"$work/table"
-    root_size=$((virtual_size - root_offset - mib))
     printf 'I\n%s\nw\n' "$work/table" | LC_ALL=C fdisk --sector-size "$sector_size" --noauto-pt "$disk" >"$work/fdisk.log" 2>&1 ||
         { cat "$work/fdisk.log" >&2 && die "fdisk refused the partition table"; }
     # Features that the grub of Debian 12 cannot read are left out, whatever this machine's e2fsprogs would choose.

@@ -59,7 +59,9 @@ def job_for(web: Web) -> Callable[[Case, dict[str, Any]], dict[str, Any]]:
     """Serve the image of a case, and give the job for it: job_for(case, members of the config drive). It blocks."""
 
     def make(case: Case, drive: dict[str, Any]) -> dict[str, Any]:
-        found = images.image(case.system, case.table, case.sector_size, case.form, esp=case.esp)
+        found = images.image(
+            case.system, case.table, case.sector_size, case.form, esp=case.esp, full=case.full
+        )
         return deploy.make_job(found, web.publish(found.path, found.path.name), drive)
 
     return make

@@ -69,16 +69,19 @@ class LabImage:
 
 
 @functools.cache
-def raw_image(system: str, table: str, sector_size: int, *, esp: bool) -> Path:
+def raw_image(system: str, table: str, sector_size: int, *, esp: bool, full: bool) -> Path:
     """A raw image: the `cloud` image or the `probe`. Built if need be, which takes minutes for the first."""
     options = ["--table", table, "--sector-size", str(sector_size), *([] if esp else ["--no-esp"])]
+    options += ["--full"] if full else []
     return Path(run("sh", ROOT / f"packaging/dev/{system}-image", *options).splitlines()[-1])
 
 
 @functools.cache
-def image(system: str, table: str, sector_size: int, form: str, *, esp: bool = True) -> LabImage:
+def image(
+    system: str, table: str, sector_size: int, form: str, *, esp: bool = True, full: bool = False
+) -> LabImage:
     """An image in a form (see FORMS)."""
-    raw = raw_image(system, table, sector_size, esp=esp)
+    raw = raw_image(system, table, sector_size, esp=esp, full=full)
     kind, make = FORMS[form]
     path = CACHE / f"{raw.stem}-{RECIPES}.{form}"
     if form == "raw":

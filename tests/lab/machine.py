@@ -221,7 +221,7 @@ async def machine(spec: Spec) -> AsyncIterator[Machine]:
             _connected(directory, process) as (qmp, serial),
         ):
             started = Machine(spec, directory, process, qmp, serial)
-            await qmp.execute("cont")
+            await _go_on(qmp)
             try:
                 yield started
             except BaseException as error:
@@ -230,6 +230,13 @@ async def machine(spec: Spec) -> AsyncIterator[Machine]:
                 raise
     finally:
         shutil.rmtree(directory)
+
+
+async def _go_on(qmp: Qmp) -> None:
+    """Let the processors run: a saved machine was stopped, and is so still when it has been read."""
+    while (await qmp.execute("query-status"))["status"] == "inmigrate":
+        await asyncio.sleep(0.05)
+    await qmp.execute("cont")
 
 
 def _said(directory: Path) -> str:

@@ -19,6 +19,7 @@ class Case:
     Attributes:
         firmware: bios or uefi.
         table, sector_size, esp: of the image; the sector size is the disk's as well.
+        full: the image has nothing free behind its last partition.
         form: the file's, see images.FORMS.
         bus: how the disk is attached, see disks.BUSES.
         system: `probe`, or `cloud` for cloud-init from power-on to the end.
@@ -33,6 +34,7 @@ class Case:
     bus: str = "virtio"
     sector_size: int = 512
     esp: bool = True
+    full: bool = False
     system: str = "probe"
     disk_size: int = 0
     refused: str = ""
@@ -77,7 +79,14 @@ CASES = (
     Case(firmware="uefi", form="ova", bus="virtio", sector_size=4096),
     # What must not be begun.
     Case(firmware="uefi", form="qcow2", bus="virtio", esp=False, refused="boot.esp", ci=True),
-    Case(firmware="bios", form="raw", bus="scsi", disk_size=PROBE_IMAGE, refused="configdrive.create"),
+    Case(
+        firmware="bios",
+        form="raw",
+        bus="scsi",
+        full=True,
+        disk_size=PROBE_IMAGE,
+        refused="configdrive.create",
+    ),
 )
 
 
