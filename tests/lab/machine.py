@@ -234,7 +234,7 @@ async def machine(spec: Spec) -> AsyncIterator[Machine]:
 
 async def _go_on(qmp: Qmp) -> None:
     """Let the processors run: a saved machine was stopped, and is so still when it has been read."""
-    while (await qmp.execute("query-status"))["status"] == "inmigrate":
+    while (await qmp.execute("query-status"))["status"] == "inmigrate":  # noqa: ASYNC110 -- QEMU is another process
         await asyncio.sleep(0.05)
     await qmp.execute("cont")
 
