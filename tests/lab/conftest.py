@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Web, web
-from tests.lab import deploy, images
+from tests.lab import deploy, images, rescue
 from tests.lab.matrix import Case, cases
 
 __all__ = ["web"]
@@ -51,7 +51,7 @@ def _tools() -> None:
 @pytest.fixture(scope="session")
 def deployer() -> deploy.Deploy:
     """How cases are deployed."""
-    return deploy.on_host
+    return {"host": deploy.on_host, "ssh": rescue.by_ssh}[os.environ.get("BYOI_LAB_DEPLOY", "host")]
 
 
 @pytest.fixture

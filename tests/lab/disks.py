@@ -18,7 +18,13 @@ DIRT = bytes([0xA5]) * (4 * MiB)
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """A disk, and what it says of itself. `name` is its node in QEMU, its serial number, and unique in a machine."""
+    """A disk, and what it says of itself.
+
+    Attributes:
+        name: its serial number, unique in a machine.
+        log: a file that gets all that the disk is told, see logwrites.py.
+        boots: the firmware starts from it.
+    """
 
     path: Path
     name: str = "disk0"
@@ -27,11 +33,19 @@ class Disk:
     sector_size: int = 512
     wwn: int | None = None
     boots: bool = False
+    log: Path | None = None
 
     def blockdev(self) -> dict[str, Any]:
         """For -blockdev and blockdev-add."""
         file = {"driver": "file", "filename": str(self.path), "discard": "unmap"}
-        return {"driver": self.format, "node-name": self.name, "file": file, "discard": "unmap"}
+        node = {"driver": self.format, "file": file, "discard": "unmap"}
+        if self.log is not None:
+            node = {
+                "driver": "blklogwrites",
+                "file": node,
+                "log": {"driver": "file", "filename": str(self.log)},
+            }
+        return node | {"node-name": self.name}
 
     def device(self, number: int, *, bus: str | None = None) -> dict[str, Any]:
         """For -device and device_add; `number` is the disk's place in its machine, `bus` where to plug it."""

@@ -146,6 +146,18 @@ async def victim(case: Case, job: dict[str, Any], disk: Path) -> AsyncIterator[R
         yield RescueVictim(server, work)
 
 
+async def in_restored(job: dict[str, Any], disk: Disk) -> Deployed:
+    """A deployment in a restored rescue, which is switched off properly then."""
+    async with (
+        restored(disk) as (server, ssh),
+        writing(_byoi_write(ssh), _as_seen_inside(job)) as work,
+    ):
+        deployed = await work.finish()
+        await server.qmp.execute("quit")
+        await server.wait_off(60)
+        return deployed
+
+
 async def by_ssh(case: Case, job: dict[str, Any], disk: Path) -> Deployed:
     """`byoi write` in a rescue that was started for it. Its power is cut then: what is done is durable."""
     async with (
