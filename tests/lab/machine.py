@@ -22,6 +22,7 @@ OVMF = Path("/usr/share/OVMF")
 HOST = "10.0.2.2"
 """The address at which a machine finds the loopback of the host."""
 TAIL_LINES = 60
+UEFI_GIVES_UP = r'No bootable option or device was found|starting Boot\w+ "EFI Internal Shell"'
 HOTPLUG_PORTS = 4
 _FORWARDED = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)")
 
@@ -188,7 +189,7 @@ class Machine:
             TimeoutError: it has not by then; maybe something did start.
         """
         if self.spec.firmware == "uefi":
-            await self.serial.wait_for("No bootable option or device was found", seconds)
+            await self.serial.wait_for(UEFI_GIVES_UP, seconds)
             return
         try:
             async with asyncio.timeout(seconds):

@@ -79,9 +79,9 @@ async def started(firmware: str, *disks: Disk) -> AsyncIterator[tuple[Machine, S
 
 
 @asynccontextmanager
-async def restored(*disks: Disk) -> AsyncIterator[tuple[Machine, Ssh]]:
-    """A machine with a BIOS that goes on from the saved state, with disks that are plugged in then (no SATA)."""
-    spec = await run_blocking(_spec, "bios", (), "pc")
+async def restored(firmware: str, *disks: Disk) -> AsyncIterator[tuple[Machine, Ssh]]:
+    """A machine that goes on from the saved state, with disks that are plugged in then (no SATA)."""
+    spec = await run_blocking(_spec, firmware, (), "pc")
     state = await _saved(spec)
     async with machine(replace(spec, incoming=state)) as server:
         for disk in disks:
@@ -149,7 +149,7 @@ async def victim(case: Case, job: dict[str, Any], disk: Path) -> AsyncIterator[R
 async def in_restored(job: dict[str, Any], disk: Disk) -> Deployed:
     """A deployment in a restored rescue, which is switched off properly then."""
     async with (
-        restored(disk) as (server, ssh),
+        restored("bios", disk) as (server, ssh),
         writing(_byoi_write(ssh), _as_seen_inside(job)) as work,
     ):
         deployed = await work.finish()
@@ -159,9 +159,13 @@ async def in_restored(job: dict[str, Any], disk: Disk) -> Deployed:
 
 
 async def by_ssh(case: Case, job: dict[str, Any], disk: Path) -> Deployed:
-    """`byoi write` in a rescue that was started for it. Its power is cut then: what is done is durable."""
+    """`byoi write` in a rescue; the machine's power is cut then: what is done is durable.
+
+    Started for it where all of the way is to be seen, or the disk cannot be plugged in later.
+    """
+    make = started if case.system == "cloud" or case.bus == "sata" else restored
     async with (
-        started(case.firmware, Disk(path=disk, bus=case.bus, sector_size=case.sector_size)) as (_, ssh),
+        make(case.firmware, Disk(path=disk, bus=case.bus, sector_size=case.sector_size)) as (_, ssh),
         writing(_byoi_write(ssh), _as_seen_inside(job)) as work,
     ):
         return await work.finish()

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from agent.aio import run_blocking
 from agent.units import MiB
 from tests.lab.checks import BOOT_SECONDS, DRIVE, assert_probe, boot_probe, target
@@ -37,9 +39,11 @@ async def test_what_cannot_work_is_refused(
     assert (await run_blocking(digest, disk_file) == before) == case.untouched
 
 
-async def test_a_machine_with_an_empty_disk_says_so(disk_file: Path) -> None:
+@pytest.mark.parametrize("firmware", ["bios", "uefi"])
+async def test_a_machine_with_an_empty_disk_says_so(firmware: str, disk_file: Path) -> None:
     """What the power cuts rely on: a firmware that finds nothing to boot can be told from one that is slow."""
     await run_blocking(make_dirty, disk_file, 64 * MiB)
     changed = await run_blocking(overlay, disk_file.with_name("disk.qcow2"), disk_file)
-    async with machine(Spec(disks=(Disk(path=changed, format="qcow2", boots=True),))) as server:
+    disk = Disk(path=changed, format="qcow2", boots=True)
+    async with machine(Spec(firmware=firmware, disks=(disk,), network=False)) as server:
         await server.wait_unbootable(BOOT_SECONDS)
