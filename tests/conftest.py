@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-RINGS = ("lint", "unit", "integration", "blockdev", "packaging")
-NEEDS_ROOT = {"blockdev": "attaches loop devices", "packaging": "installs into chroots"}
+RINGS = ("lint", "unit", "integration", "blockdev", "packaging", "lab")
+NEEDS_ROOT = {
+    "blockdev": "attaches loop devices",
+    "packaging": "installs into chroots",
+    "lab": "builds systems",
+}
 CLOUD_IMAGE_BUILD_SECONDS = 900
 LOOP_MAJOR = 7
 LOOP_CTL_GET_FREE = 0x4C82  # linux/loop.h
