@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from agent.aio import run_blocking
-from agent.errors import ConfigDriveCreate, ImageDownload
+from agent.errors import ConfigDriveCreate, ImageDownload, ImageMemory
 from agent.formats.compressed import OutputTooLarge
 from agent.formats.detect import SNIFF_BYTES, sniff
 from agent.formats.extent import Decoder, Extent, GuestTooLarge
@@ -76,12 +76,16 @@ async def _probe(ctx: Context) -> ImageFacts:
         return ImageFacts("raw", error.size, ctx.container, examined=False)
     except OutputTooLarge as error:
         return ImageFacts("raw", error.limit, ctx.container, examined=False)
+    except ImageMemory:
+        if not window.gone:
+            raise
+        at_end = False  # what had to leave the memory waits on the disk when there is one
     finally:
         await run_blocking(applier.close)
     size = decoder.virtual_size
     # The one that writes will come to hold as much.
     ctx.pool.make_room(decoder.held)
-    if not (window.complete or at_end):
+    if window.gone or not (window.complete or at_end):
         return ImageFacts("unknown data", size, ctx.container, examined=False)
     data = bytes(memoryview(window.data)[: min(WINDOW_BYTES, window.covered if size is None else size)])
     ctx.head_window, ctx.window = data[:HEAD_BYTES], data
@@ -164,6 +168,8 @@ class _Window:
         self.size = size
         self.data = bytearray(WINDOW_BYTES)
         self.covered = 0
+        self.gone = False
+        """Whether bytes were wanted back that had not been kept: then the window does not hold what the disk will."""
         self._decoder = decoder
 
     @property
@@ -187,4 +193,6 @@ class _Window:
             raise _Full
 
     def read(self, offset: int, length: int) -> bytes:
-        return bytes(self.data[offset : offset + length])
+        data = bytes(self.data[offset : offset + length])
+        self.gone = self.gone or len(data) < length
+        return data

@@ -140,3 +140,28 @@ def test_a_random_byte_of_the_ranges_is_enough(system, tmp_path):
     assert status == 1
     assert document["error"]["code"] in {"image.changed", "image.damaged"}
     assert_nothing_boots(disk)
+
+
+def test_the_partition_table_may_be_a_copy_of_what_is_too_far_behind_to_be_seen_at_first(system, tmp_path):
+    """The whole file is read before anything is written, but only the first 10 MiB of the guest disk are kept."""
+    builder = qcow2.Builder(cluster_bits=12, size=GUEST)
+    twin = 15 * MiB // CLUSTER
+    kept = [
+        *range(MiB // CLUSTER),
+        *range(10 * MiB // CLUSTER, 15 * MiB // CLUSTER),
+        *range(19 * MiB // CLUSTER, 5120),
+    ]
+    clusters = {n: qcow2.Data(system.data[n * CLUSTER : (n + 1) * CLUSTER]) for n in kept}
+    clusters |= {twin: clusters[0], 0: qcow2.Share(twin)}
+    tables = sorted({n // builder.per_table for n in clusters})
+    first = [table for table in tables if table]
+    data = [("data", n) for n in sorted(clusters, key=lambda n: n != twin) if n]
+    late = [item for item in data if item[1] < builder.per_table]
+    order = [("refcounts",), ("l1",), *(("l2", table) for table in first)]
+    order += [item for item in data if item not in late] + [("l2", 0), *late]
+    image = builder.build(clusters, order)
+    assert 4 * MiB < image.l2_offsets[0] < len(image.file) < 12 * MiB
+    with serving(lambda request, _: request.file(bytes(image.file))) as server:
+        disk, (status, document, err) = deploy(server, image.file, tmp_path)
+    assert status == 0, (document, err)
+    assert disk.read_bytes()[:440] == system.data[:440]
