@@ -36,6 +36,16 @@ need_package_lists() {
     [ -n "$(debian_lists)" ] || die "apt knows no package lists of Debian's $suite here (set them up, then apt-get update)"
 }
 
+# For hooks of mmdebstrap: its apt, to look packages up and to download them. That apt takes what is installed from the tree,
+# but the dpkg that it would call is this machine's own: it must never install or remove anything, so it is given none. What
+# changes the tree is run by chroot.
+tree_apt() {
+    program=$1
+    shift
+    [ -n "${MMDEBSTRAP_APT_CONFIG:-}" ] || die "tree_apt is for hooks of mmdebstrap"
+    APT_CONFIG=$MMDEBSTRAP_APT_CONFIG "$program" -o Dir::Bin::dpkg=/bin/false -o APT::Sandbox::User=root "$@"
+}
+
 # Into the cache in one step, as that may be another filesystem: what bears the name there is whole.
 keep() {
     mv "$1" "$2.part"
