@@ -193,7 +193,7 @@ class _Api:
         )
         with self._board.subscribe() as subscription:
             await response.prepare(request)
-            await response.write(_event("status", self._board.document, self._board.revision))
+            await response.write(_event("status", self._board.encoded().decode(), self._board.revision))
             while True:
                 piece = await _next_piece(subscription)
                 if piece is None:
@@ -234,9 +234,9 @@ async def _next_piece(subscription: Subscription) -> bytes | None:
     return None if told is None else _event(told.event, told.data, told.revision)
 
 
-def _event(name: str, data: object, revision: int) -> bytes:
+def _event(name: str, data: str, revision: int) -> bytes:
     """One event of a stream (WHATWG HTML, section 9.2.6). One line of data does: JSON escapes its line breaks."""
-    return f"id: {revision}\nevent: {name}\ndata: {json.dumps(data)}\n\n".encode()
+    return f"id: {revision}\nevent: {name}\ndata: {data}\n\n".encode()
 
 
 def _number(request: web.Request, key: str, low: float, high: float) -> float | None:

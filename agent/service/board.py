@@ -23,10 +23,10 @@ _RESTLESS = frozenset({"revision", "updatedAt"})
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One event for subscribers: a name, a document, and the revision at which it happened."""
+    """One event for subscribers: a name, a document as JSON, and the revision at which it happened."""
 
     event: str
-    data: Mapping[str, Any]
+    data: str
     revision: int
 
 
@@ -81,8 +81,10 @@ class Board:
         return True
 
     def tell(self, event: str, data: Mapping[str, Any]) -> None:
-        """Tell all subscribers."""
-        told = Told(event, data, self.revision)
+        """Tell all subscribers; the document is encoded once, however many there are."""
+        if not self._subscriptions:
+            return
+        told = Told(event, json.dumps(data), self.revision)
         for subscription in tuple(self._subscriptions):
             if subscription.qsize() >= MAX_QUEUED:
                 self._end(subscription)
