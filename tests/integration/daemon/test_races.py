@@ -12,10 +12,7 @@ from contextlib import suppress
 import pytest
 
 from tests.integration.daemon.agent_process import ROOT
-from tests.integration.daemon.test_life import frozen
 from tests.integration.harness import assert_complete, assert_nothing_boots, job
-
-__all__ = ["frozen"]
 
 
 def _many(count, act):
