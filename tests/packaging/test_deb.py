@@ -15,17 +15,12 @@ from tests.packaging.conftest import script
 
 ROOT = Path(__file__).parents[2]
 SITE = "usr/lib/byoi-agent/dist/lib/python3.11/site-packages"
-HAS_MANUAL = (ROOT / "agent/cli/manual.py").exists()
-manual_needed = pytest.mark.xfail(
-    not HAS_MANUAL, reason="agent/cli/manual.py has not landed yet", strict=True
-)
 
 
 def names(tree: Path) -> list[str]:
     return sorted(str(path.relative_to(tree)) for path in tree.rglob("*"))
 
 
-@manual_needed
 def test_lintian_finds_nothing(package):
     done = subprocess.run(
         ["lintian", "--display-info", "--tag-display-limit", "0", str(package)],
@@ -42,7 +37,6 @@ def test_every_override_of_lintian_is_explained():
     assert not any(line.strip() == "" for line in lines)
 
 
-@manual_needed
 def test_the_manual_and_the_completion_are_there(package_tree):
     there = set(names(package_tree))
     assert {

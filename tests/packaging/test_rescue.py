@@ -48,7 +48,10 @@ def system(initrd, tmp_path_factory) -> Path:
 
 
 def inside(system: Path, *command: str) -> str:
-    done = subprocess.run(["chroot", str(system), *command], capture_output=True, text=True, check=False)
+    """What a command in the root filesystem says. It has /proc, and mounts that end with it."""
+    enter = 'mount -t proc proc "$1/proc"; exec chroot "$@"'
+    unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", enter, "sh"]
+    done = subprocess.run([*unshare, str(system), *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
