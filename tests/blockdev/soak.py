@@ -292,7 +292,8 @@ class Holdings:
 
     def summary(self) -> str:
         return (
-            f"resident {self.resident / MiB:.1f} MiB, shared {self.shared / MiB:.1f} MiB, data {self.data / MiB:.1f} MiB, {self.maps} mappings, "
+            f"resident {self.resident / MiB:.1f} MiB, shared {self.shared / MiB:.1f} MiB, "
+            f"data {self.data / MiB:.1f} MiB, {self.maps} mappings, "
             f"{len(self.files)} descriptors, {self.threads} threads, {self.children} children"
         )
 
