@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-RINGS = ("lint", "unit", "integration", "blockdev")
+RINGS = ("lint", "unit", "integration", "blockdev", "packaging", "lab")
+NEEDS_ROOT = {
+    "blockdev": "attaches loop devices",
+    "packaging": "installs into chroots",
+    "lab": "builds systems",
+}
 CLOUD_IMAGE_BUILD_SECONDS = 900
 LOOP_MAJOR = 7
 LOOP_CTL_GET_FREE = 0x4C82  # linux/loop.h
@@ -40,8 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A ring that cannot run fails. A skip would look like a pass."""
-    if _ring(item) == "blockdev" and os.geteuid() != 0:
-        pytest.fail("the blockdev ring attaches loop devices: run it as root", pytrace=False)
+    why = NEEDS_ROOT.get(_ring(item))
+    if why and os.geteuid() != 0:
+        pytest.fail(f"the {_ring(item)} ring {why}: run it as root", pytrace=False)
 
 
 def _make_free_loop_node() -> None:

@@ -76,6 +76,7 @@ class ControlPlane(ThreadingHTTPServer):
         """Requests without the right token."""
         self.failing: int | None = None
         """A status to answer everything with, as a control plane that is down does."""
+        self.retry_after: str | None = None
         self.asked = 0
         self.ending = False
 
@@ -199,6 +200,8 @@ class _Request(BaseHTTPRequestHandler):
     def _answer(self, status: int, document: dict[str, Any] | None) -> None:
         body = b"" if document is None else json.dumps(document).encode()
         self.send_response(status)
+        if self.server.retry_after is not None:
+            self.send_header("Retry-After", self.server.retry_after)
         if document is not None:
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))

@@ -4,12 +4,9 @@ import argparse
 import asyncio
 import dataclasses
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import structlog
 
 from agent.cli.display import show_progress
 from agent.cli.interrupt import cancel_on_signals
@@ -22,6 +19,7 @@ from agent.errors import DiskGroupUnknown
 from agent.host.disk import make_sparse
 from agent.host.syscalls import return_large_blocks
 from agent.model.job import Job, load_job
+from agent.service.logs import set_up
 from agent.units import MiB
 
 
@@ -117,7 +115,4 @@ def _with_group(job: Job, group: int) -> Job:
 
 
 def _configure_log(*, verbose: bool) -> None:
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.CRITICAL),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    set_up(logging.DEBUG if verbose else logging.CRITICAL, as_json=False)

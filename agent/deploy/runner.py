@@ -35,6 +35,13 @@ from agent.transfer.open import open_source
 log = structlog.get_logger(__name__)
 
 _UNTOUCHED = "Nothing was written: the disk holds what it held before."
+_UNTOUCHED_NOW = (
+    "This attempt wrote nothing; an earlier one may have wiped the disk. Deploy again to install a system."
+)
+_UNWIPED = (
+    "The disk fails, and what is on it is not known: it may boot the old system, the new one, or none. "
+    "Look at the kernel's log and at SMART, and deploy again or to another disk."
+)
 
 
 def _nobody(_: DeployEvent) -> None:
@@ -56,6 +63,7 @@ class Deployment:
         *,
         keep: Callable[[Seal], Awaitable[None]] = _unkept,
         attempt: int = 1,
+        floor: float = 0.0,
     ) -> None:
         """Nothing happens yet.
 
@@ -65,12 +73,16 @@ class Deployment:
             listener: is told the events, on the event loop.
             keep: is awaited right before the commit, to make the seal durable.
             attempt: which one this is, where an agent that was restarted begins again.
+            floor: the percentage that clients have seen of the attempt before.
         """
         self._job = job
         self._options = options
         self._keep = keep
-        self._tracker = Tracker(job, options.server_name, listener, attempt=attempt)
+        self._tracker = Tracker(job, options.server_name, listener, attempt=attempt, floor=floor)
+        self._is_first = attempt == 1
         self._ctx: Context | None = None
+        self._unwiped: str | None = None
+        """Why the ends of a disk that was not committed could not be wiped."""
 
     def snapshot(self) -> Status:
         """The status now."""
@@ -108,8 +120,7 @@ class Deployment:
         try:
             await self._run()
         except asyncio.CancelledError:
-            touched = self._tracker.state in UNCOMMITTED
-            self._fail(JobCancelled() if touched else JobCancelled(hint=_UNTOUCHED))
+            self._fail(self._cancelled())
             raise
         except DeployError as error:
             log.info("deploy_failed", code=error.code, message=error.message, detail=error.detail)
@@ -119,10 +130,19 @@ class Deployment:
             self._fail(InternalFault(reason=type(error).__name__))
         return self._tracker.snapshot()
 
+    def _cancelled(self) -> JobCancelled:
+        if self._ctx is not None and self._ctx.disk is not None:
+            return JobCancelled()
+        return JobCancelled(hint=_UNTOUCHED if self._is_first else _UNTOUCHED_NOW)
+
     def _fail(self, error: DeployError) -> None:
         # Cleaning up can fail or be cancelled too, but it undoes no disk that has been committed and verified.
-        if self._tracker.state is not State.DONE:
-            self._tracker.fail(error)
+        if self._tracker.state is State.DONE:
+            return
+        if self._unwiped is not None:
+            error.detail = f"{error.detail}; {self._unwiped}" if error.detail else self._unwiped
+            error.hint = _UNWIPED
+        self._tracker.fail(error)
         # The tracker keeps the error, and its traceback would keep everything that was in use.
         error.__traceback__ = error.__cause__ = error.__context__ = None
 
@@ -223,14 +243,24 @@ class Deployment:
 
     async def _abandon(self, ctx: Context, reason: BaseException) -> None:
         """Make sure once more that nothing boots from a disk that was not committed."""
-        if ctx.disk is None:
+        disk = ctx.disk
+        if disk is None:
             return
+
+        def wipe() -> None:
+            try:
+                wipe_ends(disk)
+            except OSError as error:  # kept here: a cancellation meanwhile would outrank it
+                self._unwiped = (
+                    f"the ends of {disk.path} could not be wiped: {error.strerror or type(error).__name__}"
+                )
+
         try:
-            await run_blocking(wipe_ends, ctx.disk)
-        except OSError as error:
-            text = f"the ends of {ctx.disk.path} could not be wiped: {error.strerror}"
-            reason.add_note(text)
-            self._tracker.note(text)
+            await run_blocking(wipe)
+        finally:
+            if self._unwiped is not None:
+                reason.add_note(self._unwiped)
+                self._tracker.note(self._unwiped)
 
     async def _end(self, ctx: Context) -> None:
         try:

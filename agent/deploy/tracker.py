@@ -7,7 +7,10 @@ nowhere else; the percentage never goes back, whatever is restarted.
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import structlog
 
 from agent.deploy.plan import Step
 from agent.errors import DeployError, JobCancelled
@@ -16,6 +19,8 @@ from agent.model.job import Job
 from agent.model.seal import Seal
 from agent.model.stage import STAGES, Event, State, advance
 from agent.model.status import Progress, StageTime, Status
+
+log = structlog.get_logger(__name__)
 
 MESSAGES = {
     State.STARTING: "starting",
@@ -31,6 +36,8 @@ MESSAGES = {
 
 # A transfer over a bad line notes every retry; the status keeps the last ones.
 MAX_NOTES = 100
+# Only then bytes of the image come in; what the meter last measured says nothing about the other stages.
+_FLOWING = (State.PREFLIGHT, State.WRITE)
 
 
 class Tracker:
@@ -44,13 +51,24 @@ class Tracker:
         clock: Callable[[], float] = time.time,
         *,
         attempt: int = 1,
+        floor: float = 0.0,
     ) -> None:
+        """Nothing has begun.
+
+        Args:
+            job: what is deployed.
+            server_name: as clients see it.
+            listener: is told the events; one that raises is told the next one all the same.
+            clock: seconds since the epoch.
+            attempt: which one this is.
+            floor: the percentage that clients have seen already, of an attempt before this one.
+        """
         self._job = job
         self._server_name = server_name
         self._listener = listener
         self._clock = clock
         self._steps: tuple[Step, ...] = ()
-        self._percent = 0.0
+        self._percent = min(max(floor, 0.0), 100.0)
         self._stages: list[StageTime] = []
         self._began = time.monotonic()
         self.state = State.STARTING
@@ -132,7 +150,9 @@ class Tracker:
             checksum=self.checksum,
             percent=self._percent,
             attempt=self.attempt,
-            progress=progress,
+            progress=progress
+            if self.state in _FLOWING
+            else replace(progress, rate=0.0, eta=None, waiting_on=None),
             started_at=self.started_at,
             updated_at=self._clock(),
             finished_at=self.finished_at,
@@ -167,19 +187,29 @@ class Tracker:
         self._tell(Finished(self.snapshot()))
 
     def _tell(self, event: DeployEvent) -> None:
-        self._listener(event)
+        # Whoever watches a deployment must not be able to end it: a log that nobody reads any more, a full disk.
+        try:
+            self._listener(event)
+        except Exception as error:
+            log.exception("listener_failed", told=type(event).__name__, fault=type(error).__name__)
 
 
-def starting(job: Job, server_name: str | None, *, attempt: int) -> Status:
+def starting(job: Job, server_name: str | None, *, attempt: int, floor: float = 0.0) -> Status:
     """The first status of a deployment that has been accepted and has not begun."""
-    return Tracker(job, server_name, lambda _: None, attempt=attempt).snapshot()
+    return Tracker(job, server_name, lambda _: None, attempt=attempt, floor=floor).snapshot()
 
 
 def concluded(
-    job: Job, server_name: str | None, *, attempt: int, outcome: Seal | DeployError, note: str = ""
+    job: Job,
+    server_name: str | None,
+    *,
+    attempt: int,
+    outcome: Seal | DeployError,
+    note: str = "",
+    floor: float = 0.0,
 ) -> Status:
     """The last status of a deployment whose agent went away: committed as its seal says, or failed."""
-    tracker = Tracker(job, server_name, lambda _: None, attempt=attempt)
+    tracker = Tracker(job, server_name, lambda _: None, attempt=attempt, floor=floor)
     if note:
         tracker.note(note)
     if isinstance(outcome, DeployError):

@@ -33,6 +33,11 @@ class Chained:
         return None if self._inner is None else self._inner.virtual_size
 
     @property
+    def held(self) -> int:
+        """The window of the one, and what the other holds."""
+        return self._outer.held + (0 if self._inner is None else self._inner.held)
+
+    @property
     def inner(self) -> Decoder | None:
         """The decoder of what is inside, once that is known."""
         return self._inner

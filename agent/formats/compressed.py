@@ -1,7 +1,7 @@
 """Compressed streams: gzip, xz, zstd and bzip2, with any number of members, streams or frames in a row.
 
-Bytes in, bytes out, in pieces of at most 1 MiB, so that no few bytes of input become an unbounded output at once. Every
-checksum that a format has is checked. Sources: RFC 1951, RFC 1952, RFC 8878, the .xz file format 1.2.
+Bytes in, bytes out, in pieces of at most 256 KiB, so that no few bytes of input become an unbounded output at once.
+Every checksum that a format has is checked. Sources: RFC 1951, RFC 1952, RFC 8878, the .xz file format 1.2.
 """
 
 import bz2
@@ -21,7 +21,7 @@ from agent.units import KiB, MiB
 Kind = Literal["gzip", "xz", "zstd", "bzip2"]
 
 # What a decompressor may hold for its window or dictionary: xz -9 (65 MiB) and zstd windows of 64 MiB pass,
-# zstd --long=27 (128 MiB) does not.
+# zstd --long=27 (128 MiB) does not: with it alone a deployment would take more than 128 MiB.
 MAX_MEMORY = 66 * MiB
 # Large enough to write in one go, small enough to stay in the cache between here and there.
 PIECE_BYTES = 256 * KiB
@@ -42,7 +42,7 @@ _MAX_TEXT = 64 * KiB
 # RFC 8878, section 3.1
 _SKIPPABLE = 0x184D2A50
 _ZSTD_BLOCK = 128 * KiB
-_ZSTD_BLOCKS_AT_ONCE = 8
+_ZSTD_BLOCKS_AT_ONCE = 2
 _RLE_BLOCK, _RESERVED_BLOCK = 1, 3
 
 _Pieces = Generator[bytes | None, None, None]
@@ -59,7 +59,7 @@ class OutputTooLarge(ValueError):
 class Decompressor:
     """One compressed file, fed in order, in pieces of any length.
 
-    Memory: `max_memory` for the window of xz and zstd (gzip and bzip2 need less than 4 MiB), and pieces of 1 MiB.
+    Memory: `max_memory` for the window of xz and zstd (gzip and bzip2 need less than 4 MiB), and pieces of 256 KiB.
     """
 
     def __init__(self, kind: Kind, max_output: int, max_memory: int = MAX_MEMORY) -> None:
@@ -67,8 +67,14 @@ class Decompressor:
         self.kind = kind
         self._max_output = max_output
         self._output = 0
+        self._window = _Window(kind, max_memory)
         intake = Intake(kind)
-        self._parser = Parser(intake, _parse(kind, intake, max_memory))
+        self._parser = Parser(intake, _parse(kind, intake, self._window))
+
+    @property
+    def held(self) -> int:
+        """Bytes that the window takes, once there is one. For xz it is the limit, whatever the window is."""
+        return self._window.size
 
     def feed(self, data: memoryview) -> Iterator[memoryview]:
         """Take the next bytes and give what they inflate to; the views stay valid as long as they are held.
@@ -94,14 +100,36 @@ class Decompressor:
             raise RuntimeError(f"the {self.kind} stream kept bytes back")
 
 
-def _parse(kind: Kind, intake: Intake, max_memory: int) -> _Pieces:
+class _Window:
+    """What a stream may refer back to, and the memory that it may take."""
+
+    def __init__(self, kind: str, limit: int) -> None:
+        self._kind = kind
+        self.limit = limit
+        self.size = 0
+
+    def reserve(self, size: int) -> None:
+        """A stream needs `size` bytes; raises ImageUnsafe if that is more than the limit."""
+        if size > self.limit:
+            raise self.too_large(f"{size} bytes")
+        self.size = max(self.size, size)
+
+    def too_large(self, needed: str) -> ImageUnsafe:
+        return ImageUnsafe(
+            check="memory_limit",
+            detail=f"the {self._kind} stream needs {needed} of memory to be decompressed, beyond {self.limit} bytes",
+            hint="Compress the image with a window of at most 64 MiB: xz -9 or lower, zstd --long=26 or lower.",
+        )
+
+
+def _parse(kind: Kind, intake: Intake, window: _Window) -> _Pieces:
     match kind:
         case "gzip":
             return _gzip(intake)
         case "xz":
-            return _xz(intake, max_memory)
+            return _xz(intake, window)
         case "zstd":
-            return _zstd(intake, max_memory)
+            return _zstd(intake, window)
         case "bzip2":
             return _bzip2(intake)
 
@@ -118,7 +146,7 @@ class _Library(Protocol):
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-def _inflate(intake: Intake, library: _Library) -> _Pieces:
+def _inflate(intake: Intake, library: _Library, window: _Window | None = None) -> _Pieces:
     """One stream through a library; what follows the stream stays in the intake."""
     while not library.eof:
         chunk = b""
@@ -127,8 +155,8 @@ def _inflate(intake: Intake, library: _Library) -> _Pieces:
         try:
             piece = library.decompress(chunk, PIECE_BYTES)
         except (OSError, lzma.LZMAError, igzip_lib.error) as error:  # type: ignore[misc]  # isal's stub says instance
-            if "emory usage limit" in str(error):
-                raise _too_much_memory(intake.content, "more than that") from error
+            if window is not None and "emory usage limit" in str(error):
+                raise window.too_large("more") from error
             raise intake.damaged(f"the data before byte {intake.offset} does not inflate: {error}") from error
         if piece:
             yield piece
@@ -157,14 +185,6 @@ def _skip_zeros(intake: Intake) -> Generator[None, None, int]:
             intake.give_back(rest)
             break
     return count
-
-
-def _too_much_memory(kind: str, needed: str) -> ImageUnsafe:
-    return ImageUnsafe(
-        check="memory_limit",
-        detail=f"the {kind} stream needs {needed} of memory to be decompressed, beyond the limit",
-        hint="Compress the image with a smaller window: xz -9 or lower, zstd without --long.",
-    )
 
 
 # -- gzip ----------------------------------------------------------------------------------------------------
@@ -229,11 +249,13 @@ def _gzip_body(intake: Intake) -> _Pieces:
 # -- xz and bzip2 --------------------------------------------------------------------------------------------
 
 
-def _xz(intake: Intake, max_memory: int) -> _Pieces:
+def _xz(intake: Intake, window: _Window) -> _Pieces:
     while True:
         yield from _check_magic(intake)
-        library = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=max_memory)
-        yield from _inflate(intake, library)
+        library = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=window.limit)
+        # The library does not tell how much it takes. It is slow enough for few buffers in any case.
+        window.reserve(window.limit)
+        yield from _inflate(intake, library, window)
         if not lzma.is_check_supported(library.check):
             raise intake.damaged(f"it uses the unknown integrity check {library.check}")
         if (yield from _skip_zeros(intake)) % 4:
@@ -253,8 +275,8 @@ def _bzip2(intake: Intake) -> _Pieces:
 # -- zstd ----------------------------------------------------------------------------------------------------
 
 
-def _zstd(intake: Intake, max_memory: int) -> _Pieces:
-    context = zstandard.ZstdDecompressor(max_window_size=max_memory)
+def _zstd(intake: Intake, window: _Window) -> _Pieces:
+    context = zstandard.ZstdDecompressor(max_window_size=window.limit)
     what = "a frame's header"
     frames = 0
     while not (yield from intake.at_end()) or not frames:
@@ -266,12 +288,12 @@ def _zstd(intake: Intake, max_memory: int) -> _Pieces:
             continue
         intake.give_back(magic)
         yield from _check_magic(intake)
-        header, has_checksum = yield from _zstd_header(intake, max_memory)
+        header, has_checksum = yield from _zstd_header(intake, window)
         yield from _zstd_blocks(intake, context.decompressobj(), header, has_checksum=has_checksum)
         frames += 1
 
 
-def _zstd_header(intake: Intake, max_memory: int) -> Generator[None, None, tuple[bytes, bool]]:
+def _zstd_header(intake: Intake, window: _Window) -> Generator[None, None, tuple[bytes, bool]]:
     """A frame's header, and whether a checksum ends the frame (RFC 8878, section 3.1.1.1)."""
     what = "a frame's header"
     start = bytes((yield from intake.take(5, what)))
@@ -283,12 +305,11 @@ def _zstd_header(intake: Intake, max_memory: int) -> Generator[None, None, tuple
     rest = bytes((yield from intake.take(window_bytes + dictionary_bytes + size_bytes, what)))
     if single_segment:
         # The whole content is the window; a size of two bytes counts from 256.
-        window = int.from_bytes(rest[dictionary_bytes:], "little") + (256 if size_bytes == 2 else 0)
+        size = int.from_bytes(rest[dictionary_bytes:], "little") + (256 if size_bytes == 2 else 0)
     else:
         base = 1 << (10 + (rest[0] >> 3))
-        window = base + base // 8 * (rest[0] & 7)
-    if window > max_memory:
-        raise _too_much_memory("zstd", f"{window} bytes")
+        size = base + base // 8 * (rest[0] & 7)
+    window.reserve(size)
     return start + rest, bool(flags & 4)
 
 

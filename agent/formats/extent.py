@@ -44,7 +44,7 @@ class Inflate:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Bytes that a `Write` has put on the disk at `source` before belong at `offset` as well."""
+    """Bytes that a `Write` or an `Inflate` has put on the disk at `source` before belong at `offset` as well."""
 
     source: int
     offset: int
@@ -94,6 +94,13 @@ class Decoder(Protocol):
     @property
     def virtual_size(self) -> int | None:
         """Size of the guest disk in bytes, or None as long as it is not known."""
+
+    @property
+    def held(self) -> int:
+        """Bytes that it holds now or will soon, by what it has seen, where that is more than a few MiB.
+
+        May be asked at any time; whoever drives it takes less memory for buffers instead.
+        """
 
     def feed(self, data: memoryview) -> Iterator[Extent]:
         """Take the next bytes of the file and give the extents that they complete.

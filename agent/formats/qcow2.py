@@ -3,7 +3,8 @@
 The tables are kept as they pass and turned around (`qcow2_table`); data is cut along the runs that are known
 (`qcow2_queue`); what comes before its table waits (`qcow2_early`); `qcow2_pass` holds these together. When
 too much waits, the tables are fetched out of order; where the source cannot do that, what waits moves to the
-free tail of the disk; where that is full, the image is refused.
+free tail of the disk; where that is full, the image is refused. What was placed and is named again by a later
+table is copied from where it was placed (`qcow2_placed`).
 
 Called by the pipeline, as every decoder. After an exception the decoder is of no further use, and what it
 gave until then has to be taken for nothing.
@@ -29,8 +30,12 @@ class Qcow2Decoder:
 
     Memory, at most: `limits.runs` * 16 bytes (32 MiB) for runs, `limits.early_bytes` (16 MiB) for early data,
     1.5 times `limits.l1_bytes` (3 MiB) for the L1 table, 8 MiB for the digests of 262144 fetched tables, 1 MiB of
-    doubtful sectors, and 4 MiB for a compressed cluster. While a table is read, up to 14 times its length: 28 MiB
+    doubtful sectors, 4 MiB for a compressed cluster, and `limits.places` * 48 bytes (6 MiB, half as much again for a
+    moment) for what has been placed and may be named again. While a table is read, up to 14 times its length: 28 MiB
     for one of 2 MiB, 0.9 MiB for one of 64 KiB.
+
+    Every byte that it gives has passed in the stream: only what lies ahead of the stream is fetched, tables alone, and
+    the stream has to bring the same bytes later.
 
     Args:
         file_size: length of the image file in bytes, where it is known: wrong offsets are then found at once.
@@ -62,6 +67,11 @@ class Qcow2Decoder:
     def virtual_size(self) -> int | None:
         """Size of the guest disk in bytes, once the header has been read."""
         return None if self._pass is None else self._pass.header.virtual_size
+
+    @property
+    def held(self) -> int:
+        """Early data and runs, as many as there are now."""
+        return 0 if self._pass is None else self._pass.held
 
     @property
     def used_scratch(self) -> tuple[int, int] | None:

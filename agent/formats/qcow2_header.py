@@ -48,8 +48,8 @@ class Qcow2Limits:
     """Runs of clusters that are known and have not arrived yet, 16 bytes each."""
     refcount_table_bytes: int = 1 * MiB
     """A longer one is not read; its blocks then wait with what nobody knows yet."""
-    refetched_bytes: int = 1024 * MiB
-    """Bytes that may be asked for once more, because they had passed before a table named them."""
+    places: int = 128 * KiB
+    """Runs that have been placed and may be named again, and as many compressed clusters, 24 bytes each."""
 
 
 DEFAULT_LIMITS = Qcow2Limits()

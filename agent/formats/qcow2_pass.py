@@ -53,7 +53,7 @@ class ForwardPass:
         self.scratch = scratch
         self._file_size = file_size
         self._means = means
-        self._queue = RunQueue(header.codec, means.limits.runs)
+        self._queue = RunQueue(header.codec, means.limits.runs, means.limits.places)
         self._store = EarlyStore(means.limits.early_bytes)
         self._doubts = Doubts()
         self._chunk = Chunk(0, 0, memoryview(b""))
@@ -64,7 +64,11 @@ class ForwardPass:
         self._refcounts = bytearray()
         self._fetched_l1 = FetchedRanges()
         self._fetched_l2 = FetchedRanges()
-        self._refetched = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that early data and runs take."""
+        return self._store.size + self._queue.size
 
     def feed(self, chunk: Chunk) -> Iterator[Extent]:
         """Place what the chunk has; every piece of it is placed, kept, or of no use when this ends."""
@@ -79,9 +83,15 @@ class ForwardPass:
         if not self._all_known:
             yield from self._keep_gaps()
         if self._all_known:
-            self._store.clear()
-            self._doubts.clear()
+            self._forget()
         self._queue.end(chunk)
+
+    def _forget(self) -> None:
+        """All tables are known: nothing else can be asked for."""
+        self._store.clear()
+        self._doubts.clear()
+        self._queue.placed.clear()
+        self._queue.inflated.clear()
 
     def finish(self, position: int) -> Iterator[Extent]:
         """The file has ended at `position`."""
@@ -184,28 +194,51 @@ class ForwardPass:
         if run.inflated == 0:
             for piece in self._store.pieces(run.host, end):
                 yield from self._place_piece(piece, run.guest + piece.start - run.host)
-        elif run.inflated > 0:
+        elif run.inflated > 0 and not (run.end > end and self._queue.has_head(run)):
+            if (copy := self._copy_of(run)) is not None:
+                yield copy
+                return
             prefix = yield from self._gather(run.host, end, compressed=run)
             if run.end == end or len(prefix) < end - run.host:
+                self._queue.inflated.add(run.host, run.host + 1, run.guest)
                 yield Inflate(run.guest, run.inflated, memoryview(prefix), self.header.codec)
                 return
         if run.end > end:
             self._queue.resume(run, prefix)
 
+    def _copy_of(self, run: Run) -> Copy | None:
+        """The same compressed cluster from where it is already, if it is."""
+        place = self._queue.inflated.find(run.host)
+        if place is None:
+            return None
+        source = place.guest + run.host - place.start
+        if min(source + self.header.cluster_size, self.header.virtual_size) - source < run.inflated:
+            return None  # the last cluster of the disk, of which only the beginning was needed
+        return Copy(source, run.guest, run.inflated)
+
     def _place_piece(self, piece: Piece, guest: int) -> Iterator[Extent]:
         length = piece.end - piece.start
         if piece.segment is None:
-            for start in range(piece.start, piece.end, _FETCH_BYTES):
-                end = min(start + _FETCH_BYTES, piece.end)
-                data = yield from self._refetch(start, end)
-                yield Write(guest + start - piece.start, memoryview(data))
+            yield from self._copy_placed(piece, guest)
         elif (view := piece.data) is not None:
+            self._queue.placed.add(piece.start, piece.end, guest)
             yield Write(guest, view)
             self._store.release(piece)
         elif (scratch := piece.scratch) is not None:
             yield Copy(scratch, guest, length)
         else:
             yield Zero(guest, length)
+
+    def _copy_placed(self, piece: Piece, guest: int) -> Iterator[Extent]:
+        """What another table has claimed before, from where it is on the guest disk."""
+        start = piece.start
+        while start < piece.end:
+            place = self._queue.placed.find(start)
+            if place is None:
+                raise _passed(start, piece.end)
+            end = min(piece.end, place.end)
+            yield Copy(place.guest + start - place.start, guest + start - piece.start, end - start)
+            start = end
 
     def _gather(self, start: int, end: int, *, compressed: Run | None = None) -> _Gathering:
         """Bytes that have passed: a table, or one compressed cluster (of which the last sector may be another's)."""
@@ -219,19 +252,20 @@ class ForwardPass:
             elif piece.segment is not None:
                 data += bytes(piece.end - piece.start)
             else:
-                data += yield from self._gather_missing(piece, compressed)
+                data += self._missing(piece, compressed)
             if len(data) < piece.end - start:
                 break
         return bytes(data)
 
-    def _gather_missing(self, piece: Piece, compressed: Run | None) -> _Gathering:
-        if compressed is None:
-            return (yield from self._refetch(piece.start, piece.end))
-        found = self._doubts.read(piece.start, piece.end)
+    def _missing(self, piece: Piece, compressed: Run | None) -> bytes:
+        """What the store does not have, where that is only the last part of a compressed cluster or in doubt."""
+        found = b"" if compressed is None else self._doubts.read(piece.start, piece.end)
         start = piece.start + len(found)
-        if start > compressed.host and compressed.end - start < SECTOR:
-            return found  # where the next compressed cluster begins, this one has ended
-        return found + (yield from self._refetch(start, piece.end))
+        # Where the next compressed cluster begins, this one has ended.
+        at_end = compressed is not None and start > compressed.host and compressed.end - start < SECTOR
+        if start < piece.end and not at_end:
+            raise _passed(start, piece.end)
+        return found
 
     def _release(self, piece: Piece, compressed: Run | None) -> None:
         if compressed is None:
@@ -255,26 +289,26 @@ class ForwardPass:
     # -- data that nobody has claimed yet
 
     def _keep_gaps(self) -> Iterator[Extent]:
-        """Keep what of the chunk has no owner yet, until there is too much of it."""
-        limit = self._means.limits.early_bytes
+        """Keep what of the chunk has no owner yet; once there is too much of it, fetch the tables instead."""
         gaps, doubts = self._queue.gaps(self._chunk)
+        length = sum(end - start + OVERHEAD for start, end in gaps)
+        if self._means.can_fetch and self._store.size + length > self._means.limits.early_bytes:
+            yield from self._fetch_tables()
+            yield from self._queue.place(self._chunk)
+            if self._all_known:
+                return
+            gaps, doubts = self._queue.gaps(self._chunk)
         for start, end in doubts:
             self._doubts.add(start, self._chunk.cut(start, end))
         for start, end in gaps:
             for begin, stop in self._store.blocks(max(start, self.header.cluster_size), end):
-                if self._store.size + OVERHEAD + stop - begin > limit:
-                    yield from self._make_room(stop - begin)
-                    if self._all_known:
-                        return
+                yield from self._make_room(stop - begin)
                 self._store.add(begin, self._chunk.cut(begin, stop))
 
     def _make_room(self, length: int) -> Iterator[Extent]:
-        if self._means.can_fetch:
-            yield from self._fetch_tables()
-            if self._all_known:
-                yield from self._queue.place(self._chunk)
-                return
         limit = self._means.limits.early_bytes
+        if self._store.size + OVERHEAD + length <= limit:
+            return
         yield from self._store.spill(self.scratch, min(limit // 2, limit - OVERHEAD - length))
         if self._store.size + OVERHEAD + length > limit:
             wanted = self._wanted() or (0, 0)
@@ -286,28 +320,37 @@ class ForwardPass:
 
     # -- out of order
 
+    # Only what lies ahead of the stream is fetched: it is compared when the stream brings it. What has passed could
+    # not be compared with anything, and a server could plant there what was never hashed.
+
     def _fetch_tables(self) -> Iterator[Extent]:
         """Fetch every table that is missing; ends early, and changes nothing more, when the source cannot do it."""
         if self._l1 is None:
             start, end = self.header.l1_offset, self.header.l1_offset + self.header.l1_length
-            data = yield from self._fetch(start, end)
+            data = yield from self._fetch_rest(start, end)
             if data is None:
                 return
             self._remember(self._fetched_l1, start, data)
-            self._table.clear()
             yield from self._take_table(data)
             yield from self._read_tables()
         cluster = self.header.cluster_size
         while (group := self._next_group()) is not None:
             start, end = group
-            data = yield from self._fetch(start, end)
+            data = yield from self._fetch_rest(start, end)
             if data is None:
                 return
-            self._table.clear()
             while (wanted := self._wanted()) is not None and wanted[0] < end:
                 table = memoryview(data)[wanted[0] - start :][:cluster]
                 self._remember(self._fetched_l2, wanted[0], table)
                 yield from self._take_table(table)
+
+    def _fetch_rest(self, start: int, end: int) -> Generator[Extent, None, bytes | None]:
+        """A range that begins with the wanted table, of which the stream may have brought the first part."""
+        rest = yield from self._fetch(start + len(self._table), end)
+        if rest is None:
+            return None
+        passed, self._table = self._table, bytearray()
+        return bytes(passed + rest)
 
     def _next_group(self) -> tuple[int, int] | None:
         """The file range of the next missing table, and of those that follow closely."""
@@ -341,13 +384,9 @@ class ForwardPass:
             data += fetch.data
         return bytes(data) if self._means.can_fetch else None
 
-    def _refetch(self, start: int, end: int) -> _Gathering:
-        """Bytes that have passed and were not kept, because they had another owner or none at the time."""
-        self._refetched += end - start
-        limit = self._means.limits.refetched_bytes
-        data = (yield from self._fetch(start, end)) if self._refetched <= limit else None
-        if data is None:
-            raise ImageMemory(
-                detail=f"bytes {start} to {end - 1} of the file had passed before a table named them"
-            )
-        return data
+
+def _passed(start: int, end: int) -> ImageMemory:
+    return ImageMemory(
+        detail=f"bytes {start} to {end - 1} of the file had passed before a table named them",
+        hint="Convert the image: qemu-img convert -O qcow2 IMAGE NEW.qcow2.",
+    )

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 
 from agent.errors import ImageMemory
 from agent.formats.extent import Codec, Extent, Inflate, Write
+from agent.formats.qcow2_placed import PlacedRuns
 from agent.formats.qcow2_table import SECTOR, UNUSED, Cursor, Run
+
+# The memory that one run takes, in bytes.
+RUN_BYTES = 16
 
 _NOWHERE = 1 << 64  # behind every offset that an image can have
 
@@ -32,7 +36,11 @@ class Chunk:
 class RunQueue:
     """All runs ahead: at most `limit` of them, 16 bytes each, and the head of one compressed cluster."""
 
-    def __init__(self, codec: Codec, limit: int) -> None:
+    def __init__(self, codec: Codec, limit: int, places: int) -> None:
+        self.placed = PlacedRuns(places)
+        """Plain bytes that have been given, as long as gaps are noted."""
+        self.inflated = PlacedRuns(places)
+        """Compressed clusters that have been given, as long as gaps are noted."""
         self._codec = codec
         self._limit = limit
         self._cost = 0
@@ -44,6 +52,11 @@ class RunQueue:
         self._tail = bytearray()
         self._tail_start = 0
         self._covered: list[tuple[int, int, int]] | None = None
+
+    @property
+    def size(self) -> int:
+        """The memory that the runs take, in bytes."""
+        return self._cost * RUN_BYTES
 
     def push(self, cursor: Cursor) -> None:
         """Add a table's runs; those that begin before the chunk have been taken already.
@@ -67,8 +80,14 @@ class RunQueue:
             self._tail = bytearray(prefix)
             self._tail_start = run.host
 
+    def has_head(self, run: Run) -> bool:
+        """Whether the bytes of a compressed cluster before the chunk are here, because another run wants them too."""
+        return bool(self._tail) and self._tail_start <= run.host
+
     def begin(self, chunk: Chunk, *, note_gaps: bool) -> None:
         """A chunk has arrived. With `note_gaps`, `gaps` will tell what of it nobody wanted."""
+        if self._heap and self._heap[0][0] < chunk.start:
+            raise RuntimeError(f"the run at {self._heap[0][0]} was passed over")  # never write half of it
         self._due, self._active = self._active, []
         self._covered = [] if note_gaps else None
         if not self._tail:
@@ -100,9 +119,14 @@ class RunQueue:
         self.cover(run.host, run.end, run.end - SECTOR if run.inflated > 0 else run.end)
         if run.inflated == 0:
             start = max(run.host, chunk.start)
-            return Write(run.guest + start - run.host, chunk.cut(start, run.end))
+            guest = run.guest + start - run.host
+            if self._covered is not None:
+                self.placed.add(start, min(run.end, chunk.end), guest)
+            return Write(guest, chunk.cut(start, run.end))
         if run.inflated == UNUSED or run.end > chunk.end:
             return None
+        if self._covered is not None:
+            self.inflated.add(run.host, run.host + 1, run.guest)
         return Inflate(run.guest, run.inflated, self._compressed(run, chunk), self._codec)
 
     def _compressed(self, run: Run, chunk: Chunk) -> memoryview:

@@ -17,6 +17,11 @@ class RawDecoder:
         """The file's size in bytes, where it is known."""
         return self._size
 
+    @property
+    def held(self) -> int:
+        """Nothing."""
+        return 0
+
     def feed(self, data: memoryview) -> Iterator[Extent]:
         """Give the bytes as one write."""
         if data:

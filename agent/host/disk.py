@@ -39,6 +39,7 @@ class TargetDisk:
         size: bytes.
         sector_size: logical sector size in bytes; None for a regular file, which takes the image's.
         is_device: a block device rather than a file.
+        identity: see `identity_of`.
         operations: how many reads, writes and zeroed steps have ended; one that hangs does not count.
     """
 
@@ -50,14 +51,14 @@ class TargetDisk:
         """
         self.path = path
         self.operations = 0
-        with _named(path):
+        with named(path):
             self._fd = _open_exclusive(path)
         self._direct_fd: int | None = None
         self._direct_works = True
         self._lock = threading.RLock()
         self._bounce = memoryview(b"")
         try:
-            with _named(path):
+            with named(path):
                 self._inspect()
         except BaseException:
             self.close()
@@ -66,6 +67,7 @@ class TargetDisk:
     def _inspect(self) -> None:
         mode = os.fstat(self._fd).st_mode
         self.is_device = stat.S_ISBLK(mode)
+        self.identity = identity_of(self._fd)
         self.size = syscalls.device_size(self._fd) if self.is_device else os.fstat(self._fd).st_size
         self.sector_size = syscalls.logical_sector_size(self._fd) if self.is_device else None
         self._alignment = self.sector_size or _FILE_ALIGNMENT
@@ -103,7 +105,7 @@ class TargetDisk:
         cache.
         """
         view = memoryview(data)
-        with _named(self.path):
+        with named(self.path):
             self._check_range(offset, len(view))
             start, end = self._direct_part(offset, offset + len(view))
             if start < end:
@@ -173,7 +175,7 @@ class TargetDisk:
 
     def zero(self, offset: int, length: int) -> None:
         """Make the range read back as zeros, by the cheapest way that guarantees it."""
-        with _named(self.path):
+        with named(self.path):
             self._check_range(offset, length)
             start, end = align_up(offset, self._alignment), align_down(offset + length, self._alignment)
             if start >= end:
@@ -205,13 +207,13 @@ class TargetDisk:
 
     def flush(self) -> None:
         """Make everything written durable, down to the disk's own cache."""
-        with _named(self.path):
+        with named(self.path):
             os.fsync(self._fd)
 
     def drop_cache(self) -> None:
         """Flush, then forget cached pages: what is read next comes from the device."""
         self.flush()
-        with _named(self.path):
+        with named(self.path):
             if self.is_device:
                 syscalls.flush_buffers(self._fd)
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -222,7 +224,7 @@ class TargetDisk:
         Raises:
             OSError: EIO when the disk ends before.
         """
-        with _named(self.path):
+        with named(self.path):
             pieces: list[bytes] = []
             while length > 0:
                 piece = os.pread(self._fd, length, offset)
@@ -255,6 +257,41 @@ class TargetDisk:
             )
 
 
+def identity_of(fd: int) -> tuple[int, ...]:
+    """What tells a disk from another one that bears its name: a path may lead to a new disk at any time.
+
+    Returns:
+        Of a block device its number and the kernel's number of its medium (0 before Linux 5.15), of a file those of
+        its filesystem and its inode. `agent.host.inventory` gives a `Disk` the same without opening it.
+
+    Raises:
+        OSError: the descriptor is none of an open disk.
+    """
+    info = os.fstat(fd)
+    if not stat.S_ISBLK(info.st_mode):
+        return info.st_dev, info.st_ino
+    try:
+        return info.st_rdev, syscalls.disk_sequence(fd)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return info.st_rdev, 0
+
+
+def read_identity(path: str) -> tuple[int, ...]:
+    """`identity_of` what a path leads to now. Opens it for that, and neither claims it nor waits for it.
+
+    Raises:
+        OSError: with the path in it.
+    """
+    with named(path):
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return identity_of(fd)
+        finally:
+            os.close(fd)
+
+
 def make_sparse(path: str, size: int) -> None:
     """Make a new sparse file of `size` bytes, or accept one that already has just that size.
 
@@ -262,7 +299,7 @@ def make_sparse(path: str, size: int) -> None:
         FileExistsError: there is a file of another size; it is left alone.
         OSError: with the path in it.
     """
-    with _named(path):
+    with named(path):
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
@@ -296,7 +333,7 @@ def _open_exclusive(path: str) -> int:
 
 
 @contextmanager
-def _named(path: str) -> Iterator[None]:
+def named(path: str) -> Iterator[None]:
     """Put the path into every OSError that comes without one."""
     try:
         yield

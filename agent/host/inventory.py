@@ -105,7 +105,7 @@ def describe_path(path: str) -> Disk:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DiskUnknown(path=path, detail=reason or "") from error
     if stat.S_ISREG(info.st_mode):
-        return _describe_file(os.path.abspath(path), info.st_size)  # noqa: PTH100 - keep the name as given
+        return _describe_file(os.path.abspath(path), info)  # noqa: PTH100 - keep the name as given
     if not stat.S_ISBLK(info.st_mode):
         raise DiskUnknown(path=path, detail="neither a block device nor a file")
     try:
@@ -172,7 +172,7 @@ def _describe(device: "pyudev.Device", snapshot: _Snapshot) -> Disk:
     )
 
 
-def _describe_file(path: str, size: int) -> Disk:
+def _describe_file(path: str, info: os.stat_result) -> Disk:
     tree = holders.read_tree()
     loops = holders.loops_of(path, tree)
     attached = tuple(Holder("other", loop, path, path, stoppable=False) for loop in loops)
@@ -182,7 +182,15 @@ def _describe_file(path: str, size: int) -> Disk:
         if swap.kind == "file" and os.path.realpath(path) == swap.path
     )
     writable = os.access(path, os.W_OK)
-    return Disk(path, size, kind="file", transport="file", read_only=not writable, holders=attached + swapped)
+    return Disk(
+        path,
+        info.st_size,
+        kind="file",
+        transport="file",
+        read_only=not writable,
+        holders=attached + swapped,
+        identity=(info.st_dev, info.st_ino),
+    )
 
 
 # -- one disk out of its directory in sysfs ------------------------------------------------------------------
@@ -221,7 +229,15 @@ def disk_from_sysfs(
         # libata also sets the bit for disks in hot-plug bays, which are no more removable than the others.
         removable=_number(directory / "removable") == 1 and (transport != "sata" or name.startswith("sr")),
         read_only=_number(directory / "ro") == 1,
+        identity=_identity(directory),
     )
+
+
+def _identity(directory: Path) -> tuple[int, ...]:
+    """What `agent.host.disk.identity_of` says of the opened device."""
+    major, _, minor = read_attribute(directory / "dev").partition(":")
+    number = os.makedev(int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else 0
+    return number, _number(directory / "diskseq")
 
 
 def transport_of(directory: Path) -> str:

@@ -17,6 +17,7 @@ BLKSSZGET = 0x1268
 BLKPBSZGET = 0x127B
 BLKZEROOUT = 0x127F
 BLKGETSIZE64 = 0x80081272
+BLKGETDISKSEQ = 0x80081280
 
 # linux/falloc.h
 FALLOC_FL_KEEP_SIZE = 0x01
@@ -31,6 +32,7 @@ SYNC_FILE_RANGE_WAIT_AFTER = 4
 # malloc.h
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
+M_ARENA_MAX = -8
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _fallocate = _libc.fallocate
@@ -58,6 +60,12 @@ def logical_sector_size(fd: int) -> int:
 def physical_sector_size(fd: int) -> int:
     """Physical sector size of a block device in bytes: what it writes at once."""
     return _int_ioctl(fd, BLKPBSZGET)
+
+
+def disk_sequence(fd: int) -> int:
+    """Number of the medium in a block device: no other device, and none that was there before, has it (Linux 5.15)."""
+    number: int = struct.unpack("Q", fcntl.ioctl(fd, BLKGETDISKSEQ, bytes(8)))[0]
+    return number
 
 
 def is_read_only(fd: int) -> bool:
@@ -115,6 +123,14 @@ def return_large_blocks(threshold: int) -> None:
         _libc.mallopt(M_MMAP_THRESHOLD, threshold)
         # Fixing the one fixes the other at 128 KiB: the heap would shrink and grow with every smaller block.
         _libc.mallopt(M_TRIM_THRESHOLD, 2 * threshold)
+        # A heap for each thread would keep what that thread once needed.
+        _libc.mallopt(M_ARENA_MAX, 2)
+
+
+def return_free_memory() -> None:
+    """Give back to the system what is free in the heaps, where the C library can: malloc_trim(3)."""
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
 
 
 def address(view: memoryview) -> int:

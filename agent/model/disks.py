@@ -91,6 +91,9 @@ class Disk:
     holders: tuple[Holder, ...] = ()
     boot_medium: bool = False
     """Whether the running system's root, or what it is made of, lies on it."""
+    identity: tuple[int, ...] = ()
+    """What tells it from another disk that comes to bear its name; not in the document, for it means nothing after a
+    reboot. See `agent.host.disk.identity_of`."""
 
     def to_json(self) -> dict[str, Any]:
         """The disk as it stands in the inventory's document; unknown texts are null."""

@@ -7,6 +7,7 @@ of a fault.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,10 @@ CHECKSUM_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 MAX_JOB_BYTES = 24 * MiB
 MAX_USER_DATA_BYTES = 8 * MiB
 MAX_LIST = 256
+# Readers and writers of JSON recurse, ours as well as those in the guest. No real document comes near.
+MAX_DEPTH = 64
+_MEMBER_DEPTH = MAX_DEPTH - 2
+"""Of `networkData` and `vendorData`: within the job they lie two levels deep."""
 MAX_TEXT = 16 * 1024
 MAX_SSH_KEY_BYTES = MiB
 MAX_PAIR_KEY_BYTES = 1024
@@ -111,6 +116,15 @@ def load_job(text: str | bytes) -> Job:
     Raises:
         JobInvalid: no JSON, a key given twice, or faults of the job itself.
     """
+    return parse_job(read_json(text))
+
+
+def read_json(text: str | bytes) -> Any:
+    """Read JSON that holds a job (RFC 8259), more strictly than `json.loads`: no NaN, no key twice, bounded depth.
+
+    Raises:
+        JobInvalid: it is none, or has more than MAX_JOB_BYTES.
+    """
     if len(text) > MAX_JOB_BYTES:
         raise JobInvalid([Fault("", f"the job has {len(text)} bytes, at most {MAX_JOB_BYTES} are taken")])
     twice: list[str] = []
@@ -118,20 +132,39 @@ def load_job(text: str | bytes) -> Job:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
         if len(result) != len(items):
-            keys = [key for key, _ in items]
-            twice.extend(sorted({key for key in keys if keys.count(key) > 1}))
+            counts = Counter(key for key, _ in items)
+            twice.extend(sorted(key for key, count in counts.items() if count > 1)[:MAX_LIST])
         return result
 
     try:
-        document = json.loads(text, object_pairs_hook=pairs, parse_constant=_no_constant)
+        document: object = json.loads(text, object_pairs_hook=pairs, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise JobInvalid([Fault("", f"the job is not JSON: {error.msg} at {where}")]) from None
-    except (UnicodeDecodeError, RecursionError, ValueError):
+    except RecursionError:
+        raise JobInvalid([Fault("", f"the job is {_too_deep(MAX_DEPTH)}")]) from None
+    except (UnicodeDecodeError, ValueError):
         raise JobInvalid([Fault("", "the job is not JSON in UTF-8")]) from None
     if twice:
-        raise JobInvalid([Fault(key, "is given twice") for key in twice])
-    return parse_job(document)
+        raise JobInvalid([Fault(key, "is given twice") for key in twice[:MAX_LIST]])
+    if _is_deeper(document, MAX_DEPTH):
+        raise JobInvalid([Fault("", f"the job is {_too_deep(MAX_DEPTH)}")])
+    return document
+
+
+def _is_deeper(document: object, depth: int) -> bool:
+    """Whether objects and arrays are nested in each other beyond this depth; level by level, without recursion."""
+    level = [document] if isinstance(document, dict | list) else []
+    for _ in range(depth):
+        items = (node.values() if isinstance(node, dict) else node for node in level)
+        level = [item for part in items for item in part if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _too_deep(depth: int) -> str:
+    return f"nested more than {depth} levels deep"
 
 
 def _no_constant(name: str) -> None:
@@ -321,6 +354,9 @@ class _Reader:
 
     def json_object(self, key: str, *, or_text: bool = False) -> Any:
         value = self._get(key)
+        if isinstance(value, dict) and _is_deeper(value, _MEMBER_DEPTH):
+            self.fault(key, f"is {_too_deep(_MEMBER_DEPTH)}")
+            return None
         if value is None or isinstance(value, dict) or (or_text and isinstance(value, str)):
             return value
         self.fault(key, "must be an object or a string" if or_text else "must be an object")

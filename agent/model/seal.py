@@ -11,7 +11,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """The disk and its size in bytes, length in bytes and SHA-256 of each end, and the checksum of the image."""
+    """The disk and its size in bytes, length in bytes and SHA-256 of each end, and the checksum of the image; the size
+    of the sectors that the partition table counts in, and the config drive. Without one its length is 0.
+    """
 
     path: str
     size: int
@@ -20,6 +22,10 @@ class Seal:
     tail_length: int
     tail_sha256: str
     checksum: str
+    sector_size: int = 512
+    drive_offset: int = 0
+    drive_length: int = 0
+    drive_sha256: str = ""
 
     def document(self) -> dict[str, Any]:
         """The seal as JSON."""
@@ -41,4 +47,10 @@ class Seal:
                 raise ValueError(f"not a seal: {name} is {value!r}")
         if not (0 < seal.head_length < seal.size < 2**63 and 0 < seal.tail_length < seal.size):
             raise ValueError(f"not a seal: {seal.head_length} and {seal.tail_length} of {seal.size} bytes")
+        if not (seal.drive_offset >= 0 and 0 <= seal.drive_length <= seal.size - seal.drive_offset):
+            raise ValueError(
+                f"not a seal: a drive of {seal.drive_length} bytes at {seal.drive_offset} of {seal.size} bytes"
+            )
+        if seal.sector_size not in (512, 4096):
+            raise ValueError(f"not a seal: sectors of {seal.sector_size} bytes")
         return seal

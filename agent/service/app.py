@@ -18,7 +18,7 @@ from agent import __version__
 from agent.aio import run_blocking
 from agent.deploy.plan import policy_faults
 from agent.errors import JobInvalid
-from agent.model.job import Job, load_job
+from agent.model.job import Job, parse_job, read_json
 from agent.model.schema import MAX_REVISION
 from agent.model.status import DONE
 from agent.service.auth import CALLER, Authenticator, authenticate
@@ -27,8 +27,10 @@ from agent.service.bodies import Bodies
 from agent.service.config import Config
 from agent.service.documents import ApiError
 from agent.service.guard import abandonable
+from agent.service.inventory import WAIT_SECONDS, Inventory, InventoryHangs
 from agent.service.json_errors import json_errors
-from agent.service.slot import Slot, SlotTaken, StillCancelling
+from agent.service.metrics import load_library
+from agent.service.slot import Slot, SlotClosing, SlotTaken, StillCancelling
 
 PREFIXES = ("", "/1.0")
 DEPLOYMENT = "/dedicated/server/{serviceName}/bringYourOwnImage"
@@ -51,6 +53,8 @@ class Parts:
     bodies: Bodies
     disks: Callable[[], dict[str, Any]]
     """The inventory document; blocking."""
+    disks_seconds: float = WAIT_SECONDS
+    """How long the inventory is waited for."""
     metrics: Callable[[], bytes] | None = None
     middlewares: tuple[Any, ...] = ()
     started_at: float = field(default_factory=time.time)
@@ -91,8 +95,8 @@ def _void() -> web.Response:
 
 
 def _read_job(body: bytes) -> tuple[dict[str, Any], Job]:
-    job = load_job(body)
-    return json.loads(body), job
+    document = read_json(body)
+    return document, parse_job(document)
 
 
 class _Api:
@@ -102,6 +106,7 @@ class _Api:
         self._parts = parts
         self._slot = parts.slot
         self._board = parts.board
+        self._inventory = Inventory(parts.disks, wait_seconds=parts.disks_seconds)
 
     # -- the seed's routes -----------------------------------------------------------------------------------
 
@@ -129,6 +134,8 @@ class _Api:
             await self._slot.post(document, job, job_id=None, origin="api")
         except SlotTaken:
             raise ApiError(409, self._taken_by()) from None
+        except SlotClosing:
+            raise ApiError(503, "The agent is stopping; try again.", headers={"Retry-After": "10"}) from None
         return _void()
 
     def _taken_by(self) -> str:
@@ -195,7 +202,6 @@ class _Api:
         )
         with abandonable(request), self._board.subscribe() as subscription:
             await response.prepare(request)
-            await response.write(_event("status", self._board.encoded().decode(), self._board.revision))
             while True:
                 piece = await _next_piece(subscription)
                 if piece is None:
@@ -205,7 +211,16 @@ class _Api:
 
     async def disks(self, request: web.Request) -> web.StreamResponse:
         del request
-        document = await run_blocking(self._parts.disks)
+        try:
+            document = await self._inventory.document()
+        except InventoryHangs:
+            raise ApiError(
+                503,
+                f"The inventory of the disks has not come in {self._parts.disks_seconds:g} s: a disk, or udev, "
+                "does not answer. The kernel's log may name it.",
+                error_code="INVENTORY_HANGS",
+                headers={"Retry-After": "10"},
+            ) from None
         return web.json_response(document, dumps=functools.partial(json.dumps, ensure_ascii=True))
 
     async def healthz(self, request: web.Request) -> web.StreamResponse:
@@ -216,6 +231,7 @@ class _Api:
         del request
         if self._parts.metrics is None:
             raise ApiError(404, "This agent keeps no metrics.")
+        await load_library()
         text = self._parts.metrics()
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
@@ -233,12 +249,7 @@ async def _next_piece(subscription: Subscription) -> bytes | None:
             told = await subscription.get()
     except TimeoutError:
         return b": nothing new\n\n"
-    return None if told is None else _event(told.event, told.data, told.revision)
-
-
-def _event(name: str, data: str, revision: int) -> bytes:
-    """One event of a stream (WHATWG HTML, section 9.2.6). One line of data does: JSON escapes its line breaks."""
-    return f"id: {revision}\nevent: {name}\ndata: {data}\n\n".encode()
+    return None if told is None else told.payload
 
 
 def _number(request: web.Request, key: str, low: float, high: float) -> float | None:

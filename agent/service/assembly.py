@@ -2,7 +2,7 @@
 
 import asyncio
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,13 +20,17 @@ from agent.service.config import Config
 from agent.service.guard import serve
 from agent.service.handover import HandOver
 from agent.service.journal import Book, Journal
+from agent.service.ledger import Ledger
+from agent.service.life import Crew, Keep, Running
 from agent.service.listen import Listener as Socket
 from agent.service.listen import ListenError
 from agent.service.metrics import Metrics
 from agent.service.notify import Notifier, feed_watchdog, keep_status
-from agent.service.slot import Keep, Running, Slot, idle_document
+from agent.service.slot import Slot, idle_document
 
 log = structlog.get_logger(__name__)
+
+RESTART_SECONDS = 5.0
 
 
 class Daemon:
@@ -63,19 +67,15 @@ class Daemon:
         """
         if note:
             log.error("journal_set_aside", text=note)
+        self._board = Board(idle_document(self._config.service_name), book.revision)
+        ledger = Ledger(self._journal, book, lambda: self._board.revision)
         async with asyncio.TaskGroup() as tasks:
-            slot = self._make_slot(tasks)
+            slot = self._make_slot(tasks, ledger)
             app = make_app(self._make_parts(slot))
             app.on_shutdown.append(self._end_streams)
-            await slot.resume(book, note)
+            await slot.resume(note)
             async with serve(app, self._sockets):
-                background = [
-                    tasks.create_task(keep_status(self._notifier, self._board)),
-                    tasks.create_task(feed_watchdog(self._notifier, slot, self._stall_seconds)),
-                    tasks.create_task(_warm_up()),
-                ]
-                if self._config.control_plane is not None:
-                    background.append(tasks.create_task(self._pull(slot)))
+                background = [tasks.create_task(work) for work in self._background(slot)]
                 self._notifier.send(READY="1")
                 log.info("serving", on=[socket.name for socket in self._sockets])
                 await stop.wait()
@@ -90,6 +90,13 @@ class Daemon:
         self._notifier.close()
         log.info("stopped")
 
+    def _background(self, slot: Slot) -> Iterator[Coroutine[Any, Any, None]]:
+        yield _always("status", lambda: keep_status(self._notifier, self._board))
+        yield _always("watchdog", lambda: feed_watchdog(self._notifier, slot, self._stall_seconds))
+        yield _always("warm-up", _warm_up)
+        if self._config.control_plane is not None:
+            yield _always("control plane", lambda: self._pull(slot))
+
     def reload(self) -> None:
         """SIGHUP: read the certificates again."""
         for socket in self._sockets:
@@ -103,22 +110,22 @@ class Daemon:
     async def _end_streams(self, _: object) -> None:
         self._board.close()
 
-    def _make_slot(self, tasks: asyncio.TaskGroup) -> Slot:
+    def _make_slot(self, tasks: asyncio.TaskGroup, ledger: Ledger) -> Slot:
         config = self._config
 
         async def launch(job: Job, listener: Listener, keep: Keep, attempt: int) -> Running:
             return await run_blocking(_make_deployment, config, job, listener, keep, attempt)
 
-        return Slot(
-            server_name=config.service_name,
-            journal=self._journal,
-            board=self._board,
+        board = self._board
+        crew = Crew(
+            tasks=tasks,
             launch=launch,
             hand_over=lambda changed: HandOver(config.reboot, changed),
-            tasks=tasks,
             is_committed=_is_committed,
-            boot_id=_boot_id(),
-            observers=(log_event, event_teller(self._board), self._metrics.listen),
+            observers=(log_event, event_teller(board), self._metrics.listen),
+        )
+        return Slot(
+            server_name=config.service_name, ledger=ledger, board=board, crew=crew, boot_id=_boot_id()
         )
 
     def _make_parts(self, slot: Slot) -> Parts:
@@ -175,6 +182,18 @@ def log_event(event: DeployEvent) -> None:
                 disk=status.disk["path"] if status.disk else None,
                 bytes_downloaded=status.progress.bytes_downloaded,
             )
+
+
+async def _always(what: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Keep something going: a fault in what only accompanies deployments must not end one."""
+    while True:
+        try:
+            await work()
+        except Exception as error:
+            log.error("task_failed", task=what, exc_info=error)  # noqa: TRY400
+            await asyncio.sleep(RESTART_SECONDS)
+        else:
+            return
 
 
 async def _warm_up() -> None:

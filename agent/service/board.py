@@ -17,17 +17,18 @@ from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBega
 
 # What a subscriber may lag behind; one that lags more has its subscription ended.
 MAX_QUEUED = 256
+# More than an agent shows after the last one that its journal has.
+REVISION_GAP = 1_000_000
 # Members that change with every look at a deployment and tell nothing by themselves.
 _RESTLESS = frozenset({"revision", "updatedAt"})
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One event for subscribers: a name, a document as JSON, and the revision at which it happened."""
+    """One event for subscribers, and how it is sent in a stream (WHATWG HTML, section 9.2.6), made once for all."""
 
     event: str
-    data: str
-    revision: int
+    payload: bytes
 
 
 # A queue that ends with None was too slow, or the daemon stops.
@@ -37,11 +38,12 @@ Subscription = asyncio.Queue[Told | None]
 class Board:
     """Holds one document at a time.
 
-    Revisions grow, also from one process to the next, since they begin at the time of day in milliseconds.
+    Revisions grow, also from one process to the next: they begin at the time of day in milliseconds, or well above the
+    last one that the journal knows of, should the clock have been put back.
     """
 
-    def __init__(self, document: Mapping[str, Any], revision: int | None = None) -> None:
-        self.revision = int(time.time() * 1000) if revision is None else revision
+    def __init__(self, document: Mapping[str, Any], last_revision: int = 0) -> None:
+        self.revision = max(int(time.time() * 1000), last_revision + REVISION_GAP)
         self._document: dict[str, Any] = {**document, "revision": self.revision}
         self._encoded: bytes | None = None
         self._changed = asyncio.Event()
@@ -80,21 +82,32 @@ class Board:
                 return False
         return True
 
-    def tell(self, event: str, data: Mapping[str, Any]) -> None:
-        """Tell all subscribers; the document is encoded once, however many there are."""
+    def tell(self, event: str, data: Mapping[str, Any] | None = None) -> None:
+        """Tell all subscribers.
+
+        Args:
+            event: its name.
+            data: its document; the one that is shown if there is none.
+        """
         if not self._subscriptions:
             return
-        told = Told(event, json.dumps(data), self.revision)
+        told = self._told(event, data)
         for subscription in tuple(self._subscriptions):
             if subscription.qsize() >= MAX_QUEUED:
                 self._end(subscription)
             else:
                 subscription.put_nowait(told)
 
+    def _told(self, event: str, data: Mapping[str, Any] | None) -> Told:
+        # One line of data does: JSON escapes its line breaks.
+        text = self.encoded() if data is None else json.dumps(data).encode()
+        return Told(event, b"id: %d\nevent: %s\ndata: %s\n\n" % (self.revision, event.encode(), text))
+
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:
-        """A queue of everything that is told from now on."""
+        """A queue of everything that is told from now on; the first event is the document as it is."""
         subscription: Subscription = asyncio.Queue()
+        subscription.put_nowait(self._told("status", None))
         self._subscriptions.add(subscription)
         try:
             yield subscription

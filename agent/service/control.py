@@ -16,7 +16,8 @@ import aiohttp
 
 from agent import __version__
 from agent.aio import run_blocking
-from agent.model.job import MAX_JOB_BYTES
+from agent.errors import JobInvalid
+from agent.model.job import MAX_JOB_BYTES, read_json
 from agent.service.config import ControlPlane
 from agent.units import KiB
 
@@ -48,6 +49,8 @@ class Offer:
 
     id: str
     job: Mapping[str, Any] = field(repr=False)
+    fault: JobInvalid | None = None
+    """Why the document cannot be read as strictly as a posted job is."""
 
 
 class ControlPlaneApi:
@@ -72,11 +75,11 @@ class ControlPlaneApi:
             return None
         if status != 200:
             raise ControlFault(f"it answered {status} to the question for a job")
-        document = await run_blocking(_json, body)
+        document, fault = await run_blocking(_strictly, body)
         job_id, job = document.get("id"), document.get("job")
         if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_ID_LENGTH or not job_id.isprintable():
             raise ControlFault(f"it gave a job without an id of 1 to {MAX_ID_LENGTH} printable characters")
-        return Offer(job_id, job if isinstance(job, dict) else {})
+        return Offer(job_id, job if isinstance(job, dict) else {}, fault)
 
     async def report(self, job_id: str, document: Mapping[str, Any]) -> Action:
         """Push a status document.
@@ -134,6 +137,15 @@ def _json(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ControlFault("its answer is not a JSON object")
     return document
+
+
+def _strictly(body: bytes) -> tuple[dict[str, Any], JobInvalid | None]:
+    """The document, and why a posted job would not be read; the id is needed to say so."""
+    try:
+        read_json(body)
+    except JobInvalid as error:
+        return _json(body), error
+    return _json(body), None
 
 
 def _reason(error: Exception) -> str:

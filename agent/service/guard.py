@@ -35,9 +35,22 @@ from agent.units import KiB
 
 log = structlog.get_logger(__name__)
 
-# Out of file descriptors or memory: the connection stays in the kernel's queue for so long.
+# Out of file descriptors or memory, or a fault of the listener: connections stay in the kernel's queue for so long.
 _ACCEPT_PAUSE = 0.5
-_SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# accept(2): the client, or the network to it, was gone before it was taken. The next one may be well.
+_CLIENT_GONE = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EPERM,
+        errno.EPROTO,
+        errno.ENETDOWN,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+    }
+)
 # File descriptors that are not for connections: disks, downloads, child processes.
 _OTHER_DESCRIPTORS = 256
 # What the kernel keeps of answers that nobody takes, for each connection.
@@ -278,14 +291,20 @@ class Server:
     async def accept(self, listener: Listener, group: asyncio.TaskGroup) -> None:
         """Take connections of a listener, for ever."""
         most = self._most if listener.local else self._most - self.limits.reserved
+        failure: int | None = None
         while True:
             try:
                 client, _ = await self.loop.sock_accept(listener.socket)
             except OSError as error:
-                if error.errno in _SHORT_OF:
-                    log.warning("accept_failed", reason=error.strerror)
-                    await asyncio.sleep(_ACCEPT_PAUSE)
-                continue  # else the client was gone before it was taken
+                if error.errno in _CLIENT_GONE:
+                    await asyncio.sleep(0)  # an accept that fails at once has not given way to others
+                    continue
+                if error.errno != failure:  # told once, until one is taken again
+                    log.warning("accept_failed", listener=listener.name, reason=error.strerror)
+                failure = error.errno
+                await asyncio.sleep(_ACCEPT_PAUSE)
+                continue
+            failure = None
             if len(self._open) >= most:
                 client.close()
                 continue

@@ -9,7 +9,7 @@ command itself is never cut.
 """
 
 import asyncio
-import os
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
@@ -18,7 +18,6 @@ from typing import Any
 import structlog
 
 from agent.aio import run_blocking
-from agent.errors import ToolMissing
 from agent.model.status import timestamp
 from agent.service.config import Reboot
 
@@ -26,9 +25,13 @@ log = structlog.get_logger(__name__)
 
 # The answer that told a client of `done` has left the socket by then, and a second client may ask meanwhile.
 SETTLE_SECONDS = 1.0
+# Each disk that was written has been flushed already; another one that hangs must not keep the server.
+SYNC_SECONDS = 30.0
 COMMAND_SECONDS = 60.0
 # How long a server may take to go down.
 REBOOT_SECONDS = 300.0
+# After which a server that was ordered to reboot would have told this process to end.
+ORDER_SECONDS = 5.0
 
 Run = Callable[[Sequence[str]], Awaitable[None]]
 
@@ -44,15 +47,22 @@ class HandOverState(StrEnum):
 
 
 async def run_command(command: Sequence[str]) -> None:
-    """Sync all filesystems, then run the reboot command.
+    """Run the reboot command.
 
     Raises:
         OSError, ToolMissing: it failed.
     """
     from agent.host import process  # noqa: PLC0415 - not needed to serve the socket
 
-    await run_blocking(os.sync)
     await run_blocking(process.run, command, timeout=COMMAND_SECONDS)
+
+
+async def sync_all() -> None:
+    """Sync all filesystems, for as long as that is worth waiting for."""
+    from agent.host import process  # noqa: PLC0415
+
+    with contextlib.suppress(Exception):
+        await run_blocking(process.run, ("sync",), timeout=SYNC_SECONDS)
 
 
 class HandOver:
@@ -66,6 +76,8 @@ class HandOver:
         self._deadline: float | None = None
         self.state = HandOverState.WAITING if reboot.enabled else HandOverState.DISABLED
         self.reason: str | None = None
+        self.ordered_at: float | None = None
+        """When the command was begun (time.monotonic): a reboot cannot be called off any more."""
 
     @property
     def is_over(self) -> bool:
@@ -77,9 +89,15 @@ class HandOver:
         self._seen.set()
 
     def call_off(self) -> None:
-        """The reboot will not be; the server stays in rescue."""
-        self.state = HandOverState.CALLED_OFF
-        self._changed()
+        """The reboot will not be; the server stays in rescue. Nothing where that is settled already."""
+        if self.state is HandOverState.WAITING:
+            self.state = HandOverState.CALLED_OFF
+            self._changed()
+
+    async def settle(self) -> None:
+        """Return at once, or, if the reboot has been ordered, when the server would be going down by now."""
+        if self.ordered_at is not None and not self.is_over:
+            await asyncio.sleep(max(0.0, self.ordered_at + ORDER_SECONDS - time.monotonic()))
 
     def document(self) -> dict[str, Any]:
         """The member `reboot` of the status document."""
@@ -92,7 +110,7 @@ class HandOver:
 
     async def run(self) -> None:
         """Wait, sync, reboot; returns at once where rebooting is disabled."""
-        if self.state is HandOverState.DISABLED:
+        if self.state is not HandOverState.WAITING:
             return
         self._deadline = time.time() + self._reboot.grace_seconds
         self._changed()
@@ -102,18 +120,31 @@ class HandOver:
             await asyncio.sleep(SETTLE_SECONDS)
         except TimeoutError:
             log.warning("handover_unseen", grace_seconds=self._reboot.grace_seconds)
-        self.state = HandOverState.DUE
+        await sync_all()
+        await self._order()
+
+    async def _order(self) -> None:
+        command = self._reboot.command
+        self.state, self.ordered_at = HandOverState.DUE, time.monotonic()
         self._changed()
-        log.info("rebooting", command=list(self._reboot.command))
+        log.info("rebooting", program=command[0])
         try:
-            await self._run(self._reboot.command)
-        except (OSError, ToolMissing) as error:
-            self._fail(str(error))
+            await self._run(command)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the deployment is done and the server is not rebooted
+            self._fail(_reason(command[0], error))
         else:
             await asyncio.sleep(REBOOT_SECONDS)  # from here on this process waits for its end
-            self._fail(f"the server is still up {REBOOT_SECONDS:.0f} s after the reboot command")
+            self._fail(f"the server is still up {REBOOT_SECONDS:.0f} s after {command[0]}")
 
     def _fail(self, reason: str) -> None:
         log.error("reboot_failed", reason=reason)
         self.state, self.reason = HandOverState.FAILED, reason
         self._changed()
+
+
+def _reason(program: str, error: Exception) -> str:
+    """Why a command failed, without its arguments: a password may be among them."""
+    said = getattr(error, "stderr_tail", "")
+    if said or hasattr(error, "argv"):
+        return f"{program} failed{f': {said}' if said else ''}"
+    return f"{program}: {getattr(error, 'strerror', None) or error}"

@@ -9,6 +9,7 @@ Used by the slot only. `open` first; `store` when something has to outlive the p
 last state in place and raises.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -35,6 +36,7 @@ LOCK = "lock"
 MAX_BYTES = 64 * MiB
 
 Origin = Literal["api", "control"]
+Ending = Literal["erase", "cancel"]
 
 
 class Phase(StrEnum):
@@ -63,6 +65,10 @@ class Entry:
     status: Mapping[str, Any] | None = field(default=None, repr=False)
     seen: bool = False
     """Whether the control plane knows the outcome."""
+    ending: Ending | None = None
+    """What somebody was promised who wanted it to end, and is done even by the next agent."""
+    percent: float = 0.0
+    """How far clients have been told it was: the next attempt begins there."""
 
     def document(self) -> dict[str, Any]:
         """The entry as JSON, secrets included."""
@@ -76,6 +82,8 @@ class Entry:
             "seal": None if self.seal is None else self.seal.document(),
             "status": None if self.status is None else dict(self.status),
             "seen": self.seen,
+            "ending": self.ending,
+            "percent": self.percent,
         }
 
     @classmethod
@@ -87,7 +95,7 @@ class Entry:
         """
         entry = cls(
             id=_member(document, "id", str),
-            origin=_origin(document),
+            origin=_one_of(document, "origin", ("api", "control")),
             job=_member(document, "job", dict),
             accepted_at=_member(document, "acceptedAt", float, int),
             phase=Phase(_member(document, "phase", str)),
@@ -95,6 +103,8 @@ class Entry:
             seal=None if document.get("seal") is None else Seal.parse(_member(document, "seal", dict)),
             status=_member(document, "status", dict, type(None)),
             seen=_member(document, "seen", bool),
+            ending=_one_of(document, "ending", ("erase", "cancel", None)),
+            percent=_member(document, "percent", float, int),
         )
         if entry.phase is Phase.SEALED and entry.seal is None:
             raise ValueError("a sealed entry without its seal")
@@ -111,6 +121,10 @@ class Book:
     taken: tuple[str, ...] = ()
     boot_id: str = ""
     """Of the boot in which it was written: a reboot that was still to come then has happened since."""
+    farewells: tuple[Mapping[str, Any], ...] = ()
+    """Last statuses of jobs of the control plane that left the slot before it knew of them."""
+    revision: int = 0
+    """Of the last status that was shown when it was written."""
 
 
 class Journal:
@@ -127,6 +141,9 @@ class Journal:
         self._path = self._directory / NAME
         self._server_name = server_name
         self._lock_fd: int | None = None
+        self._directory_fd: int | None = None
+        self.stored: Book | None = None
+        """The book that the file holds, if this process has written it."""
 
     async def open(self) -> tuple[Book, str | None]:
         """Take the directory for this process and read what is there.
@@ -162,18 +179,23 @@ class Journal:
             "server": self._server_name,
             "boot": book.boot_id,
             "taken": list(book.taken),
+            "farewells": [dict(farewell) for farewell in book.farewells],
+            "revision": book.revision,
             "entry": None if book.entry is None else book.entry.document(),
         }
         try:
-            await run_blocking(self._replace, document)
+            await run_blocking(self._replace, document, book)
         except OSError as error:
             raise StateUnusable(path=str(self._path), reason=error.strerror or str(error)) from error
+        except (ValueError, RecursionError):
+            raise StateUnusable(path=str(self._path), reason="the job cannot be written as JSON") from None
 
     def close(self) -> None:
         """Let the directory go."""
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
+        for fd in (self._lock_fd, self._directory_fd):
+            if fd is not None:
+                os.close(fd)
+        self._lock_fd = self._directory_fd = None
 
     def _prepare(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -187,6 +209,8 @@ class Journal:
                 raise OSError(errno.EBUSY, "another byoi-agent uses it", str(self._directory)) from None
             raise
         self._lock_fd = fd
+        # Kept open: a process that is out of descriptors can still make its journal durable.
+        self._directory_fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     async def _read(self) -> bytes | None:
         def opener(path: str, flags: int) -> int:
@@ -219,11 +243,16 @@ class Journal:
         taken = _member(document, "taken", list)
         if not all(isinstance(item, str) for item in taken):
             raise ValueError("the member taken is not a list of texts")
+        farewells = _member(document, "farewells", list)
+        if not all(isinstance(item, dict) and isinstance(item.get("id"), str) for item in farewells):
+            raise ValueError("the member farewells is not a list of statuses")
         entry = _member(document, "entry", dict, type(None))
         return Book(
             entry=None if entry is None else Entry.parse(entry),
             taken=tuple(taken),
             boot_id=_member(document, "boot", str),
+            farewells=tuple(farewells),
+            revision=_member(document, "revision", int),
         )
 
     def _set_aside(self) -> str:
@@ -231,20 +260,20 @@ class Journal:
         self._path.rename(aside)
         return str(aside)
 
-    def _replace(self, document: Mapping[str, Any]) -> None:
+    def _replace(self, document: Mapping[str, Any], book: Book) -> None:
+        text = json.dumps(document).encode()
         fresh = self._path.with_name(f".{NAME}.new")
         fresh.unlink(missing_ok=True)  # of an agent that died while it wrote
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(fd, "wb") as file:
-            file.write(json.dumps(document).encode())
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._path)
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        self.stored = book  # from here on it is what the next agent finds
+        if self._directory_fd is not None:
+            with contextlib.suppress(OSError):
+                os.fsync(self._directory_fd)
 
 
 def _member(document: Mapping[str, Any], key: str, *kinds: type) -> Any:
@@ -254,11 +283,8 @@ def _member(document: Mapping[str, Any], key: str, *kinds: type) -> Any:
     return value
 
 
-def _origin(document: Mapping[str, Any]) -> Origin:
-    match _member(document, "origin", str):
-        case "api":
-            return "api"
-        case "control":
-            return "control"
-        case _:
-            raise ValueError("its member origin is unknown")
+def _one_of(document: Mapping[str, Any], key: str, values: tuple[str | None, ...]) -> Any:
+    value = document.get(key)
+    if value not in values:
+        raise ValueError(f"its member {key} is not what it has to be")
+    return value

@@ -1,19 +1,26 @@
-"""Logging of the daemon: structlog, one event a line on stderr.
+"""Logging of the daemon and of `byoi write`: structlog, one event a line on stderr.
 
 JSON where a journal or a file reads it, with systemd's priority in front of each line (sd-daemon(3)) when the journal
 does; readable text on a terminal. One event a stage, none a chunk. Events carry no secrets by themselves; a last filter
-blanks the members that would, should one ever do.
+blanks the members that would, should one ever do. A fault that nobody expected is told by its kind and its places: its
+text, and the variables around it, may hold what was being worked on.
 """
 
 import logging
 import os
+import re
 import sys
-from collections.abc import MutableMapping
-from typing import Any
+import threading
+import traceback
+from collections.abc import Iterator, MutableMapping
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from agent.service.config import Log
+if TYPE_CHECKING:
+    from agent.service.config import Log  # not for `byoi write`, which has no configuration to load
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 # syslog(3): what sd-daemon(3) reads in front of a line.
@@ -22,30 +29,117 @@ _RENDER = structlog.processors.JSONRenderer(sort_keys=True)
 SECRET_KEYS = frozenset(
     {"userData", "user_data", "sshKey", "ssh_key", "token", "authorization", "secret", "password", "value"}
 )
+# Of one fault: what caused it and what it is made of included.
+_MAX_FAULTS = 16
+_MAX_PLACES = 40
+_OWN_WORDS = re.compile(r"[^\n(<\[{'\"%]*")
 
 
-def configure_logs(log: Log) -> None:
+def configure_logs(log: "Log") -> None:
     """Set structlog and the standard library's logging (aiohttp's) up, both to stderr."""
-    as_json = log.format == "json" or (log.format == "auto" and not sys.stderr.isatty())
-    level = _LEVELS[log.level]
+    set_up(
+        _LEVELS[log.level], as_json=log.format == "json" or (log.format == "auto" and not sys.stderr.isatty())
+    )
+
+
+def set_up(level: int, *, as_json: bool) -> None:
+    """Log from this level (of the standard library's numbers) on, and take over what Python itself would print of
+    faults that nobody has caught.
+    """
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _tell_places,
         _blank_secrets,
     ]
     if as_json:
-        processors.append(structlog.processors.format_exc_info)
         processors.append(_render_for_journal if "JOURNAL_STREAM" in os.environ else _RENDER)
     else:
-        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
+        plain = structlog.dev.plain_traceback
+        processors.append(
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
+        )
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_Lines,
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[_Bridge()], force=True)
+    sys.excepthook = _log_uncaught
+    sys.unraisablehook = lambda fault: _log_uncaught(fault.exc_type, fault.exc_value, fault.exc_traceback)
+    threading.excepthook = lambda fault: _log_uncaught(fault.exc_type, fault.exc_value, fault.exc_traceback)
+
+
+class _Lines:
+    """Writes lines to stderr. A reader that went away, or a full disk below a file, is no fault of what is logged."""
+
+    def __init__(self, *_: object) -> None:
+        """Structlog gives the arguments of `get_logger`."""
+
+    def msg(self, message: str) -> None:
+        """Write one line, if that can be done."""
+        with suppress(OSError, ValueError, AttributeError):  # the last: there was no stderr from the start
+            sys.stderr.write(f"{message}\n")
+            sys.stderr.flush()
+
+    log = debug = info = warning = error = critical = exception = msg
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException | None, places: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error or kind(), places)
+    else:
+        structlog.get_logger(__name__).critical("crashed", exc_info=error or kind())
+
+
+# -- faults --------------------------------------------------------------------------------------------------
+
+
+def _tell_places(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Put kinds and places where a renderer expects a traceback."""
+    told = event.pop("exc_info", None)
+    error = sys.exception() if told is True else told[1] if isinstance(told, tuple) else told
+    if isinstance(error, BaseException):
+        event["exception"] = fault_text(error)
+    return event
+
+
+def fault_text(error: BaseException) -> str:
+    """What kind of fault it is and where it happened, down to its causes; no text of any exception, and no values."""
+    lines: list[str] = []
+    for number, (why, fault) in enumerate(_faults(error)):
+        if number == _MAX_FAULTS:
+            lines.append("...")
+            break
+        lines.append(f"{why}{type(fault).__name__}")
+        places = traceback.walk_tb(fault.__traceback__)
+        found = [f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}" for frame, line in places]
+        lines += [f"  {place}" for place in found[-_MAX_PLACES:]]
+    return "\n".join(lines)
+
+
+def _faults(error: BaseException) -> Iterator[tuple[str, BaseException]]:
+    """The fault and all behind it, each once, with a word on how they belong together."""
+    todo, seen = [("", error)], set[int]()
+    while todo:
+        why, fault = todo.pop()
+        if id(fault) in seen:
+            continue
+        seen.add(id(fault))
+        yield why, fault
+        if fault.__cause__ is not None:
+            todo.append(("caused by ", fault.__cause__))
+        elif fault.__context__ is not None and not fault.__suppress_context__:
+            todo.append(("while handling ", fault.__context__))
+        if isinstance(fault, BaseExceptionGroup):
+            todo += [("made of ", part) for part in reversed(fault.exceptions)]
+
+
+# -- secrets -------------------------------------------------------------------------------------------------
 
 
 def _blank_secrets(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -70,11 +164,18 @@ def _render_for_journal(logger: Any, name: str, event: MutableMapping[str, Any])
 
 
 class _Bridge(logging.Handler):
-    """Passes what libraries log (aiohttp's server, asyncio) on to structlog, one short text a record."""
+    """Passes what libraries log (aiohttp's server, asyncio) on to structlog, one short text a record.
+
+    Only what the library wrote itself is passed: asyncio puts the repr of exceptions and of arguments into its texts,
+    aiohttp what a client sent. That begins with a bracket, a quotation mark or a conversion (%s).
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log one record; the traceback's text may quote a request, so only its type is kept."""
-        kind = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
+        """Log one record, without the values that its text would be filled with."""
+        text = _OWN_WORDS.match(str(record.msg))
         structlog.get_logger(record.name).log(
-            record.levelno, "library_log", text=record.getMessage()[:500], fault=kind
+            record.levelno,
+            "library_log",
+            text=text[0].strip()[:500] if text else "",
+            exc_info=record.exc_info or None,
         )

@@ -2,12 +2,14 @@
 
 `Metrics` counts deployments by their events and requests as a middleware; the state of the present deployment is taken
 from its status when somebody asks, so nothing here costs a deployment anything. prometheus_client writes the text; it
-is imported when the first one is asked for.
+is imported when the first one is asked for, in a thread.
 
 Labels are bounded: stages, sides and error codes are ours, a request counts under the template of its route, an unknown
 method under `other`. No label holds a name, a path or a URL that came from outside.
 """
 
+import functools
+import importlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from agent import __version__
+from agent.aio import run_blocking
 from agent.model.events import DeployEvent, Finished
 from agent.model.stage import ACTIVE, State
 from agent.model.status import Status
@@ -27,6 +30,17 @@ if TYPE_CHECKING:
 _NO_ROUTE = "none"
 _OTHER_METHOD = "other"
 _FAMILY = "byoi"
+
+
+@functools.cache
+def _library() -> None:
+    importlib.import_module("prometheus_client.core")
+
+
+async def load_library() -> None:
+    """Import prometheus_client in a thread, before the first text: on the event loop it would hold everybody up."""
+    if _library.cache_info().currsize == 0:
+        await run_blocking(_library)
 
 
 class Metrics:

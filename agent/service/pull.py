@@ -18,13 +18,13 @@ import structlog
 
 from agent.aio import run_blocking
 from agent.deploy.plan import Policy, policy_faults
-from agent.errors import DeployError, JobCancelled, JobInvalid, JobTaken, StateUnusable
+from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
 from agent.model.job import Job, parse_job
 from agent.model.status import DOING, timestamp
 from agent.service.board import Board
 from agent.service.config import ControlPlane
 from agent.service.control import Action, ControlFault, ControlPlaneApi, Offer, tls_context
-from agent.service.slot import Slot, SlotTaken, StillCancelling
+from agent.service.slot import Slot, SlotClosing, SlotTaken, StillCancelling
 from agent.transfer.http_retry import HttpLimits, retry_delay
 
 log = structlog.get_logger(__name__)
@@ -80,8 +80,6 @@ class ControlClient:
         self._policy = policy
         self._rng = rng or random.Random()  # noqa: S311 - jitter
         self._sleep = sleep
-        self._open: Mapping[str, Any] | None = None
-        """The last document that was told of a job that was not over then."""
 
     async def run(self) -> None:
         """Ask for jobs and push statuses, for ever."""
@@ -125,17 +123,25 @@ class ControlClient:
 
     async def _take(self, api: ControlPlaneApi, offer: Offer) -> None:
         if self._slot.was_taken(offer.id):
-            await self._refuse(api, offer, JobTaken(id=offer.id))
+            await self._remind(api, offer)
             return
         try:
             job = await run_blocking(_read, offer, self._policy)
             await self._slot.post(offer.job, job, job_id=offer.id, origin="control")
         except JobInvalid as error:
             await self._refuse(api, offer, error)
-        except SlotTaken:
+        except (SlotTaken, SlotClosing):
             pass  # somebody posted meanwhile: asked again when the slot is free
         except StateUnusable as error:
             raise ControlFault(str(error)) from error
+
+    async def _remind(self, api: ControlPlaneApi, offer: Offer) -> None:
+        """A job is given again: the control plane has lost what it was told, or never knew that it had given it."""
+        entry = self._slot.entry
+        if entry is not None and entry.id == offer.id:
+            await self._tell(api, self._board.document)
+        else:
+            await self._refuse(api, offer, JobTaken(id=offer.id))
 
     async def _refuse(self, api: ControlPlaneApi, offer: Offer, error: DeployError) -> None:
         """Tell the control plane why a job was not begun."""
@@ -162,29 +168,28 @@ class ControlClient:
         backoff = _Backoff("reporting a status", self._rng, self._sleep)
         while True:
             revision = self._board.revision
-            document = self._next_document()
+            farewell = next(iter(self._slot.farewells), None)
+            document = farewell or (self._board.document if self._has_news() else None)
             if document is None:
                 await self._board.wait(revision, 3600)
                 continue
-            job_id = str(document["id"])
             try:
-                action = await api.report(job_id, document)
+                action = await self._tell(api, document)
             except ControlFault as fault:
                 await backoff.wait(fault)
                 continue
             backoff.succeed()
-            over = document["status"] != DOING
-            self._open = None if over or action is Action.GONE else document
-            await self._obey(action, job_id, over=over)
+            if farewell is not None:
+                await self._slot.told(farewell)
+                continue
+            await self._obey(action, str(document["id"]), over=document["status"] != DOING)
             await self._pause(_milestone(document))
 
-    def _next_document(self) -> Mapping[str, Any] | None:
-        """What has to be told now: how the job is, or that it was deleted here."""
-        entry = self._slot.entry
-        if self._open is not None and (entry is None or entry.id != self._open["id"]):
-            error = JobCancelled().document()
-            return {**self._open, "status": "error", "message": error["message"], "error": error}
-        return self._board.document if self._has_news() else None
+    async def _tell(self, api: ControlPlaneApi, document: Mapping[str, Any]) -> Action:
+        try:
+            return await api.report(str(document["id"]), document)
+        except (ValueError, RecursionError) as error:
+            raise ControlFault(f"the status could not be sent: {type(error).__name__}") from None
 
     def _has_news(self) -> bool:
         """Whether the control plane does not know yet how its job is."""
@@ -211,7 +216,7 @@ class ControlClient:
                         await self._slot.see(job_id)
                 case Action.GONE:
                     log.info("deleted_by_control_plane", id=job_id)
-                    await self._slot.erase(CANCEL_SECONDS, job_id=job_id)
+                    await self._slot.erase(CANCEL_SECONDS, job_id=job_id, tell=False)
                 case _:
                     pass
         except StillCancelling as waiting:
@@ -226,6 +231,8 @@ def _milestone(document: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _read(offer: Offer, policy: Policy) -> Job:
+    if offer.fault is not None:
+        raise offer.fault
     job = parse_job(dict(offer.job))
     faults = policy_faults(job, policy)
     if faults:

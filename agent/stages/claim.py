@@ -14,9 +14,14 @@ from agent.formats.layout import Ranges, stale_signature_ranges
 from agent.formats.mbr import Logical, Mbr, parse_logicals
 from agent.formats.table import Partition, TableError, read_table
 from agent.host import holders, udev
-from agent.host.disk import TargetDisk
+from agent.host.disk import TargetDisk, read_identity
+from agent.model.disks import Disk
 from agent.stages.context import HEAD_BYTES, TAIL_BYTES, Context
 from agent.transfer.sink import HeldEnds
+
+_CHANGED_HINT = (
+    "It was not written to. `byoi disks` shows what is there now; deploy again if that is the right disk."
+)
 
 
 def claim(ctx: Context) -> None:
@@ -24,24 +29,44 @@ def claim(ctx: Context) -> None:
 
     Raises:
         DiskBusy: something holds the disk that may not be stopped.
-        DiskIo: it cannot be opened or written.
+        DiskIo: it cannot be opened or written, or is not the disk that was examined any more.
     """
     path = ctx.target.path
     try:
         if ctx.target.kind != "file":
+            _accept(ctx.target, read_identity(path))  # before the stacks of another disk would be stopped
             for step in holders.release(ctx.target):
                 ctx.note(f"stopped: {step}")
-        ctx.disk = TargetDisk(path)
-        if ctx.disk.size != ctx.target.size:
-            raise OSError(
-                errno.EIO, f"its size changed from {ctx.target.size} to {ctx.disk.size} bytes", path
-            )
+        ctx.disk = _open(ctx.target)
         ctx.sink = HeldEnds(ctx.disk, HEAD_BYTES, TAIL_BYTES)
         wipe(ctx.disk)
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise DiskBusy(device=path, holder=error.strerror or "something holds it") from error
         raise DiskIo(device=path, reason=error.strerror or str(error)) from error
+
+
+def _open(target: Disk) -> TargetDisk:
+    """Open the disk that was examined: only what is accepted becomes the deployment's, to write to and to wipe."""
+    disk = TargetDisk(target.path)
+    try:
+        _accept(target, disk.identity)
+        if disk.size != target.size:
+            raise DiskIo(
+                device=target.path,
+                reason=f"its size changed from {target.size} to {disk.size} bytes",
+                hint=_CHANGED_HINT,
+            )
+    except BaseException:
+        disk.close()
+        raise
+    return disk
+
+
+def _accept(target: Disk, identity: tuple[int, ...]) -> None:
+    if identity != target.identity:
+        reason = "it is another disk now than when it was examined"
+        raise DiskIo(device=target.path, reason=reason, hint=_CHANGED_HINT)
 
 
 def wipe(disk: TargetDisk) -> None:

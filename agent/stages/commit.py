@@ -6,20 +6,26 @@ disk without a first sector, which no firmware boots.
 """
 
 import hashlib
+import time
+from collections.abc import Callable
 
 from agent.errors import DiskIo, ToolMissing, VerifyFailed
 from agent.formats.gpt import Gpt, is_mirror, parse_backup
-from agent.formats.table import TableError, read_table
+from agent.formats.table import Table, TableError, read_table
 from agent.host import drive as drives
 from agent.host import parttable, udev
-from agent.host.disk import TargetDisk
+from agent.host.readback import ReadBack
 from agent.model.seal import Seal
 from agent.stages.context import Context
+
+# Seconds between the looks at a disk that cannot be read: 8 s in all.
+_LOOK_AGAIN = (0.5, 0.5, 1.0, 2.0, 4.0)
 
 
 def seal(ctx: Context) -> Seal:
     """What the ends of the disk will hold after the commit. Blocking: it hashes two MiB."""
     disk, sink = ctx.opened()
+    written = b"" if ctx.drive is None or ctx.slot is None else ctx.drive.image
     return Seal(
         path=disk.path,
         size=disk.size,
@@ -28,26 +34,49 @@ def seal(ctx: Context) -> Seal:
         tail_length=len(sink.tail),
         tail_sha256=hashlib.sha256(sink.tail).hexdigest(),
         checksum=f"{ctx.digest.algorithm}:{ctx.digest.hexdigest()}",
+        sector_size=_table_sector_size(ctx) or 512,
+        drive_offset=0 if ctx.slot is None else ctx.slot.start,
+        drive_length=len(written),
+        drive_sha256=hashlib.sha256(written).hexdigest() if written else "",
     )
 
 
-def is_committed(sealed: Seal) -> bool:
+def is_committed(sealed: Seal, sleep: Callable[[float], None] = time.sleep) -> bool:
     """Whether the disk holds, on the device and not in a cache, what its seal says. Blocking.
 
+    The checks are those of the commit, but for libparted's second opinion on the same bytes. Nothing is claimed:
+    whatever holds the disk by now holds a disk that is committed or not.
+
+    Args:
+        sealed: what to look for.
+        sleep: waits between the tries: a disk may need some seconds to come or to answer.
+
     Raises:
-        OSError: the disk cannot be opened or read.
+        OSError: the disk could not be opened or read in any of the tries.
     """
-    disk = TargetDisk(sealed.path)
-    try:
+    for delay in _LOOK_AGAIN:
+        try:
+            return _is_whole(sealed)
+        except OSError:
+            sleep(delay)
+    return _is_whole(sealed)
+
+
+def _is_whole(sealed: Seal) -> bool:
+    with ReadBack(sealed.path) as disk:
         if disk.size != sealed.size:
             return False
-        disk.drop_cache()
         head = disk.read(0, sealed.head_length)
         tail = disk.read(disk.size - sealed.tail_length, sealed.tail_length)
-    finally:
-        disk.close()
-    digests = hashlib.sha256(head).hexdigest(), hashlib.sha256(tail).hexdigest()
-    return digests == (sealed.head_sha256, sealed.tail_sha256)
+        digests = hashlib.sha256(head).hexdigest(), hashlib.sha256(tail).hexdigest()
+        if digests != (sealed.head_sha256, sealed.tail_sha256):
+            return False
+        try:
+            _sound_table(head, tail, sealed.sector_size, sealed.size)
+        except TableError:
+            return False
+        length = sealed.drive_length
+        return length == 0 or disk.sha256(sealed.drive_offset, length) == sealed.drive_sha256
 
 
 def commit(ctx: Context) -> None:
@@ -58,8 +87,7 @@ def commit(ctx: Context) -> None:
         VerifyFailed: what reads back is not what was written.
     """
     disk, sink = ctx.opened()
-    _, image = ctx.examined()
-    first = image.table.sector_size if image.table is not None else 512
+    first = _table_sector_size(ctx) or 512
     try:
         disk.write(sink.tail_offset, bytes(sink.tail))
         disk.flush()
@@ -93,23 +121,34 @@ def _fault(ctx: Context) -> str | None:
     return _table_fault(ctx) or _drive_fault(ctx)
 
 
+def _table_sector_size(ctx: Context) -> int | None:
+    _, image = ctx.examined()
+    return image.table.sector_size if image.table is not None else None
+
+
 def _table_fault(ctx: Context) -> str | None:
     disk, sink = ctx.opened()
-    _, image = ctx.examined()
-    sector_size = image.table.sector_size if image.table is not None else None
     try:
-        table = read_table(bytes(sink.head), sector_size)
-        if table is None:
-            return "there is no partition table"
-        if isinstance(table, Gpt):
-            backup = parse_backup(bytes(sink.tail), table.sector_size, disk.size)
-            if not is_mirror(table, backup):
-                return "the backup GPT is not the copy of the primary"
+        table = _sound_table(bytes(sink.head), bytes(sink.tail), _table_sector_size(ctx), disk.size)
     except TableError as error:
         return str(error)
     if disk.sector_size is None and table.sector_size != 512:
         return None  # libparted takes every regular file for a disk of 512-byte sectors
     return _parted_fault(disk.path, {(part.start, part.size) for part in table.partitions})
+
+
+def _sound_table(head: bytes, tail: bytes, sector_size: int | None, disk_size: int) -> Table:
+    """The table of a disk by its two ends.
+
+    Raises:
+        TableError: there is none, or its copies differ.
+    """
+    table = read_table(head, sector_size)
+    if table is None:
+        raise TableError("there is no partition table")
+    if isinstance(table, Gpt) and not is_mirror(table, parse_backup(tail, table.sector_size, disk_size)):
+        raise TableError("the backup GPT is not the copy of the primary")
+    return table
 
 
 def _parted_fault(path: str, expected: set[tuple[int, int]]) -> str | None:

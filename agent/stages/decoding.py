@@ -1,14 +1,21 @@
 """Which decoder an image goes through: the content decides, and the job's type says what is accepted."""
 
+from dataclasses import replace
+
 from agent.errors import ImageSize
 from agent.formats.chain import Chained
 from agent.formats.compressed import Decompressor, Kind
 from agent.formats.extent import Decoder
 from agent.formats.ova import OvaDecoder
 from agent.formats.qcow2 import Qcow2Decoder
+from agent.formats.qcow2_header import DEFAULT_LIMITS
 from agent.formats.raw import RawDecoder
 from agent.stages.context import Context
 from agent.units import MiB
+
+# Beside a window that is longer than this, early data of a qcow2 moves to the free tail of the disk much sooner.
+MAX_BESIDE = 16 * MiB
+EARLY_BESIDE = 2 * MiB
 
 _COMPRESSED: dict[str, Kind] = {"gzip": "gzip", "xz": "xz", "zstd": "zstd", "bzip2": "bzip2"}
 
@@ -24,10 +31,8 @@ def new_decoder(ctx: Context) -> Decoder:
     kind = _COMPRESSED.get(content)
     if kind is None:
         return _plain(ctx, content, info.size, can_fetch=info.seekable)
-    return Chained(
-        Decompressor(kind, max_unpacked(ctx.target.size)),
-        lambda inner: _plain(ctx, inner, None, can_fetch=False),
-    )
+    outer = Decompressor(kind, max_unpacked(ctx.target.size))
+    return Chained(outer, lambda inner: _plain(ctx, inner, None, can_fetch=False, beside=outer.held))
 
 
 def max_unpacked(disk_size: int) -> int:
@@ -35,11 +40,12 @@ def max_unpacked(disk_size: int) -> int:
     return disk_size + disk_size // 8 + 64 * MiB
 
 
-def _plain(ctx: Context, content: str, size: int | None, *, can_fetch: bool) -> Decoder:
+def _plain(ctx: Context, content: str, size: int | None, *, can_fetch: bool, beside: int = 0) -> Decoder:
     # An OVA may begin with another member than its descriptor; the decoder tells what is wrong with it.
     ctx.container = "ova" if content == "tar" and ctx.job.type == "ova" else content
     if content == ctx.job.type == "qcow2":
-        return Qcow2Decoder(size, ctx.target.size, can_fetch=can_fetch, can_recall=True)
+        limits = DEFAULT_LIMITS if beside <= MAX_BESIDE else replace(DEFAULT_LIMITS, early_bytes=EARLY_BESIDE)
+        return Qcow2Decoder(size, ctx.target.size, can_fetch=can_fetch, can_recall=True, limits=limits)
     if ctx.container == ctx.job.type == "ova":
         return OvaDecoder(ctx.target.size)
     return RawDecoder(size)

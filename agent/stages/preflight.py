@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from agent.aio import run_blocking
-from agent.errors import ConfigDriveCreate, ImageDownload
+from agent.errors import ConfigDriveCreate, ImageDownload, ImageMemory
 from agent.formats.compressed import OutputTooLarge
 from agent.formats.detect import SNIFF_BYTES, sniff
 from agent.formats.extent import Decoder, Extent, GuestTooLarge
@@ -30,6 +30,8 @@ from agent.units import MiB
 
 # How much of the file is read to fill the window at most: less than the pool has, and than a decoder may hold back.
 MAX_FILE_HEAD = 12 * MiB
+# A decoder that holds more than this is stopped as soon as enough of the guest disk is known.
+MAX_HELD = 16 * MiB
 
 
 async def probe_image(ctx: Context) -> None:
@@ -62,7 +64,7 @@ async def _probe(ctx: Context) -> ImageFacts:
     first = await _next_buffer(ctx)
     ctx.content = sniff(bytes(first.data[:SNIFF_BYTES]))
     decoder = new_decoder(ctx)
-    window = _Window(ctx.target.size)
+    window = _Window(ctx.target.size, decoder)
     applier = Applier(window)
     try:
         at_end = await _fill_window(ctx, decoder, applier, window)
@@ -74,11 +76,16 @@ async def _probe(ctx: Context) -> ImageFacts:
         return ImageFacts("raw", error.size, ctx.container, examined=False)
     except OutputTooLarge as error:
         return ImageFacts("raw", error.limit, ctx.container, examined=False)
+    except ImageMemory:
+        if not window.gone:
+            raise
+        at_end = False  # what had to leave the memory waits on the disk when there is one
     finally:
         await run_blocking(applier.close)
     size = decoder.virtual_size
-    complete = window.covered >= min(WINDOW_BYTES, size or WINDOW_BYTES)
-    if not (complete or at_end):
+    # The one that writes will come to hold as much.
+    ctx.pool.make_room(decoder.held)
+    if window.gone or not (window.complete or at_end):
         return ImageFacts("unknown data", size, ctx.container, examined=False)
     data = bytes(memoryview(window.data)[: min(WINDOW_BYTES, window.covered if size is None else size)])
     ctx.head_window, ctx.window = data[:HEAD_BYTES], data
@@ -87,15 +94,16 @@ async def _probe(ctx: Context) -> ImageFacts:
 
 async def _fill_window(ctx: Context, decoder: Decoder, applier: Applier, window: "_Window") -> bool:
     """Decode the head of the file until the window is full; True if the file ended before."""
-    read = 0
     for index in range(MAX_FILE_HEAD // ctx.pool.size):
         buffer = ctx.head_buffers[index] if index < len(ctx.head_buffers) else await _next_buffer(ctx)
-        read += buffer.length
-        await apply_feeds(applier, iter((decoder.feed(buffer.data),)), ctx.source)
+        try:
+            await apply_feeds(applier, iter((decoder.feed(buffer.data),)), ctx.source)
+        except _Full:
+            return False
         if buffer.length < len(buffer.view):
             await apply_feeds(applier, _finish(decoder), ctx.source)
             return True
-        if window.covered >= min(WINDOW_BYTES, decoder.virtual_size or WINDOW_BYTES):
+        if window.complete:
             return False
     return False
 
@@ -149,22 +157,42 @@ def forget_head(ctx: Context) -> None:
     ctx.head_buffers = []
 
 
+class _Full(Exception):
+    """The window is full, and whoever filled it holds too much to go on for no more than an early refusal."""
+
+
 class _Window:
     """A sink that keeps the first bytes of the guest disk and counts how many of them have come."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, decoder: Decoder) -> None:
         self.size = size
         self.data = bytearray(WINDOW_BYTES)
         self.covered = 0
+        self.gone = False
+        """Whether bytes were wanted back that had not been kept: then the window does not hold what the disk will."""
+        self._decoder = decoder
+
+    @property
+    def complete(self) -> bool:
+        """Whether all has come that fits in, or that there is."""
+        return self.covered >= min(WINDOW_BYTES, self._decoder.virtual_size or WINDOW_BYTES)
 
     def write(self, offset: int, data: memoryview) -> None:
         piece = data[: max(0, WINDOW_BYTES - offset)]
         self.data[offset : offset + len(piece)] = piece
-        self.covered += len(piece)
+        self._count(len(piece))
 
     def zero(self, offset: int, length: int) -> None:
         # The window is zeros from the start.
-        self.covered += max(0, min(WINDOW_BYTES, offset + length) - offset)
+        self._count(max(0, min(WINDOW_BYTES, offset + length) - offset))
+
+    def _count(self, length: int) -> None:
+        self.covered += length
+        # A few bytes of the file may decompress to gigabytes, and fill a window of the decoder's beside this one.
+        if self.complete and self._decoder.held > MAX_HELD:
+            raise _Full
 
     def read(self, offset: int, length: int) -> bytes:
-        return bytes(self.data[offset : offset + length])
+        data = bytes(self.data[offset : offset + length])
+        self.gone = self.gone or len(data) < length
+        return data

@@ -1,5 +1,6 @@
 """Write: stream the image to the disk, everything but its held ends, hashing the bytes as they come."""
 
+from collections import deque
 from collections.abc import Callable
 
 from agent.aio import run_blocking
@@ -8,6 +9,7 @@ from agent.formats.chain import Chained
 from agent.formats.compressed import OutputTooLarge
 from agent.formats.extent import Decoder, GuestTooLarge
 from agent.formats.qcow2 import Qcow2Decoder
+from agent.host.syscalls import return_free_memory
 from agent.model.url import redact_url
 from agent.stages.context import Context
 from agent.stages.decoding import new_decoder, too_large
@@ -41,7 +43,9 @@ async def write_image(ctx: Context, restarted: Callable[[], None]) -> None:
 async def _copy_once(ctx: Context) -> None:
     disk, sink = ctx.opened()
     sink.reset()
-    head, ctx.head_buffers = ctx.head_buffers, []
+    # Preflight has looked at copies of the first MiBs; the peak is still to come.
+    await run_blocking(return_free_memory)
+    head, ctx.head_buffers = deque(ctx.head_buffers), []
     decoder = new_decoder(ctx)
     try:
         await copy(ctx.source, ctx.pool, ctx.digest, decoder, sink, ctx.meter, head)

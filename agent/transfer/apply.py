@@ -23,7 +23,9 @@ from agent.units import MiB
 GROUP_BYTES = MiB
 # The largest cluster that an image format has: qcow2 with cluster_bits 21.
 MAX_CLUSTER = 2 * MiB
-MAX_GROUPS_PER_CORE = 3
+MAX_GROUPS_PER_THREAD = 3
+# Each has a buffer, and takes the GIL a few times for each cluster: more of them would wait for it.
+MAX_THREADS = 8
 _COPY_BYTES = MiB
 
 _local = threading.local()
@@ -32,7 +34,7 @@ _local = threading.local()
 class Applier:
     """Applies extents to a sink.
 
-    Memory: one buffer of 2 MiB for each core, made when the first compressed extent comes.
+    Memory: one buffer of 2 MiB for each core, but not more than 8, made when the first compressed extent comes.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -124,11 +126,11 @@ class _Inflater:
     """Groups neighbouring compressed extents and inflates the groups in parallel, a bounded number at a time."""
 
     def __init__(self, sink: Sink) -> None:
-        cores = len(os.sched_getaffinity(0))
+        threads = min(len(os.sched_getaffinity(0)), MAX_THREADS)
         self._sink = sink
-        self._threads = ThreadPoolExecutor(cores, thread_name_prefix="byoi-inflate")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="byoi-inflate")
         self._local = threading.local()
-        self._limit = cores * MAX_GROUPS_PER_CORE
+        self._limit = threads * MAX_GROUPS_PER_THREAD
         self._group: list[Inflate] = []
         self._running: set[Future[None]] = set()
 

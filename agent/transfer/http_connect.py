@@ -95,6 +95,7 @@ class HttpClient:
         self._limits = limits
         self._on_event = on_event
         self._session: aiohttp.ClientSession | None = None
+        self._tls: ssl.SSLContext | None = None
         self._closed = False
         self._own_headers = [(name, value) for name, value in headers if name.lower() not in RESERVED_HEADERS]
         userinfo = userinfo_of(url)
@@ -150,7 +151,9 @@ class HttpClient:
 
     async def _request(self, url: str, extra: dict[str, str]) -> Answer:
         """One request to one URL. Foreign exceptions end here."""
-        session = await self._open_session()
+        session = self._open_session()
+        proxy = _proxy_for(origin_of(url))
+        tls = await self._tls_for(url, proxy)
         fault: TransientFault | FatalFault
         try:
             # aiohttp bounds the connection by itself, so what trips the outer limit is the head.
@@ -159,7 +162,8 @@ class HttpClient:
                     # Escapes are left as they are: a signature covers them.
                     URL(url, encoded=url.isascii()),
                     headers=self._headers(url, extra),
-                    proxy=_proxy_for(origin_of(url)),
+                    proxy=proxy,
+                    ssl=tls,
                     allow_redirects=False,
                 )
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -168,15 +172,12 @@ class HttpClient:
             return _answer(response)
         raise fault  # outside of the handler: the foreign exception must not become its context
 
-    async def _open_session(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         if self._closed:
             raise FatalFault("the transfer was closed")
         if self._session is None:
-            context = await run_blocking(_tls_context, self._ca_file)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    ssl=context, use_dns_cache=False, resolver=aiohttp.ThreadedResolver()
-                ),
+                connector=aiohttp.TCPConnector(use_dns_cache=False, resolver=aiohttp.ThreadedResolver()),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._limits.connect_seconds),
                 auto_decompress=False,
@@ -185,6 +186,14 @@ class HttpClient:
                 max_field_size=_HEAD_FIELD_LIMIT,
             )
         return self._session
+
+    async def _tls_for(self, *urls: str | None) -> ssl.SSLContext | bool:
+        """What to trust on the way; the certificates are not loaded for plain http, for which it does not matter."""
+        if not any(url is not None and urlsplit(url).scheme == "https" for url in urls):
+            return True
+        if self._tls is None:
+            self._tls = await run_blocking(_tls_context, self._ca_file)
+        return self._tls
 
     def _headers(self, url: str, extra: dict[str, str]) -> CIMultiDict[str]:
         headers = CIMultiDict(self._own_headers if origin_of(url) == self._origin else ())

@@ -101,7 +101,7 @@ def parse_retry_after(value: str, now: datetime) -> float | None:
         return float(text)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # no date, or numbers that no date can hold
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

@@ -7,12 +7,13 @@ the writer's thread, because what it yields must be on its way to the sink befor
 again.
 
 The pool is the only queue bound: when the disk or the hash is slow, the receiver finds no free buffer and
-the socket fills.
+the socket fills. What the decoder comes to hold is taken from the pool.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
 
 from agent.aio import run_blocking
 from agent.formats.extent import Decoder, Extent
@@ -37,9 +38,11 @@ async def copy(
     decoder: Decoder,
     sink: Sink,
     meter: Meter,
-    head: Sequence[Buffer] = (),
+    head: deque[Buffer] | None = None,
 ) -> None:
     """Copy the source's remaining bytes, after those already read into `head`, until its end.
+
+    `head` is emptied, so that nothing but the pool keeps its buffers.
 
     On return every byte has been hashed, decoded and handed to the sink (not flushed), and the decoder has
     agreed that the image is whole. On any exception the threads have stopped; the pool has to be reclaimed
@@ -56,9 +59,9 @@ async def copy(
     to_hash, to_write = lanes
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_receive(source, pool, meter, head, to_hash, to_write))
+            tasks.create_task(_receive(source, pool, meter, head or deque(), to_hash, to_write))
             tasks.create_task(_hash_lane(to_hash, digest))
-            tasks.create_task(_write_lane(to_write, decoder, applier, source, meter))
+            tasks.create_task(_write_lane(to_write, pool, decoder, applier, source, meter))
     except BaseExceptionGroup as group:
         # The first failure is the reason; what its cancelled siblings raised on the way out is not.
         raise first_reason(group) from None
@@ -73,15 +76,15 @@ def first_reason(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def _receive(
-    source: Source, pool: BufferPool, meter: Meter, head: Iterable[Buffer], to_hash: _Lane, to_write: _Lane
+    source: Source, pool: BufferPool, meter: Meter, head: deque[Buffer], to_hash: _Lane, to_write: _Lane
 ) -> None:
     def hand_on(buffer: Buffer) -> None:
         buffer.hold(2)
         to_hash.put_nowait(buffer)
         to_write.put_nowait(buffer)
 
-    for buffer in head:
-        hand_on(buffer)
+    while head:
+        hand_on(head.popleft())
     while True:
         buffer = pool.take() or await _acquire_late(pool, meter, to_hash, to_write)
         began = time.monotonic()
@@ -112,10 +115,13 @@ async def _hash_lane(lane: _Lane, digest: Digest) -> None:
         await run_blocking(_hash, digest, [buffer.data for buffer in batch])
 
 
-async def _write_lane(lane: _Lane, decoder: Decoder, applier: Applier, source: Source, meter: Meter) -> None:
+async def _write_lane(
+    lane: _Lane, pool: BufferPool, decoder: Decoder, applier: Applier, source: Source, meter: Meter
+) -> None:
     async for batch in _batches(lane):
         await apply_feeds(applier, (decoder.feed(buffer.data) for buffer in batch), source)
         meter.wrote(sum(buffer.length for buffer in batch))
+        pool.make_room(decoder.held)
     await apply_feeds(applier, iter((decoder.finish(),)), source)
 
 

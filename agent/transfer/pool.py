@@ -9,12 +9,17 @@ import asyncio
 import mmap
 from collections import deque
 
-from agent.units import MiB
+from agent.units import KiB, MiB
 
 # Measured (docs/performance.md): against 32 buffers of 1 MiB these take a tenth less processor time, most of it in
 # the kernel. Smaller ones cost more waits and wake-ups; more memory gains nothing.
 BUFFER_SIZE = 4 * MiB
 BUFFER_COUNT = 8
+# What the pool and the decoder may take together: with the rest of the process that is less than 128 MiB. A decoder
+# with a window of 64 MiB leaves room for the smaller kind, and is so slow that they are enough.
+SHARED_BYTES = 70 * MiB
+SMALL_SIZE = 512 * KiB
+SMALL_COUNT = 4
 
 
 class Buffer:
@@ -63,6 +68,22 @@ class BufferPool:
         """Buffers that are held now."""
         return len(self._made) - len(self._free)
 
+    def make_room(self, held: int) -> None:
+        """A decoder holds `held` bytes: have so few buffers that `SHARED_BYTES` are enough for both.
+
+        There are never more of them again. Those in use that are too many or too long go when they are given back.
+        """
+        room = SHARED_BYTES - held
+        if self.count * self.size <= room:
+            return
+        if room >= SMALL_COUNT * self.size:
+            self.count = room // self.size
+        else:
+            self.count, self.size = min(self.count, SMALL_COUNT), min(self.size, SMALL_SIZE)
+        free, self._free = self._free, deque()
+        for buffer in free:
+            self._put_back(buffer)
+
     def take(self) -> Buffer | None:
         """A free buffer, held once, or None. The one that was used last comes first: its pages are
         warmest.
@@ -92,7 +113,7 @@ class BufferPool:
 
     def give_back(self, buffer: Buffer) -> None:
         """Called by the buffer's last `release`."""
-        self._free.append(buffer)
+        self._put_back(buffer)
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
@@ -103,7 +124,15 @@ class BufferPool:
         """Take every buffer back, whoever held it: the transfer that used them has ended and its threads
         with it.
         """
-        self._free = deque(self._made)
+        self._free.clear()
+        for buffer in tuple(self._made):
+            self._put_back(buffer)
+
+    def _put_back(self, buffer: Buffer) -> None:
+        if len(buffer.view) == self.size and len(self._made) <= self.count:
+            self._free.append(buffer)
+        elif buffer in self._made:
+            self._made.remove(buffer)
 
     def close(self) -> None:
         """Let the buffers go; none may be in use any more. New ones are mapped if the pool is used again."""

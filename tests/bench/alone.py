@@ -44,6 +44,7 @@ class Dropped:
     """A decoder that gives nothing: the file is received and hashed, and that is all."""
 
     virtual_size = 0
+    held = 0
 
     def feed(self, data: memoryview) -> Iterator[Extent]:
         return iter(())

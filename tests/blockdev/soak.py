@@ -293,8 +293,8 @@ class Holdings:
     def summary(self) -> str:
         return (
             f"resident {self.resident / MiB:.1f} MiB, shared {self.shared / MiB:.1f} MiB, "
-            f"data {self.data / MiB:.1f} MiB, {self.maps} mappings, "
-            f"{len(self.files)} descriptors, {self.threads} threads, {self.children} children"
+            f"data {self.data / MiB:.1f} MiB, {self.maps} mappings, {len(self.files)} descriptors, "
+            f"{self.threads} threads, {self.children} children"
         )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from agent.units import KiB, MiB
 from tests.blockdev.conftest import DIRT, ENDS, LoopDisk
+from tests.integration import harness
 from tests.integration.conftest import Piece, run
 
 LARGER = 80 * MiB
@@ -218,6 +219,31 @@ def test_a_second_deployment_to_the_same_disk_is_refused(images, make_disk, tmp_
     web.resume.set()
     assert first.finish().status == 0
     assert "No problems found" in run("sgdisk", "-v", target)
+
+
+@pytest.mark.parametrize("size", [LARGER, LARGER + 8 * MiB], ids=["same-size", "other-size"])
+def test_a_device_that_is_another_disk_by_now_is_left_alone(images, make_disk, tmp_path, size):
+    disk = make_disk(LARGER)
+    other = tmp_path / "other.img"
+    other.write_bytes(bytes([DIRT]) * size)
+    image = images.gpt()
+
+    def answer(request: harness.Request, number: int) -> None:
+        if number == 1:
+            run("losetup", "--detach", disk.device)
+            run("losetup", disk.device, other)
+        request.file(image.path.read_bytes())
+
+    try:
+        with harness.serving(answer) as server:
+            command = harness.start_write(disk.device, server.url, None, tmp_path)
+            status, document, words = command.finish()
+    finally:
+        run("losetup", "--detach", disk.device)
+    assert (status, document["error"]["code"]) == (1, "disk.io"), words
+    assert f"{disk.device}: it is another disk now than when it was examined" in document["error"]["message"]
+    assert disk.file.read_bytes() == bytes([DIRT]) * LARGER
+    assert other.read_bytes() == bytes([DIRT]) * size
 
 
 # -- a disk that fails ---------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The commit point on block devices, with sectors of 512 and of 4096 bytes: what other tools see after a kill."""
 
+import hashlib
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.model.seal import Seal
+from agent.stages.commit import is_committed
 from agent.units import MiB
 from tests.integration import harness
 from tests.integration.harness import Driver, Image, Outcome
@@ -124,3 +128,23 @@ def test_cancel_and_input_output_errors_in_the_commit(lab: Lab, tmp_path: Path):
             outcome = lab.deploy(stop={"by": by, "at": "call", "number": number})
             assert outcome.error_code == code
             check(lab, tmp_path, {"blank"}, (by, number))
+
+
+def test_a_committed_device_is_known_by_what_is_on_it_whoever_holds_it(lab: Lab):
+    """The device is held for writing, and its page cache tells of another state than the disk below."""
+    lab.deploy()
+    data = lab.disk.read_bytes()
+    ends = hashlib.sha256(data[:MiB]).hexdigest(), hashlib.sha256(data[-MiB:]).hexdigest()
+    seal = Seal(str(lab.disk), len(data), MiB, ends[0], MiB, ends[1], "md5:x", lab.sector_size)
+    fd = os.open(lab.disk, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+    try:
+        assert os.pread(fd, MiB, 0) == data[:MiB]
+        assert is_committed(seal, lambda _: pytest.fail("a second look"))
+        backing = harness.run("losetup", "--noheadings", "--output", "BACK-FILE", lab.disk).stdout.strip()
+        with Path(backing).open("r+b") as file:
+            file.write(b"other")
+            os.fsync(file.fileno())
+        assert os.pread(fd, MiB, 0) == data[:MiB]
+        assert not is_committed(seal, lambda _: pytest.fail("a second look"))
+    finally:
+        os.close(fd)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import DiskBusy, DiskIneligible, DiskUnknown
+from agent.host.disk import TargetDisk, read_identity
 from agent.host.holders import assert_free, release
 from agent.host.inventory import describe_path, list_disks
 from agent.model.disks import eligibility, require_eligible
@@ -172,3 +173,16 @@ def test_the_disk_under_the_root_is_the_boot_medium():
     for disk in disks:
         with pytest.raises(DiskIneligible, match="the rescue system itself runs from it"):
             require_eligible(disk, explicit=True)
+
+
+def test_a_device_has_one_identity_for_each_medium_seen_or_opened(attach, image):
+    device = attach()
+    seen = describe_path(device)
+    disk = TargetDisk(device)
+    assert disk.identity == seen.identity == read_identity(device)
+    disk.close()
+    tool("losetup", "--detach", device)
+    tool("losetup", device, str(image))
+    assert describe_path(device).identity != seen.identity
+    assert describe_path(str(image)).identity == read_identity(str(image))
+    assert "identity" not in seen.to_json()

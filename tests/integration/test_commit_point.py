@@ -316,4 +316,6 @@ def test_disk_that_fails_for_good_has_no_first_sector(lab: Lab, disk: Path, refe
             allowed = {"blank", "headless"}
         check(lab, disk, allowed, f"dead since {stage}, call {number}")
         assert any("could not be wiped" in note for note in outcome.status["notes"]), number
+        assert "could not be wiped" in outcome.status["error"]["detail"], number
+        assert "what is on it is not known" in outcome.status["error"]["hint"], number
     assert_second_try_works(lab, disk)

@@ -1,6 +1,8 @@
 """A qcow2 with its L1 table behind 3 GiB of data, as `qemu-img resize` leaves it: each way to place them is taken."""
 
+import gzip
 import json
+import lzma
 import os
 import struct
 import subprocess
@@ -116,3 +118,31 @@ def test_where_nothing_is_left_the_message_is_the_seeds(byoi, no_ranges, tmp_pat
         file.seek(-MiB, os.SEEK_END)
         assert not any(file.read())
     disk.unlink()
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress], ids=["gzip", "xz"])
+def test_so_it_does_within_a_compressed_file_whose_head_already_has_too_much_data(byoi, tmp_path, compress):
+    """Even preflight meets more than may wait, and its L2 table among it, and writes nothing."""
+    raw, path = tmp_path / "raw", tmp_path / "image"
+    raw.touch()
+    os.truncate(raw, 128 * MiB)
+    run("sfdisk", "-q", "--no-tell-kernel", raw, stdin="label: gpt\nsize=32MiB, type=uefi\ntype=linux\n")
+    with raw.open("r+b") as file:
+        for number in range(1, 40):
+            file.seek((2 * number + 32) * MiB)
+            file.write(bytes([number]) * MiB)
+    run("qemu-img", "convert", "-O", "qcow2", raw, path)
+    run("qemu-img", "resize", "-q", path, str(2048 * GiB))
+    run("qemu-img", "resize", "-q", "--shrink", path, str(128 * MiB))
+    with path.open("rb") as file:
+        assert struct.unpack(">Q", file.read(48)[40:48])[0] > 39 * MiB
+    path.write_bytes(compress(path.read_bytes()))
+    assert path.stat().st_size < MiB
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(b"\xa5" * (256 * MiB))
+    outcome = deploy(byoi, path.as_uri(), disk)
+    assert outcome.status == 0, outcome.err
+    with disk.open("rb") as written, raw.open("rb") as golden:
+        for part in (written, golden):
+            part.seek(MiB)
+        assert written.read(126 * MiB) == golden.read(126 * MiB)

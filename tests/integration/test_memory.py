@@ -1,15 +1,19 @@
 """The promise about memory: resident below 128 MiB, whatever the size of the image."""
 
+import json
 import os
 import re
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
-from agent.units import GiB, MiB
+from agent.units import GiB, KiB, MiB
 
 ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "tests/bench/sendfile_server.py"
@@ -41,16 +45,20 @@ def make_sparse_image(path: Path, size: int) -> None:
     subprocess.run(["sfdisk", "-q", "--no-tell-kernel", path], input=script, text=True, check=True)
 
 
-def deploy(url: str, disk: Path, size: int, *options: object, kind: str = "raw") -> int:
-    """Deploy the image; gives the peak of the resident memory in bytes."""
+def run_measured(url: str, disk: Path, size: int, *options: object, kind: str) -> subprocess.CompletedProcess:
     arguments = ["write", "--url", url, "--type", kind, "--disk", disk, "--size", size, "--quiet", *options]
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", MEASURED, *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def deploy(url: str, disk: Path, size: int, *options: object, kind: str = "raw") -> int:
+    """Deploy the image; gives the peak of the resident memory in bytes."""
+    done = run_measured(url, disk, size, *options, kind=kind)
     disk.unlink(missing_ok=True)  # it holds gigabytes, and pytest keeps what tests leave
     assert done.returncode == 0, done.stderr
     return int(re.search(r"^VmHWM:\s+(\d+) kB$", done.stderr, re.MULTILINE)[1]) * 1024
@@ -91,3 +99,94 @@ def test_a_qcow2_of_8_tib_takes_no_more(served, tmp_path, compressed):
         subprocess.run(["qemu-img", "convert", "-O", "qcow2", "-c", plain, path], check=True)
     peak = deploy(f"{served}/image.qcow2", tmp_path / "disk.img", size + GiB, kind="qcow2")
     assert peak < LIMIT
+
+
+# -- windows of 64 MiB ---------------------------------------------------------------------------------------
+
+WINDOW = 64 * MiB
+# More than the window and than all buffers: each page of both is used at some time, in a qcow2 too.
+RANDOM = 72 * MiB
+INSIDE = 160 * MiB
+
+
+def xz_9(source: Path, target: Path) -> None:
+    """An xz with the window of xz -9, which is what a decoder has to hold, and nothing compressed, which is quick."""
+    data = source.read_bytes()
+    flags = b"\x00\x01"  # CRC32
+    chunks = bytearray()
+    for at in range(0, len(data), 64 * KiB):
+        piece = data[at : at + 64 * KiB]
+        chunks += bytes([2 if at else 1]) + struct.pack(">H", len(piece) - 1) + piece
+    # LZMA2 (0x21) with the dictionary size 28: 64 MiB
+    block = with_crc(b"\x02\x00\x21\x01\x1c\x00\x00\x00") + chunks + b"\x00"
+    sizes = number(len(block) + 4) + number(len(data))
+    block += bytes(-len(block) % 4) + struct.pack("<I", zlib.crc32(data))
+    index = b"\x00\x01" + sizes
+    index = with_crc(index + bytes(-len(index) % 4))
+    backward = struct.pack("<I", len(index) // 4 - 1) + flags
+    footer = struct.pack("<I", zlib.crc32(backward)) + backward + b"YZ"
+    target.write_bytes(b"\xfd7zXZ\x00" + with_crc(flags) + block + index + footer)
+
+
+def with_crc(data: bytes) -> bytes:
+    return data + struct.pack("<I", zlib.crc32(data))
+
+
+def number(value: int) -> bytes:
+    """As .xz writes one: seven bits a byte, the lowest first."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def zstd_long(window_log: int):
+    """zstd --long=N."""
+
+    def pack(source: Path, target: Path) -> None:
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            1, window_log=window_log, enable_ldm=True, write_content_size=False
+        )
+        with source.open("rb") as file, target.open("wb") as packed:
+            zstandard.ZstdCompressor(compression_params=parameters).copy_stream(file, packed)
+
+    return pack
+
+
+@pytest.fixture(scope="module")
+def plain_images(tmp_path_factory) -> dict[str, Path]:
+    """One disk as raw, as qcow2, and as a qcow2 with its L1 table behind all data, as a resize leaves it."""
+    directory = tmp_path_factory.mktemp("plain")
+    raw, qcow2, late = (directory / name for name in ("raw", "qcow2", "late"))
+    make_sparse_image(raw, INSIDE)
+    with raw.open("r+b") as file:
+        file.seek(16 * MiB)
+        for _ in range(RANDOM // MiB):
+            file.write(os.urandom(MiB))
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", raw, qcow2], check=True)
+    late.write_bytes(qcow2.read_bytes())
+    subprocess.run(["qemu-img", "resize", "-q", late, str(2048 * GiB)], check=True)
+    subprocess.run(["qemu-img", "resize", "-q", "--shrink", late, str(INSIDE)], check=True)
+    return {"raw": raw, "qcow2": qcow2, "late": late}
+
+
+@pytest.mark.parametrize("inside", ["raw", "qcow2", "late"])
+@pytest.mark.parametrize("pack", [xz_9, zstd_long(26)], ids=["xz -9", "zstd --long=26"])
+def test_a_window_of_64_mib_takes_no_more(served, tmp_path, plain_images, pack, inside):
+    """With late tables in it, most of the data waits at the end of the disk."""
+    pack(plain_images[inside], tmp_path / "image")
+    kind = "raw" if inside == "raw" else "qcow2"
+    peak = deploy(f"{served}/image", tmp_path / "disk.img", INSIDE + 128 * MiB, "--hostname", "a", kind=kind)
+    assert peak < LIMIT
+
+
+def test_a_longer_window_is_refused_with_the_way_out(served, tmp_path, plain_images):
+    zstd_long(27)(plain_images["raw"], tmp_path / "image")
+    disk = tmp_path / "disk.img"
+    done = run_measured(f"{served}/image", disk, INSIDE + 128 * MiB, "--json", kind="raw")
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["code"]) == (1, "image.unsafe")
+    assert "memory_limit" in error["message"]
+    assert "--long=26" in error["hint"]
+    assert disk.stat().st_blocks == 0

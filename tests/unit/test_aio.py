@@ -1,10 +1,12 @@
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from agent.aio import run_blocking
+from agent.aio import run_apart, run_blocking
 
 
 async def test_returns_what_the_function_returns():
@@ -58,3 +60,27 @@ async def test_a_timeout_around_it_works_as_around_any_await():
         async with asyncio.timeout(0.01):
             await run_blocking(time.sleep, 0.1)
     assert time.monotonic() - began >= 0.1
+
+
+async def test_what_runs_apart_gives_its_result_or_its_failure():
+    assert await run_apart(lambda: 5) == 5
+    with pytest.raises(ZeroDivisionError):
+        await run_apart(lambda: 1 // 0)
+
+
+async def test_a_failure_apart_that_nobody_waits_for_is_no_noise():
+    failing = run_apart(lambda: 1 // 0)
+    await asyncio.wait({failing})
+    gone = run_apart(lambda: 1 // 0)
+    gone.cancel()
+    await asyncio.sleep(0.05)
+
+
+def test_a_thread_apart_that_hangs_keeps_no_process_from_its_end():
+    program = (
+        "import asyncio, threading\n"
+        "from agent.aio import run_apart\n"
+        "async def main(): run_apart(threading.Event().wait)\n"
+        "asyncio.run(main())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=30, check=False).returncode == 0

@@ -71,14 +71,14 @@ def test_a_job_that_was_taken_is_not_run_twice_though_it_is_given_again(pulling_
     record = plane.give(NAME, job(web.url, image.sha256), "job-1")
     plane.wait_for(record, "done")
     agent.wait(lambda: json.loads(agent.journal.read_text())["entry"]["seen"], "the outcome is delivered")
+    fresh = plane.give(NAME, job(web.url, image.sha256), "job-2")
+    assert plane.wait_for(fresh, "done", "error")["status"] == "done"
     agent.kill()
     agent.start()
     again = plane.give(NAME, job(web.url, image.sha256), "job-1")
     refused = plane.wait_for(again, "error", "done")
     assert refused["error"]["code"] == "job.taken"
-    assert len(web.requests) == 1
-    fresh = plane.give(NAME, job(web.url, image.sha256), "job-2")
-    assert plane.wait_for(fresh, "done", "error")["status"] == "done"
+    assert len(web.requests) == 2
 
 
 def test_a_job_with_faults_is_told_to_the_control_plane_with_all_of_them(pulling_agent, plane, disk):
@@ -195,3 +195,79 @@ def test_a_wrong_token_is_said_and_not_shown(pulling_agent, plane):
     agent = pulling_agent(token="wr0ng-token-of-sixteen").start()
     agent.wait(lambda: "answered 401" in agent.log, "it says why")
     assert "wr0ng-token" not in agent.log
+
+
+def test_a_job_that_left_the_slot_before_its_outcome_was_told_is_told_as_what_it_was(
+    pulling_agent, plane, web, image, disk
+):
+    """Done while the control plane was down, then deleted on the server: the disk holds the system all the same."""
+    agent = pulling_agent().start()
+
+    def down_from_here(request, _number):
+        plane.failing = 503
+        request.file(image.data)
+
+    web.answer = down_from_here
+    record = plane.give(NAME, job(web.url, image.sha256))
+    agent.wait_for("done")
+    assert agent.delete().status == 200
+    agent.kill()
+    plane.failing = None
+    agent.start()
+    assert plane.wait_for(record, "done", "error", seconds=90)["status"] == "done"
+
+
+def test_a_job_of_the_slot_that_is_given_again_is_told_as_it_is(pulling_agent, plane, web, image):
+    pulling_agent().start()
+    record = plane.give(NAME, job(web.url, image.sha256), "job-1")
+    plane.wait_for(record, "done")
+    time.sleep(1)
+    again = plane.give(NAME, job(web.url, image.sha256), "job-1")
+    assert plane.wait_for(again, "done", "error")["status"] == "done"
+    assert len(web.requests) == 1
+
+
+@pytest.mark.parametrize("retry_after", ["Mon, 01 Jan 99999999999 00:00:00 GMT", "-1", "x" * 1000])
+def test_an_answer_that_makes_no_sense_does_not_end_the_daemon(
+    pulling_agent, plane, slow_web, image, retry_after
+):
+    agent = pulling_agent().start()
+    record = plane.give(NAME, job(slow_web.url, image.sha256))
+    plane.wait_for(record, "write")
+    plane.retry_after, plane.failing = retry_after, 503
+    time.sleep(2)
+    plane.failing = None
+    assert agent.get("/healthz").status == 200
+    assert plane.wait_for(record, "done", "error", seconds=90)["status"] == "done"
+
+
+def test_a_job_nested_without_end_is_refused_and_the_daemon_stays(pulling_agent, plane, web, image):
+    agent = pulling_agent().start()
+    nested: dict = {}
+    for _ in range(900):
+        nested = {"a": nested}
+    bad = job(web.url, image.sha256) | {"configdrive": {"enable": True, "networkData": nested}}
+    record = plane.give(NAME, bad)
+    assert plane.wait_for(record, "done", "error")["status"] == "error"
+    assert agent.get("/healthz").status == 200
+
+
+def test_a_cancellation_after_done_calls_the_reboot_off(pulling_agent, plane, web, image, disk, tmp_path):
+    agent = pulling_agent(reboot=True, grace_seconds=3600)
+
+    def cancel_from_here(request, _number):
+        plane.failing = 503
+        request.file(image.data)
+
+    web.answer = cancel_from_here
+    record = plane.give(NAME, job(web.url, image.sha256))
+    agent.start()
+    agent.wait_for("done")
+    record.action = CANCEL
+    plane.failing = None
+    plane.wait_for(record, "done", seconds=90)
+    agent.wait(lambda: agent.status()["reboot"]["state"] == "calledOff", "the reboot is called off")
+    assert agent.status()["status"] == "done"
+    assert_complete(disk, image, tmp_path)
+    time.sleep(2)
+    assert not agent.rebooted.exists()

@@ -2,11 +2,15 @@
 
 import asyncio
 import resource
+import socket
 
 import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
 
 from agent.aio import run_blocking
-from agent.service.guard import Limits
+from agent.service.guard import Limits, serve
+from agent.service.listen import Listener, listen_unix
 from tests.integration.service.conftest import SEED, TOKEN, Site, answer_of, closed, error_of, write_cert
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -302,3 +306,25 @@ async def test_renewed_certificates_are_used_after_a_reload(start, ca, tmp_path)
         assert await serial(site) == first
         await run_blocking(site.certificates.reload)
         assert await serial(site) != first
+
+
+async def test_a_listener_that_cannot_accept_leaves_the_others_their_loop(tmp_path):
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(None)
+
+    app = web.Application()
+    app.router.add_get("/healthz", answer)
+    broken = socket.socket(socket.AF_UNIX)  # it does not listen: each accept fails at once
+    broken.settimeout(0)
+    path = str(tmp_path / "s")
+    with capture_logs() as logs:
+        async with serve(
+            app, [Listener(broken, "broken", local=True), await run_blocking(listen_unix, path)]
+        ):
+            for _ in range(3):
+                reader, writer = await asyncio.open_unix_connection(path)
+                writer.write(HEALTH)
+                assert (await answer_of(reader))[0] == 200
+                writer.close()
+                await asyncio.sleep(0.4)
+    assert [line["listener"] for line in logs if line["event"] == "accept_failed"] == ["broken"]

@@ -1,6 +1,9 @@
 """Requests are counted by what they were for, and by what became of them."""
 
 import asyncio
+import subprocess
+import sys
+from pathlib import Path
 
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
@@ -58,3 +61,29 @@ async def test_requests_count_under_their_route_whatever_the_path(tmp_path):
         ("other", "none", "405"): 1,
         ("GET", "/hang", "499"): 1,
     }
+
+
+def test_the_library_is_never_imported_on_the_event_loop():
+    program = """
+import asyncio, sys, threading
+from agent.service.metrics import Metrics, load_library
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "prometheus_client":
+            assert threading.current_thread() is not threading.main_thread(), name
+            print(name)
+
+async def main():
+    sys.meta_path.insert(0, Watch())
+    await load_library()
+    return Metrics().text(None)
+
+assert b"byoi_deployment_active" in asyncio.run(main())
+"""
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=root, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "prometheus_client.core" in done.stdout

@@ -1,8 +1,8 @@
 import pytest
 
 from agent.deploy.plan import Step
-from agent.deploy.tracker import MAX_NOTES, MESSAGES, Tracker
-from agent.errors import ChecksumMismatch, JobCancelled
+from agent.deploy.tracker import MAX_NOTES, MESSAGES, Tracker, concluded, starting
+from agent.errors import ChecksumMismatch, JobCancelled, JobInterrupted
 from agent.model.events import Finished, Noted, StageBegan, StageEnded
 from agent.model.job import parse_job
 from agent.model.stage import STAGES, State
@@ -107,6 +107,55 @@ def test_the_percentage_follows_the_bytes_written(tracker):
     assert tracker.snapshot().percent == 95
     tracker.next()
     assert tracker.snapshot().percent == 95
+
+
+def test_rate_and_waits_are_told_only_while_bytes_flow(tracker):
+    tracker.progress = lambda: Progress(
+        bytes_downloaded=7, bytes_written=7, rate=1e6, eta=3.0, waiting_on="disk", waits={"disk": 1.0}
+    )
+    flowing = set()
+    while True:
+        document = tracker.snapshot().document()
+        if document["rate"] or document["eta"] or document["waitingOn"]:
+            flowing.add(tracker.state)
+        assert document["bytesDownloaded"] == 7
+        if tracker.state is State.DONE:
+            break
+        tracker.next()
+    assert flowing == {State.PREFLIGHT, State.WRITE}
+    failed = Tracker(JOB, None, lambda _: None)
+    advance_to(failed, State.WRITE)
+    failed.progress = tracker.progress
+    failed.fail(JobCancelled())
+    document = failed.snapshot().document()
+    assert (document["rate"], document["eta"], document["waitingOn"]) == (0, None, None)
+
+
+def test_an_agent_that_comes_back_goes_on_from_the_percentage_that_was_shown():
+    tracker = Tracker(JOB, None, lambda _: None, attempt=2, floor=61.5)
+    assert tracker.snapshot().percent == 61.5
+    tracker.use_steps(STEPS)
+    tracker.progress = lambda: Progress(bytes_written=1, bytes_total=1000)
+    advance_to(tracker, State.WRITE)
+    assert tracker.snapshot().percent == 61.5
+    tracker.progress = lambda: Progress(bytes_written=1000, bytes_total=1000)
+    assert tracker.snapshot().percent == 95
+    assert starting(JOB, None, attempt=2, floor=61.5).percent == 61.5
+    ended = concluded(JOB, None, attempt=5, outcome=JobInterrupted(reason="x"), floor=61.5)
+    assert ended.percent == 61.5
+    assert Tracker(JOB, None, lambda _: None, floor=900).snapshot().percent == 100
+
+
+def test_a_listener_that_fails_fails_nothing_but_itself(events, clock):
+    def listen(event):
+        events.append(event)
+        raise BrokenPipeError
+
+    tracker = Tracker(JOB, None, listen, clock)
+    advance_to(tracker, State.DONE)
+    tracker.note("still told")
+    assert len([event for event in events if isinstance(event, StageBegan)]) == len(STAGES)
+    assert isinstance(events[-1], Noted)
 
 
 def test_the_percentage_never_goes_back(tracker):

@@ -176,6 +176,8 @@ class Builder:
             case Subclusters(_, used, zero):
                 entry, bitmap = hosts.get(index, 0), zero << 32 | used
                 entry |= COPIED if entry else 0
+            case Share(other) if other in entries:
+                entry = entries[other]
             case Share(other):
                 entry, bitmap = hosts[other], 0xFFFF_FFFF
         struct.pack_into(">Q", file, at, entry)
@@ -258,11 +260,14 @@ class Driver:
         self.disk = bytearray([DIRT]) * self.disk_size
         self.extents = []
         self.given = []
-        self.fetched = 0
+        self.fetched = self.fed = 0
+        # So many wishes are answered; then the source has no ranges any more.
+        self.answers = 1 << 30
 
     def run(self, chunk=65536) -> Decoded:
         view = memoryview(self.file)
         for start in range(0, len(view), chunk or len(view) or 1):
+            self.fed = min(start + (chunk or len(view)), len(view))
             self.apply(self.decoder.feed(view[start : start + (chunk or len(view))]))
         self.apply(self.decoder.finish())
         self.check_given()
@@ -281,10 +286,11 @@ class Driver:
                 case Copy(source, offset, length):
                     self._put(offset, bytes(self.disk[source : source + length]))
                 case Fetch(offset, length):
+                    assert offset >= self.fed, "what has passed is never asked for again"
                     self.fetched += length
-                    extent.data = (
-                        None if self.source is None else bytes(self.source[offset : offset + length])
-                    )
+                    self.answers -= 1
+                    if self.source is not None and self.answers >= 0:
+                        extent.data = bytes(self.source[offset : offset + length])
                 case Recall(source, length):
                     extent.data = bytes(self.disk[source : source + length])
 

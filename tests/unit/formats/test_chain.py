@@ -130,6 +130,7 @@ def test_a_wish_for_bytes_out_of_order_is_answered_at_once():
         """Stands for a decoder that asks for its tables: what it gets is what it gives."""
 
         virtual_size = 3
+        held = 0
 
         def feed(self, data):
             wish = Fetch(10, 10, b"not answered")

@@ -121,18 +121,72 @@ def test_several_l1_entries_that_name_one_l2_table(qcow2, size):
         assert qcow2.decode(image.file, chunk=chunk).guest == image.guest
 
 
-def test_a_host_cluster_that_a_later_table_names_again_is_fetched_again(qcow2):
-    builder = qcow2.Builder(size=128 * 512)
-    clusters = {0: qcow2.Data(b"first"), 64: qcow2.Share(0)}
-    order = [("refcounts",), ("l1",), ("l2", 0), ("data", 0), ("l2", 1)]
+@pytest.mark.parametrize("fetch", [None, True])
+@pytest.mark.parametrize("kind", ["Data", "Packed"])
+@pytest.mark.parametrize("early", [False, True], ids=["placed by the stream", "placed by a late table"])
+def test_a_host_cluster_that_a_later_table_names_again_is_copied_from_its_first_place(
+    qcow2, fetch, kind, early
+):
+    builder = qcow2.Builder(size=256 * 512)
+    content = random.Random(1).randbytes(512) if kind == "Data" else b"packed"
+    clusters = {n: getattr(qcow2, kind)(content[: -n or None]) for n in (1, 2)}
+    clusters |= {64: qcow2.Share(2), 70: qcow2.Share(1), 71: qcow2.Share(2), 200: qcow2.Share(2)}
+    data = [("data", n) for n in (1, 2)] if kind == "Data" else [("packed", (1, 2))]
+    first = [*data, ("l2", 0)] if early else [("l2", 0), *data]
+    order = [("refcounts",), ("l1",), *first, ("leak", 0), ("l2", 1), ("l2", 3)]
     image = builder.build(clusters, order)
-    done = qcow2.decode(image.file, chunk=512, fetch=True)
-    assert (done.guest, done.fetched) == (image.guest, 512)
+    for chunk in (7, 100, 512, 0):
+        done = qcow2.decode(image.file, chunk=chunk, fetch=fetch)
+        assert (done.guest, done.fetched) == (image.guest, 0)
+    assert "Copy" in qcow2.decode(image.file, chunk=512).extents
+
+
+def test_a_run_is_copied_from_as_many_places_as_it_has_gone_to(qcow2):
+    """Host clusters one after the other, scattered by the first table, and together in the second."""
+    builder = qcow2.Builder(size=128 * 512)
+    clusters = {n: qcow2.Data(bytes([n + 1])) for n in range(0, 40, 2)}
+    clusters |= {64 + n: qcow2.Share(2 * n) for n in range(20)}
+    data = [("data", n) for n in sorted(range(0, 40, 2))]
+    for order in ([("l2", 0), *data], [*data, ("l2", 0)]):
+        image = builder.build(clusters, [("refcounts",), ("l1",), *order, ("leak", 0), ("l2", 1)])
+        assert qcow2.decode(image.file, chunk=512).guest == image.guest
+
+
+def test_the_short_last_cluster_of_a_disk_is_no_source_for_a_whole_one(qcow2):
+    """It was inflated as far as the disk reaches, and no further."""
+    last = 1023
+    builder = qcow2.Builder(cluster_bits=12, size=last * 4096 + 100)
+    clusters = {last: qcow2.Packed(random.Random(3).randbytes(1500)), 0: qcow2.Share(last)}
+    order = [("refcounts",), ("l1",), ("l2", 1), ("packed", (last,)), ("leak", 0), ("l2", 0)]
+    image = builder.build(clusters, order)
+    assert qcow2.decode(image.file, chunk=0).guest == image.guest
+    with pytest.raises(ImageMemory, match="too big"):
+        qcow2.decode(image.file, chunk=512, fetch=True)
+
+
+def test_where_the_places_are_not_noted_any_more_a_second_mapping_is_refused(qcow2):
+    builder = qcow2.Builder(size=128 * 512)
+    clusters = {n: qcow2.Data(bytes([n + 1])) for n in range(0, 40, 2)} | {64: qcow2.Share(38)}
+    data = [("data", n) for n in range(0, 40, 2)]
+    image = builder.build(clusters, [("refcounts",), ("l1",), ("l2", 0), *data, ("leak", 0), ("l2", 1)])
+    assert qcow2.decode(image.file, chunk=512, limits=Qcow2Limits(places=20)).guest == image.guest
     with pytest.raises(ImageMemory) as caught:
-        qcow2.decode(image.file, chunk=512)
+        qcow2.decode(image.file, chunk=512, limits=Qcow2Limits(places=19))
     assert "had passed before a table named them" in caught.value.detail
-    with pytest.raises(ImageMemory):
-        qcow2.decode(image.file, chunk=512, fetch=True, limits=Qcow2Limits(refetched_bytes=511))
+    assert caught.value.hint
+
+
+def test_a_table_that_had_passed_for_a_refcount_block_is_refused_rather_than_asked_for(qcow2):
+    """The refcount table lies. The server could answer anything."""
+    builder = qcow2.Builder(size=64 * 512)
+    order = [("refcounts",), ("leak", 0), ("l2", 0), ("data", 0), ("l1",)]
+    image = builder.build({0: qcow2.Data(b"x")}, order)
+    assert qcow2.decode(image.file, chunk=512, fetch=True).guest == image.guest
+    struct.pack_into(">Q", image.file, 512, image.l2_offsets[0])
+    for chunk in (512, 100):
+        with pytest.raises(ImageMemory, match="too big") as caught:
+            qcow2.decode(image.file, chunk=chunk, fetch=True)
+        assert "had passed before a table named them" in caught.value.detail
 
 
 # -- tables behind the data: the buffer, then range requests, then scratch, then the refusal
@@ -221,6 +275,23 @@ def test_a_table_that_differs_when_it_comes_again_is_a_changed_image(qcow2, late
     with pytest.raises(ImageChanged) as caught:
         qcow2.decode(other, chunk=chunk, fetch=fetched, limits=Qcow2Limits(early_bytes=MiB))
     assert "differ when read twice" in caught.value.detail
+
+
+def test_tables_fetched_before_the_source_gives_up_are_used(qcow2):
+    """Two groups of tables too far apart for one request: the second request is refused."""
+    builder = qcow2.Builder(cluster_bits=12, size=8 * MiB)
+    dice = random.Random(6)
+    clusters = {n: qcow2.Data(dice.randbytes(4096)) for n in [*range(120), *range(512, 632)]}
+    plain = [("data", n) for n in clusters]
+    dice.shuffle(plain)
+    tables = [("l2", 0), *(("leak", n) for n in range(80)), ("l2", 1)]
+    image = builder.build(clusters, [("refcounts",), ("l1",), *plain, *tables])
+    for allowed in range(3):
+        driver = qcow2.Driver(
+            image.file, fetch=True, disk_size=16 * MiB, recall=True, limits=Qcow2Limits(early_bytes=128 * KiB)
+        )
+        driver.answers = allowed
+        assert driver.run(64 * KiB).guest == image.guest
 
 
 def test_the_same_tables_twice_are_no_change_in_any_chunking(qcow2, late):

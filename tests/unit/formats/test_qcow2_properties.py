@@ -51,7 +51,7 @@ def images(draw, qcow2, *, shares=True):
         index, seed = n * spread, draw(st.integers(0, 2**32))
         plain = contents(seed, cluster, packable=False)
         kind = draw(st.sampled_from(kinds))
-        owners = [i for i, c in clusters.items() if isinstance(c, qcow2.Data)]
+        owners = [i for i, c in clusters.items() if isinstance(c, (qcow2.Data, qcow2.Packed))]
         if extended and kind == "zero_kept":
             used = draw(st.integers(0, 2**32 - 1))
             clusters[index] = qcow2.Subclusters(plain, used, draw(st.integers(0, 2**32 - 1)) & ~used)

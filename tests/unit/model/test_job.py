@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.errors import JobInvalid
-from agent.model.job import load_job, parse_job
+from agent.model.job import MAX_LIST, load_job, parse_job, read_json
 
 SHA256 = "ab" * 32
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJ5b2ktYWdlbnQtdGVzdC1rZXk user@host"
@@ -160,13 +160,47 @@ def test_text_that_is_no_json_is_told_with_its_place():
         ("{", "line 1 column 2"),
         ('{"URL": NaN}', "not JSON"),
         (b"\xff\xfe{}", "not JSON"),
-        ("[" * 100_000, "not JSON"),
+        ("[" * 100_000, "nested more than 64"),
         ("[]", "must be a JSON object"),
         ('{"URL": "a", "URL": "b"}', "given twice"),
         ("9" * 5000, "not JSON"),
     ]:
         with pytest.raises(JobInvalid, match=words):
             load_job(text)
+
+
+def nested(depth):
+    return json.loads('{"a":' * depth + "1" + "}" * depth)
+
+
+def test_what_is_nested_too_deep_is_refused_and_named():
+    for depth in (64, 900):
+        text = json.dumps(job(configdrive={"enable": True, "networkData": nested(depth)}))
+        with pytest.raises(JobInvalid, match="nested more than 64 levels deep"):
+            load_job(text)
+    assert read_json(json.dumps(nested(64))) == nested(64)
+    with pytest.raises(JobInvalid, match="nested more than 64 levels deep"):
+        read_json(json.dumps([nested(64)]))
+    for key in ("networkData", "vendorData"):
+        assert faults(job(configdrive={key: nested(64)})) == {
+            f"configdrive.{key}": "is nested more than 62 levels deep"
+        }
+        assert parse_job(job(configdrive={key: nested(62)}))
+
+
+@pytest.mark.parametrize(
+    "text", ['{"id": "1", "id": "2"}', '{"id": Infinity}', '{"id": "1"', b"\xff", "[" * 90_000]
+)
+def test_any_json_from_outside_is_read_as_strictly_as_a_job(text):
+    with pytest.raises(JobInvalid):
+        read_json(text)
+
+
+def test_many_keys_given_twice_take_no_longer_than_others():
+    text = "{" + ",".join(f'"{number % 50_000}": 1' for number in range(100_000)) + "}"
+    with pytest.raises(JobInvalid) as caught:
+        read_json(text)
+    assert len(caught.value.faults) == MAX_LIST
 
 
 def test_no_secret_is_in_the_redacted_job_or_any_repr():

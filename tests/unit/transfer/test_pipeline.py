@@ -1,7 +1,9 @@
 import asyncio
 import hashlib
+import random
 import threading
 import time
+from collections import deque
 
 import pytest
 
@@ -10,9 +12,10 @@ from agent.formats.raw import RawDecoder
 from agent.transfer.digest import Digest
 from agent.transfer.meter import Meter
 from agent.transfer.pipeline import copy
-from agent.transfer.pool import BufferPool
+from agent.transfer.pool import BUFFER_COUNT, BUFFER_SIZE, SHARED_BYTES, SMALL_COUNT, SMALL_SIZE, BufferPool
 from agent.transfer.sink import SinkFailed, SinkTooSmall
 from agent.transfer.source import TransferRestart
+from agent.units import MiB
 
 PAGE = 4096
 
@@ -62,7 +65,7 @@ async def run_copy(source, sink, pool=None, head=(), meter=None):
     digest = Digest("sha256")
     meter = meter or Meter(len(source.data))
     try:
-        await copy(source, pool, digest, RawDecoder(None), sink, meter, head)
+        await copy(source, pool, digest, RawDecoder(None), sink, meter, deque(head))
         assert pool.in_use == 0
     finally:
         pool.reclaim()
@@ -172,3 +175,80 @@ async def test_a_cancelled_wait_for_a_buffer_takes_none():
         assert await pool.acquire() is buffer
     pool.reclaim()
     pool.close()
+
+
+# -- the pool and what a decoder holds
+
+
+def taken(pool):
+    """The lengths of all buffers that the pool has to give."""
+    buffers = []
+    while (buffer := pool.take()) is not None:
+        buffers.append(buffer)
+    lengths = [len(buffer.view) for buffer in buffers]
+    for buffer in buffers:
+        buffer.release()
+    return lengths
+
+
+def test_a_decoder_that_holds_little_takes_nothing_from_the_pool():
+    pool = BufferPool()
+    pool.make_room(16 * MiB)
+    assert taken(pool) == [BUFFER_SIZE] * BUFFER_COUNT
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize(
+    ("held", "left"),
+    [(50, [4 * MiB] * 5), (54, [4 * MiB] * 4), (55, [SMALL_SIZE] * 4), (1000, [SMALL_SIZE] * 4)],
+)
+def test_what_a_decoder_holds_is_taken_from_the_pool_for_good(used, held, left):
+    pool = BufferPool()
+    if used:
+        taken(pool)
+    pool.make_room(held * MiB)
+    pool.make_room(0)
+    assert taken(pool) == left
+
+
+async def test_buffers_in_use_go_when_they_are_given_back_and_make_way_for_smaller_ones():
+    pool = BufferPool()
+    buffers = [await pool.acquire() for _ in range(BUFFER_COUNT)]
+    pool.make_room(SHARED_BYTES)
+    assert pool.take() is None
+    for given, buffer in enumerate(buffers, 1):
+        buffer.release()
+        assert pool.in_use == BUFFER_COUNT - given
+        small = pool.take()
+        assert (small is not None) == (given > BUFFER_COUNT - SMALL_COUNT)
+        if small is not None:
+            assert len(small.view) == SMALL_SIZE
+            small.release()
+    assert taken(pool) == [SMALL_SIZE] * SMALL_COUNT
+
+
+async def test_a_reclaimed_pool_keeps_what_still_fits():
+    pool = BufferPool()
+    held = [await pool.acquire() for _ in range(3)]
+    pool.make_room(SHARED_BYTES)
+    pool.reclaim()
+    assert pool.in_use == 0
+    assert taken(pool) == [SMALL_SIZE] * SMALL_COUNT
+    assert len(held[0].view) == BUFFER_SIZE, "whoever still has one may look at it"
+
+
+async def test_the_copy_goes_on_with_fewer_buffers_when_the_decoder_comes_to_hold_more():
+    class Greedy(RawDecoder):
+        """Stands for a decompressor that meets a frame with a long window in the middle of the file."""
+
+        held = 0
+
+        def feed(self, data):
+            self.held += 8 * MiB
+            return super().feed(data)
+
+    data = random.Random(1).randbytes(60 * MiB)
+    pool, sink = BufferPool(), SlowSink(len(data))
+    await copy(MemorySource(data), pool, Digest(), Greedy(None), sink, Meter())
+    assert sink.content == data
+    assert taken(pool) == [SMALL_SIZE] * SMALL_COUNT

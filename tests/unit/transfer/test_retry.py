@@ -4,6 +4,8 @@ import random
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.transfer.http_retry import (
     FatalFault,
@@ -35,10 +37,28 @@ NOW = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)
         ("soon", None),
         ("", None),
         ("9" * 500, float("9" * 64)),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", None),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999", None),
     ],
 )
 def test_retry_after(value, seconds):
     assert parse_retry_after(value, NOW) == seconds
+
+
+NUMBERS = st.integers(-(10**12), 10**12).map(str)
+DATES = st.builds(
+    "{}, {} Jan {} {}:{}:{} {}".format,
+    st.sampled_from(["Mon", "x"]),
+    *[NUMBERS] * 5,
+    NUMBERS | st.just("GMT"),
+)
+
+
+@given(st.text(max_size=80) | DATES)
+def test_whatever_a_server_asks_for_is_a_time_or_nothing(value):
+    seconds = parse_retry_after(value, NOW)
+    assert seconds is None or seconds >= 0
+    assert 0 <= retry_delay(1, value, HttpLimits(), random.Random(1)) <= HttpLimits().retry_after_cap
 
 
 def test_backoff_doubles_up_to_its_cap():

@@ -1,0 +1,79 @@
+"""The ledger: the journal's content in memory, changed by one hand at a time and always after the journal.
+
+Everybody who changes the book does it by a function of the book as it is then, under one lock: who decided on an older
+one is told so by the identity of the entry. What memory holds is what the journal holds, also where a cancellation
+comes while a thread still writes; the one exception is `keep`, for facts that are true whatever the journal can take.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+
+from agent.errors import StateUnusable
+from agent.service.journal import Book, Entry, Journal
+
+log = structlog.get_logger(__name__)
+
+Change = Callable[[Book], Book | None]
+"""The next book, or None where there is nothing to change."""
+
+
+class Ledger:
+    """The book of one slot. All methods belong to the event loop."""
+
+    def __init__(self, journal: Journal, book: Book, revision: Callable[[], int]) -> None:
+        """Begin with what the journal holds.
+
+        Args:
+            journal: open.
+            book: what it holds.
+            revision: the board's, which is kept along: no later agent may begin below it.
+        """
+        self._journal = journal
+        self._revision = revision
+        self._lock = asyncio.Lock()
+        self.book = book
+
+    @property
+    def entry(self) -> Entry | None:
+        """The job in the slot."""
+        return self.book.entry
+
+    async def change(self, change: Change) -> bool:
+        """Store the changed book; False where there is nothing to change.
+
+        Raises:
+            StateUnusable: the journal could not be written, and nothing has changed.
+        """
+        async with self._lock:
+            book = change(self.book)
+            if book is None:
+                return False
+            book = replace(book, revision=self._revision())
+            try:
+                await self._journal.store(book)
+            finally:
+                # A cancellation that came meanwhile has waited for the thread: what is stored is true.
+                if self._journal.stored is book:
+                    self.book = book
+            return True
+
+    async def keep(self, job_id: str, change: Callable[[Entry], Entry]) -> None:
+        """Change the entry of a job, if it is still there, in memory even where the journal cannot be written.
+
+        For what has happened: an agent that dies before the journal can be written again does a job twice, which is
+        safe; one that tells the wrong outcome is not.
+        """
+
+        def in_book(book: Book) -> Book | None:
+            if book.entry is None or book.entry.id != job_id:
+                return None
+            return replace(book, entry=change(book.entry))
+
+        try:
+            await self.change(in_book)
+        except StateUnusable as error:
+            log.error("journal_failed", id=job_id, reason=str(error))  # noqa: TRY400 - the text says all
+            self.book = in_book(self.book) or self.book

@@ -1,0 +1,177 @@
+"""What comes at the worst instant: ends, polls and faults between the steps of a job."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+
+from tests.integration.daemon.agent_process import ROOT
+from tests.integration.harness import assert_complete, assert_nothing_boots, job
+
+
+def _many(count, act):
+    threads = [threading.Thread(target=act) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def test_outcomes_survive_that_many_clients_see_them_at_once(make_agent, web, image):
+    """Each poll that sees `done` is noted in the journal, while the job's own task writes there too."""
+    agent = make_agent().start()
+    over = threading.Event()
+
+    def poll():
+        while not over.is_set():
+            agent.get()
+
+    threads = _many(4, poll)
+    try:
+        for _ in range(15):
+            assert agent.post(job(web.url, image.sha256)).status == 200
+            document = agent.wait_for("done", "error")
+            assert document["status"] == "done", document["error"]
+            agent.wait(
+                lambda: json.loads(agent.journal.read_text())["entry"]["phase"] == "closed", "it is closed"
+            )
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    entry = json.loads(agent.journal.read_text())["entry"]
+    assert (entry["phase"], entry["status"]["status"]) == ("closed", "done")
+
+
+def test_a_deletion_that_waits_for_a_disk_is_kept_by_the_next_agent(make_agent, slow_web, image, frozen):
+    disk, freeze, thaw = frozen
+    agent = make_agent(disks=(disk,)).start()
+    agent.post(job(slow_web.url, image.sha256))
+    agent.wait_for("write")
+    freeze()
+    time.sleep(1)
+    answers = []
+
+    def delete():
+        with suppress(OSError):  # the agent dies before it answers
+            answers.append(agent.delete())
+
+    (thread,) = _many(1, delete)
+    agent.wait(
+        lambda: json.loads(agent.journal.read_text())["entry"]["ending"] == "erase", "the promise is kept"
+    )
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGKILL)
+    thaw()
+    agent.process.wait(20)
+    agent.process = None
+    thread.join()
+    assert answers == []
+    requests = len(slow_web.requests)
+    agent.start()
+    assert agent.get().status == 404
+    time.sleep(1)
+    assert len(slow_web.requests) == requests, "the job that was deleted does not begin again"
+    assert_nothing_boots(disk)
+
+
+def test_a_job_that_comes_while_the_daemon_stops_is_not_begun(make_agent, web, image):
+    agent = make_agent(reboot=True, grace_seconds=0).start()
+    large = job(web.url, image.sha256) | {
+        "configdrive": {"enable": True, "userData": "x" * (7 * 1024 * 1024)}
+    }
+    body = json.dumps(large).encode()
+    statuses = []
+
+    def post():
+        try:
+            statuses.append(agent.post(body).status)
+        except OSError:
+            statuses.append(None)  # the connection was closed before it was read
+
+    threads = _many(2, post)
+    time.sleep(0.05)
+    assert agent.end(signal.SIGTERM) == 0
+    for thread in threads:
+        thread.join()
+    assert not agent.rebooted.exists()
+    accepted = statuses.count(200)
+    entry = json.loads(agent.journal.read_text())["entry"] if agent.journal.exists() else None
+    assert accepted == (0 if entry is None else 1), "what was accepted is in the journal, and nothing else"
+
+
+def test_a_deletion_after_the_reboot_command_is_answered_only_if_the_server_stays(make_agent, web, image):
+    agent = make_agent(reboot=True, grace_seconds=0).start()
+    agent.post(job(web.url, image.sha256))
+    agent.wait(agent.rebooted.exists, "the command has run")
+    began = time.monotonic()
+    assert agent.delete().status == 200
+    assert time.monotonic() - began > 2, "a server that goes down would have taken the answer along"
+    assert agent.get().status == 404
+    assert agent.post(job(web.url, image.sha256)).status == 200
+
+
+@pytest.mark.parametrize("after", ["see", "nothing"])
+def test_a_hand_over_that_was_seen_goes_on_at_once_after_a_restart(make_agent, web, image, after):
+    agent = make_agent(reboot=True, grace_seconds=3600).start()
+    agent.post(job(web.url, image.sha256))
+    agent.wait_for("done")
+    agent.kill()
+    book = json.loads(agent.journal.read_text())
+    book["entry"]["seen"] = after == "see"
+    agent.journal.write_text(json.dumps(book))
+    agent.start()
+    if after == "see":
+        agent.wait(agent.rebooted.exists, "it reboots")
+    else:
+        time.sleep(2)
+        assert not agent.rebooted.exists()
+
+
+def test_the_percentage_does_not_go_back_when_another_agent_begins_again(make_agent, slow_web, image):
+    agent = make_agent().start()
+    agent.post(job(slow_web.url, image.sha256))
+    agent.wait_for("write")
+    agent.wait(lambda: json.loads(agent.journal.read_text())["entry"]["percent"] > 20, "some of it is kept")
+    before = json.loads(agent.journal.read_text())["entry"]["percent"]
+    agent.kill()
+    agent.start()
+    assert agent.status()["percent"] >= before
+    assert agent.wait_for("write")["percent"] >= before
+
+
+def test_revisions_grow_though_the_clock_was_put_back(make_agent, web, image):
+    agent = make_agent().start()
+    agent.post(job(web.url, image.sha256))
+    agent.wait_for("done")
+    agent.kill()
+    book = json.loads(agent.journal.read_text())
+    ahead = book["revision"] + 3_600_000
+    agent.journal.write_text(json.dumps(book | {"revision": ahead}))
+    agent.start()
+    assert agent.status()["revision"] > ahead
+
+
+def test_a_daemon_whose_log_is_gone_goes_on(make_agent, web, image, disk, tmp_path):
+    """Whoever read its stderr has died: a log line that cannot be written changes no outcome."""
+    agent = make_agent()
+    path = agent.write_config()
+    read, write = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-m", "agent.service.daemon", "--config", str(path)], stderr=write, cwd=ROOT
+    ) as process:
+        os.close(write)
+        try:
+            agent.wait(agent.socket.exists, "the socket is there")
+            os.close(read)
+            assert agent.post(job(web.url, image.sha256)).status == 200
+            assert agent.wait_for("done", "error")["status"] == "done"
+        finally:
+            process.terminate()
+        assert process.wait(30) == 0
+    assert_complete(disk, image, tmp_path)

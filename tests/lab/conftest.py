@@ -1,0 +1,124 @@
+"""The ring of QEMU machines: which cases run, what they share, and the table of results."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import Web, web
+from tests.lab import deploy, images, rescue
+from tests.lab.matrix import Case, cases
+
+__all__ = ["web"]
+
+EVERYTHING = os.environ.get("BYOI_LAB") == "matrix"
+TEST_SECONDS = 1800
+RESULTS = os.environ.get("BYOI_LAB_RESULTS")
+"""A file that gets one line of JSON for each case."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "lab" in item.path.parts and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for a `probe_case`, a `cloud_case` or a `refused_case` runs for each of them."""
+    kinds: dict[str, Callable[[Case], bool]] = {
+        "probe_case": lambda case: case.system == "probe" and not case.refused,
+        "cloud_case": lambda case: case.system == "cloud" and not case.refused,
+        "refused_case": lambda case: bool(case.refused),
+    }
+    for name, wanted in kinds.items():
+        if name in metafunc.fixturenames:
+            chosen = [case for case in cases(everything=EVERYTHING) if wanted(case)]
+            metafunc.parametrize(name, chosen, ids=[case.name for case in chosen])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tools() -> None:
+    images.check_tools()
+
+
+@pytest.fixture(scope="session")
+def deployer() -> deploy.Deploy:
+    """How cases are deployed."""
+    return {"host": deploy.on_host, "ssh": rescue.by_ssh}[os.environ.get("BYOI_LAB_DEPLOY", "host")]
+
+
+@pytest.fixture
+def job_for(web: Web) -> Callable[[Case, dict[str, Any]], dict[str, Any]]:
+    """Serve the image of a case, and give the job for it: job_for(case, members of the config drive). It blocks."""
+
+    def make(case: Case, drive: dict[str, Any]) -> dict[str, Any]:
+        found = images.image(
+            case.system, case.table, case.sector_size, case.form, esp=case.esp, full=case.full
+        )
+        return deploy.make_job(found, web.publish(found.path, found.path.name), drive)
+
+    return make
+
+
+@dataclass
+class Record:
+    """What is noted of a case while it runs; in seconds where it is a time."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def timing(self, what: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[what] = round(time.monotonic() - began, 1)
+
+
+OUTCOME = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    if call.when == "call":
+        item.stash[OUTCOME] = report.outcome
+    return report
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Iterator[Record]:
+    """Notes for the table of results."""
+    noted = Record()
+    yield noted
+    if RESULTS is not None:
+        parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+        case = next((value.name for value in parameters.values() if isinstance(value, Case)), None)
+        outcome = request.node.stash.get(OUTCOME, "failed")
+        line = {"test": request.node.originalname, "case": case, "outcome": outcome}
+        line |= {"seconds": noted.seconds, "notes": noted.notes}
+        with Path(RESULTS).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+@pytest.fixture
+def disk_file(tmp_path: Path) -> Iterator[Path]:
+    """Where a machine's disk goes. It is removed at once: pytest would keep it for three runs."""
+    path = tmp_path / "disk.raw"
+    yield path
+    for file in tmp_path.iterdir():
+        if file.is_file():
+            file.unlink()
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

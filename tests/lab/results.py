@@ -1,0 +1,123 @@
+"""Writes what a run of the lab gave into docs/lab.md: the section of the matrix, or that of the power cuts.
+
+    python -m tests.lab.results matrix RESULTS
+    python -m tests.lab.results power-cuts RESULTS
+
+RESULTS has one line of JSON for each test (see conftest.py). The rest of the document stays as it is.
+"""
+
+import json
+import os
+import platform
+import re
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.integration.conftest import run
+from tests.lab.matrix import CASES, Case
+
+DOCUMENT = Path(__file__).parents[2] / "docs/lab.md"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def where() -> str:
+    """The machine and the date, for figures that depend on both."""
+    qemu = re.search(r"version (\S+)", run("qemu-system-x86_64", "--version"))
+    version = "" if qemu is None else f" {qemu[1]}"
+    today = datetime.now(UTC).date().isoformat()
+    return f"{today}, QEMU{version} without KVM, on {os.cpu_count()} cores ({platform.machine()})"
+
+
+def table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [" | ".join(heads), " | ".join("---" for _ in heads), *(" | ".join(row) for row in rows)]
+    return [f"| {line} |" for line in lines]
+
+
+def seconds(result: dict[str, Any], name: str) -> str:
+    found = result["seconds"].get(name)
+    return "" if found is None else f"{found:.0f}"
+
+
+def matrix(results: list[dict[str, Any]]) -> list[str]:
+    """One row for each case, also for one that has no result."""
+    by_case = {result["case"]: result for result in results if result["case"]}
+    rows = [row(case, by_case.get(case.name)) for case in CASES]
+    passed = sum(r["outcome"] == "passed" for name, r in by_case.items())
+    heads = [
+        "system",
+        "firmware",
+        "table",
+        "sectors",
+        "image",
+        "disk",
+        "expected",
+        "result",
+        "deploy s",
+        "boot s",
+    ]
+    summary = f"{passed} of {len(CASES)} cases passed ({where()}; CI runs those marked with *)."
+    return [summary, "", *table(heads, rows)]
+
+
+def row(case: Case, result: dict[str, Any] | None) -> list[str]:
+    server = [
+        case.system + ("*" if case.ci else ""),
+        case.firmware,
+        case.table + ("" if case.esp else ", no ESP"),
+    ]
+    image = [str(case.sector_size), case.form, case.bus]
+    expected = f"refused: `{case.refused}`" if case.refused else "boots"
+    if result is None:
+        return [*server, *image, expected, "**not run**", "", ""]
+    outcome = "passed" if result["outcome"] == "passed" else f"**{result['outcome']}**"
+    return [*server, *image, expected, outcome, seconds(result, "deploy"), seconds(result, "boot")]
+
+
+def power_cuts(results: list[dict[str, Any]]) -> list[str]:
+    """How many cuts in each stage, and what they left."""
+    cuts = [result for result in results if "cut" in result["notes"]]
+    passed = [cut for cut in cuts if cut["outcome"] == "passed"]
+    counted = Counter((cut["notes"]["stage"], cut["notes"].get("left", "**half a system**")) for cut in cuts)
+    order = ["preflight", "claim", "write", "verify", "finish", "commit"]
+    rows = [
+        [stage, left, str(count)]
+        for (stage, left), count in sorted(
+            counted.items(), key=lambda item: (order.index(item[0][0]), item[0][1])
+        )
+    ]
+    seeds = ", ".join(sorted({cut["notes"]["seed"] for cut in cuts}))
+    summary = f"{len(passed)} of {len(cuts)} power cuts passed ({where()}; seed {seeds})."
+    return [summary, "", *table(["power cut during", "what it left on the disk", "cuts"], rows)]
+
+
+SECTIONS = {"matrix": matrix, "power-cuts": power_cuts}
+
+
+def replace_section(document: str, name: str, lines: list[str]) -> str:
+    """Put lines between a section's marks.
+
+    Raises:
+        ValueError: the document has no such marks.
+    """
+    begin, end = f"<!-- {name}: written by the lab -->", f"<!-- {name}: end -->"
+    head, found, rest = document.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"no marks of {name}")
+    return "\n".join([head + begin, "", *lines, "", end]) + tail
+
+
+def main(name: str, results: str) -> None:
+    lines = SECTIONS[name](read(Path(results)))
+    DOCUMENT.write_text(replace_section(DOCUMENT.read_text(), name, lines))
+    print(lines[0])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,94 @@
+"""The lab's own judgement: it has to tell a whole system from half of one, and what is right from what was not run."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from agent.aio import run_blocking
+from agent.units import KiB, MiB
+from tests.integration.conftest import run
+from tests.lab import deploy, power, results
+from tests.lab.checks import DRIVE, assert_probe, boot_probe, target
+from tests.lab.disks import DIRT, make_dirty
+from tests.lab.matrix import CASES, Case, cases
+
+CASE = Case(firmware="bios", form="raw", bus="virtio")
+STAGES = {"preflight": 2.0, "claim": 0.5, "write": 10.0, "verify": 0.1, "finish": 0.2, "commit": 1.0}
+
+
+def lose_a_write(disk: Path) -> None:
+    """Put the old content of the disk back into one sector of a file that nothing needs to start."""
+    table = json.loads(run("sfdisk", "--json", disk))["partitiontable"]
+    root = max(table["partitions"], key=lambda partition: partition["size"])["start"] * 512
+    blocks = run("debugfs", "-R", "blocks /noise", f"{disk}?offset={root}").split()
+    with disk.open("r+b") as file:
+        file.seek(root + int(blocks[len(blocks) // 2]) * 4 * KiB)
+        file.write(DIRT[:512])
+
+
+async def test_one_lost_sector_is_noticed(job_for, disk_file: Path) -> None:
+    job = await run_blocking(job_for, CASE, DRIVE)
+    await run_blocking(make_dirty, disk_file, CASE.size)
+    assert (await deploy.on_host(CASE, job, disk_file)).error_code == ""
+    await run_blocking(lose_a_write, disk_file)
+    report = await boot_probe(CASE, target(CASE, disk_file))
+    assert "./noise: FAILED" in report.decoded("files")
+    with pytest.raises(AssertionError, match="not the image's files"):
+        assert_probe(report, CASE)
+
+
+@pytest.mark.parametrize(
+    ("write", "expected"),
+    [
+        ((), "old"),
+        (((0, MiB), (-MiB, MiB)), "blank"),
+        (((0, 512),), "headless"),
+        (((512, 512),), "system"),
+    ],
+    ids=["nothing", "both-ends", "first-sector", "half"],
+)
+def test_what_a_cut_left_is_told_from_the_bytes(tmp_path: Path, write, expected: str) -> None:
+    old = make_dirty(tmp_path / "old", 16 * MiB)
+    left = tmp_path / "left"
+    left.write_bytes(old.read_bytes())
+    with left.open("r+b") as file:
+        for offset, length in write:
+            file.seek(offset, os.SEEK_SET if offset >= 0 else os.SEEK_END)
+            file.write(bytes(length))
+    assert power.what_is_left(left, old) == expected
+
+
+def test_the_last_third_of_the_cuts_falls_around_the_commit() -> None:
+    instants = power.choose_instants(30, STAGES, random.Random(1))
+    assert len(instants) == 30
+    assert {instant.stage for instant in instants[20:]} <= {"verify", "finish", "commit"}
+    assert "write" in {instant.stage for instant in instants[:20]}
+    assert all(0 <= instant.seconds <= STAGES[instant.stage] for instant in instants)
+    assert instants == power.choose_instants(30, STAGES, random.Random(1))
+
+
+def test_cases_have_names_of_their_own_and_ci_runs_some() -> None:
+    names = [case.name for case in CASES]
+    assert len(names) == len(set(names))
+    assert 0 < len(cases(everything=False)) < len(cases(everything=True)) == len(CASES)
+
+
+def test_a_case_without_a_result_is_not_reported_as_passed() -> None:
+    passed = {"case": CASES[0].name, "outcome": "passed", "seconds": {"deploy": 12.3}, "notes": {}}
+    summary, *lines = results.matrix([passed])
+    assert summary.startswith(f"1 of {len(CASES)} cases passed")
+    assert sum("not run" in line for line in lines) == len(CASES) - 1
+
+
+def test_the_rest_of_the_document_stays() -> None:
+    document = results.DOCUMENT.read_text()
+    changed = results.replace_section(document, "power-cuts", ["a new line"])
+    assert "a new line" in changed
+    before, after = document.split("<!-- power-cuts: written by the lab -->")
+    assert changed.startswith(before)
+    assert changed.endswith(after.split("<!-- power-cuts: end -->")[1])
+    with pytest.raises(ValueError, match="no marks"):
+        results.replace_section(document, "nothing", [])

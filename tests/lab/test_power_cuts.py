@@ -1,0 +1,65 @@
+"""Power cuts at random instants of a deployment. `sh tests/lab/power-cuts N` makes N of them."""
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.aio import run_blocking
+from tests.lab import power, rescue
+from tests.lab.checks import DRIVE
+from tests.lab.conftest import Record
+from tests.lab.disks import make_dirty, overlay
+from tests.lab.matrix import Case
+
+CUTS = int(os.environ.get("BYOI_LAB_CUTS", "2"))
+SEED = os.environ.get("BYOI_LAB_SEED", str(random.SystemRandom().randrange(10**9)))
+CASE = Case(firmware="bios", form="qcow2-zstd", bus="virtio")
+
+
+@pytest.fixture
+def start() -> power.Start:
+    """How deployments are begun."""
+    return rescue.victim
+
+
+@pytest.fixture(scope="module")
+def lengths() -> dict[str, float]:
+    """How long each stage takes; filled by the first test that needs it."""
+    return {}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    for file in tmp_path.iterdir():
+        file.unlink()
+
+
+async def measure(job: dict, directory: Path, start: power.Start) -> dict[str, float]:
+    """The stages of a deployment that is left alone, in seconds."""
+    old = await run_blocking(make_dirty, directory / "measured.raw", CASE.size)
+    disk = await run_blocking(overlay, directory / "measured.qcow2", old)
+    async with start(CASE, job, disk) as victim:
+        deployed = await victim.finish()
+    assert deployed.error_code == "", deployed.status
+    return deployed.stage_seconds
+
+
+@pytest.mark.parametrize("number", range(CUTS))
+async def test_a_power_cut_never_leaves_half_a_system(
+    number: int, job_for, directory: Path, start: power.Start, lengths: dict[str, float], record: Record
+) -> None:
+    job = await run_blocking(job_for, CASE, DRIVE)
+    if not lengths:
+        lengths.update(await measure(job, directory, start))
+    instant = power.choose_instants(CUTS, lengths, random.Random(SEED))[number]
+    record.notes |= {
+        "cut": number,
+        "seed": SEED,
+        "stage": instant.stage,
+        "seconds": round(instant.seconds, 3),
+    }
+    record.notes["left"] = await power.cut(CASE, job, directory, start, instant)

@@ -1,0 +1,207 @@
+"""The package as a file: what it holds, what it does not tell, and that anybody can build the same."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.conftest import script
+
+ROOT = Path(__file__).parents[2]
+SITE = "usr/lib/byoi-agent/dist/lib/python3.11/site-packages"
+
+
+def names(tree: Path) -> list[str]:
+    return sorted(str(path.relative_to(tree)) for path in tree.rglob("*"))
+
+
+def test_lintian_finds_nothing(package):
+    done = subprocess.run(
+        ["lintian", "--display-info", "--tag-display-limit", "0", str(package)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("", 0)
+
+
+def test_every_override_of_lintian_is_explained():
+    lines = (ROOT / "packaging/deb/lintian-overrides").read_text().splitlines()
+    assert lines[0].startswith("#")
+    assert not any(line.strip() == "" for line in lines)
+
+
+def test_the_manual_and_the_completion_are_there(package_tree):
+    there = set(names(package_tree))
+    assert {
+        "usr/share/man/man1/byoi.1.gz",
+        "usr/share/man/man8/byoi-agent.8.gz",
+        "usr/share/man/man5/agent.toml.5.gz",
+        "usr/share/bash-completion/completions/byoi",
+        "usr/share/bash-completion/completions/byoi-agent",
+        "usr/share/zsh/vendor-completions/_byoi",
+        "usr/share/zsh/vendor-completions/_byoi-agent",
+    } <= there
+
+
+def test_units_and_settings_are_there(package_tree):
+    there = set(names(package_tree))
+    assert {
+        "lib/systemd/system/byoi-agent.service",
+        "lib/systemd/system/byoi-console@.service",
+        "usr/lib/sysusers.d/byoi-agent.conf",
+        "usr/lib/tmpfiles.d/byoi-agent.conf",
+        "etc/byoi-agent/agent.toml",
+    } <= there
+
+
+def test_every_pin_is_inside_in_its_version(package_tree):
+    pins = re.findall(
+        r"^([a-z0-9-]+)==(\S+)", (ROOT / "packaging/requirements.txt").read_text(), re.MULTILINE
+    )
+    wanted = {f"{name.replace('-', '_')}-{version}.dist-info" for name, version in pins}
+    assert {path.name for path in (package_tree / SITE).glob("*.dist-info")} == wanted
+
+
+def test_the_code_is_that_of_the_checkout(package_tree):
+    listed = subprocess.run(
+        ["git", "-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard", "agent"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    here = {name: (ROOT / name).read_bytes() for name in listed if (ROOT / name).is_file()}
+    packed = {
+        str(path.relative_to(package_tree / SITE)): path.read_bytes()
+        for path in (package_tree / SITE / "agent").rglob("*")
+        if path.is_file()
+    }
+    assert packed == here
+
+
+def test_nothing_tells_where_or_when_it_was_built(package_tree):
+    assert not [
+        name for name in names(package_tree) if name.endswith((".pyc", "/RECORD", "/direct_url.json"))
+    ]
+    told = [str(ROOT).encode(), b"byoi-deb.", str(Path.home() / ".cache").encode(), b"/pip-"]
+    for path in package_tree.rglob("*"):
+        if (
+            path.is_file()
+            and not path.is_symlink()
+            and path.suffix in ("", ".so", ".service", ".conf", ".toml", ".cfg")
+        ):
+            content = path.read_bytes()
+            assert not [word for word in told if word in content], path
+
+
+def test_compiled_modules_need_only_what_the_package_depends_on(package, package_tree):
+    depends = subprocess.run(
+        ["dpkg-deb", "--field", str(package), "Depends"], capture_output=True, text=True, check=True
+    ).stdout
+    needed = set()
+    for module in (package_tree / SITE).rglob("*.so"):
+        shown = subprocess.run(
+            ["objdump", "-p", str(module)], capture_output=True, text=True, check=True
+        ).stdout
+        needed |= set(re.findall(r"NEEDED +(\S+)", shown))
+    packages = {
+        "libc.so.6": "libc6",
+        "libm.so.6": "libc6",
+        "libpthread.so.0": "libc6",
+        "ld-linux-x86-64.so.2": "libc6",
+        "libgcc_s.so.1": "libgcc-s1",
+        "libstdc++.so.6": "libstdc++6",
+        "libparted.so.2": "libparted2",
+    }
+    assert needed <= packages.keys()
+    assert not [packages[name] for name in needed if packages[name] not in depends]
+
+
+def test_the_example_configuration_sets_nothing_and_would_be_valid_toml(package_tree):
+    lines = (package_tree / "etc/byoi-agent/agent.toml").read_text().splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == []
+    assert tomllib.loads("\n".join(lines)) == {}
+    # A comment begins with "# ", a setting that is commented out with "#" alone.
+    settings = [line[1:] for line in lines if line.startswith("#") and not line.startswith(("# ", "#!"))]
+    assert "service_name" in tomllib.loads("\n".join(settings))
+
+
+@pytest.mark.timeout(600)
+def test_another_checkout_at_another_place_gives_the_same_bytes(package, tmp_path):
+    """From a clean clone and an empty cache; uncommitted files included, as the first build has them."""
+    clone = tmp_path / "somewhere else" / "checkout"
+    git = ("git", "-c", "safe.directory=*")
+    subprocess.run([*git, "clone", "--quiet", f"file://{ROOT}", str(clone)], check=True)
+    listed = subprocess.run(
+        [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout
+    for name in os.fsdecode(listed).split("\0"):
+        if name and (ROOT / name).is_file():
+            target = clone / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((ROOT / name).read_bytes())
+            target.chmod((ROOT / name).stat().st_mode & 0o700)
+    other = {
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "TMPDIR": str(tmp_path),
+        "TZ": "Asia/Kathmandu",
+        "LC_ALL": "C.UTF-8",
+        "DEB_BUILD_OPTIONS": "",
+    }
+    done = subprocess.run(
+        ["sh", "-c", 'umask 077; exec sh "$1"/packaging/deb/build', "sh", str(clone)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | other,
+        cwd="/",
+    )
+    assert done.returncode == 0, done.stderr
+    again = Path(done.stdout.splitlines()[-1])
+    assert again != package
+    assert hashlib.sha256(again.read_bytes()).hexdigest() == hashlib.sha256(package.read_bytes()).hexdigest()
+
+
+def test_a_second_build_of_the_same_state_is_the_first(package):
+    assert script("packaging/deb/build") == package
+
+
+@pytest.mark.parametrize(
+    ("said", "idle"),
+    [
+        ({"status": None, "message": None, "revision": 0}, True),
+        ({"status": "error", "reboot": None}, True),
+        ({"status": "done", "reboot": {"state": "disabled", "at": None}}, True),
+        ({"status": "doing", "reboot": None}, False),
+        ({"status": "done", "reboot": {"state": "waiting", "at": None}}, False),
+        ({"status": "done", "reboot": {"state": "due", "at": None}}, False),
+        ({"status": "a word of a later version"}, False),
+        ({}, False),
+        ([], False),
+    ],
+)
+def test_an_upgrade_restarts_only_a_daemon_that_says_it_is_idle(said, idle):
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "packaging/deb/is_idle.py")],
+        input=json.dumps(said),
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode == 0) is idle
+
+
+def test_silence_counts_as_busy():
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "packaging/deb/is_idle.py")], input="", text=True, check=False
+    )
+    assert ended.returncode == 1
