@@ -26,6 +26,7 @@ from agent.service.board import Board, Subscription
 from agent.service.bodies import Bodies
 from agent.service.config import Config
 from agent.service.documents import ApiError
+from agent.service.guard import abandonable
 from agent.service.inventory import WAIT_SECONDS, Inventory, InventoryHangs
 from agent.service.json_errors import json_errors
 from agent.service.metrics import load_library
@@ -180,7 +181,8 @@ class _Api:
             raise ApiError(400, "The query member since must be a whole number.", error_code="INVALID_QUERY")
         wait = _number(request, "wait", 0, 3600)
         if wait is not None and since is not None:
-            await self._board.wait(int(since), min(wait, MAX_WAIT_SECONDS))
+            with abandonable(request):
+                await self._board.wait(int(since), min(wait, MAX_WAIT_SECONDS))
         return await self._answer_status(request, counts=request[CALLER].remote)
 
     async def _answer_status(self, request: web.Request, *, counts: bool) -> web.StreamResponse:
@@ -200,7 +202,7 @@ class _Api:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
         )
-        with self._board.subscribe() as subscription:
+        with abandonable(request), self._board.subscribe() as subscription:
             await response.prepare(request)
             while True:
                 piece = await _next_piece(subscription)

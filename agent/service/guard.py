@@ -18,8 +18,8 @@ import errno
 import resource
 import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -55,6 +55,20 @@ _CLIENT_GONE = frozenset(
 _OTHER_DESCRIPTORS = 256
 # What the kernel keeps of answers that nobody takes, for each connection.
 _SEND_BUFFER = 64 * KiB
+_ABANDONABLE = web.RequestKey("abandonable", bool)
+
+
+@contextmanager
+def abandonable(request: web.BaseRequest) -> Iterator[None]:
+    """Where a handler only waits for something to tell its client: it is cancelled there when the client goes away.
+
+    Elsewhere a handler goes on without its client: what it does concerns others too.
+    """
+    request[_ABANDONABLE] = True
+    try:
+        yield
+    finally:
+        request[_ABANDONABLE] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +178,8 @@ class _Protocol(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         # A handler may go on for a while without its client: until it ends the connection is counted.
-        handler = self._task_handler
+        handler, request = self._task_handler, self._current_request
+        may_end = request is not None and request.get(_ABANDONABLE, False)
         super().connection_lost(exc)
         self._link = None
         if handler is None or handler.done():
@@ -172,6 +187,8 @@ class _Protocol(web.RequestHandler):
         else:
             self._orphan = handler
             handler.add_done_callback(lambda _: self._server.left(self))
+            if may_end:
+                handler.cancel()
 
     def cancel_orphan(self) -> None:
         """Cancel the handler that goes on without its client."""

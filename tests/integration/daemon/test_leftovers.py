@@ -1,5 +1,8 @@
-"""What a deployment leaves in a daemon that lives on: nothing of its memory."""
+"""What deployments and clients leave in a daemon that lives on: nothing."""
 
+import socket
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -59,3 +62,18 @@ def test_the_buffers_are_given_back_when_a_deployment_is_over(make_agent, web, i
     agent = make_agent().start()
     deployment(agent, web, image)
     agent.wait(lambda: shared_memory(agent) < MiB, "the memory is given back", 5)
+
+
+@pytest.mark.parametrize("path", ["/v1/status?since=@&wait=60", "/v1/events"])
+def test_clients_that_stopped_waiting_take_no_place_from_others(make_agent, path):
+    """More of them than there may be connections, one hundred after the other."""
+    agent = make_agent().start()
+    path = path.replace("@", str(agent.status()["revision"]))
+    for _ in range(11):
+        with ExitStack() as clients:
+            for _ in range(100):
+                client = clients.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                client.connect(str(agent.socket))
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            time.sleep(0.3)  # until they are being waited for
+    assert agent.get("/healthz").status == 200
