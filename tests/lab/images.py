@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,11 +105,13 @@ def image(
     CACHE.mkdir(parents=True, exist_ok=True)
     _drop_stale()
     if not path.exists():
-        # A name of its own for each process, in one step: what bears the final name is whole.
+        # A name of its own for each process: what bears the final name is whole, and stays what it is. Of two runs at
+        # the same time the first wins; no two of them make the same bytes.
         scratch = CACHE / f"{os.getpid()}-{path.name}"
         try:
             make(raw, scratch)
-            scratch.rename(path)
+            with suppress(FileExistsError):
+                path.hardlink_to(scratch)
         finally:
             scratch.unlink(missing_ok=True)
     os.utime(path)
