@@ -100,18 +100,17 @@ async def started(firmware: str, *disks: Disk, words: str = "") -> AsyncIterator
 async def restored(firmware: str, *disks: Disk) -> AsyncIterator[Rescue]:
     """A machine that goes on from the saved state, with disks that are plugged in then (no SATA), and the daemon
     has found. It lets us in by ssh."""
-    public_key = (await run_blocking(_key)).with_suffix(".pub").read_text().strip()
-    spec = await run_blocking(_spec, firmware, (), "pc", f'byoi_rescue.ssh_key="{public_key}"')
-    state = await _saved(spec)
-    async with _entered(replace(spec, incoming=state)) as rescue:
+    async with _entered(await save(firmware)) as rescue:
         for disk in disks:
             await rescue.server.plug(disk)
         await rescue.api.wait_disks(len(disks), START_SECONDS)
         yield rescue
 
 
-async def _saved(spec: Spec) -> Path:
-    """The saved state for a specification: made once for each rescue and QEMU."""
+async def save(firmware: str) -> Spec:
+    """The specification of a machine that goes on from a saved state, which is made once for each rescue and QEMU."""
+    public_key = (await run_blocking(_key)).with_suffix(".pub").read_text().strip()
+    spec = await run_blocking(_spec, firmware, (), "pc", f'byoi_rescue.ssh_key="{public_key}"')
     version = await run_blocking(run, "qemu-system-x86_64", "--version")
     key = hashlib.sha256(f"{version} {spec}".encode()).hexdigest()[:16]
     state = CACHE / f"{rescue_directory().name}-{key}.state"
@@ -124,4 +123,4 @@ async def _saved(spec: Spec) -> Path:
             await rescue.server.save(scratch)
         scratch.rename(state)
     os.utime(state)
-    return state
+    return replace(spec, incoming=state)
