@@ -47,7 +47,9 @@ async def pulled(case: Case, job: dict[str, Any], disks: tuple[Disk, ...]) -> De
         record = control.give(SERVICE_NAME, job)
         async with rescue.started(case.firmware, *disks, words=_pulling(control)) as machine:
             while not record.over:
-                assert machine.server.is_on, f"the machine went down before the outcome was told: {record.last}"
+                assert machine.server.is_on, (
+                    f"the machine went down before the outcome was told: {record.last}"
+                )
                 await asyncio.sleep(0.1)
             await _end(machine.server, record.last)
             assert_told(machine.server, record)

@@ -40,7 +40,9 @@ def others(case: Case, path: Path) -> tuple[Disk, ...]:
     """The disks of a case beside its target: in group 1 where the job names group 2, as they are smaller."""
     if case.group != 2:
         return ()
-    return (Disk(path=path.with_name("other.raw"), name="other0", bus=case.bus, sector_size=case.sector_size),)
+    return (
+        Disk(path=path.with_name("other.raw"), name="other0", bus=case.bus, sector_size=case.sector_size),
+    )
 
 
 async def revive(case: Case, ssh: Ssh) -> None:

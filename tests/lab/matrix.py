@@ -101,7 +101,14 @@ CASES = (
     # What must not be begun.
     Case(firmware="uefi", form="qcow2", bus="virtio", esp=False, refused="boot.esp"),
     Case(firmware="bios", form="qcow2", bus="scsi", disk_sectors=4096, refused="disk.sector_size", ci=True),
-    Case(firmware="bios", form="raw", bus="scsi", full=True, disk_size=PROBE_IMAGE, refused="configdrive.create"),
+    Case(
+        firmware="bios",
+        form="raw",
+        bus="scsi",
+        full=True,
+        disk_size=PROBE_IMAGE,
+        refused="configdrive.create",
+    ),
 )
 
 

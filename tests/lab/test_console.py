@@ -41,7 +41,7 @@ async def test_the_consoles_show_a_deployment_and_its_error(job_for, disk_file: 
         server = machine.server
         waiting = await server.screenshot(pictures / "console-waiting.png")
         await machine.api.post(job)
-        await machine.api.follow(lambda status: status["percent"] > 10, DEPLOY_SECONDS)
+        await machine.api.follow(lambda status: status["percent"] > 40, DEPLOY_SECONDS)
         deploying = await server.screenshot(pictures / "console-deploying.png")
         status = await machine.api.follow(is_over, DEPLOY_SECONDS)
         assert status["error"]["code"] == "checksum.mismatch", status
