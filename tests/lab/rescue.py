@@ -7,6 +7,7 @@ a rescue that has started once, without disks, gets those of the next case while
 import functools
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from tests.lab.site import API_PORT, SERVICE_NAME, site
 from tests.lab.ssh import Ssh, make_key
 
 START_SECONDS = 600
+STATE_SECONDS = 86400
 MEMORY_MIB = 1024
 WAITS = rf"waiting for a deployment \({SERVICE_NAME}\)"
 """What stands on the console of a rescue that has no job."""
@@ -107,6 +109,13 @@ async def restored(firmware: str, *disks: Disk) -> AsyncIterator[Rescue]:
         yield rescue
 
 
+def _drop_old_states() -> None:
+    """Half a GiB each, and every change of the agent makes a new one."""
+    for path in CACHE.glob("*.state"):
+        if path.stat().st_mtime < time.time() - STATE_SECONDS:
+            path.unlink(missing_ok=True)
+
+
 async def save(firmware: str) -> Spec:
     """The specification of a machine that goes on from a saved state, which is made once for each rescue and QEMU."""
     public_key = (await run_blocking(_key)).with_suffix(".pub").read_text().strip()
@@ -115,6 +124,7 @@ async def save(firmware: str) -> Spec:
     key = hashlib.sha256(f"{version} {spec}".encode()).hexdigest()[:16]
     state = CACHE / f"{rescue_directory().name}-{key}.state"
     if not state.exists():
+        await run_blocking(_drop_old_states)
         scratch = state.with_suffix(f".{os.getpid()}")
         async with _entered(spec) as rescue:
             await rescue.server.serial.wait_for(WAITS, START_SECONDS)
