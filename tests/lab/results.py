@@ -31,7 +31,8 @@ def where() -> str:
     qemu = re.search(r"version (\S+)", run("qemu-system-x86_64", "--version"))
     version = "" if qemu is None else f" {qemu[1]}"
     today = datetime.now(UTC).date().isoformat()
-    return f"{today}, QEMU{version} without KVM, on {os.cpu_count()} cores ({platform.machine()})"
+    cores = f"{os.cpu_count()} cores ({platform.machine()}) with a load of {os.getloadavg()[2]:.0f}"
+    return f"{today}, QEMU{version} without KVM, on {cores}"
 
 
 def table(heads: list[str], rows: list[list[str]]) -> list[str]:
