@@ -158,6 +158,8 @@ class _Api:
         self._check_server(request)
         try:
             await self._slot.erase()
+        except SlotClosing:
+            raise ApiError(503, "The reboot was ordered, and the server goes down.") from None
         except StillCancelling as waiting:
             raise ApiError(
                 503,

@@ -75,7 +75,7 @@ class Daemon:
             app.on_shutdown.append(self._end_streams)
             await slot.resume(note)
             async with serve(app, self._sockets):
-                background = [tasks.create_task(work) for work in self._background(slot)]
+                background = [tasks.create_task(work) for work in self._background(slot, ledger)]
                 self._notifier.send(READY="1")
                 log.info("serving", on=[socket.name for socket in self._sockets])
                 await stop.wait()
@@ -90,10 +90,11 @@ class Daemon:
         self._notifier.close()
         log.info("stopped")
 
-    def _background(self, slot: Slot) -> Iterator[Coroutine[Any, Any, None]]:
+    def _background(self, slot: Slot, ledger: Ledger) -> Iterator[Coroutine[Any, Any, None]]:
         yield _always("status", lambda: keep_status(self._notifier, self._board))
         yield _always("watchdog", lambda: feed_watchdog(self._notifier, slot, self._stall_seconds))
         yield _always("warm-up", _warm_up)
+        yield _always("journal", ledger.run)
         if self._config.control_plane is not None:
             yield _always("control plane", lambda: self._pull(slot))
 
@@ -113,14 +114,14 @@ class Daemon:
     def _make_slot(self, tasks: asyncio.TaskGroup, ledger: Ledger) -> Slot:
         config = self._config
 
-        async def launch(job: Job, listener: Listener, keep: Keep, attempt: int) -> Running:
-            return await run_blocking(_make_deployment, config, job, listener, keep, attempt)
+        async def launch(job: Job, listener: Listener, keep: Keep, attempt: int, floor: float) -> Running:
+            return await run_blocking(_make_deployment, config, job, listener, keep, attempt, floor)
 
         board = self._board
         crew = Crew(
             tasks=tasks,
             launch=launch,
-            hand_over=lambda changed: HandOver(config.reboot, changed),
+            hand_over=lambda changed: HandOver(config.reboot, changed, ledger.flush),
             is_committed=_is_committed,
             observers=(log_event, event_teller(board), self._metrics.listen),
         )
@@ -201,7 +202,9 @@ async def _warm_up() -> None:
     await run_blocking(importlib.import_module, "agent.deploy.disks")
 
 
-def _make_deployment(config: Config, job: Job, listener: Listener, keep: Keep, attempt: int) -> Running:
+def _make_deployment(
+    config: Config, job: Job, listener: Listener, keep: Keep, attempt: int, floor: float
+) -> Running:
     from agent.deploy.runner import Deployment  # noqa: PLC0415 - what a deployment needs is loaded after the start
     from agent.deploy.target import Options  # noqa: PLC0415
 
@@ -211,7 +214,7 @@ def _make_deployment(config: Config, job: Job, listener: Listener, keep: Keep, a
         policy=config.policy,
         groups=config.disk_groups,
     )
-    return Deployment(job, options, listener, keep=keep, attempt=attempt)
+    return Deployment(job, options, listener, keep=keep, attempt=attempt, floor=floor)
 
 
 async def _is_committed(seal: Seal) -> bool:

@@ -29,8 +29,10 @@ _REQUEST_SECONDS = 30.0
 class ControlFault(Exception):
     """The control plane could not be asked, or gave no sensible answer. The text holds no secret."""
 
-    def __init__(self, reason: str, retry_after: str | None = None) -> None:
+    def __init__(self, reason: str, retry_after: str | None = None, *, is_final: bool = False) -> None:
         self.retry_after = retry_after
+        self.is_final = is_final
+        """Whether the same request will not be taken later either."""
         super().__init__(reason)
 
 
@@ -92,7 +94,8 @@ class ControlPlaneApi:
         if status in (404, 410):
             return Action.GONE
         if status not in (200, 204):
-            raise ControlFault(f"it answered {status} to a status")
+            is_final = 400 <= status < 500 and status not in (401, 403, 408, 429)
+            raise ControlFault(f"it answered {status} to a status", is_final=is_final)
         if status == 204 or not body.strip():
             return Action.CONTINUE
         return Action.CANCEL if _json(body).get("action") == "cancel" else Action.CONTINUE

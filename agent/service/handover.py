@@ -66,11 +66,26 @@ async def sync_all() -> None:
 
 
 class HandOver:
-    """One hand-over. `changed` is called whenever its document changes."""
+    """One hand-over."""
 
-    def __init__(self, reboot: Reboot, changed: Callable[[], object], run: Run = run_command) -> None:
+    def __init__(
+        self,
+        reboot: Reboot,
+        changed: Callable[[], object],
+        durable: Callable[[], Awaitable[bool]],
+        run: Run = run_command,
+    ) -> None:
+        """Nothing happens yet.
+
+        Args:
+            reboot: whether, how and when.
+            changed: is called whenever the document changes.
+            durable: makes sure that the outcome would be known to the next agent; False where it cannot.
+            run: runs the reboot command.
+        """
         self._reboot = reboot
         self._changed = changed
+        self._durable = durable
         self._run = run
         self._seen = asyncio.Event()
         self._deadline: float | None = None
@@ -84,6 +99,11 @@ class HandOver:
         """Whether no reboot is to come."""
         return self.state not in (HandOverState.WAITING, HandOverState.DUE)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the reboot has been ordered and the server is about to go down."""
+        return self.state is HandOverState.DUE
+
     def see(self) -> None:
         """The control plane knows the outcome."""
         self._seen.set()
@@ -96,7 +116,7 @@ class HandOver:
 
     async def settle(self) -> None:
         """Return at once, or, if the reboot has been ordered, when the server would be going down by now."""
-        if self.ordered_at is not None and not self.is_over:
+        if self.ordered_at is not None and self.is_due:
             await asyncio.sleep(max(0.0, self.ordered_at + ORDER_SECONDS - time.monotonic()))
 
     def document(self) -> dict[str, Any]:
@@ -121,9 +141,14 @@ class HandOver:
         except TimeoutError:
             log.warning("handover_unseen", grace_seconds=self._reboot.grace_seconds)
         await sync_all()
+        if not await self._durable():
+            # An agent that starts after the reboot would take the job for one that was interrupted.
+            self._fail("the outcome cannot be written to the journal")
         await self._order()
 
     async def _order(self) -> None:
+        if self.state is not HandOverState.WAITING:
+            return
         command = self._reboot.command
         self.state, self.ordered_at = HandOverState.DUE, time.monotonic()
         self._changed()

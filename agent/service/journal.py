@@ -32,8 +32,8 @@ FORMAT = "byoi-agent journal"
 VERSION = 1
 NAME = "journal.json"
 LOCK = "lock"
-# A job of the largest size, quoted by JSON, and its status.
-MAX_BYTES = 64 * MiB
+# A job of the largest size, each of its characters escaped by JSON, and statuses.
+MAX_BYTES = 192 * MiB
 
 Origin = Literal["api", "control"]
 Ending = Literal["erase", "cancel"]
@@ -64,7 +64,9 @@ class Entry:
     seal: Seal | None = None
     status: Mapping[str, Any] | None = field(default=None, repr=False)
     seen: bool = False
-    """Whether the control plane knows the outcome."""
+    """Whether somebody has seen the outcome: the server may be handed over."""
+    told: bool = False
+    """Whether the control plane that the job came from has taken the outcome."""
     ending: Ending | None = None
     """What somebody was promised who wanted it to end, and is done even by the next agent."""
     percent: float = 0.0
@@ -82,6 +84,7 @@ class Entry:
             "seal": None if self.seal is None else self.seal.document(),
             "status": None if self.status is None else dict(self.status),
             "seen": self.seen,
+            "told": self.told,
             "ending": self.ending,
             "percent": self.percent,
         }
@@ -103,6 +106,7 @@ class Entry:
             seal=None if document.get("seal") is None else Seal.parse(_member(document, "seal", dict)),
             status=_member(document, "status", dict, type(None)),
             seen=_member(document, "seen", bool),
+            told=_member(document, "told", bool),
             ending=_one_of(document, "ending", ("erase", "cancel", None)),
             percent=_member(document, "percent", float, int),
         )
@@ -188,7 +192,9 @@ class Journal:
         except OSError as error:
             raise StateUnusable(path=str(self._path), reason=error.strerror or str(error)) from error
         except (ValueError, RecursionError):
-            raise StateUnusable(path=str(self._path), reason="the job cannot be written as JSON") from None
+            raise StateUnusable(
+                path=str(self._path), reason="the job is too large, or nested too deep"
+            ) from None
 
     def close(self) -> None:
         """Let the directory go."""
@@ -262,6 +268,8 @@ class Journal:
 
     def _replace(self, document: Mapping[str, Any], book: Book) -> None:
         text = json.dumps(document).encode()
+        if len(text) > MAX_BYTES:
+            raise ValueError("larger than the next agent would read")
         fresh = self._path.with_name(f".{NAME}.new")
         fresh.unlink(missing_ok=True)  # of an agent that died while it wrote
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

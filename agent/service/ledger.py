@@ -7,6 +7,7 @@ comes while a thread still writes; the one exception is `keep`, for facts that a
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import structlog
@@ -15,6 +16,8 @@ from agent.errors import StateUnusable
 from agent.service.journal import Book, Entry, Journal
 
 log = structlog.get_logger(__name__)
+
+RETRY_SECONDS = 5.0
 
 Change = Callable[[Book], Book | None]
 """The next book, or None where there is nothing to change."""
@@ -35,6 +38,8 @@ class Ledger:
         self._revision = revision
         self._lock = asyncio.Lock()
         self.book = book
+        self.is_durable = True
+        """Whether the journal holds what memory holds."""
 
     @property
     def entry(self) -> Entry | None:
@@ -57,23 +62,41 @@ class Ledger:
             finally:
                 # A cancellation that came meanwhile has waited for the thread: what is stored is true.
                 if self._journal.stored is book:
-                    self.book = book
+                    self.book, self.is_durable = book, True
             return True
 
     async def keep(self, job_id: str, change: Callable[[Entry], Entry]) -> None:
-        """Change the entry of a job, if it is still there, in memory even where the journal cannot be written.
-
-        For what has happened: an agent that dies before the journal can be written again does a job twice, which is
-        safe; one that tells the wrong outcome is not.
-        """
+        """Change the entry of a job, if it is still there; see `impose`."""
 
         def in_book(book: Book) -> Book | None:
             if book.entry is None or book.entry.id != job_id:
                 return None
             return replace(book, entry=change(book.entry))
 
+        await self.impose(in_book)
+
+    async def impose(self, change: Change) -> None:
+        """Change the book in memory even where the journal cannot be written; `run` tries that again then.
+
+        For what has happened: an agent that dies before the journal can be written does a job twice, which is
+        safe; one that tells the wrong outcome is not.
+        """
         try:
-            await self.change(in_book)
+            await self.change(change)
         except StateUnusable as error:
-            log.error("journal_failed", id=job_id, reason=str(error))  # noqa: TRY400 - the text says all
-            self.book = in_book(self.book) or self.book
+            log.error("journal_failed", reason=str(error))  # noqa: TRY400 - the text says all
+            self.book = change(self.book) or self.book
+            self.is_durable = False
+
+    async def flush(self) -> bool:
+        """Store what could not be stored; whether the journal holds everything now."""
+        if not self.is_durable:
+            with suppress(StateUnusable):
+                await self.change(lambda book: book)
+        return self.is_durable
+
+    async def run(self) -> None:
+        """Try again, for ever, what could not be stored."""
+        while True:
+            await asyncio.sleep(RETRY_SECONDS)
+            await self.flush()

@@ -49,8 +49,8 @@ class Running(Protocol):
 
 
 Keep = Callable[[Seal], Awaitable[None]]
-Launch = Callable[[Job, Listener, Keep, int], Awaitable[Running]]
-"""Makes a deployment of a job: (job, listener, keep, attempt)."""
+Launch = Callable[[Job, Listener, Keep, int, float], Awaitable[Running]]
+"""Makes a deployment of a job: (job, listener, keep, attempt, floor of the percentage)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +102,13 @@ class Life:
         self._forget = forget
         self._tell = tell
         self._resumed = resumed
+        self._attempt = entry.attempt
         self._why: Why | None = None
         self._tell_of_end = True
         self._outcome: Status | None = None
         """What the deployment came to, from the moment on at which nothing can change it."""
         self._pulse: tuple[object, ...] = ()
+        self._percent = self._percent_kept = entry.percent
         self._moved_at = time.monotonic()
         self.deployment: Running | None = None
         self.hand_over: HandOver | None = None
@@ -180,45 +182,52 @@ class Life:
             self.deployment = None
 
     async def _work(self) -> None:
-        if self._entry.phase is not Phase.DONE:
-            attempt = await self._reconsider() if self._resumed else self._entry.attempt
-            if attempt is not None:
-                await self._deploy(attempt)
+        if self._entry.phase is not Phase.DONE and (not self._resumed or await self._reconsider()):
+            await self._deploy()
         await self._finish()
 
-    async def _reconsider(self) -> int | None:
-        """What an agent that comes back makes of a job that was running.
-
-        Returns:
-            The number of the attempt that begins now; None where it was committed, or is given up.
-        """
-        entry = self._entry
-        if entry.phase is Phase.SEALED and entry.seal is not None and await self._was_committed(entry.seal):
-            note = "the agent was interrupted in the commit and found it complete on the disk"
-            await self._conclude(self._status_of(entry.seal, note))
-            return None
-        if entry.attempt >= MAX_ATTEMPTS:
-            reason = f"the agent went away in each of {entry.attempt} attempts"
-            await self._conclude(self._status_of(JobInterrupted(reason=reason)))
-            return None
-        attempt = entry.attempt + 1
-        await self._keep(lambda old: replace(old, phase=Phase.RUNNING, seal=None, attempt=attempt))
+    async def _reconsider(self) -> bool:
+        """What an agent that comes back makes of a job that was running; whether it begins again."""
+        ending = self._entry.ending
+        await self._look_at_seal()
+        if ending == "erase":
+            await self._forget(self._entry.id, tell=True)
+            return False
+        if self._outcome is None and ending == "cancel":
+            self._outcome = self._status_of(JobCancelled())
+        if self._outcome is None and self._attempt >= MAX_ATTEMPTS:
+            reason = f"the agent went away in each of {self._attempt} attempts"
+            self._outcome = self._status_of(JobInterrupted(reason=reason))
+        if self._outcome is not None:
+            await self._conclude(self._outcome)
+            if ending == "cancel" and self.hand_over is not None:
+                self.hand_over.call_off()
+            return False
+        self._attempt += 1
+        await self._keep(lambda old: replace(old, phase=Phase.RUNNING, seal=None, attempt=self._attempt))
         self._show()
-        return attempt
+        return True
 
-    async def _was_committed(self, seal: Seal) -> bool:
+    async def _look_at_seal(self) -> None:
+        """Whether the last agent's commit is complete on the disk, where it had begun; an outcome if it is."""
+        seal = self._entry.seal
+        if seal is None or self._current_phase() is not Phase.SEALED:
+            return
         try:
-            return await self._crew.is_committed(seal)
+            if await self._crew.is_committed(seal):
+                note = "the agent was interrupted in the commit and found it complete on the disk"
+                self._outcome = self._status_of(seal, note)
         except OSError as error:
             log.warning("seal_unreadable", path=seal.path, reason=error.strerror or str(error))
-            return False
 
     def _status_of(self, outcome: Seal | DeployError, note: str = "") -> Status:
-        attempt = self._entry.attempt
+        attempt = self._attempt
         return concluded(self._job, self._server_name, attempt=attempt, outcome=outcome, note=note)
 
-    async def _deploy(self, attempt: int) -> None:
-        deployment = await self._crew.launch(self._job, self._listen, self._seal, attempt)
+    async def _deploy(self) -> None:
+        deployment = await self._crew.launch(
+            self._job, self._listen, self._seal, self._attempt, self._entry.percent
+        )
         self._moved_at = time.monotonic()
         self.deployment = deployment
         try:
@@ -280,11 +289,15 @@ class Life:
 
     async def _end_as_told(self) -> None:
         """The task was cancelled: record what there is to record, then do what was asked for."""
+        if self._resumed and self._outcome is None and self._why in ("erase", "cancel"):
+            await self._look_at_seal()  # what the last agent committed is no cancelled deployment
         if self._why == "erase":
             try:
                 await self._forget(self._entry.id, tell=self._tell_of_end)
             except StateUnusable:
-                await self._conclude(self._outcome or self._status_of(JobCancelled()))
+                if self._current_phase() in (Phase.RUNNING, Phase.SEALED):
+                    await self._conclude(self._outcome or self._status_of(JobCancelled()))
+                await self._call_off()
             return
         outcome = self._outcome
         if outcome is not None and (self._why == "cancel" or not _is_cancelled(outcome)):
@@ -292,14 +305,23 @@ class Life:
         elif self._why == "cancel" and self._current_phase() in (Phase.RUNNING, Phase.SEALED):
             hint = "" if self._resumed else UNTOUCHED
             await self._conclude(self._status_of(JobCancelled(hint=hint)))
-        if self._why == "cancel" and self.hand_over is not None:
+        if self._why == "cancel":
+            await self._call_off()
+        elif self._current_phase() in (Phase.RUNNING, Phase.SEALED) and self._percent > self._percent_kept:
+            await self._keep(lambda old: replace(old, percent=self._percent))
+
+    async def _call_off(self) -> None:
+        if self.hand_over is not None:
             self.hand_over.call_off()
             if self.hand_over.is_over:
                 await self._close(self.hand_over)
 
     async def _crash(self, error: Exception) -> None:
         if self._current_phase() in (Phase.RUNNING, Phase.SEALED):
-            await self._conclude(self._outcome or self._status_of(InternalFault(reason=type(error).__name__)))
+            # A deployment that only our own fault has cancelled was not cancelled by anybody.
+            outcome = None if self._outcome is None or _is_cancelled(self._outcome) else self._outcome
+            await self._conclude(outcome or self._status_of(InternalFault(reason=type(error).__name__)))
+        await self._finish()
 
     # -- details ---------------------------------------------------------------------------------------------
 
@@ -330,18 +352,23 @@ class Life:
 
     async def _tick(self, deployment: Running) -> None:
         """Show progress at a steady pace, and note whether there is any."""
-        kept = self._entry.percent
         while True:
-            pulse = deployment.pulse()
-            if pulse != self._pulse:
-                self._pulse, self._moved_at = pulse, time.monotonic()
-            if self._show():
-                self._tell("progress")
-            percent = deployment.snapshot().percent
-            if percent >= kept + PERCENT_STEP:
-                kept = percent
-                await self._keep(lambda old, now=percent: replace(old, percent=now))  # type: ignore[misc]
+            try:
+                await self._look(deployment)
+            except Exception as error:
+                log.error("tick_failed", id=self._entry.id, exc_info=error)  # noqa: TRY400
             await asyncio.sleep(TICK_SECONDS)
+
+    async def _look(self, deployment: Running) -> None:
+        pulse = deployment.pulse()
+        if pulse != self._pulse:
+            self._pulse, self._moved_at = pulse, time.monotonic()
+        if self._show():
+            self._tell("progress")
+        self._percent = round(deployment.snapshot().percent, 1)
+        if self._percent >= self._percent_kept + PERCENT_STEP:
+            self._percent_kept = self._percent
+            await self._keep(lambda old: replace(old, percent=self._percent))
 
 
 def _is_cancelled(status: Status) -> bool:

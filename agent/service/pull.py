@@ -118,8 +118,8 @@ class ControlClient:
     def _may_ask(self) -> bool:
         """A next job would replace the last one's outcome: not before the control plane has that."""
         entry = self._slot.entry
-        delivered = entry is None or entry.origin != "control" or entry.seen
-        return self._slot.is_free and delivered
+        delivered = entry is None or entry.origin != "control" or entry.told
+        return self._slot.is_free and delivered and not self._slot.farewells
 
     async def _take(self, api: ControlPlaneApi, offer: Offer) -> None:
         if self._slot.was_taken(offer.id):
@@ -166,9 +166,12 @@ class ControlClient:
 
     async def _report(self, api: ControlPlaneApi) -> None:
         backoff = _Backoff("reporting a status", self._rng, self._sleep)
+        farewell: Mapping[str, Any] | None = None
         while True:
             revision = self._board.revision
-            farewell = next(iter(self._slot.farewells), None)
+            # By turns, where there are both: neither keeps the control plane from hearing of the other.
+            turn = farewell is not None and self._has_news()
+            farewell = None if turn else next(iter(self._slot.farewells), None)
             document = farewell or (self._board.document if self._has_news() else None)
             if document is None:
                 await self._board.wait(revision, 3600)
@@ -176,11 +179,14 @@ class ControlClient:
             try:
                 action = await self._tell(api, document)
             except ControlFault as fault:
+                if farewell is not None and fault.is_final:
+                    log.warning("farewell_refused", id=document["id"], reason=str(fault))
+                    await self._slot.told_farewell(farewell)
                 await backoff.wait(fault)
                 continue
             backoff.succeed()
             if farewell is not None:
-                await self._slot.told(farewell)
+                await self._slot.told_farewell(farewell)
                 continue
             await self._obey(action, str(document["id"]), over=document["status"] != DOING)
             await self._pause(_milestone(document))
@@ -194,7 +200,7 @@ class ControlClient:
     def _has_news(self) -> bool:
         """Whether the control plane does not know yet how its job is."""
         entry = self._slot.entry
-        return entry is not None and entry.origin == "control" and not entry.seen
+        return entry is not None and entry.origin == "control" and not entry.told
 
     async def _pause(self, told: tuple[object, ...]) -> None:
         """Until the next milestone, or for some seconds."""
@@ -208,17 +214,19 @@ class ControlClient:
         try:
             match action:
                 case Action.CONTINUE if over:
-                    await self._slot.see(job_id)
+                    await self._slot.told(job_id)
                 case Action.CANCEL:
                     log.info("cancelled_by_control_plane", id=job_id)
                     await self._slot.cancel(job_id, CANCEL_SECONDS)
                     if over:
-                        await self._slot.see(job_id)
+                        await self._slot.told(job_id)
                 case Action.GONE:
                     log.info("deleted_by_control_plane", id=job_id)
                     await self._slot.erase(CANCEL_SECONDS, job_id=job_id, tell=False)
                 case _:
                     pass
+        except SlotClosing:
+            pass  # the server goes down, or the daemon stops
         except StillCancelling as waiting:
             log.warning("cancel_waits", reason=str(waiting))
         except StateUnusable as error:

@@ -28,6 +28,7 @@ from agent.errors import DeployError, JobCancelled, JobInvalid, StateUnusable
 from agent.model.job import Job, parse_job
 from agent.model.status import DOING, Status
 from agent.service.board import Board
+from agent.service.handover import HandOver, HandOverState
 from agent.service.journal import Book, Ending, Entry, Origin, Phase
 from agent.service.ledger import Ledger
 from agent.service.life import UNTOUCHED, Crew, Life
@@ -38,6 +39,8 @@ log = structlog.get_logger(__name__)
 MAX_TAKEN = 1000
 MAX_FAREWELLS = 16
 CANCEL_SECONDS = 30.0
+# For the last steps of a job that is said to be over.
+STEPS_SECONDS = 5.0
 
 
 class SlotTaken(Exception):
@@ -98,9 +101,13 @@ class Slot:
     @property
     def is_free(self) -> bool:
         """Whether a job would be accepted."""
-        if self._accepting.locked() or self._closing:
-            return False
-        return self._life is None or self._life.task.done() or self._is_over()
+        return not self._accepting.locked() and not self._closing and self._has_room()
+
+    def _has_room(self) -> bool:
+        life = self._life
+        if life is not None and life.hand_over is not None and life.hand_over.is_due:
+            return False  # the server is about to go down
+        return life is None or life.task.done() or self._is_over()
 
     @property
     def deploying(self) -> bool:
@@ -144,18 +151,31 @@ class Slot:
                 # An older agent took what this one does not.
                 self._notes = (f"the job in the journal cannot be read any more and was dropped: {error}",)
                 entry = None
-        if entry is not None and entry.ending == "erase":
-            entry = None
-        elif entry is not None and entry.status is None and entry.ending == "cancel":
-            entry = self._over(entry, JobCancelled())
-        elif entry is not None and entry.phase is Phase.DONE and boot_id != self._boot_id:
-            entry = replace(entry, phase=Phase.CLOSED)  # the reboot that was to come has been
-        with contextlib.suppress(StateUnusable):  # it says then what it said before
-            await self._ledger.change(lambda book: replace(book, entry=entry, boot_id=self._boot_id))
+        kept = None if entry is None else self._kept(entry, boot_id)
+
+        def change(book: Book) -> Book:
+            farewells = book.farewells if entry is None or kept is not None else self._with_farewell(book)
+            return replace(book, entry=kept, boot_id=self._boot_id, farewells=farewells)
+
+        await self._ledger.impose(change)
+        entry = self.entry
         if entry is not None:
             log.info("resumed", id=entry.id, phase=entry.phase.value, attempt=entry.attempt)
             self._begin(entry, resumed=True)
         self._show()
+
+    def _kept(self, entry: Entry, boot_id: str) -> Entry | None:
+        """What is left of a job that the last agent had. A sealed one is first looked at by its life."""
+        if entry.ending == "erase" and entry.phase is not Phase.SEALED:
+            return None
+        if entry.ending == "cancel" and entry.phase is Phase.RUNNING:
+            return self._over(entry, JobCancelled())
+        if entry.ending == "cancel" and entry.phase is Phase.DONE:
+            off = {"state": HandOverState.CALLED_OFF.value, "at": None, "reason": None}
+            return replace(entry, phase=Phase.CLOSED, status={**(entry.status or {}), "reboot": off})
+        if entry.phase is Phase.DONE and boot_id != self._boot_id:
+            return replace(entry, phase=Phase.CLOSED)  # the reboot that was to come has been
+        return entry
 
     def _over(self, entry: Entry, error: DeployError) -> Entry:
         status = concluded(self._job_now(), self._server_name, attempt=entry.attempt, outcome=error)
@@ -184,8 +204,11 @@ class Slot:
             raise SlotTaken
         new = Entry(id=job_id or str(uuid.uuid4()), origin=origin, job=document, accepted_at=time.time())
         async with self._accepting:
-            if self._life is not None:
-                await self._life.wait()  # a few steps from its end
+            # Somebody else may have had the lock in between.
+            if self._closing:
+                raise SlotClosing
+            if not self._has_room() or (self._life is not None and not await self._life.wait(STEPS_SECONDS)):
+                raise SlotTaken
             await self._ledger.change(lambda book: self._accept(book, new))
             self._notes, self._job = (), job
             self._begin(new)
@@ -210,15 +233,31 @@ class Slot:
 
         Raises:
             StillCancelling: it did not stop in that time; it will be erased when it does.
+            SlotClosing: the server goes down.
             StateUnusable: the journal could not be written; what ran was stopped.
         """
-        if self._life is not None and self._life.hand_over is not None:
-            await self._life.hand_over.settle()
+        hand_over = self._call_off(job_id)
+        if hand_over is not None:
+            await hand_over.settle()
+        if self._closing and hand_over is not None and hand_over.is_due:
+            raise SlotClosing
         ended = await self._tell_to_end("erase", job_id, tell=tell)
         if ended is None:
             return
         await self._wait(seconds)
         await self._forget(ended, tell=tell)
+
+    def _call_off(self, job_id: str | None) -> HandOver | None:
+        """Before anything is awaited: what is not ordered now will not be."""
+        entry, life = self.entry, self._life
+        if (
+            life is None
+            or life.hand_over is None
+            or (job_id is not None and (entry is None or entry.id != job_id))
+        ):
+            return None
+        life.hand_over.call_off()
+        return life.hand_over
 
     async def cancel(self, job_id: str, seconds: float = CANCEL_SECONDS) -> None:
         """Cancel this job and keep its state, `job.cancelled`; one that is done is not rebooted.
@@ -226,9 +265,8 @@ class Slot:
         Raises:
             StillCancelling: it did not stop in so many seconds; it goes on to.
         """
-        life = self._life
-        ordered = life is not None and life.hand_over is not None and life.hand_over.ordered_at is not None
-        if life is None or life.task.done() or ordered:
+        life, hand_over = self._life, self._call_off(job_id)
+        if life is None or life.task.done() or (hand_over is not None and hand_over.is_due):
             return
         with contextlib.suppress(StateUnusable):  # it is cancelled all the same
             if await self._tell_to_end("cancel", job_id, tell=True) is None:
@@ -243,13 +281,16 @@ class Slot:
     async def stop(self, seconds: float) -> bool:
         """The daemon stops: cancel, and leave the job in the journal. False if a thread still hangs then."""
         self._closing = True
-        async with self._accepting:
-            if self._life is not None:
-                self._life.end("stop")
         try:
-            await self._wait(seconds)
-        except StillCancelling as error:
-            log.error("stop_hangs", waiting_for=str(error))  # noqa: TRY400 - there is no traceback to it
+            async with asyncio.timeout(seconds):
+                async with self._accepting:
+                    if self._life is not None:
+                        self._life.end("stop")
+                if self._life is not None:
+                    await self._life.wait()
+        except TimeoutError:
+            what = "the journal" if self._life is None else self._life.waiting_for()
+            log.error("stop_hangs", waiting_for=what)  # noqa: TRY400 - there is no traceback to it
             return False
         return True
 
@@ -263,15 +304,21 @@ class Slot:
         if not entry.seen:
             await self._ledger.keep(job_id, lambda old: replace(old, seen=True))
 
-    async def told(self, farewell: Mapping[str, Any]) -> None:
+    async def told(self, job_id: str) -> None:
+        """The control plane that this job came from has taken its outcome."""
+        await self.see(job_id)
+        entry = self.entry
+        if entry is not None and entry.id == job_id and entry.status is not None and not entry.told:
+            await self._ledger.keep(job_id, lambda old: replace(old, told=True))
+
+    async def told_farewell(self, farewell: Mapping[str, Any]) -> None:
         """The control plane has taken a farewell."""
 
         def without(book: Book) -> Book:
             left = tuple(other for other in book.farewells if other is not farewell)
             return replace(book, farewells=left)
 
-        with contextlib.suppress(StateUnusable):  # it is told twice then
-            await self._ledger.change(without)
+        await self._ledger.impose(without)
 
     # -- ends --------------------------------------------------------------------------------------------
 
@@ -316,7 +363,7 @@ class Slot:
     def _with_farewell(self, book: Book) -> tuple[Mapping[str, Any], ...]:
         """What the control plane has to be told of its job when that leaves the slot."""
         entry, outcome = book.entry, self.last_status()
-        if entry is None or entry.origin != "control" or entry.seen:
+        if entry is None or entry.origin != "control" or entry.told:
             return book.farewells
         last = entry.status
         if last is None and outcome is not None and outcome.status != DOING:
@@ -357,7 +404,8 @@ class Slot:
         elif life is not None and life.deployment is not None:
             document = life.deployment.snapshot().document()
         else:
-            document = starting(self._job_now(), self._server_name, attempt=entry.attempt).document()
+            name, floor = self._server_name, entry.percent
+            document = starting(self._job_now(), name, attempt=entry.attempt, floor=floor).document()
         if document["status"] == DOING:
             document["percent"] = max(document["percent"], entry.percent)
             if entry.ending is not None and life is not None:

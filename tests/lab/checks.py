@@ -16,7 +16,7 @@ DRIVE = {"hostname": "web1.example.net", "sshKey": SSH_KEYS.splitlines()[0], "us
 
 def target(case: Case, path: Path, image_format: str = "raw") -> Disk:
     """The disk of a case as its machine has it."""
-    return Disk(path=path, format=image_format, bus=case.bus, sector_size=case.sector_size, boots=True)
+    return Disk(path=path, format=image_format, bus=case.bus, sector_size=case.disk_sector_size, boots=True)
 
 
 async def boot_probe(case: Case, disk: Disk) -> probe.Report:

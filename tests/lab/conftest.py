@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Web, web
-from tests.lab import deploy, images, rescue
+from tests.lab import daemon, deploy, images
 from tests.lab.matrix import Case, cases
 
 __all__ = ["web"]
@@ -51,7 +51,7 @@ def _tools() -> None:
 @pytest.fixture(scope="session")
 def deployer() -> deploy.Deploy:
     """How cases are deployed."""
-    return {"host": deploy.on_host, "ssh": rescue.by_ssh}[os.environ.get("BYOI_LAB_DEPLOY", "host")]
+    return {"host": deploy.on_host, "daemon": daemon.by_daemon}[os.environ.get("BYOI_LAB_DEPLOY", "daemon")]
 
 
 @pytest.fixture
@@ -62,7 +62,8 @@ def job_for(web: Web) -> Callable[[Case, dict[str, Any]], dict[str, Any]]:
         found = images.image(
             case.system, case.table, case.sector_size, case.form, esp=case.esp, full=case.full
         )
-        return deploy.make_job(found, web.publish(found.path, found.path.name), drive)
+        job = deploy.make_job(found, web.publish(found.path, found.path.name), drive)
+        return job | ({"diskGroupId": case.group} if case.group else {})
 
     return make
 

@@ -1,14 +1,14 @@
 """How a case is deployed: one function, so that everything else does not care.
 
-`on_host` runs `byoi write` here, onto the file that is the machine's disk afterwards. The others are in rescue.py.
+`on_host` runs `byoi write` here, onto the file that is the machine's disk afterwards. The others are in daemon.py.
 """
 
 import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,55 +45,23 @@ def make_job(image: LabImage, url: str, drive: dict[str, Any]) -> dict[str, Any]
     return job | {"configdrive": {"enable": True} | drive}
 
 
-class Writing:
-    """`byoi write --json` at work, here or in a machine."""
+async def on_host(case: Case, job: dict[str, Any], disk: Path) -> Deployed:
+    """`byoi write` to a raw file, told of the firmware that the machine will have.
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    async def wait_stage(self, name: str) -> None:
-        """Follow the progress that the command prints, until a stage begins."""
-        assert self._process.stderr is not None
-        seen = b""
-        async for line in self._process.stderr:
-            seen += line
-            if f" {name}: begins".encode() in line:
-                return
-        raise AssertionError(f"{name} has not begun: {seen.decode()}")
-
-    async def finish(self) -> Deployed:
-        """Wait for the end.
-
-        Raises:
-            TimeoutError: it does not come.
-        """
-        async with asyncio.timeout(DEPLOY_SECONDS):
-            out, err = await self._process.communicate()
-        assert out, f"byoi write: exit status {self._process.returncode}: {err.decode()}"
-        return Deployed(json.loads(out))
-
-
-@asynccontextmanager
-async def writing(
-    command: Sequence[str], job: dict[str, Any], env: dict[str, str] | None = None
-) -> AsyncIterator[Writing]:
-    """Start `byoi write`, by these words; the job goes to its stdin."""
+    Raises:
+        TimeoutError: it does not end.
+    """
+    words = ["write", "-", "--disk", str(disk), "--firmware", case.firmware, "--json", "--quiet"]
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agent.cli", *words, stdin=pipe, stdout=pipe, stderr=pipe, env=HOST_ENVIRONMENT
+    )
     try:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(job).encode())
-        process.stdin.close()
-        yield Writing(process)
+        async with asyncio.timeout(DEPLOY_SECONDS):
+            out, err = await process.communicate(json.dumps(job).encode())
     finally:
         with suppress(ProcessLookupError):
             process.kill()
-        # Its pipes are read to their end, so that nothing of it is left.
-        await process.communicate()
-
-
-async def on_host(case: Case, job: dict[str, Any], disk: Path) -> Deployed:
-    """`byoi write` to a raw file, told of the firmware that the machine will have."""
-    words = ["write", "-", "--disk", str(disk), "--firmware", case.firmware, "--json", "--quiet"]
-    async with writing([sys.executable, "-m", "agent.cli", *words], job, HOST_ENVIRONMENT) as work:
-        return await work.finish()
+        await process.wait()
+    assert out, f"byoi write: exit status {process.returncode}: {err.decode()}"
+    return Deployed(json.loads(out))

@@ -10,11 +10,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import zstandard
 
+from agent.units import GiB
 from tests.integration.conftest import run
 from tests.integration.ova import convert, make_ova
 
@@ -34,6 +36,19 @@ def _qcow2(*options: str) -> Callable[[Path, Path], object]:
     return lambda raw, path: convert(raw, path, "-O", "qcow2", *options)
 
 
+def _qcow2_8gib(raw: Path, path: Path) -> None:
+    """The image as one of 8 GiB: there is nothing behind its last partition."""
+    large = path.with_suffix(".raw")
+    try:
+        run("cp", "--sparse=always", raw, large)
+        large.chmod(0o600)
+        os.truncate(large, 8 * GiB)
+        run("sgdisk", "--move-second-header", large)
+        _qcow2("-c", "-m", "4", "-W")(large, path)
+    finally:
+        large.unlink(missing_ok=True)
+
+
 def _ova(raw: Path, path: Path) -> None:
     make_ova(raw, path, manifest="good")
     path.with_suffix(".vmdk").unlink()
@@ -44,6 +59,7 @@ FORMS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
     "qcow2": ("qcow2", _qcow2()),
     "qcow2-zlib": ("qcow2", _qcow2("-c", "-m", "4", "-W")),
     "qcow2-zstd": ("qcow2", _qcow2("-c", "-m", "4", "-W", "-o", "compression_type=zstd")),
+    "qcow2-8gib": ("qcow2", _qcow2_8gib),
     "ova": ("ova", _ova),
     "raw.zst": ("raw", _zst),
 }
@@ -89,11 +105,13 @@ def image(
     CACHE.mkdir(parents=True, exist_ok=True)
     _drop_stale()
     if not path.exists():
-        # A name of its own for each process, in one step: what bears the final name is whole.
+        # A name of its own for each process: what bears the final name is whole, and stays what it is. Of two runs at
+        # the same time the first wins; no two of them make the same bytes.
         scratch = CACHE / f"{os.getpid()}-{path.name}"
         try:
             make(raw, scratch)
-            scratch.rename(path)
+            with suppress(FileExistsError):
+                path.hardlink_to(scratch)
         finally:
             scratch.unlink(missing_ok=True)
     os.utime(path)

@@ -182,6 +182,17 @@ class Machine:
             raise TimeoutError(f"the machine is still on after {seconds} s") from None
         return next((e["data"]["reason"] for e in events if e["event"] == "SHUTDOWN"), "killed")
 
+    @property
+    def is_on(self) -> bool:
+        return self._process.returncode is None
+
+    @property
+    def off_at(self) -> float:
+        """When it went off, by QEMU's word; in seconds since the epoch. It has to be off."""
+        event = next(event for event in self.qmp.events if event["event"] == "SHUTDOWN")
+        stamp = event["timestamp"]
+        return float(stamp["seconds"]) + stamp["microseconds"] / 1e6
+
     async def wait_unbootable(self, seconds: float) -> None:
         """Wait until the firmware gives up: it found nothing to start from.
 

@@ -51,11 +51,13 @@ def matrix(results: list[dict[str, Any]]) -> list[str]:
     passed = sum(r["outcome"] == "passed" for name, r in by_case.items())
     heads = [
         "system",
+        "job",
         "firmware",
         "table",
         "sectors",
         "image",
         "disk",
+        "further",
         "expected",
         "result",
         "deploy s",
@@ -65,13 +67,24 @@ def matrix(results: list[dict[str, Any]]) -> list[str]:
     return [summary, "", *table(heads, rows)]
 
 
+def further(case: Case) -> str:
+    """What else is special about the server."""
+    said = []
+    said += ["a disk of 4096-byte sectors"] if case.disk_sectors else []
+    said += ["an old array and volume group are alive"] if case.former else []
+    said += [f"two disks, diskGroupId {case.group}"] if case.group else []
+    said += ["the image ends with its root"] if case.full else []
+    return ", ".join(said)
+
+
 def row(case: Case, result: dict[str, Any] | None) -> list[str]:
     server = [
         case.system + ("*" if case.ci else ""),
+        case.way,
         case.firmware,
         case.table + ("" if case.esp else ", no ESP"),
     ]
-    image = [str(case.sector_size), case.form, case.bus]
+    image = [str(case.sector_size), case.form, case.bus, further(case)]
     expected = f"refused: `{case.refused}`" if case.refused else "boots"
     if result is None:
         return [*server, *image, expected, "**not run**", "", ""]

@@ -6,6 +6,7 @@ import pytest
 
 from agent.aio import run_blocking
 from agent.units import MiB
+from tests.lab import former
 from tests.lab.checks import BOOT_SECONDS, DRIVE, assert_probe, boot_probe, target
 from tests.lab.conftest import digest
 from tests.lab.deploy import Deployed
@@ -18,9 +19,13 @@ async def test_a_deployed_disk_boots(probe_case: Case, deployer, job_for, disk_f
     case = probe_case
     job = await run_blocking(job_for, case, DRIVE)
     await run_blocking(make_dirty, disk_file, case.size)
+    await run_blocking(former.make_others, case, disk_file)
+    others = [disk.path for disk in former.others(case, disk_file)]
+    before = [await run_blocking(digest, path) for path in others]
     with record.timing("deploy"):
         deployed: Deployed = await deployer(case, job, disk_file)
     assert deployed.error_code == "", deployed.status
+    assert [await run_blocking(digest, path) for path in others] == before
     with record.timing("boot"):
         report = await boot_probe(case, target(case, disk_file))
     assert_probe(report, case)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.aio import run_blocking
-from tests.lab import power, rescue
+from tests.lab import daemon, power
 from tests.lab.checks import DRIVE
 from tests.lab.conftest import Record
 from tests.lab.disks import make_dirty, overlay
@@ -22,7 +22,7 @@ CASE = Case(firmware="bios", form="qcow2-zstd", bus="virtio")
 @pytest.fixture
 def start() -> power.Start:
     """How deployments are begun."""
-    return rescue.victim
+    return daemon.victim
 
 
 @pytest.fixture(scope="module")

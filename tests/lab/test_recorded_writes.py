@@ -14,7 +14,7 @@ from agent.aio import run_blocking
 from agent.units import MiB
 from tests.integration import harness
 from tests.integration.crashes import Medium, Write, crashes, state
-from tests.lab import logwrites, rescue
+from tests.lab import daemon, logwrites
 from tests.lab.disks import Disk
 
 DISK_SIZE = 16 * MiB
@@ -52,7 +52,7 @@ async def test_a_power_cut_at_any_instant_of_a_deployment_in_a_server(
     path.write_bytes(old)
     log = logwrites.make_log(tmp_path / "log", LOG_SIZE)
     with record.timing("deploy"):
-        deployed = await rescue.in_restored(harness.job(url, image.sha256), Disk(path=path, log=log))
+        deployed = await daemon.onto(Disk(path=path, log=log), harness.job(url, image.sha256))
     assert deployed.error_code == "", deployed.status
 
     new = path.read_bytes()

@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from tests.integration.daemon.agent_process import ROOT
-from tests.integration.harness import assert_complete, assert_nothing_boots, job
+from tests.integration.harness import assert_complete, assert_nothing_boots, job, run
 
 
 def _many(count, act):
@@ -175,3 +175,111 @@ def test_a_daemon_whose_log_is_gone_goes_on(make_agent, web, image, disk, tmp_pa
             process.terminate()
         assert process.wait(30) == 0
     assert_complete(disk, image, tmp_path)
+
+
+def _sealed(agent, **members):
+    """The journal as an agent leaves it that dies in the commit."""
+    book = json.loads(agent.journal.read_text())
+    book["entry"] |= {"phase": "sealed", "status": None, **members}
+    agent.journal.write_text(json.dumps(book))
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_cancellation_of_a_commit_that_was_complete_tells_the_outcome(
+    make_agent, web, image, disk, complete
+):
+    """The agent had promised to cancel, and died in the commit: what is on the disk decides."""
+    agent = make_agent(reboot=True, grace_seconds=3600).start()
+    agent.post(job(web.url, image.sha256))
+    agent.wait_for("done")
+    agent.kill()
+    _sealed(agent, ending="cancel")
+    if not complete:
+        with disk.open("r+b") as file:
+            file.write(bytes(512))
+    agent.start()
+    document = agent.wait_for("done", "error")
+    if complete:
+        agent.wait(lambda: agent.status()["reboot"]["state"] == "calledOff", "the reboot is called off")
+        assert document["status"] == "done"
+    else:
+        assert document["error"]["code"] == "job.cancelled"
+    assert len(web.requests) == 1
+    assert not agent.rebooted.exists()
+
+
+def test_a_promised_deletion_of_a_sealed_job_is_kept(make_agent, web, image):
+    agent = make_agent(reboot=True, grace_seconds=0).start()
+    agent.post(job(web.url, image.sha256))
+    agent.wait(agent.rebooted.exists, "it reboots")
+    agent.kill()
+    agent.rebooted.unlink()
+    _sealed(agent, ending="erase")
+    agent.start()
+    agent.wait(lambda: agent.get().status == 404, "it is erased")
+    time.sleep(1.5)
+    assert not agent.rebooted.exists()
+    assert len(web.requests) == 1
+
+
+def test_a_reboot_that_was_called_off_stays_called_off(make_agent, web, image):
+    agent = make_agent(reboot=True, grace_seconds=3600).start()
+    agent.post(job(web.url, image.sha256))
+    agent.wait_for("done")
+    agent.kill()
+    book = json.loads(agent.journal.read_text())
+    book["entry"] |= {"ending": "cancel", "seen": True}
+    agent.journal.write_text(json.dumps(book))
+    agent.start()
+    assert agent.status()["reboot"]["state"] == "calledOff"
+    time.sleep(2)
+    assert not agent.rebooted.exists()
+
+
+def test_a_server_whose_outcome_cannot_be_kept_is_not_rebooted_until_it_can(make_agent, web, image, tmp_path):
+    """An agent that starts after the reboot would take the job for one that was interrupted, and deploy it again."""
+    where = tmp_path / "agent" / "state"
+    where.mkdir(parents=True)
+    run("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", where)
+    try:
+        agent = make_agent(reboot=True, grace_seconds=0).start()
+
+        def fill(request, _number):
+            with (where / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+                while True:
+                    ballast.write(bytes(4096))
+            request.file(image.data)
+
+        web.answer = fill
+        agent.post(job(web.url, image.sha256))
+        agent.wait(lambda: (agent.status()["reboot"] or {}).get("state") == "failed", "it says so")
+        document = agent.status()
+        assert document["status"] == "done"
+        assert "journal" in document["reboot"]["reason"]
+        assert not agent.rebooted.exists()
+        (where / "ballast").unlink()
+        agent.wait(
+            lambda: json.loads(agent.journal.read_text())["entry"]["phase"] == "closed", "it is written later"
+        )
+        agent.end()
+    finally:
+        run("umount", "--lazy", where)
+
+
+def test_a_deletion_while_the_server_goes_down_is_not_answered_as_if_it_stayed(make_agent, web, image):
+    """The reboot that was ordered stops this daemon: its last answer must not say that the server stays in rescue."""
+    agent = make_agent(reboot=True, grace_seconds=0).start()
+    agent.post(job(web.url, image.sha256))
+    agent.wait(agent.rebooted.exists, "the command has run")
+    answers = []
+
+    def delete():
+        with suppress(OSError):
+            answers.append(agent.delete().status)
+
+    (thread,) = _many(1, delete)
+    time.sleep(0.5)
+    assert agent.end(signal.SIGTERM) == 0
+    thread.join()
+    assert 200 not in answers
+    assert json.loads(agent.journal.read_text())["entry"]["phase"] == "done"

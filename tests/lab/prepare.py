@@ -1,0 +1,27 @@
+"""Builds what the lab needs before the clock of a test runs: `python -m tests.lab.prepare`, as packaging/dev/test does.
+
+Without it the first test that asks for something builds it. BYOI_LAB=matrix prepares for the whole matrix.
+"""
+
+import asyncio
+import os
+import sys
+
+from tests.lab import images, rescue
+from tests.lab.matrix import cases
+
+
+def main() -> None:
+    """Images, the rescue, and its saved state."""
+    images.check_tools()
+    for case in cases(everything=os.environ.get("BYOI_LAB") == "matrix"):
+        made = images.image(
+            case.system, case.table, case.sector_size, case.form, esp=case.esp, full=case.full
+        )
+        print(made.path, file=sys.stderr)
+    print(rescue.rescue_directory(), file=sys.stderr)
+    asyncio.run(rescue.save("bios"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What somebody sees who stands before the server, or looks through KVM over IP or a serial line.
+
+`BYOI_LAB_PICTURES=DIRECTORY` keeps photographs of the screen there.
+"""
+
+import asyncio
+import os
+import re
+from pathlib import Path
+
+from agent.aio import run_blocking
+from tests.lab import rescue
+from tests.lab.api import is_over
+from tests.lab.checks import DRIVE
+from tests.lab.daemon import as_seen_inside
+from tests.lab.deploy import DEPLOY_SECONDS
+from tests.lab.disks import Disk, make_dirty
+from tests.lab.machine import Machine
+from tests.lab.matrix import Case
+
+CASE = Case(firmware="bios", form="qcow2-zstd", bus="virtio")
+CONSOLE_SECONDS = 120
+PICTURES = os.environ.get("BYOI_LAB_PICTURES")
+
+
+async def still(server: Machine, path: Path) -> Path:
+    """A photograph of a screen on which nothing has moved for two seconds."""
+    before = b""
+    async with asyncio.timeout(CONSOLE_SECONDS):
+        while (now := (await server.screenshot(path)).read_bytes()) != before:
+            before = now
+            await asyncio.sleep(2)
+    return path
+
+
+async def test_the_consoles_show_a_deployment_and_its_error(job_for, disk_file: Path) -> None:
+    job = as_seen_inside(await run_blocking(job_for, CASE, DRIVE)) | {"checkSum": "0" * 64}
+    await run_blocking(make_dirty, disk_file, CASE.size)
+    pictures = Path(PICTURES or disk_file.parent)
+    async with rescue.restored(CASE.firmware, Disk(path=disk_file, bus=CASE.bus)) as machine:
+        server = machine.server
+        waiting = await server.screenshot(pictures / "console-waiting.png")
+        await machine.api.post(job)
+        await machine.api.follow(lambda status: status["percent"] > 40, DEPLOY_SECONDS)
+        deploying = await server.screenshot(pictures / "console-deploying.png")
+        status = await machine.api.follow(is_over, DEPLOY_SECONDS)
+        assert status["error"]["code"] == "checksum.mismatch", status
+        await server.serial.wait_for(r"^\d\d:\d\d:\d\d +\d+\.\d % .* of .*, waiting on \w+", CONSOLE_SECONDS)
+        for text in (status["error"]["message"], status["error"]["hint"]):
+            # Longer than a line of the console, maybe.
+            await server.serial.wait_for(r"\s+".join(map(re.escape, text.split())), CONSOLE_SECONDS)
+        error = await still(server, pictures / "console-error.png")
+        assert len({path.read_bytes() for path in (waiting, deploying, error)}) == 3
