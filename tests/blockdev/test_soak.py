@@ -267,9 +267,12 @@ class Soak:
         return answers[0].status if answers else None
 
     def _post_and_kill(self, document: dict[str, Any], instant: Instant) -> bool:
+        last = self.agent.status()["id"]
         status = self._die_meanwhile("post-kill", lambda: self.agent.post(document), instant.seconds)
-        accepted = self.agent.status()["id"] is not None
+        accepted = self.agent.status()["id"] not in (None, last)
         assert accepted or status is None, "a job that was accepted is lost"
+        if not accepted:
+            assert self.agent.delete().status == 200  # of the last job, which was left there
         return not accepted
 
     def _settle(self, job: Job, record: Record | None) -> dict[str, Any]:
