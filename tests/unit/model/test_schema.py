@@ -230,7 +230,10 @@ def test_a_status_with_each_error_is_of_the_schema(error):
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_reboot_as_the_hand_over_tells_it_is_of_the_schema(enabled):
-    hand_over = HandOver(Reboot(enabled=enabled), lambda: None)
+    async def durable() -> bool:
+        return True
+
+    hand_over = HandOver(Reboot(enabled=enabled), lambda: None, durable)
     STATUS.validate(status(State.DONE) | {"reboot": hand_over.document()})
 
 
