@@ -15,7 +15,7 @@ from tests.integration.service.conftest import SEED, TOKEN, Site, answer_of, clo
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 QUICK = Limits(
-    connections=20, reserved=4, request_seconds=0.4, idle_seconds=0.4, answer_seconds=0.4, linger_seconds=0.2
+    connections=20, reserved=4, request_seconds=1.5, idle_seconds=1.5, answer_seconds=1.5, linger_seconds=0.2
 )
 FOREVER = 100.0
 
@@ -111,7 +111,7 @@ async def test_a_second_request_on_a_connection_has_its_own_time(start):
         reader, writer = await site.open_unix()
         for _ in range(4):  # longer in all than one request may take
             writer.write(HEALTH[:-2])
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(QUICK.request_seconds / 3)
             writer.write(HEALTH[-2:])
             assert (await answer_of(reader))[0] == 200
         writer.write(HEALTH[:-2])
@@ -147,7 +147,7 @@ async def test_an_idle_connection_is_closed(start):
 @pytest.mark.parametrize("way", ["unix", "tls"])
 async def test_a_reader_that_stops_is_dropped(start, way):
     get = f"GET /stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
-    limits = Limits(request_seconds=FOREVER, idle_seconds=FOREVER, answer_seconds=0.5)
+    limits = Limits(request_seconds=FOREVER, idle_seconds=FOREVER, answer_seconds=1.5)
     async with start(limits=limits) as site:
         _, writer = await (site.open_unix(get) if way == "unix" else site.open_tls(get))
         writer.transport.pause_reading()
@@ -159,14 +159,14 @@ async def test_a_reader_that_reads_is_not_dropped(start):
     get = b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n"
     async with start(limits=QUICK) as site:
         reader, writer = await site.open_unix(get)
-        end = asyncio.get_running_loop().time() + 4 * QUICK.answer_seconds
+        end = asyncio.get_running_loop().time() + 2 * QUICK.answer_seconds
         while asyncio.get_running_loop().time() < end:
             assert len(await reader.readexactly(64 * 1024)) == 64 * 1024
         writer.transport.abort()
 
 
 async def test_one_who_reads_no_answer_of_many_requests_is_dropped(start):
-    limits = Limits(request_seconds=FOREVER, idle_seconds=FOREVER, answer_seconds=0.5)
+    limits = Limits(request_seconds=FOREVER, idle_seconds=FOREVER, answer_seconds=1.5)
     async with start(limits=limits) as site:
         _, writer = await site.open_unix()
         writer.transport.pause_reading()
