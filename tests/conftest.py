@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 ROOT = Path(__file__).parent.parent
 RINGS = ("lint", "unit", "integration", "blockdev", "packaging", "lab")
@@ -48,6 +49,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     why = NEEDS_ROOT.get(_ring(item))
     if why and os.geteuid() != 0:
         pytest.fail(f"the {_ring(item)} ring {why}: run it as root", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _structlog_as_it_comes() -> Iterator[None]:
+    """Commands set the log up for their whole process; the next test must not inherit it."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
 
 
 def _make_free_loop_node() -> None:
