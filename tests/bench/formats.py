@@ -1,8 +1,10 @@
 """qcow2 and OVA over HTTP: `byoi write` against download, sha256sum and qemu-img convert, one after the other.
 
-    PYTHONPATH=. python tests/bench/formats.py IMAGE.raw [--rounds 3] [--only "qcow2 zstd"] [--json]
+    PYTHONPATH=. python tests/bench/formats.py IMAGE.raw [--rounds 3] [--only "qcow2 zstd"] [--dir /mnt/disk] [--json]
 
-IMAGE.raw is a real disk image, such as the one that packaging/dev/cloud-image makes. Everything is measured in one run
+IMAGE.raw is a real disk image, such as the one that packaging/dev/cloud-image makes. The images are served from and staged
+on tmpfs, as in a rescue; the target is a file there, or in a directory on a disk. Both sides flush it: `byoi write` does by
+itself, the others are followed by `sync TARGET`. Everything is measured in one run
 and in turns; what counts are the ratios, round by round. On a machine that others use too, those of the processor time
 (user and system, of all processes of a command) tell more than those of the clock. Nothing is asserted about seconds.
 """
@@ -53,13 +55,22 @@ def main() -> None:
     parser.add_argument("image", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=FORMATS, action="append", help="some formats; may be repeated")
+    parser.add_argument(
+        "--dir", type=Path, default=Path("/dev/shm"), help="where the target is made (default: tmpfs)"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="byoi-bench-", dir="/dev/shm") as work:
+    with (
+        tempfile.TemporaryDirectory(prefix="byoi-bench-", dir="/dev/shm") as work,
+        tempfile.TemporaryDirectory(prefix="byoi-bench-", dir=options.dir) as place,
+    ):
         files = {name: make(options.image, Path(work), name) for name in options.only or FORMATS}
         with serve(Path(work)) as (url, _):
             rounds = [
-                {name: measure(name, path, url, options.image.stat().st_size) for name, path in files.items()}
+                {
+                    name: measure(name, path, url, Path(place) / "target", options.image.stat().st_size)
+                    for name, path in files.items()
+                }
                 for _ in range(options.rounds)
             ]
     report = {name: summarize([measured[name] for measured in rounds]) for name in files}
@@ -91,18 +102,17 @@ def make(image: Path, work: Path, name: str) -> Path:
     return path
 
 
-def measure(name: str, path: Path, url: str, size: int) -> dict[str, dict[str, float]]:
+def measure(name: str, path: Path, url: str, target: Path, size: int) -> dict[str, dict[str, float]]:
     """One round of one format: wall seconds, the part that is the work, and peak memory."""
     kind, source = FORMATS[name][0], f"{url}/{path.name}"
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    target = path.with_name("target")
     found = {BYOI: byoi(kind, source, digest, target, size)}
     extract = "tar -xOf FILE disk.vmdk > FILE.vmdk; " if kind == "ova" else ""
     source_file, source_kind = ("FILE.vmdk", "vmdk") if kind == "ova" else ("FILE", "qcow2")
     steps = (
         f"set -e; curl -sf URL -o FILE; sha256sum FILE >/dev/null; {extract}"
-        f"qemu-img convert -f {source_kind} -O raw {source_file} TARGET; rm -f FILE FILE.vmdk"
+        f"qemu-img convert -f {source_kind} -O raw {source_file} TARGET; sync TARGET; rm -f FILE FILE.vmdk"
     )
     staged = path.with_name("staged")
     for word, value in (("URL", source), ("FILE", staged), ("TARGET", target)):
@@ -113,7 +123,9 @@ def measure(name: str, path: Path, url: str, size: int) -> dict[str, dict[str, f
     found[DOWNLOAD] = {"wall": usage["wall"], "part": json.loads(output)["seconds"], **rest(usage)}
     if kind != "ova":
         found[LOCAL] = byoi(kind, path.as_uri(), digest, target, size)
-        found[QEMU] = command("qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, target)
+        found[QEMU] = command(
+            "sh", "-c", 'qemu-img convert -f qcow2 -O raw "$1" "$2" && sync "$2"', "sh", path, target
+        )
         target.unlink()
     print(
         name,
