@@ -1,12 +1,14 @@
 """qcow2 and OVA over HTTP: `byoi write` against download, sha256sum and qemu-img convert, one after the other.
 
-    PYTHONPATH=. python tests/bench/formats.py IMAGE.raw [--rounds 3] [--only "qcow2 zstd"] [--dir /mnt/disk] [--json]
+    PYTHONPATH=. python tests/bench/formats.py IMAGE.raw [--rounds 3] [--only "qcow2 zstd"] [--dir /mnt/disk]
+        [--rate MBPS] [--json]
 
-IMAGE.raw is a real disk image, such as the one that packaging/dev/cloud-image makes. The images are served from and staged
-on tmpfs, as in a rescue; the target is a file there, or in a directory on a disk. Both sides flush it: `byoi write` does by
-itself, the others are followed by `sync TARGET`. Everything is measured in one run
-and in turns; what counts are the ratios, round by round. On a machine that others use too, those of the processor time
-(user and system, of all processes of a command) tell more than those of the clock. Nothing is asserted about seconds.
+IMAGE.raw is a real disk image, such as the one that packaging/dev/cloud-image makes. The images are served from and
+staged on tmpfs, as in a rescue; the target is a file there, or in a directory on a disk. Both sides flush it: `byoi
+write` does by itself, the others are followed by `sync TARGET`. Everything is measured in one run and in turns; what
+counts are the ratios, round by round. On a machine that others use too, those of the processor time (user and system,
+of all processes of a command) tell more than those of the clock. With --rate the server sends no faster than a line of
+that many MB/s: 125 is a gigabit a second. Nothing is asserted about seconds.
 """
 
 import argparse
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument(
         "--dir", type=Path, default=Path("/dev/shm"), help="where the target is made (default: tmpfs)"
     )
+    parser.add_argument("--rate", type=int, help="the server's pace in MB/s (default: as fast as it can)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with (
@@ -65,7 +68,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="byoi-bench-", dir=options.dir) as place,
     ):
         files = {name: make(options.image, Path(work), name) for name in options.only or FORMATS}
-        with serve(Path(work)) as (url, _):
+        with serve(Path(work), options.rate) as (url, _):
             rounds = [
                 {
                     name: measure(name, path, url, Path(place) / "target", options.image.stat().st_size)

@@ -25,32 +25,35 @@ http {{
     tcp_nopush on;
     client_body_temp_path {work}/t1; proxy_temp_path {work}/t2; fastcgi_temp_path {work}/t3;
     uwsgi_temp_path {work}/t4; scgi_temp_path {work}/t5;
-    server {{ listen 127.0.0.1:{port}; root {root}; }}
+    server {{ listen 127.0.0.1:{port}; root {root}; {pace} }}
 }}
 """
 START_SECONDS = 10.0
 
 
 @contextmanager
-def serve(root: Path) -> Iterator[tuple[str, str]]:
-    """Serve a directory on loopback: gives the base URL and what the server is."""
+def serve(root: Path, rate: int | None = None) -> Iterator[tuple[str, str]]:
+    """Serve a directory on loopback, at `rate` MB/s a connection at most: gives the base URL and what the server is."""
     nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if nginx is None:
+        if rate is not None:
+            sys.exit("A pace needs nginx, and there is none: install nginx-light.")
         with _serve_small(root) as url:
             yield url, "sendfile_server.py"
         return
     version = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr
-    with _serve_nginx(nginx, root) as url:
+    with _serve_nginx(nginx, root, rate) as url:
         yield url, version.strip().rpartition(": ")[2]
 
 
 @contextmanager
-def _serve_nginx(nginx: str, root: Path) -> Iterator[str]:
+def _serve_nginx(nginx: str, root: Path, rate: int | None) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as work:
         port = _free_port()
         user = "user root;" if os.geteuid() == 0 else ""
+        pace = "" if rate is None else f"limit_rate {rate * 1000_000};"
         config = Path(work, "nginx.conf")
-        config.write_text(_NGINX.format(user=user, work=work, port=port, root=root))
+        config.write_text(_NGINX.format(user=user, work=work, port=port, root=root, pace=pace))
         with _ending(subprocess.Popen([nginx, "-p", work, "-c", config], stderr=subprocess.DEVNULL)):
             _wait_for(port)
             yield f"http://127.0.0.1:{port}"
