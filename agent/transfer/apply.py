@@ -34,7 +34,8 @@ _local = threading.local()
 class Applier:
     """Applies extents to a sink.
 
-    Memory: one buffer of 2 MiB for each core, but not more than 8, made when the first compressed extent comes.
+    Memory: one buffer of 2 MiB for each core and one more, but not more than 8, made when the first compressed extent
+    comes.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -126,7 +127,8 @@ class _Inflater:
     """Groups neighbouring compressed extents and inflates the groups in parallel, a bounded number at a time."""
 
     def __init__(self, sink: Sink) -> None:
-        threads = min(len(os.sched_getaffinity(0)), MAX_THREADS)
+        # One more than there are cores: while one waits for the disk, the others keep all cores busy.
+        threads = min(len(os.sched_getaffinity(0)) + 1, MAX_THREADS)
         self._sink = sink
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="byoi-inflate")
         self._local = threading.local()
