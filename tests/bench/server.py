@@ -51,7 +51,7 @@ def _serve_nginx(nginx: str, root: Path, rate: int | None) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as work:
         port = _free_port()
         user = "user root;" if os.geteuid() == 0 else ""
-        pace = "" if rate is None else f"limit_rate {rate * 1000_000};"
+        pace = "" if rate is None else f"limit_rate {rate * 1_000_000};"
         config = Path(work, "nginx.conf")
         config.write_text(_NGINX.format(user=user, work=work, port=port, root=root, pace=pace))
         with _ending(subprocess.Popen([nginx, "-p", work, "-c", config], stderr=subprocess.DEVNULL)):
