@@ -8,8 +8,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from agent.aio import run_blocking
 from agent.deploy.plan import Facts, Plan, plan
 from agent.deploy.target import Options, find_firmware, find_target, is_chosen_by_name, make_drive
@@ -17,6 +15,7 @@ from agent.deploy.tracker import Tracker
 from agent.errors import DeployError, InternalFault, JobCancelled
 from agent.formats.image import ImageFacts
 from agent.host.drive import Drive
+from agent.lean import structlog
 from agent.model.disks import Disk
 from agent.model.events import DeployEvent, Listener
 from agent.model.job import Job

@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import structlog
+import agent.transfer.client  # noqa: F401 - before any other import of aiohttp
 
+# isort: split
 from agent.aio import run_blocking
+from agent.lean import structlog
 from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
 from agent.model.job import Job
 from agent.model.seal import Seal

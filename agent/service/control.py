@@ -12,13 +12,12 @@ from enum import Enum, auto
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
-
 from agent import __version__
 from agent.aio import run_blocking
 from agent.errors import JobInvalid
 from agent.model.job import MAX_JOB_BYTES, read_json
 from agent.service.config import ControlPlane
+from agent.transfer.client import aiohttp
 from agent.units import KiB
 
 MAX_ID_LENGTH = 128

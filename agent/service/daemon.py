@@ -19,10 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-import structlog
-
 from agent import __version__
 from agent.errors import ConfigInvalid, StateUnusable
+from agent.lean import structlog
 from agent.service.check import check, doubts, file_faults
 from agent.service.config import Config, load_config
 from agent.service.config_read import credentials_directory, kernel_command_line

@@ -22,12 +22,12 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-import structlog
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 
 from agent.aio import run_blocking
+from agent.lean import structlog
 from agent.service.documents import error_of_status
 from agent.service.json_errors import error_response, response_of
 from agent.service.listen import Listener

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-import structlog
-
 from agent.errors import StateUnusable
+from agent.lean import structlog
 from agent.service.journal import Book, Entry, Journal
 
 log = structlog.get_logger(__name__)

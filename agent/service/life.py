@@ -11,10 +11,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-import structlog
-
 from agent.deploy.tracker import concluded
 from agent.errors import DeployError, InternalFault, JobCancelled, JobInterrupted, StateUnusable
+from agent.lean import structlog
 from agent.model.events import DeployEvent, Finished, Listener
 from agent.model.job import Job
 from agent.model.seal import Seal

@@ -17,7 +17,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import structlog
+from agent.lean import structlog
 
 if TYPE_CHECKING:
     from agent.service.config import Log  # not for `byoi write`, which has no configuration to load

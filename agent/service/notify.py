@@ -9,8 +9,7 @@ import os
 import socket
 from collections.abc import Mapping
 
-import structlog
-
+from agent.lean import structlog
 from agent.service.board import Board
 from agent.service.slot import Slot
 from agent.units import format_duration, format_size

@@ -13,18 +13,17 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import aiohttp
-import structlog
-
 from agent.aio import run_blocking
 from agent.deploy.plan import Policy, policy_faults
 from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
+from agent.lean import structlog
 from agent.model.job import Job, parse_job
 from agent.model.status import DOING, timestamp
 from agent.service.board import Board
 from agent.service.config import ControlPlane
 from agent.service.control import Action, ControlFault, ControlPlaneApi, Offer, tls_context
 from agent.service.slot import Slot, SlotClosing, SlotTaken, StillCancelling
+from agent.transfer.client import aiohttp
 from agent.transfer.http_retry import HttpLimits, retry_delay
 
 log = structlog.get_logger(__name__)

@@ -21,10 +21,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import structlog
-
 from agent.deploy.tracker import concluded, starting
 from agent.errors import DeployError, JobCancelled, JobInvalid, StateUnusable
+from agent.lean import structlog
 from agent.model.job import Job, parse_job
 from agent.model.status import DOING, Status
 from agent.service.board import Board

@@ -16,8 +16,7 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol
 
-import aiohttp
-
+from agent.transfer.client import aiohttp
 from agent.transfer.http_retry import HttpLimits, Pace, TransientFault
 from agent.units import KiB
 
