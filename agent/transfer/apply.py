@@ -1,8 +1,9 @@
 """Puts extents onto a sink: the blocking half of the copy loop, run in one thread at a time.
 
-Writes and zeros go straight through. Compressed extents are inflated on all cores, in groups that lie side
-by side on the guest disk, so that many small clusters become one write. What has been started is finished
-before `run` returns: a buffer may be filled again after it.
+Writes and zeros go straight through, but whole blocks of zeros in a write are zeroed instead: by a command the disk
+takes them at once, and a file stays sparse. Compressed extents are inflated on all cores, in groups that lie side by
+side on the guest disk, so that many small clusters become one write. What has been started is finished before `run`
+returns: a buffer may be filled again after it.
 """
 
 import mmap
@@ -17,7 +18,7 @@ from isal import igzip_lib, isal_zlib
 from agent.errors import ImageDamaged
 from agent.formats.extent import Codec, Copy, Extent, Fetch, Inflate, Recall, Write, Zero
 from agent.transfer.sink import Sink, SinkFailed, SinkTooSmall
-from agent.units import MiB
+from agent.units import KiB, MiB
 
 # One group inflates into one write of at most this length, unless a single cluster is longer.
 GROUP_BYTES = MiB
@@ -27,6 +28,9 @@ MAX_GROUPS_PER_THREAD = 3
 # Each has a buffer, and takes the GIL a few times for each cluster: more of them would wait for it.
 MAX_THREADS = 8
 _COPY_BYTES = MiB
+# Zeros are looked for in blocks of this length on the guest disk. Shorter ones would make many commands of one write.
+ZERO_BLOCK = 256 * KiB
+_ZEROS = bytes(ZERO_BLOCK)
 
 _local = threading.local()
 
@@ -91,7 +95,7 @@ class Applier:
         try:
             match extent:
                 case Write():
-                    self._sink.write(extent.offset, extent.data)
+                    self._write(extent.offset, extent.data)
                 case Zero():
                     self._sink.zero(extent.offset, extent.length)
                 case Inflate():
@@ -102,6 +106,16 @@ class Applier:
                     extent.data = self._read_back(extent.source, extent.length)
         except OSError as error:
             raise SinkFailed(offset, error) from error
+
+    def _write(self, offset: int, data: memoryview) -> None:
+        done = 0
+        for start, end in zero_runs(offset, data):
+            if done < start:
+                self._sink.write(offset + done, data[done:start])
+            self._sink.zero(offset + start, end - start)
+            done = end
+        if done < len(data):
+            self._sink.write(offset + done, data[done:])
 
     def _copy(self, extent: Copy) -> None:
         for at in range(0, extent.length, _COPY_BYTES):
@@ -180,6 +194,27 @@ class _Inflater:
             self._sink.write(group[0].offset, buffer[:at])
         except OSError as error:
             raise SinkFailed(group[0].offset, error) from error
+
+
+def zero_runs(offset: int, data: memoryview) -> Iterator[tuple[int, int]]:
+    """The ranges [start, end) of `data` that are zeros: whole blocks of the disk, where `data` begins at `offset`."""
+    start = end = 0
+    for at in range(-offset % ZERO_BLOCK, len(data) - ZERO_BLOCK + 1, ZERO_BLOCK):
+        if _is_zero(data[at : at + ZERO_BLOCK]):
+            if at > end:
+                if start < end:
+                    yield start, end
+                start = at
+            end = at + ZERO_BLOCK
+    if start < end:
+        yield start, end
+
+
+def _is_zero(block: memoryview) -> bool:
+    # Nearly all others are found out by three bytes. A view compares byte by byte, 35 times slower than its copy.
+    if block[0] or block[-1] or block[len(block) // 2]:
+        return False
+    return block.tobytes() == _ZEROS
 
 
 def inflate(data: memoryview, codec: Codec, target: memoryview) -> None:

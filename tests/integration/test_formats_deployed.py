@@ -10,11 +10,12 @@ import subprocess
 import pytest
 import zstandard
 
-from agent.units import MiB
+from agent.units import KiB, MiB
 from tests.integration.conftest import Image, Piece, run
 from tests.integration.ova import convert, make_ova
 
 SIZE = 80 * MiB
+BLOCK = 256 * KiB
 
 QCOW2 = {
     "plain": (),
@@ -70,6 +71,19 @@ def check(byoi, web, tmp_path):
 def test_a_qcow2_image_is_deployed(check, gpt_image, tmp_path, layout):
     path = convert(gpt_image.path, tmp_path / "image.qcow2", "-O", "qcow2", *QCOW2[layout])
     check(path, "qcow2", gpt_image)
+
+
+@pytest.mark.parametrize("packing", [None, "gz"])
+def test_what_a_raw_image_has_of_zeros_takes_no_room_in_a_file(byoi, web, gpt_image, tmp_path, packing):
+    content = gpt_image.path.read_bytes()
+    data = sum(any(content[at : at + BLOCK]) for at in range(0, len(content), BLOCK)) * BLOCK
+    assert data < len(content) // 2
+    path, disk = tmp_path / "image", tmp_path / "disk.img"
+    path.write_bytes(content if packing is None else PACK[packing](content))
+    url = web.publish(path, path.name)
+    assert byoi("write", "--url", url, "--type", "raw", "--disk", disk, "--size", SIZE).status == 0
+    assert disk.read_bytes()[MiB : gpt_image.size - MiB] == content[MiB : gpt_image.size - MiB]
+    assert disk.stat().st_blocks * 512 <= data + 4 * MiB  # both ends, and the drive
 
 
 @pytest.mark.parametrize("packing", PACK)

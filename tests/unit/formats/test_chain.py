@@ -73,6 +73,26 @@ def test_a_raw_disk_in_every_compression(tmp_path, kind, step):
     assert chained.virtual_size == len(content)
 
 
+@pytest.mark.parametrize("kind", sorted(COMPRESS))
+@pytest.mark.parametrize("step", [4093, None])
+def test_what_is_decompressed_is_written_in_whole_blocks(tmp_path, kind, step):
+    """A disk must not be asked for half sectors, wherever the pieces of a decompressor end."""
+    head = disk_image(tmp_path).read_bytes()[:MiB]
+    content = head + random.Random(2).randbytes(2 * MiB) + bytes(2 * MiB) + b"tail"
+    chained = Chained(Decompressor(kind, GiB), factory())
+    data = COMPRESS[kind](content)
+    given = []
+    for at in range(0, len(data), step or len(data)):
+        # The bytes are still there when all of a feed has been given.
+        extents = list(chained.feed(memoryview(data)[at : at + (step or len(data))]))
+        given += [(extent.offset, bytes(extent.data)) for extent in extents]
+    given += [(extent.offset, bytes(extent.data)) for extent in chained.finish()]
+    assert b"".join(piece for _, piece in given) == content
+    assert all(offset % (256 * KiB) == 0 for offset, _ in given)
+    # xz may have a long window: beside one blocks are small.
+    assert len(given) == (21 if kind == "xz" else 6)
+
+
 @pytest.mark.parametrize("step", [511, None])
 def test_a_vmdk_in_every_compression(tmp_path, step):
     path = disk_image(tmp_path)

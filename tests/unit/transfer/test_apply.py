@@ -2,11 +2,14 @@ import zlib
 
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent.errors import ImageDamaged
 from agent.formats.extent import Copy, Fetch, Inflate, Write, Zero
-from agent.transfer.apply import Applier
+from agent.transfer.apply import ZERO_BLOCK, Applier
 from agent.transfer.sink import HeldEnds, SinkFailed, SinkTooSmall
+from tests.fuzz import examples
 
 SIZE = 4 * 1024 * 1024
 CLUSTER = 65536
@@ -164,3 +167,50 @@ def test_held_ends_read_back_what_was_written_anywhere():
     assert held.read(0, SIZE) == data
     assert held.read(990, 20) == data[990:1010]
     assert held.read(SIZE - 1010, 1010) == data[-1010:]
+
+
+class ZeroingSink(MemorySink):
+    def __init__(self):
+        super().__init__()
+        self.zeros = []
+
+    def zero(self, offset, length):
+        self.zeros.append((offset, length))
+        self.content[offset : offset + length] = bytes(length)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 512, ZERO_BLOCK - 1])
+def test_whole_blocks_of_zeros_are_zeroed_by_command(shift):
+    sink = ZeroingSink()
+    # Zeros from the middle of block 1 up to the middle of block 6, and all of block 9.
+    data = bytearray(b"\x5a" * (12 * ZERO_BLOCK))
+    for start, end in ((ZERO_BLOCK * 3 // 2, ZERO_BLOCK * 13 // 2), (9 * ZERO_BLOCK, 10 * ZERO_BLOCK)):
+        data[start:end] = bytes(end - start)
+    apply(sink, [Write(shift, memoryview(data[shift:]))])
+    assert sink.zeros == [(2 * ZERO_BLOCK, 4 * ZERO_BLOCK), (9 * ZERO_BLOCK, ZERO_BLOCK)]
+    assert [offset for offset, _ in sink.writes] == [shift, 6 * ZERO_BLOCK, 10 * ZERO_BLOCK]
+    assert sink.content[shift : len(data)] == data[shift:]
+    assert sink.content[:shift] + sink.content[len(data) :] == b"\xa5" * (SIZE - len(data) + shift)
+
+
+@pytest.mark.parametrize("at", [0, 1, ZERO_BLOCK // 2, ZERO_BLOCK // 2 + 1, ZERO_BLOCK - 1])
+def test_a_block_with_one_byte_in_it_is_written(at):
+    sink = ZeroingSink()
+    data = bytearray(ZERO_BLOCK)
+    data[at] = 1
+    apply(sink, [Write(ZERO_BLOCK, memoryview(data))])
+    assert (sink.writes, sink.zeros) == ([(ZERO_BLOCK, ZERO_BLOCK)], [])
+    assert sink.content[ZERO_BLOCK : 2 * ZERO_BLOCK] == data
+
+
+@given(
+    offset=st.integers(0, 3 * ZERO_BLOCK),
+    runs=st.lists(st.tuples(st.integers(1, 2 * ZERO_BLOCK), st.sampled_from([b"\0", b"\1"])), max_size=6),
+)
+@settings(max_examples=examples(60), deadline=None)
+def test_what_is_written_reads_back_whatever_its_zeros(offset, runs):
+    sink = ZeroingSink()
+    data = b"".join(value * length for length, value in runs)[: SIZE - offset]
+    apply(sink, [Write(offset, memoryview(data))])
+    assert sink.content[offset : offset + len(data)] == data
+    assert sink.content[:offset] + sink.content[offset + len(data) :] == b"\xa5" * (SIZE - len(data))
