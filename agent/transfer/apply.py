@@ -10,7 +10,7 @@ import mmap
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import zstandard
 from isal import igzip_lib, isal_zlib
@@ -164,18 +164,17 @@ class _Inflater:
             return
         group, self._group = self._group, []
         while len(self._running) >= self._limit:
-            done, self._running = wait(self._running, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
+            _raise_failure(self._wait_for(FIRST_COMPLETED))
         self._running.add(self._threads.submit(self._work, group))
 
     def finish(self) -> None:
         """Wait for all that was added; raises the first failure once nothing runs any more."""
         self._start()
-        done, self._running = wait(self._running)[0], set()
-        failures = [error for future in done if (error := future.exception()) is not None]
-        if failures:
-            raise failures[0]
+        _raise_failure(self._wait_for(ALL_COMPLETED))
+
+    def _wait_for(self, condition: str) -> list[BaseException]:
+        done, self._running = wait(self._running, return_when=condition)
+        return [failure for future in done if (failure := future.exception()) is not None]
 
     def close(self) -> None:
         self._group.clear()
@@ -194,6 +193,16 @@ class _Inflater:
             self._sink.write(group[0].offset, buffer[:at])
         except OSError as error:
             raise SinkFailed(group[0].offset, error) from error
+
+
+def _raise_failure(failures: list[BaseException]) -> None:
+    try:
+        if failures:
+            raise failures[0]
+    finally:
+        # As in `run_blocking`: the traceback must not lead back to what is raised. Through it, a decoder and its window
+        # would live on beside the next one.
+        del failures
 
 
 def zero_runs(offset: int, data: memoryview) -> Iterator[tuple[int, int]]:

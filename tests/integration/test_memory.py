@@ -165,9 +165,13 @@ def zstd_long(window_log: int):
 
 @pytest.fixture(scope="module")
 def plain_images(tmp_path_factory) -> dict[str, Path]:
-    """One disk as raw, as qcow2, and as a qcow2 with its L1 table behind all data, as a resize leaves it."""
+    """One disk as raw, as qcow2, and as a qcow2 with its L1 table behind all data, as a resize leaves it; and
+    another as qcow2 with compressed clusters.
+    """
     directory = tmp_path_factory.mktemp("plain")
-    raw, qcow2, late = (directory / name for name in ("raw", "qcow2", "late"))
+    raw, qcow2, late, half, clusters = (
+        directory / name for name in ("raw", "qcow2", "late", "half", "clusters")
+    )
     make_sparse_image(raw, INSIDE)
     with raw.open("r+b") as file:
         file.seek(16 * MiB)
@@ -177,12 +181,20 @@ def plain_images(tmp_path_factory) -> dict[str, Path]:
     late.write_bytes(qcow2.read_bytes())
     subprocess.run(["qemu-img", "resize", "-q", late, str(2048 * GiB)], check=True)
     subprocess.run(["qemu-img", "resize", "-q", "--shrink", late, str(INSIDE)], check=True)
-    return {"raw": raw, "qcow2": qcow2, "late": late}
+    make_sparse_image(half, INSIDE)
+    with half.open("r+b") as file:
+        file.seek(16 * MiB)
+        for _ in range(RANDOM // (64 * KiB)):
+            file.write(os.urandom(32 * KiB) + b"x" * (32 * KiB))
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", "-c", half, clusters], check=True)
+    return {"raw": raw, "qcow2": qcow2, "late": late, "compressed clusters": clusters}
 
 
-@pytest.mark.parametrize("inside", ["raw", "qcow2", "late"])
-@pytest.mark.parametrize("pack", [xz_9, zstd_long(26)], ids=["xz -9", "zstd --long=26"])
-def test_a_window_of_64_mib_takes_no_more(served, tmp_path, plain_images, pack, inside):
+@pytest.mark.parametrize("inside", ["raw", "qcow2", "late", "compressed clusters"])
+@pytest.mark.parametrize(
+    "pack", [xz_9, zstd_long(26), zstd_long(24)], ids=["xz -9", "zstd --long=26", "zstd --long=24"]
+)
+def test_a_long_window_takes_no_more(served, tmp_path, plain_images, pack, inside):
     """With late tables in it, most of the data waits at the end of the disk."""
     pack(plain_images[inside], tmp_path / "image")
     kind = "raw" if inside == "raw" else "qcow2"

@@ -1,3 +1,5 @@
+import gc
+import weakref
 import zlib
 
 import pytest
@@ -214,3 +216,23 @@ def test_what_is_written_reads_back_whatever_its_zeros(offset, runs):
     apply(sink, [Write(offset, memoryview(data))])
     assert sink.content[offset : offset + len(data)] == data
     assert sink.content[:offset] + sink.content[offset + len(data) :] == b"\xa5" * (SIZE - len(data))
+
+
+@pytest.mark.parametrize("clusters", [1, 40], ids=["at the end", "while more come"])
+def test_a_failure_keeps_nothing_alive(clusters):
+    """A decoder hangs on the extents and on the sink: its memory must not wait for the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        sink = MemorySink(fail_at=0)
+        gone = weakref.ref(sink)
+        extents = [
+            Inflate(n * CLUSTER, CLUSTER, memoryview(deflate(cluster(n))), "deflate") for n in range(40)
+        ]
+        # Every second one, so that each is a group of its own.
+        with pytest.raises(SinkFailed):
+            apply(sink, extents[: 2 * clusters : 2])
+        del sink, extents
+        assert gone() is None
+    finally:
+        gc.enable()
