@@ -57,6 +57,7 @@ async def copy(
     applier = Applier(sink)
     lanes: tuple[_Lane, _Lane] = (asyncio.Queue(), asyncio.Queue())
     to_hash, to_write = lanes
+    reason: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_receive(source, pool, meter, head or deque(), to_hash, to_write))
@@ -64,9 +65,16 @@ async def copy(
             tasks.create_task(_write_lane(to_write, pool, decoder, applier, source, meter))
     except BaseExceptionGroup as group:
         # The first failure is the reason; what its cancelled siblings raised on the way out is not.
-        raise first_reason(group) from None
+        reason = first_reason(group)
+        group.__traceback__ = None  # it leads to a frame of asyncio's that holds the group
     finally:
         await run_blocking(applier.close)
+    try:
+        if reason is not None:
+            raise reason  # outside of the handler: the group must not become its context
+    finally:
+        # As in `run_blocking`: nothing may lead from the exception back to itself.
+        del reason
 
 
 def first_reason(group: BaseExceptionGroup[BaseException]) -> BaseException:

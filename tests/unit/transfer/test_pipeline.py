@@ -1,13 +1,16 @@
 import asyncio
+import gc
 import hashlib
 import random
 import threading
 import time
+import weakref
 from collections import deque
+from contextlib import suppress
 
 import pytest
 
-from agent.errors import ImageDownload
+from agent.errors import ImageDamaged, ImageDownload
 from agent.formats.raw import RawDecoder
 from agent.transfer.digest import Digest
 from agent.transfer.meter import Meter
@@ -252,3 +255,31 @@ async def test_the_copy_goes_on_with_fewer_buffers_when_the_decoder_comes_to_hol
     await copy(MemorySource(data), pool, Digest(), Greedy(None), sink, Meter())
     assert sink.content == data
     assert taken(pool) == [SMALL_SIZE] * SMALL_COUNT
+
+
+@pytest.mark.parametrize("at_fault", ["source", "sink", "decoder"])
+async def test_a_copy_that_failed_keeps_nothing_alive(at_fault):
+    """The next attempt has a decoder of its own: a long window must not wait beside it for the garbage collector."""
+
+    class Window(RawDecoder):
+        def feed(self, data):
+            yield from super().feed(data)
+            if at_fault == "decoder":
+                raise ImageDamaged(format="raw", reason="for the test")
+
+    data = pattern(16 * PAGE)
+    source = MemorySource(data, TransferRestart() if at_fault == "source" else None, fault_at=5 * PAGE)
+    sink = SlowSink(len(data), OSError(5, "Input/output error") if at_fault == "sink" else None)
+    pool, decoder = BufferPool(count=4, size=PAGE), Window(None)
+    gone = weakref.ref(decoder)
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(TransferRestart, SinkFailed, ImageDamaged):
+            await copy(source, pool, Digest("sha256"), decoder, sink, Meter(len(data)))
+        del source.fault, sink.fault, decoder
+        assert gone() is None
+    finally:
+        gc.enable()
+        pool.reclaim()
+        pool.close()
