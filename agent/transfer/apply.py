@@ -245,8 +245,9 @@ def inflate(data: memoryview, codec: Codec, target: memoryview) -> None:
 def _inflate_zlib(data: memoryview, codec: Codec, target: memoryview) -> int:
     # Raw deflate in qcow2 uses a window of 12 bits; a larger one reads it as well.
     library = isal_zlib.decompressobj(-15 if codec == "deflate" else 15)
-    # One byte more is asked for, so that the library reads on to the end of the stream and compares its checksum.
-    piece = library.decompress(data, len(target) + 1)
+    # Where the stream has a checksum, one byte more is asked for, so that the library reads on to its end and compares
+    # it. Where there is none, the stream need not end behind the wanted bytes.
+    piece = library.decompress(data, len(target) + (codec == "zlib"))
     if codec == "zlib" and len(piece) <= len(target) and not library.eof:
         raise ImageDamaged(format="compressed", reason="a cluster does not end where it should")
     got = min(len(piece), len(target))
@@ -256,15 +257,20 @@ def _inflate_zlib(data: memoryview, codec: Codec, target: memoryview) -> int:
 
 def _inflate_zstd(data: memoryview, target: memoryview) -> int:
     decompressor = _zstd()
-    try:
-        # One call for a whole cluster; an output beyond the bound is an error of the library.
-        piece = decompressor.decompress(data, max_output_size=len(target))
-    except zstandard.ZstdError:
-        # The last cluster of a disk is longer than what is left of the disk; else this says what is wrong.
-        with decompressor.stream_reader(data) as reader:
-            piece = reader.read(len(target))
-    got = min(len(piece), len(target))
-    target[:got] = memoryview(piece)[:got]
+    # The library makes room for as many bytes as a frame says that it has, whatever the limit: only what is wanted is
+    # believed.
+    claimed = zstandard.frame_content_size(data)
+    if claimed > MAX_CLUSTER:
+        raise ImageDamaged(format="compressed", reason=f"a cluster claims to have {claimed} bytes")
+    if claimed == len(target):
+        target[:] = decompressor.decompress(data)
+        return len(target)
+    # A frame that does not tell, several of them, or the last cluster of a disk, which is longer than what is left of
+    # the disk.
+    with decompressor.stream_reader(data, read_across_frames=True) as reader:
+        got = 0
+        while got < len(target) and (length := reader.readinto(target[got:])):
+            got += length
     return got
 
 

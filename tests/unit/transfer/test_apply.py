@@ -1,4 +1,5 @@
 import gc
+import tracemalloc
 import weakref
 import zlib
 
@@ -11,6 +12,7 @@ from agent.errors import ImageDamaged
 from agent.formats.extent import Copy, Fetch, Inflate, Write, Zero
 from agent.transfer.apply import ZERO_BLOCK, Applier
 from agent.transfer.sink import HeldEnds, SinkFailed, SinkTooSmall
+from agent.units import MiB
 from tests.fuzz import examples
 
 SIZE = 4 * 1024 * 1024
@@ -72,6 +74,72 @@ def test_compressed_clusters_come_out_as_they_went_in(codec):
     assert apply(sink, extents) is None
     assert sink.content[: 40 * CLUSTER] == b"".join(cluster(n) for n in range(40))
     assert sink.content[40 * CLUSTER :] == b"\xa5" * (SIZE - 40 * CLUSTER)
+
+
+def zstd_frame(claimed, *runs):
+    """A frame of repeated bytes that claims a content of so many bytes (RFC 8878, section 3.1.1)."""
+    blocks = b"".join(
+        (length << 3 | 1 << 1 | (at == len(runs) - 1)).to_bytes(3, "little") + b"A"
+        for at, length in enumerate(runs)
+    )
+    # Single segment, content size in 8 bytes; or a window of 128 KiB and no content size.
+    head = b"\xe0" + claimed.to_bytes(8, "little") if claimed is not None else b"\x00\x38"
+    return b"\x28\xb5\x2f\xfd" + head + blocks
+
+
+@pytest.mark.parametrize(
+    ("claimed", "runs"),
+    [
+        (1 << 50, (CLUSTER,)),
+        (4000 * 131072, (131072,) * 4000),
+        (CLUSTER, (CLUSTER // 2,)),
+        (9 << 20, (131072,) * 72),
+    ],
+    ids=["claims-a-petabyte", "inflates-to-500-mib", "less-than-claimed", "window-beyond-a-cluster"],
+)
+def test_a_zstd_frame_is_not_believed_what_it_claims(claimed, runs):
+    sink = MemorySink()
+    data = memoryview(zstd_frame(claimed, *runs))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageDamaged):
+            apply(sink, [Inflate(0, CLUSTER, data, "zstd")])
+        assert tracemalloc.get_traced_memory()[1] < 4 * MiB
+    finally:
+        tracemalloc.stop()
+    assert sink.writes == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        zstd_frame(None, CLUSTER),
+        zstd_frame(CLUSTER // 2, CLUSTER // 2) * 2,
+        zstd_frame(None, CLUSTER - 9) + zstd_frame(9, 9),
+        zstd_frame(0, 0) + zstd_frame(CLUSTER, CLUSTER),
+        b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc" + zstd_frame(CLUSTER, CLUSTER),
+    ],
+    ids=["no-size", "two-frames", "two-frames-no-size", "empty-frame-first", "skippable-frame-first"],
+)
+def test_a_zstd_cluster_may_be_more_than_one_frame(data):
+    """As qemu reads it: frame after frame, until the cluster is full."""
+    sink = MemorySink()
+    apply(sink, [Inflate(0, CLUSTER, memoryview(data + b"\0\xffjunk"), "zstd")])
+    assert sink.content[:CLUSTER] == b"A" * CLUSTER
+    assert sink.content[CLUSTER:] == b"\xa5" * (SIZE - CLUSTER)
+
+
+def test_deflate_need_not_end_behind_what_is_wanted():
+    compressor = zlib.compressobj(wbits=-12)
+    longer = (
+        compressor.compress(cluster(1))
+        + compressor.flush(zlib.Z_SYNC_FLUSH)
+        + compressor.compress(cluster(2))
+    )
+    for data in (longer, longer + compressor.flush(zlib.Z_SYNC_FLUSH)):
+        sink = MemorySink()
+        apply(sink, [Inflate(0, CLUSTER, memoryview(data), "deflate")])
+        assert sink.content[:CLUSTER] == cluster(1)
 
 
 def test_neighbouring_clusters_are_written_together():
