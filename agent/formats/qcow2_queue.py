@@ -8,14 +8,20 @@ piece, so several guest clusters on one host cluster need no care.
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from agent.errors import ImageMemory
 from agent.formats.extent import Codec, Extent, Inflate, Write
+from agent.formats.qcow2_cover import Cover
 from agent.formats.qcow2_placed import PlacedRuns
 from agent.formats.qcow2_table import SECTOR, UNUSED, Cursor, Run
 
 # The memory that one run takes, in bytes.
 RUN_BYTES = 16
+# A run that a chunk's end has cut is an object by itself, and takes as much as so many others. There are few of them,
+# unless an image is made to have many.
+ACTIVE_COST = 20
+_SOME_ACTIVE = 1024 * ACTIVE_COST
 
 _NOWHERE = 1 << 64  # behind every offset that an image can have
 
@@ -51,12 +57,16 @@ class RunQueue:
         # What active compressed clusters have had of the file, up to the end of the last chunk.
         self._tail = bytearray()
         self._tail_start = 0
-        self._covered: list[tuple[int, int, int]] | None = None
+        self._covered: Cover | None = None
 
     @property
     def size(self) -> int:
         """The memory that the runs take, in bytes."""
-        return self._cost * RUN_BYTES
+        return (self._cost + self._active_cost) * RUN_BYTES
+
+    @property
+    def _active_cost(self) -> int:
+        return (len(self._active) + len(self._due)) * ACTIVE_COST
 
     def push(self, cursor: Cursor) -> None:
         """Add a table's runs; those that begin before the chunk have been taken already.
@@ -89,7 +99,7 @@ class RunQueue:
         if self._heap and self._heap[0][0] < chunk.start:
             raise RuntimeError(f"the run at {self._heap[0][0]} was passed over")  # never write half of it
         self._due, self._active = self._active, []
-        self._covered = [] if note_gaps else None
+        self._covered = Cover(chunk.start) if note_gaps else None
         if not self._tail:
             self._tail_start = chunk.start
 
@@ -115,6 +125,8 @@ class RunQueue:
 
     def _cut(self, run: Run, chunk: Chunk) -> Extent | None:
         if run.end > chunk.end:
+            if self._cost + self._active_cost >= max(self._limit, _SOME_ACTIVE):
+                raise ImageMemory(detail=f"too many clusters lie on one spot, at byte {run.host} of the file")
             self._active.append(run)
         self.cover(run.host, run.end, run.end - SECTOR if run.inflated > 0 else run.end)
         if run.inflated == 0:
@@ -150,7 +162,7 @@ class RunQueue:
     def cover(self, start: int, end: int, sure: int) -> None:
         """File bytes [start, end) have an owner; those from `sure` on only perhaps."""
         if self._covered is not None:
-            self._covered.append((start, max(start, sure), end))
+            self._covered.add(start, end, sure)
 
     def gaps(self, chunk: Chunk) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """The ranges of the chunk that no run and no table has covered, and those of which that is not sure.
@@ -159,14 +171,13 @@ class RunQueue:
         there, only a tiny unknown one may stand between the two. When none is known that begins in it, the sector
         may hold the head of an unknown one: then it is a gap.
         """
-        intervals = sorted(self._covered or ())
-        if self._heap:
-            intervals.append((self._heap[0][0], chunk.end, chunk.end))
-        intervals.append((_NOWHERE, _NOWHERE, _NOWHERE))
+        intervals = [] if self._covered is None else [self._covered.in_order()]
+        # The next run of the heap begins behind the chunk, and what is left before it is a gap to its end.
+        intervals.append(iter([(self._heap[0][0] if self._heap else _NOWHERE, chunk.end, chunk.end)]))
         gaps: list[tuple[int, int]] = []
         doubts: list[tuple[int, int]] = []
         sure = perhaps = chunk.start
-        for start, this_sure, this_perhaps in intervals:
+        for start, this_sure, this_perhaps in chain(*intervals):
             if min(start, chunk.end) > sure:
                 (gaps if start >= perhaps else doubts).append((sure, min(start, chunk.end)))
             sure, perhaps = max(sure, this_sure), max(perhaps, this_perhaps)

@@ -8,6 +8,7 @@ import tracemalloc
 import pytest
 
 from agent.errors import ImageDamaged, ImageMemory
+from agent.formats.extent import Inflate
 from agent.formats.qcow2 import Qcow2Decoder, Qcow2Limits
 from agent.units import GiB, KiB, MiB, TiB
 
@@ -142,6 +143,53 @@ def test_the_worst_table_of_2_mib_clusters_stays_within_the_stated_memory(qcow2)
             list(decoder.feed(memoryview(image.file)[start : start + MiB]))
 
     assert peak_of(work) < 32 * MiB
+
+
+def on_one_spot(qcow2, tables):
+    """Every entry of every table names the same compressed cluster."""
+    builder = qcow2.Builder(cluster_bits=16, size=tables * 512 * MiB)
+    image = builder.build({0: qcow2.Packed(random.Random(0).randbytes(32 * KiB) * 2)})
+    table, l1 = image.l2_offsets[0], image.l1_offset
+    image.file[table : table + CLUSTER] = bytes(image.file[table : table + 8]) * 8192
+    image.file[l1 : l1 + 8 * tables] = bytes(image.file[l1 : l1 + 8]) * tables
+    image.file += bytes(CLUSTER)
+    return image
+
+
+@pytest.mark.parametrize("tables", [10, 100])
+def test_more_clusters_on_one_spot_than_the_memory_holds_are_refused(qcow2, tables):
+    """A chunk's end cuts them all, and each waits by itself for the rest."""
+    image = on_one_spot(qcow2, tables)
+    refused = []
+
+    def work():
+        decoder = Qcow2Decoder(len(image.file), tables * 512 * MiB, can_fetch=False)
+        try:
+            for _ in decoder.feed(memoryview(image.file)[: image.hosts[0] + 1000]):
+                pass
+        except ImageMemory as error:
+            refused.append(error.detail)
+        assert decoder.held > tables * 8192 * 64 or refused
+
+    assert peak_of(work) < 36 * MiB
+    assert refused == (
+        [] if tables == 10 else [f"too many clusters lie on one spot, at byte {image.hosts[0]} of the file"]
+    )
+
+
+def test_clusters_on_one_spot_before_the_last_table_cost_no_more_than_one(qcow2):
+    """Not cut by anything, but noted as owners as long as a table is missing."""
+    image = on_one_spot(qcow2, 100)
+    # One table more, far behind.
+    l1 = image.l1_offset
+    image.file[l1 + 8 * 99 : l1 + 8 * 100] = struct.pack(">Q", 1 << 63 | 32 * MiB)
+
+    def work():
+        decoder = Qcow2Decoder(len(image.file) + 64 * MiB, TiB, can_fetch=False)
+        count = sum(1 for extent in decoder.feed(memoryview(image.file)) if isinstance(extent, Inflate))
+        assert count == 99 * 8192
+
+    assert peak_of(work) < 16 * MiB
 
 
 def test_many_compressed_clusters_on_one_spot_share_their_memory(qcow2):
