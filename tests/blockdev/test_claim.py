@@ -14,6 +14,8 @@ from tests.integration import harness
 from tests.integration.conftest import Piece, run
 
 LARGER = 80 * MiB
+# More than zeros, which need no room.
+NOISE = (Piece(1, 46, "noise", "type=linux"),)
 OLD_SIZE = 112 * MiB
 # Behind the end of the new image: what it does not overwrite has to be wiped by the claim.
 LVM = Piece(50, 16, "noise", "type=lvm")
@@ -276,7 +278,7 @@ def test_a_disk_that_takes_no_more_bytes_while_it_is_written(images, small_tmpfs
     file = small_tmpfs / "disk.img"
     file.touch()
     os.truncate(file, LARGER)
-    outcome = deploy(images.gpt(), loop_device(file))
+    outcome = deploy(images.gpt(NOISE), loop_device(file))
     assert_disk_fault(outcome, web)
     assert outcome.error["code"] == "image.write"
     assert outcome.error["message"] == "Can't write raw on disk."
@@ -296,7 +298,7 @@ def failing_disk(loop_device):
 
 
 def test_a_disk_that_fails(images, failing_disk, deploy, web):
-    outcome = deploy(images.gpt(), failing_disk)
+    outcome = deploy(images.gpt(NOISE), failing_disk)
     assert_disk_fault(outcome, web)
     assert outcome.error["code"] == "disk.io"
     assert str(failing_disk) in outcome.error["message"]
@@ -305,7 +307,7 @@ def test_a_disk_that_fails(images, failing_disk, deploy, web):
 
 
 def test_a_full_filesystem_below_a_file(images, small_tmpfs, deploy, web):
-    outcome = deploy(images.gpt(), small_tmpfs / "disk.img", "--size", LARGER)
+    outcome = deploy(images.gpt(NOISE), small_tmpfs / "disk.img", "--size", LARGER)
     assert_disk_fault(outcome, web)
     assert outcome.error["code"] == "image.write"
     assert "No space left on device" in outcome.error["detail"]
