@@ -22,6 +22,8 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1f\x8b", "gzip"),
     (0, b"\xfd7zXZ\x00", "xz"),
     (0, b"\x28\xb5\x2f\xfd", "zstd"),
+    # A file may begin with frames that are skipped (RFC 8878, section 3.1.2), as those of pzstd do.
+    *((0, bytes([number]) + b"\x2a\x4d\x18", "zstd") for number in range(0x50, 0x60)),
     (0, b"BZh", "bzip2"),
     (0, b"\x04\x22\x4d\x18", "lz4"),
     (0, b"PK\x03\x04", "zip"),

@@ -15,7 +15,8 @@ from agent.units import MiB
 MAX_MANIFEST = MiB
 ALGORITHMS = ("sha1", "sha256", "sha512")
 
-_LINE = re.compile(r"(SHA1|SHA256|SHA512)\s*\(([^()]+)\)\s*=\s*([0-9a-f]+)", re.IGNORECASE)
+# A name may have parentheses: it ends at the last one. OpenSSL 3 calls its digests SHA2-256 and SHA2-512.
+_LINE = re.compile(r"(SHA-?1|SHA2?-?256|SHA2?-?512)\s*\((.+)\)\s*=\s*([0-9a-f]+)", re.IGNORECASE)
 _HEX_LENGTH = {"sha1": 40, "sha256": 64, "sha512": 128}
 
 
@@ -62,8 +63,10 @@ class Manifest:
         self._found[name] = digests.hex()
         self._compare(name)
 
-    def read(self, data: bytes) -> None:
+    def read(self, name: str, data: bytes) -> None:
         """The manifest itself: its lines, checked against the members that have passed.
+
+        What it says of itself, under its own `name`, cannot be true and is passed over.
 
         Raises:
             ImageDamaged: it cannot be read.
@@ -73,11 +76,12 @@ class Manifest:
         if self.present:
             raise ImageUnsafe(check="ova_manifest", detail="the archive has two manifests")
         self.present = True
-        for line in data.decode("utf-8", "replace").splitlines():
-            if line.strip():
+        for line in data.decode("utf-8-sig", "replace").splitlines():
+            if line.strip() and not line.startswith("#"):
                 self._read_line(line.strip())
-        for name in self._found:
-            self._compare(name)
+        self._expected.pop(name, None)
+        for found in self._found:
+            self._compare(found)
 
     def finish(self, needed: tuple[str, ...]) -> None:
         """The archive is over: what the manifest names must have been there, and it must name what matters.
@@ -96,10 +100,11 @@ class Manifest:
 
     def _read_line(self, line: str) -> None:
         match = _LINE.fullmatch(line)
-        if match is None or len(match[3]) != _HEX_LENGTH[match[1].lower()]:
+        algorithm = "" if match is None else match[1].lower().replace("sha2-", "sha").replace("-", "")
+        if match is None or len(match[3]) != _HEX_LENGTH.get(algorithm):
             raise _damaged(f"its manifest has the line {line[:200]!r}")
         entry = self._expected.setdefault(match[2].strip().removeprefix("./"), {})
-        if entry.setdefault(match[1].lower(), match[3].lower()) != match[3].lower():
+        if entry.setdefault(algorithm, match[3].lower()) != match[3].lower():
             raise _damaged(f"its manifest has two digests for {match[2][:200]!r}")
 
     def _compare(self, name: str) -> None:

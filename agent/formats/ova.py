@@ -6,6 +6,7 @@ members may stand anywhere. The disk may be compressed with gzip. Source: DMTF D
 
 from collections.abc import Iterator
 from typing import Protocol
+from urllib.parse import unquote
 
 from agent.errors import ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.chain import Chained
@@ -38,6 +39,8 @@ class OvaDecoder:
         self._descriptor: OvfDisk | None = None
         self._descriptor_name = ""
         self._disk: _Disk | None = None
+        self._disk_name = ""
+        self._passed: set[str] = set()
         self._name = ""
         self._member: _Reader = _Ignored()
         self._digests: Digests | None = None
@@ -89,7 +92,7 @@ class OvaDecoder:
                 check="ovf_disk",
                 detail=f"the OVF names the disk {self._descriptor.href!r}, which the archive does not have",
             )
-        self._manifest.finish((self._descriptor_name, self._descriptor.href))
+        self._manifest.finish((self._descriptor_name, self._disk_name))
         return iter(())
 
     def _begin(self, member: Member) -> None:
@@ -97,7 +100,12 @@ class OvaDecoder:
         self._digests = None
         self._member = _Ignored()
         name = member.name.lower()
-        if member.type == "directory" or name.endswith(".cert"):
+        if member.type == "directory":
+            return
+        self._passed.add(member.name)
+        # macOS's tar puts what its filesystem knows of a file beside it, under the file's name.
+        if name.endswith(".cert") or name.rpartition("/")[2].startswith("._"):
+            self._digests = self._manifest.digests(member.name)
             return
         if name.endswith(".mf"):
             self._member = _Text(member, MAX_MANIFEST)
@@ -107,8 +115,11 @@ class OvaDecoder:
             if self._descriptor is not None:
                 raise ImageUnsafe(check="ovf_disk", detail="the archive has two OVF descriptors")
             self._member = _Text(member, MAX_DESCRIPTOR)
-        elif self._descriptor is not None and member.name == self._descriptor.href:
+        elif (
+            self._descriptor is not None and self._disk is None and member.name in _names_of(self._descriptor)
+        ):
             self._disk = self._member = _Disk(self._descriptor, self._disk_size)
+            self._disk_name = member.name
         else:
             self._member = _Other(member.name, self._descriptor)
 
@@ -117,10 +128,13 @@ class OvaDecoder:
         yield from reader.finish()
         if isinstance(reader, _Text):
             if self._digests is None:
-                self._manifest.read(bytes(reader.text))
+                self._manifest.read(self._name, bytes(reader.text))
             else:
                 self._descriptor = parse_ovf(bytes(reader.text))
                 self._descriptor_name = self._name
+                for name in _names_of(self._descriptor):
+                    if name in self._passed:
+                        raise _out_of_order(name)
         if self._digests is not None:
             self._manifest.add_member(self._name, self._digests)
 
@@ -174,11 +188,7 @@ class _Other(_Ignored):
         if self._head not in _DISK_MAGICS and not self._name.lower().endswith(".vmdk"):
             return iter(())
         if self._descriptor is None:
-            raise ImageUnsafe(
-                check="ova_order",
-                detail=f"the disk {self._name!r} comes before the OVF descriptor",
-                hint="Pack the OVA again with its descriptor first: tar cf NAME.ova NAME.ovf NAME.vmdk.",
-            )
+            raise _out_of_order(self._name)
         raise ImageUnsafe(
             check="ovf_disk",
             detail=f"the archive has the disk {self._name!r}, but the OVF names only {self._descriptor.href!r}",
@@ -241,6 +251,19 @@ class _Disk:
         if abs(size - capacity) >= max(MiB, self._descriptor.capacity_unit):
             raise _damaged(f"its OVF says that the disk has {capacity} bytes, but the VMDK has {size}")
         self._capacity_checked = True
+
+
+def _names_of(descriptor: OvfDisk) -> tuple[str, ...]:
+    """What the disk's member may be called: the reference as it stands, or what it says as a URI (RFC 3986)."""
+    return descriptor.href, unquote(descriptor.href)
+
+
+def _out_of_order(name: str) -> ImageUnsafe:
+    return ImageUnsafe(
+        check="ova_order",
+        detail=f"the disk {name!r} comes before the OVF descriptor",
+        hint="Pack the OVA again with its descriptor first: tar cf NAME.ova NAME.ovf NAME.vmdk.",
+    )
 
 
 def _damaged(reason: str) -> ImageDamaged:

@@ -19,8 +19,14 @@ _NAMESPACES = (
     "http://schemas.dmtf.org/ovf/envelope/1",
     "http://schemas.dmtf.org/ovf/envelope/2",
 )
-_UNIT = re.compile(r"byte(?:\s*\*\s*(\d{1,2})\s*\^\s*(\d{1,2}))?")
-_NAMED_UNITS = {"": 1, "bytes": 1, "kilobytes": 2**10, "megabytes": 2**20, "gigabytes": 2**30}
+_UNIT = re.compile(r"byte(?:\s*\*\s*(\d{1,10})(?:\s*\^\s*(\d{1,2}))?)?")
+# What OVF 1.0 lets tools write, in the plural and without it, and the short forms that some prefer.
+_NAMED_UNITS = {"": 1, "bytes": 1} | {
+    name: 2 ** (10 * power)
+    for power, names in enumerate(("kilobyte kb kib", "megabyte mb mib", "gigabyte gb gib"), 1)
+    for short in names.split()
+    for name in (short, f"{short}s")
+}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
@@ -144,7 +150,7 @@ def _capacity(disk: ET.Element) -> tuple[int | None, int]:
     unit_text = _attribute(disk, "capacityAllocationUnits").strip().lower()
     match = _UNIT.fullmatch(unit_text)
     if match is not None:
-        unit = int(match[1]) ** int(match[2]) if match[1] else 1
+        unit = int(match[1] or 1) ** int(match[2] or 1)
     elif unit_text in _NAMED_UNITS:
         unit = _NAMED_UNITS[unit_text]
     else:

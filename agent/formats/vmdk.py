@@ -32,6 +32,8 @@ _ZEROED = 1
 # Grains that a monolithicSparse file may hold: 512 GiB of data at the usual 64 KiB, 32 MiB of index.
 MAX_FILE_GRAINS = 2**23
 
+# A grain directory may be so much longer than the disk needs.
+_SPARE_SECTORS = 1
 _MARKER = struct.Struct("<QI")
 _EOS, _GRAIN_TABLE, _GRAIN_DIRECTORY, _FOOTER = 0, 1, 2, 3
 _TABLE = struct.Struct(f"<{GTES_PER_TABLE}I")
@@ -329,7 +331,9 @@ class _Stream:
         at = intake.offset
         lengths = {_GRAIN_TABLE: TABLE_BYTES, _GRAIN_DIRECTORY: 4 * header.tables, _FOOTER: SECTOR}
         length = lengths.get(kind)
-        if length is None or sectors != -(-length // SECTOR) or self._footer_seen:
+        # Some tools end with an empty table for grains behind the disk's end, which makes the directory longer.
+        spare = _SPARE_SECTORS if kind == _GRAIN_DIRECTORY else 0
+        if length is None or not 0 <= sectors - -(-length // SECTOR) <= spare or self._footer_seen:
             raise intake.damaged(f"the marker before byte {at} has the type {kind} and {sectors} sectors")
         if kind == _GRAIN_TABLE:
             data = yield from intake.take(length, "a grain table")
@@ -340,7 +344,7 @@ class _Stream:
                 self._directory, self._directory_offset = directory, at
         else:
             self._check_footer((yield from intake.take(length, "the footer")))
-        yield from intake.skip(-length % SECTOR, "the grain directory")
+        yield from intake.skip(sectors * SECTOR - length, "the grain directory")
 
     def _keep_table(self, at: int, data: memoryview) -> None:
         if len(self._table_sectors) > 2 * self._header.tables:

@@ -32,7 +32,7 @@ _DEFLATE = 1
 _MIN_GRAIN, _MAX_GRAIN = 4 * KiB, 2 * MiB
 
 _ACCESS = ("RW", "RDONLY", "NOACCESS")
-_EXTENT = re.compile(r'(\w+)\s+(\d{1,19})\s+(\w+)(?:\s+"([^"]*)"(?:\s+(\d{1,19}).*)?)?')
+_EXTENT = re.compile(r'(\w+)\s+(\d{1,19})\s+(\w+)(?:\s+"(.*)"(?:\s+(\d{1,19}).*)?)?')
 _CREATE_TYPES = ("monolithicsparse", "streamoptimized")
 _NO_PARENT = "ffffffff"
 
@@ -142,7 +142,8 @@ def check_descriptor(data: bytes) -> None:
         ImageDamaged: it is no descriptor.
     """
     text = data.split(b"\0", 1)[0].decode("utf-8", "replace")
-    if not text.lower().startswith("# disk descriptorfile"):
+    # Some tools write it in three words.
+    if not text.lower().startswith(("# disk descriptorfile", "# disk descriptor file")):
         raise _damaged("it has no descriptor where its header says")
     lines = [line.strip() for line in text.splitlines()]
     extents = [line for line in lines if line.upper().startswith(_ACCESS)]
@@ -172,7 +173,7 @@ def _check_extent(line: str) -> None:
     if match is None:
         raise _damaged(f"its extent line {line[:80]!r} cannot be read")
     access, _, kind, name, offset = match.groups()
-    elsewhere = not name or "/" in name or "\\" in name or ".." in name or int(offset or 0) != 0
+    elsewhere = not name or "/" in name or "\\" in name or name == ".." or int(offset or 0) != 0
     if access.upper() == "NOACCESS" or kind.upper() != "SPARSE" or elsewhere:
         raise ImageUnsafe(check="vmdk_extent", detail=f"the VMDK is made of another file: {line[:200]}")
 

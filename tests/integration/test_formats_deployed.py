@@ -31,6 +31,9 @@ PACK = {
     "xz": lambda data: lzma.compress(data, preset=0),
     "bz2": bz2.compress,
     "zst": zstandard.ZstdCompressor(level=1).compress,
+    "pzst": lambda data: (
+        subprocess.run(["pzstd", "-q", "-p", "2"], input=data, capture_output=True, check=True).stdout
+    ),
 }
 
 

@@ -87,6 +87,10 @@ def test_compressed_files(disk, tmp_path):
     packed["zstd"] = subprocess.run(["zstd", "-qc", disk], check=True, capture_output=True).stdout
     for kind, content in packed.items():
         assert sniff(content) == kind
+    # It begins with a frame that is to be skipped.
+    parallel = subprocess.run(["pzstd", "-qc", "-p", "2", disk], check=True, capture_output=True).stdout
+    assert parallel[:4] != packed["zstd"][:4]
+    assert sniff(parallel) == "zstd"
 
 
 @pytest.mark.parametrize("form", ["ustar", "gnu", "pax"])

@@ -206,6 +206,64 @@ def test_a_manifest_that_cannot_be_checked_does_not_pass(members, line):
             decode(pack(faulty, order.split()))
 
 
+@pytest.mark.parametrize("order", ["box.ovf box.mf disk.vmdk", "box.ovf disk.vmdk box.mf"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"SHA256(", b"SHA2-256("),
+        (b"SHA256(", b"SHA-256 ("),
+        (b"", b"\xef\xbb\xbf"),
+        (b"", b"# made by hand\n"),
+        (b"", b"SHA256(box.mf)= " + hashlib.sha256(b"").hexdigest().encode() + b"\n"),
+    ],
+    ids=["openssl-3", "hyphen", "bom", "comment", "itself"],
+)
+def test_a_manifest_as_other_tools_write_it(members, order, old, new):
+    text = manifest(members)
+    members["box.mf"] = text.replace(old, new) if old else new + text
+    assert decode(pack(members, order.split()), 4096) == CONTENT
+    members["disk.vmdk"] = members["disk.vmdk"][:-1] + b"\1"
+    with pytest.raises((ChecksumMismatch, ImageDamaged)):
+        decode(pack(members, order.split()))
+
+
+def test_a_manifest_may_name_the_certificate_and_names_with_parentheses(members):
+    members["Box (64-bit).ovf"] = members.pop("box.ovf").replace(b"disk.vmdk", b"Box (64-bit).vmdk")
+    members["Box (64-bit).vmdk"] = members.pop("disk.vmdk")
+    members["box.cert"] = b"certificate"
+    members["box.mf"] = manifest(members, space=" ")
+    order = ["Box (64-bit).ovf", "box.mf", "box.cert", "Box (64-bit).vmdk"]
+    assert decode(pack(members, order)) == CONTENT
+    members["box.cert"] = b"another one"
+    with pytest.raises(ChecksumMismatch, match=r"box\.cert|another|manifest|got"):
+        decode(pack(members, order))
+
+
+def test_what_macos_puts_beside_its_files_is_passed_over(members):
+    order = []
+    for name in list(members):
+        members[f"._{name}"] = b"\0\x05\x16\x07" + bytes(200)
+        order += [f"._{name}", name]
+    assert decode(pack(members, order), 511) == CONTENT
+
+
+def test_a_reference_may_be_percent_encoded(members):
+    members["My VM-disk1.vmdk"] = members.pop("disk.vmdk")
+    members["box.ovf"] = ovf(len(CONTENT), "My%20VM-disk1.vmdk")
+    members["box.mf"] = manifest(members)
+    assert decode(pack(members, ["box.ovf", "My VM-disk1.vmdk", "box.mf"])) == CONTENT
+    members["box.ovf"] = ovf(len(CONTENT), "My%20VM-disk1.vmdk/..%2fsecret")
+    with pytest.raises(ImageUnsafe, match="ovf_disk"):
+        decode(pack(members, ["box.ovf", "My VM-disk1.vmdk"]))
+
+
+def test_a_compressed_disk_before_its_descriptor_is_told_as_that(members):
+    members["box.ovf"] = ovf(len(CONTENT), "disk.vmdk.gz")
+    members["disk.vmdk.gz"] = gzip.compress(members.pop("disk.vmdk"))
+    with pytest.raises(ImageUnsafe, match="ova_order"):
+        decode(pack(members, ["disk.vmdk.gz", "box.ovf"]))
+
+
 def test_two_manifests_or_two_descriptors_are_refused(members):
     members["box.mf"] = members["other.mf"] = manifest(members)
     with pytest.raises(ImageUnsafe, match="ova_manifest"):

@@ -64,6 +64,10 @@ def test_a_byte_order_mark_and_unprefixed_attributes():
         ("byte * 10^3", 100_000),
         ("MegaBytes", 100 * MiB),
         ("GigaBytes", 100 * GiB),
+        ("kilobyte", 102400),
+        ("MB", 100 * MiB),
+        ("GiB", 100 * GiB),
+        ("byte * 1048576", 100 * MiB),
     ],
 )
 def test_units_of_the_capacity(units, capacity):

@@ -250,8 +250,8 @@ class Writer:
         self.data += marker(1, 4) + struct.pack("<512I", *entries)
         return self.sector - 4
 
-    def finish(self, directory):
-        body = padded(struct.pack(f"<{len(directory)}I", *directory))
+    def finish(self, directory, spare=b""):
+        body = padded(struct.pack(f"<{len(directory)}I", *directory)) + spare
         self.data += marker(2, len(body) // 512)
         at = self.sector
         self.data += body + marker(3, 1) + header(len(self.content), **self.changes | {"gd": at}) + marker(0)
@@ -280,6 +280,23 @@ def test_vmwares_layout_in_every_chunking(tmp_path, size):
     assert by_qemu(tmp_path / "d.vmdk", data)[:size] == content
     for step in STEPS if size < 10 * MiB else [65536, None]:
         assert decode(data, step) == (content, size)
+
+
+@pytest.mark.parametrize("spare", [512, 1024])
+def test_a_directory_with_an_empty_table_too_many(tmp_path, spare):
+    """As vmdktool ends a disk of whole grain directories: one sector more is fine."""
+    content = BIG[: 2 * MiB]
+    writer = Writer(content)
+    for number in writer.order:
+        writer.grain(number)
+    data = writer.finish([writer.table(0)], bytes(spare))
+    assert by_qemu(tmp_path / "d.vmdk", data) == content
+    if spare > 512:
+        with pytest.raises(ImageDamaged, match="2 and 3 sectors"):
+            decode(data)
+        return
+    for step in (511, 4096, None):
+        assert decode(data, step) == (content, len(content))
 
 
 def test_vmwares_layout_byte_by_byte():
@@ -456,6 +473,22 @@ def test_a_descriptor_that_leads_elsewhere_is_refused(check, text):
     with pytest.raises(ImageUnsafe) as caught:
         decode(sparse_with(text))
     assert check in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        DESCRIPTOR.replace("# Disk DescriptorFile", "# Disk Descriptor File"),
+        DESCRIPTOR.replace("box-disk001.vmdk", "my..disk (1).vmdk"),
+        DESCRIPTOR.replace("box-disk001.vmdk", 'we"ird".vmdk'),
+    ],
+    ids=["three words", "dots", "quotes"],
+)
+def test_a_descriptor_that_other_tools_write(monkeypatch, tmp_path, text):
+    monkeypatch.setattr(f"{__name__}.DESCRIPTOR", text)
+    data = Writer(BIG[:MiB]).write()
+    assert by_qemu(tmp_path / "d.vmdk", data) == BIG[:MiB]
+    assert decode(data)[0] == BIG[:MiB]
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", TEXT.replace("RW 2048 SPARSE", "RW many SPARSE")])
