@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from agent.aio import run_blocking
+from tests.integration.conftest import Web
 from tests.lab import rescue
 from tests.lab.api import is_over
 from tests.lab.checks import DRIVE
@@ -33,8 +34,11 @@ async def still(server: Machine, path: Path) -> Path:
     return path
 
 
-async def test_the_consoles_show_a_deployment_and_its_error(job_for, disk_file: Path) -> None:
+async def test_the_consoles_show_a_deployment_and_its_error(job_for, web: Web, disk_file: Path) -> None:
     job = as_seen_inside(await run_blocking(job_for, CASE, DRIVE)) | {"checkSum": "0" * 64}
+    # A fast machine would be done before the first line of progress.
+    page = web.pages["/" + job["URL"].rpartition("/")[2]]
+    page.pause_at = page.content.stat().st_size * 4 // 5
     await run_blocking(make_dirty, disk_file, CASE.size)
     pictures = Path(PICTURES or disk_file.parent)
     async with rescue.restored(CASE.firmware, Disk(path=disk_file, bus=CASE.bus)) as machine:
@@ -42,10 +46,11 @@ async def test_the_consoles_show_a_deployment_and_its_error(job_for, disk_file: 
         waiting = await server.screenshot(pictures / "console-waiting.png")
         await machine.api.post(job)
         await machine.api.follow(lambda status: status["percent"] > 40, DEPLOY_SECONDS)
+        await server.serial.wait_for(r"^\d\d:\d\d:\d\d +\d+\.\d % .* of .*, waiting on \w+", CONSOLE_SECONDS)
         deploying = await server.screenshot(pictures / "console-deploying.png")
+        web.resume.set()
         status = await machine.api.follow(is_over, DEPLOY_SECONDS)
         assert status["error"]["code"] == "checksum.mismatch", status
-        await server.serial.wait_for(r"^\d\d:\d\d:\d\d +\d+\.\d % .* of .*, waiting on \w+", CONSOLE_SECONDS)
         for text in (status["error"]["message"], status["error"]["hint"]):
             # Longer than a line of the console, maybe.
             await server.serial.wait_for(r"\s+".join(map(re.escape, text.split())), CONSOLE_SECONDS)
