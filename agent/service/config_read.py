@@ -31,6 +31,7 @@ _MAX_KEY = 80  # characters of a key that somebody else made up, as shown
 _BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 _SPACE = " \t\n\v\f\r"
 _GROUP_ID, _GROUP_DISKS = GROUP_TABLE
+_SET_CREDENTIAL = ("systemd.set_credential", "systemd.set_credential_binary")  # kernel-command-line(7)
 
 
 class Settings:
@@ -226,12 +227,21 @@ def _parameter(word: str) -> tuple[str, str | None]:
 def take_command_line(settings: Settings, text: str) -> None:
     """Take every `byoi.KEY=VALUE`; of a key that stands twice the last value wins."""
     given: dict[str, str | None] = {}
+    exposed: list[str] = []
     for name, value in split_command_line(text):
         if name.startswith(PREFIX):
             # The kernel takes - for _ in the names of parameters.
             given[name.removeprefix(PREFIX).replace("-", "_")] = value
+        elif name in _SET_CREDENTIAL:
+            exposed.append((value or "").partition(":")[0])
     for key, value in given.items():
         _take_word(settings, key, value)
+    if names := [option.credential for option in TABLE if option.secret and option.credential in exposed]:
+        settings.doubt(
+            names[0],
+            f"{', '.join(names)}: on the kernel command line, which every user of this system can read; a second "
+            "initrd or the firmware can hand a secret over unread (docs/rescue.md)",
+        )
 
 
 def _take_word(settings: Settings, key: str, value: str | None) -> None:

@@ -22,7 +22,7 @@ from tests.lab.disks import Disk
 from tests.lab.machine import HOST, Machine
 from tests.lab.matrix import Case
 from tests.lab.rescue import START_SECONDS, WAITS, Rescue
-from tests.lab.site import API_PORT, ETC, SERVICE_NAME, Site, site
+from tests.lab.site import API_PORT, CONTROL_TOKEN, ETC, SERVICE_NAME, Site, site
 
 REBOOT_SECONDS = 300
 POLL_SECONDS = 1.0
@@ -42,10 +42,13 @@ async def by_daemon(case: Case, job: dict[str, Any], path: Path) -> Deployed:
 
 
 async def pulled(case: Case, job: dict[str, Any], disks: tuple[Disk, ...]) -> Deployed:
-    """The agent asks the control plane, whose address came with the kernel, and pushes statuses."""
+    """The agent asks the control plane, whose address came with the kernel and whose token came in a second initrd, and
+    pushes statuses."""
     async with _control_plane(await run_blocking(site)) as control:
         record = control.give(SERVICE_NAME, job)
-        async with rescue.started(case.firmware, *disks, words=_pulling(control)) as machine:
+        credentials = {"control_plane.token": (await run_blocking(site)).secret(CONTROL_TOKEN)}
+        started = rescue.started(case.firmware, *disks, words=_pulling(control), credentials=credentials)
+        async with started as machine:
             while not record.over:
                 assert machine.server.is_on, (
                     f"the machine went down before the outcome was told: {record.last}"
@@ -96,9 +99,11 @@ class RescueVictim:
     async def finish(self) -> Deployed:
         return Deployed(await self._machine.api.follow(is_over, DEPLOY_SECONDS))
 
-    async def cut_power(self) -> None:
+    async def cut_power(self) -> str:
+        status = await self._machine.api.get()
         self._machine.server.cut_power()
         await self._machine.server.wait_off(60)
+        return str(status["stage"] or status["status"])
 
 
 @asynccontextmanager
@@ -120,7 +125,7 @@ async def onto(disk: Disk, job: dict[str, Any]) -> Deployed:
 
 def _pulling(control: ControlPlane) -> str:
     url = control.url.replace("127.0.0.1", HOST)
-    options = {"url": url, "ca_file": f"{ETC}/ca.crt", "token_file": f"{ETC}/control.token"}
+    options = {"url": url, "ca_file": f"{ETC}/ca.crt"}
     return " ".join(f"byoi.control_plane.{name}={value}" for name, value in options.items())
 
 
@@ -128,7 +133,7 @@ def _pulling(control: ControlPlane) -> str:
 async def _control_plane(where: Site) -> AsyncIterator[ControlPlane]:
     with ExitStack() as stack:
         # Its end waits for its thread.
-        running = control_plane(tls=where.control_plane_tls(), token=where.secret("control.token"))
+        running = control_plane(tls=where.control_plane_tls(), token=where.secret(CONTROL_TOKEN))
         control = await run_blocking(stack.enter_context, running)
         try:
             yield control

@@ -34,12 +34,23 @@ class Victim(Protocol):
     async def finish(self) -> Deployed:
         """Wait for the end of the deployment."""
 
-    async def cut_power(self) -> None:
-        """Now. Nothing writes to the disk any more when this returns."""
+    async def cut_power(self) -> str:
+        """Now; gives the stage that had been reached, by the agent's last word before.
+
+        Nothing writes to the disk any more when this returns.
+        """
 
 
 Start = Callable[[Case, dict[str, Any], Path], AbstractAsyncContextManager[Victim]]
 """Begins a deployment onto a qcow2 file."""
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What a power cut came to: the stage that had been reached, and what it left on the disk."""
+
+    reached: str
+    left: str
 
 
 @dataclass(frozen=True)
@@ -121,11 +132,11 @@ async def judge(case: Case, disk: Path, old: Path) -> str:
     return left
 
 
-async def cut(case: Case, job: dict[str, Any], directory: Path, start: Start, instant: Instant) -> str:
+async def cut(case: Case, job: dict[str, Any], directory: Path, start: Start, instant: Instant) -> Remains:
     """One power cut on a disk of its own, the verdict, and the deployment once more, on the same disk, to its end.
 
-    Returns:
-        What the cut had left.
+    The instant is planned from the lengths of another deployment's stages, and this one may be faster or slower: what
+    counts is the stage that it had reached.
     """
     old = await run_blocking(make_dirty, directory / "old.raw", case.size)
     disk = await run_blocking(overlay, directory / "disk.qcow2", old)
@@ -134,13 +145,13 @@ async def cut(case: Case, job: dict[str, Any], directory: Path, start: Start, in
             async with asyncio.timeout(STAGE_SECONDS):
                 await victim.wait_stage(instant.stage)
             await asyncio.sleep(instant.seconds)
-            await victim.cut_power()
+            reached = await victim.cut_power()
         left = await judge(case, disk, old)
         async with start(case, job, disk) as survivor:
             deployed = await survivor.finish()
         assert deployed.error_code == "", deployed.status
         assert_probe(await boot_probe(case, target(case, disk, "qcow2")), case)
-        return left
+        return Remains(reached, left)
     finally:
         disk.unlink()
         old.unlink()

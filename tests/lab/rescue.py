@@ -7,8 +7,11 @@ a rescue that has started once, without disks, gets those of the next case while
 import functools
 import hashlib
 import os
+import shutil
+import subprocess
+import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,10 +64,14 @@ class Rescue:
     ssh: Ssh
 
 
-def _spec(firmware: str, disks: tuple[Disk, ...], machine_type: str, words: str = "") -> Spec:
+def _spec(
+    firmware: str, disks: tuple[Disk, ...], machine_type: str, words: str = "", initrd: Path | None = None
+) -> Spec:
     directory = rescue_directory()
     arguments = f"console=tty0 console=ttyS0,115200 quiet byoi.service_name={SERVICE_NAME} {words}".rstrip()
-    kernel = Kernel(kernel=directory / "vmlinuz", initrd=directory / "initrd.img", arguments=arguments)
+    kernel = Kernel(
+        kernel=directory / "vmlinuz", initrd=initrd or directory / "initrd.img", arguments=arguments
+    )
     return Spec(
         firmware=firmware,
         disks=disks,
@@ -86,16 +93,40 @@ async def _entered(spec: Spec) -> AsyncIterator[Rescue]:
 
 
 @asynccontextmanager
-async def started(firmware: str, *disks: Disk, words: str = "") -> AsyncIterator[Rescue]:
+async def started(
+    firmware: str, *disks: Disk, words: str = "", credentials: Mapping[str, str] | None = None
+) -> AsyncIterator[Rescue]:
     """A machine that starts the rescue, with its disks, as an operator would have it: nobody can log in.
 
     Args:
         firmware: bios or uefi.
         disks: what is attached.
         words: for the kernel command line.
+        credentials: secrets by their names, in a second initrd as docs/rescue.md tells.
     """
-    async with _entered(await run_blocking(_spec, firmware, disks, "q35", words)) as rescue:
-        yield rescue
+    with tempfile.TemporaryDirectory(prefix="byoi-lab-initrd-") as scratch:
+        initrd = await run_blocking(_with_credentials, Path(scratch), credentials or {})
+        async with _entered(await run_blocking(_spec, firmware, disks, "q35", words, initrd)) as rescue:
+            yield rescue
+
+
+def _with_credentials(scratch: Path, credentials: Mapping[str, str]) -> Path:
+    """The initrd and behind it a second one: to the kernel that is what a loader makes of two."""
+    folder, both = scratch / "second" / "credentials", scratch / "initrd.img"
+    folder.mkdir(parents=True)
+    for name, secret in credentials.items():
+        (folder / name).write_text(secret)
+    names = "".join(f"credentials/{name}\n" for name in credentials)
+    shutil.copyfile(rescue_directory() / "initrd.img", both)
+    with both.open("ab") as file:
+        file.write(bytes(-file.tell() % 4))  # each archive begins at a multiple of four bytes
+        command = ["cpio", "--quiet", "--create", "--format=newc", "--owner=0:0"]
+        file.write(
+            subprocess.run(
+                command, cwd=folder.parent, input=names.encode(), capture_output=True, check=True
+            ).stdout
+        )
+    return both
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from typing import Any
 from tests.integration.conftest import run
 from tests.lab.matrix import CASES, Case
 
+UNKNOWN = "not told"
 DOCUMENT = Path(__file__).parents[2] / "docs/lab.md"
 
 
@@ -94,11 +95,13 @@ def row(case: Case, result: dict[str, Any] | None) -> list[str]:
 
 
 def power_cuts(results: list[dict[str, Any]]) -> list[str]:
-    """How many cuts in each stage, and what they left."""
+    """How many cuts in each stage that had been reached, and what they left."""
     cuts = [result for result in results if "cut" in result["notes"]]
     passed = [cut for cut in cuts if cut["outcome"] == "passed"]
-    counted = Counter((cut["notes"]["stage"], cut["notes"].get("left", "**half a system**")) for cut in cuts)
-    order = ["preflight", "claim", "write", "verify", "finish", "commit"]
+    counted = Counter(
+        (cut["notes"].get("reached", UNKNOWN), cut["notes"].get("left", "**half a system**")) for cut in cuts
+    )
+    order = ["starting", "preflight", "claim", "write", "verify", "finish", "commit", "done", UNKNOWN]
     rows = [
         [stage, left, str(count)]
         for (stage, left), count in sorted(
@@ -107,7 +110,7 @@ def power_cuts(results: list[dict[str, Any]]) -> list[str]:
     ]
     seeds = ", ".join(sorted({cut["notes"]["seed"] for cut in cuts}))
     summary = f"{len(passed)} of {len(cuts)} power cuts passed ({where()}; seed {seeds})."
-    return [summary, "", *table(["power cut during", "what it left on the disk", "cuts"], rows)]
+    return [summary, "", *table(["stage reached", "what it left on the disk", "cuts"], rows)]
 
 
 SECTIONS = {"matrix": matrix, "power-cuts": power_cuts}

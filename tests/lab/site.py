@@ -16,12 +16,13 @@ import trustme
 from tests.lab.images import CACHE
 from tests.lab.machine import HOST
 
-RECIPE = 1
+RECIPE = 2
 """To be raised when what follows changes."""
 API_PORT = 9443
 SERVICE_NAME = "lab1"
 APPLICATION_KEY = "lab-application"
 ETC = "/etc/byoi-agent"
+CONTROL_TOKEN = "control.token"
 AGENT_TOML = f"""\
 # Of every server of the lab; what differs comes with the kernel.
 [api]
@@ -57,8 +58,9 @@ class Site:
         return self.overlay / "etc/byoi-agent/ca.crt"
 
     def secret(self, name: str) -> str:
-        """One of the files that the rescue holds: api.token, control.token, application, consumer."""
-        return (self.overlay / "etc/byoi-agent" / name).read_text()
+        """A file that the rescue holds (api.token, application, consumer), or control.token, given at its start."""
+        directory = self.directory if name == CONTROL_TOKEN else self.overlay / "etc/byoi-agent"
+        return (directory / name).read_text()
 
     def control_plane_tls(self) -> ssl.SSLContext:
         """For a control plane on the host's loopback, that machines reach at HOST."""
@@ -91,6 +93,7 @@ def _make(made: Site) -> None:
     agent.cert_chain_pems[0].write_to_path(str(etc / "tls.crt"))
     (etc / "agent.toml").write_text(AGENT_TOML)
     private = {etc / name: secrets.token_hex(16).encode() for name in _SECRETS}
+    private[made.directory / CONTROL_TOKEN] = secrets.token_hex(16).encode()
     private[etc / "tls.key"] = agent.private_key_pem.bytes()
     private[made.directory / "control.pem"] = control.private_key_and_cert_chain_pem.bytes()
     for path, content in private.items():
@@ -98,4 +101,4 @@ def _make(made: Site) -> None:
         path.write_bytes(content)
 
 
-_SECRETS = ("api.token", "control.token", "application", "consumer")
+_SECRETS = ("api.token", "application", "consumer")

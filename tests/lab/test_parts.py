@@ -83,6 +83,19 @@ def test_a_case_without_a_result_is_not_reported_as_passed() -> None:
     assert sum("not run" in line for line in lines) == len(CASES) - 1
 
 
+def test_power_cuts_are_listed_by_the_stage_that_was_reached_and_not_by_the_one_that_was_planned() -> None:
+    notes = {"cut": 0, "seed": "7", "planned": "write + 1.000 s", "reached": "commit", "left": "system"}
+    fell = {"cut": 1, "seed": "7", "planned": "write + 2.000 s"}
+    lines = results.power_cuts(
+        [
+            {"case": "", "outcome": "passed", "seconds": {}, "notes": notes},
+            {"case": "", "outcome": "failed", "seconds": {}, "notes": fell},
+        ]
+    )
+    assert lines[0].startswith("1 of 2 power cuts passed")
+    assert lines[-2:] == ["| commit | system | 1 |", "| not told | **half a system** | 1 |"]
+
+
 def test_the_rest_of_the_document_stays() -> None:
     document = results.DOCUMENT.read_text()
     changed = results.replace_section(document, "power-cuts", ["a new line"])

@@ -59,7 +59,7 @@ async def test_a_power_cut_never_leaves_half_a_system(
     record.notes |= {
         "cut": number,
         "seed": SEED,
-        "stage": instant.stage,
-        "seconds": round(instant.seconds, 3),
+        "planned": f"{instant.stage} + {instant.seconds:.3f} s",
     }
-    record.notes["left"] = await power.cut(CASE, job, directory, start, instant)
+    remains = await power.cut(CASE, job, directory, start, instant)
+    record.notes |= {"reached": remains.reached, "left": remains.left}

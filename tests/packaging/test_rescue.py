@@ -137,6 +137,11 @@ def test_arrays_and_volume_groups_stay_down(system):
     assert answered.split() == ["event_activation=0", "auto_activation_volume_list=[]"]
 
 
+def test_names_are_asked_of_dns_servers_only(system):
+    said = inside(system, "systemd-analyze", "cat-config", "systemd/resolved.conf").splitlines()
+    assert {"LLMNR=no", "MulticastDNS=no"} <= set(said)
+
+
 def test_the_commands_run_in_it(system):
     assert inside(system, "byoi", "--version").startswith("byoi ")
     for tool in (

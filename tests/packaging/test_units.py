@@ -8,29 +8,40 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "systemd/byoi-agent.service"
-LIMIT = 4.5
+CONSOLE = ROOT / "systemd/byoi-console@.service"
 
 
-@pytest.fixture(scope="module")
-def exposure() -> float:
-    """What systemd makes of the daemon's sandbox: 0 is none of the system within reach, 10 all of it."""
+def exposure(unit: Path) -> float:
+    """What systemd makes of a unit's sandbox: 0 is none of the system within reach, 10 all of it."""
     said = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNIT)],
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    found = re.search(r"Overall exposure level for byoi-agent\.service: ([0-9.]+)", said)
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)
     assert found is not None, said
     return float(found[1])
 
 
-def test_the_daemon_is_confined(exposure):
-    assert exposure <= LIMIT
+@pytest.mark.parametrize(("unit", "limit"), [(UNIT, 3.0), (CONSOLE, 1.0)], ids=["daemon", "console"])
+def test_the_units_are_confined_as_far_as_the_documentation_says(unit, limit):
+    found = exposure(unit)
+    assert found <= limit
+    assert f"**{found}**" in (ROOT / "docs/packaging.md").read_text()
 
 
-def test_the_documentation_gives_the_exposure_that_is(exposure):
-    assert f"**{exposure}**" in (ROOT / "docs/packaging.md").read_text()
+def test_the_daemon_leaves_no_core_and_reaches_no_link_local_service():
+    unit = UNIT.read_text()
+    assert "\nLimitCORE=0\n" in unit
+    assert "\nIPAddressDeny=link-local\n" in unit
+    assert "io_uring_setup io_uring_enter io_uring_register" in unit
+
+
+def test_the_console_is_no_root():
+    unit = CONSOLE.read_text()
+    assert "\nDynamicUser=yes\n" in unit
+    assert "\nCapabilityBoundingSet=\n" in unit
 
 
 def test_the_daemon_is_restarted_when_it_fails_but_not_for_a_faulty_configuration():
