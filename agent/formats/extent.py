@@ -30,16 +30,19 @@ class Zero:
 
 @dataclass(frozen=True, slots=True)
 class Inflate:
-    """A compressed guest range: `data` inflates to at least `length` bytes, which belong at `offset`.
+    """A compressed guest range: `data` inflates to `inflated` bytes, the first `length` of which belong at `offset`.
 
-    `data` may have other bytes behind the end of the compressed stream. `codec` is `deflate` (raw, RFC 1951), `zlib`
-    (RFC 1950) or `zstd` (one frame, RFC 8878). The view is only valid until the decoder is fed again.
+    `length` is less only where the guest disk ends within the cluster or grain; the rest is inflated all the same, for
+    the stream's end and its checksum come after it. `data` may have other bytes behind the end of the compressed
+    stream. `codec` is `deflate` (raw, RFC 1951), `zlib` (RFC 1950) or `zstd` (frames, RFC 8878). The view is only valid
+    until the decoder is fed again.
     """
 
     offset: int
     length: int
     data: memoryview
     codec: Codec
+    inflated: int
 
 
 @dataclass(frozen=True, slots=True)

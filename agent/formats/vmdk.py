@@ -313,7 +313,7 @@ class _Stream:
             if offset > self._frontier:
                 yield Zero(self._frontier, offset - self._frontier)
             self._frontier = max(self._frontier, offset + length)
-        yield Inflate(offset, length, data, "zlib")
+        yield Inflate(offset, length, data, "zlib", header.grain_size)
         padding = -(_MARKER.size + size) % SECTOR
         yield from intake.skip(padding, "a grain's padding", may_end=self._tables_first)
 

@@ -7,7 +7,6 @@ import io
 import random
 import subprocess
 import tarfile
-import zlib
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +18,7 @@ from agent.formats.detect import sniff
 from agent.formats.extent import GuestTooLarge, Inflate, Write, Zero
 from agent.formats.ova import OvaDecoder
 from agent.units import GiB, KiB, MiB
+from tests.extents import inflated
 from tests.fuzz import examples
 
 OVF_NAMESPACE = "http://schemas.dmtf.org/ovf/envelope/1"
@@ -67,7 +67,7 @@ def decode(data, step=None, disk_size=GiB):
                 case Zero():
                     content = bytes(extent.length)
                 case Inflate():
-                    content = zlib.decompress(extent.data)[: extent.length]
+                    content = inflated(extent)
             disk[extent.offset : extent.offset + len(content)] = content
 
     for at in range(0, len(data), step or max(len(data), 1)):
@@ -404,5 +404,5 @@ def test_mutants_raise_the_known_errors_only(vmdk, changes, fix, step):
         if data[at + 257 : at + 262] == b"ustar":
             data[at + 148 : at + 156] = b" " * 8
             data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
-    with contextlib.suppress(DeployError, GuestTooLarge, OutputTooLarge, zlib.error):
+    with contextlib.suppress(DeployError, GuestTooLarge, OutputTooLarge):
         assert decode(bytes(data), step) == CONTENT

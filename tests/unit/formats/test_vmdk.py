@@ -18,6 +18,7 @@ from agent.errors import DeployError, ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.extent import GuestTooLarge, Inflate, Write, Zero
 from agent.formats.vmdk import VmdkDecoder
 from agent.units import GiB, KiB, MiB, TiB
+from tests.extents import inflated
 from tests.fuzz import examples
 
 GRAIN = 64 * KiB
@@ -50,9 +51,7 @@ def decode(data, step=None, disk_size=64 * MiB):
                 case Zero():
                     content = bytes(extent.length)
                 case Inflate():
-                    content = zlib.decompress(extent.data)
-                    assert len(content) >= extent.length
-                    content = content[: extent.length]
+                    content = inflated(extent)
             assert extent.offset + len(content) <= len(disk)
             disk[extent.offset : extent.offset + len(content)] = content
             given += len(content)
@@ -618,7 +617,7 @@ def mutant(name, changes):
 @settings(max_examples=examples(500), deadline=None)
 @given(st.sampled_from(sorted(MUTATED)), CHANGES | HEADER_CHANGES, st.sampled_from([4096, None]))
 def test_mutants_raise_the_known_errors_only(name, changes, step):
-    with contextlib.suppress(DeployError, GuestTooLarge, zlib.error):
+    with contextlib.suppress(DeployError, GuestTooLarge):
         decode(mutant(name, changes), step)
 
 
@@ -628,7 +627,7 @@ def test_what_qemu_img_accepts_as_well_gives_the_same_bytes(name, changes):
     data = mutant(name, changes)
     try:
         ours = decode(data)[0]
-    except (DeployError, GuestTooLarge, zlib.error):
+    except (DeployError, GuestTooLarge):
         return
     with tempfile.TemporaryDirectory() as directory, contextlib.suppress(subprocess.CalledProcessError):
         assert by_qemu(Path(directory) / "d.vmdk", data) == ours
