@@ -35,7 +35,10 @@ MAX_FILE_GRAINS = 2**23
 # A grain directory may be so much longer than the disk needs.
 _SPARE_SECTORS = 1
 _MARKER = struct.Struct("<QI")
-_EOS, _GRAIN_TABLE, _GRAIN_DIRECTORY, _FOOTER = 0, 1, 2, 3
+_EOS, _GRAIN_TABLE, _GRAIN_DIRECTORY, _FOOTER, _PROGRESS = range(5)
+# vSphere writes markers of progress, of which its specification says nothing. What is larger than this, in sectors,
+# is no length: VirtualBox passes over the marker alone, and reads those images.
+_MAX_PROGRESS = 128
 _TABLE = struct.Struct(f"<{GTES_PER_TABLE}I")
 _NO_GRAINS = bytes(TABLE_BYTES)
 
@@ -326,9 +329,18 @@ class _Stream:
         self._given[index] = (self._given[index] + _slot_print(slot, at)) & _PRINT_MASK
 
     def _metadata(self, kind: int, sectors: int) -> Generator[None, None, None]:
-        """A grain table, the grain directory or the footer, behind its marker."""
+        """A grain table, the grain directory, the footer or a mark of progress, behind its marker."""
         header, intake = self._header, self._intake
         at = intake.offset
+        if kind > _PROGRESS:
+            raise ImageUnsafe(
+                check="unknown_features",
+                detail=f"the marker before byte {at} has the unknown type {kind}",
+                hint="qemu-img reads such an image by its tables alone: qemu-img convert -O qcow2 IMAGE NEW.qcow2.",
+            )
+        if kind == _PROGRESS and not self._footer_seen:
+            yield from intake.skip(sectors * SECTOR if sectors <= _MAX_PROGRESS else 0, "a mark of progress")
+            return
         lengths = {_GRAIN_TABLE: TABLE_BYTES, _GRAIN_DIRECTORY: 4 * header.tables, _FOOTER: SECTOR}
         length = lengths.get(kind)
         # Some tools end with an empty table for grains behind the disk's end, which makes the directory longer.
