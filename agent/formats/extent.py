@@ -5,7 +5,7 @@ never reads, never sleeps, never logs, and holds a bounded amount of memory that
 it cannot do by itself it asks for, as an extent too: `Fetch` and `Copy`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -97,6 +97,10 @@ class Decoder(Protocol):
     @property
     def virtual_size(self) -> int | None:
         """Size of the guest disk in bytes, or None as long as it is not known."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What is not as it should be in the file and does no harm, in words for people; complete after `finish`."""
 
     @property
     def held(self) -> int:

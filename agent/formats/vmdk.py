@@ -11,7 +11,7 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 
 from agent.errors import ImageUnsafe
@@ -53,6 +53,8 @@ class VmdkDecoder:
     put in order); for streamOptimized a bit for each grain and 32 bytes for each table (24 MiB for 8 TiB), touched only
     where there are grains; for monolithicSparse 4 bytes for each grain of the file (32 MiB at most).
     """
+
+    notes: Sequence[str] = ()
 
     def __init__(self, disk_size: int) -> None:
         """`disk_size` in bytes: no larger guest disk is accepted."""
