@@ -5,7 +5,7 @@ never reads, never sleeps, never logs, and holds a bounded amount of memory that
 it cannot do by itself it asks for, as an extent too: `Fetch` and `Copy`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -30,16 +30,19 @@ class Zero:
 
 @dataclass(frozen=True, slots=True)
 class Inflate:
-    """A compressed guest range: `data` inflates to at least `length` bytes, which belong at `offset`.
+    """A compressed guest range: `data` inflates to `inflated` bytes, the first `length` of which belong at `offset`.
 
-    `data` may have other bytes behind the end of the compressed stream. `codec` is `deflate` (raw, RFC 1951), `zlib`
-    (RFC 1950) or `zstd` (one frame, RFC 8878). The view is only valid until the decoder is fed again.
+    `length` is less only where the guest disk ends within the cluster or grain; the rest is inflated all the same, for
+    the stream's end and its checksum come after it. `data` may have other bytes behind the end of the compressed
+    stream. `codec` is `deflate` (raw, RFC 1951), `zlib` (RFC 1950) or `zstd` (frames, RFC 8878). The view is only valid
+    until the decoder is fed again.
     """
 
     offset: int
     length: int
     data: memoryview
     codec: Codec
+    inflated: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,10 @@ class Decoder(Protocol):
     @property
     def virtual_size(self) -> int | None:
         """Size of the guest disk in bytes, or None as long as it is not known."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What is not as it should be in the file and does no harm, in words for people; complete after `finish`."""
 
     @property
     def held(self) -> int:

@@ -82,6 +82,13 @@ class Intake:
             gathered += yield from self.some(length - len(gathered), what)
         return memoryview(gathered).toreadonly()
 
+    def up_to(self, length: int) -> Generator[None, None, bytes]:
+        """The next `length` bytes, which the caller has bounded; fewer only where the file ends before."""
+        gathered = bytearray()
+        while len(gathered) < length and not (yield from self.at_end()):
+            gathered += yield from self.some(length - len(gathered), "what may end here")
+        return bytes(gathered)
+
     def skip(self, length: int, what: str, *, may_end: bool = False) -> Generator[None, None, None]:
         """Drop `length` bytes; with `may_end` the file may end within them.
 

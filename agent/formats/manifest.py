@@ -66,7 +66,8 @@ class Manifest:
     def read(self, name: str, data: bytes) -> None:
         """The manifest itself: its lines, checked against the members that have passed.
 
-        What it says of itself, under its own `name`, cannot be true and is passed over.
+        It names members as seen from its own directory. What it says of itself, under its own `name`, cannot be true
+        and is passed over.
 
         Raises:
             ImageDamaged: it cannot be read.
@@ -78,7 +79,7 @@ class Manifest:
         self.present = True
         for line in data.decode("utf-8-sig", "replace").splitlines():
             if line.strip() and not line.startswith("#"):
-                self._read_line(line.strip())
+                self._read_line(line.strip(), name)
         self._expected.pop(name, None)
         for found in self._found:
             self._compare(found)
@@ -98,12 +99,12 @@ class Manifest:
         if unnamed:
             raise _damaged(f"its manifest does not name {unnamed[0][:200]!r}")
 
-    def _read_line(self, line: str) -> None:
+    def _read_line(self, line: str, manifest: str) -> None:
         match = _LINE.fullmatch(line)
         algorithm = "" if match is None else match[1].lower().replace("sha2-", "sha").replace("-", "")
         if match is None or len(match[3]) != _HEX_LENGTH.get(algorithm):
             raise _damaged(f"its manifest has the line {line[:200]!r}")
-        entry = self._expected.setdefault(match[2].strip().removeprefix("./"), {})
+        entry = self._expected.setdefault(beside(manifest, match[2].strip().removeprefix("./")), {})
         if entry.setdefault(algorithm, match[3].lower()) != match[3].lower():
             raise _damaged(f"its manifest has two digests for {match[2][:200]!r}")
 
@@ -118,6 +119,12 @@ class Manifest:
                     detail=f"the manifest of the OVA says so for its member {name!r}",
                     hint="The OVA is damaged or was changed after its export: export it again.",
                 )
+
+
+def beside(member: str, name: str) -> str:
+    """The name within the archive of what `member` calls `name`: as seen from its own directory."""
+    directory, slash, _ = member.rpartition("/")
+    return f"{directory}{slash}{name}"
 
 
 def _damaged(reason: str) -> ImageDamaged:

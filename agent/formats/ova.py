@@ -1,10 +1,11 @@
 """OVA: a tar archive of an OVF descriptor, one VMDK, and perhaps a manifest of their digests.
 
 The descriptor must come before the disk, for it says which member the disk is; the manifest, certificates and other
-members may stand anywhere. The disk may be compressed with gzip. Source: DMTF DSP0243 2.1, sections 5 and 6.
+members may stand anywhere. Descriptor and manifest name others as seen from their own directory, for some archives have
+all in one. The disk may be compressed with gzip. Source: DMTF DSP0243 2.1, sections 5 and 6.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 from urllib.parse import unquote
 
@@ -12,7 +13,7 @@ from agent.errors import ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.chain import Chained
 from agent.formats.compressed import Decompressor
 from agent.formats.extent import Decoder, Extent
-from agent.formats.manifest import MAX_MANIFEST, Digests, Manifest
+from agent.formats.manifest import MAX_MANIFEST, Digests, Manifest, beside
 from agent.formats.ovf import MAX_DESCRIPTOR, OvfDisk, parse_ovf
 from agent.formats.tar import Data, End, Member, TarReader
 from agent.formats.vmdk import VmdkDecoder
@@ -44,6 +45,12 @@ class OvaDecoder:
         self._name = ""
         self._member: _Reader = _Ignored()
         self._digests: Digests | None = None
+        self._notes: list[str] = []
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """That nothing closes the archive, and those of the disk; complete after `finish`."""
+        return (*self._notes, *(() if self._disk is None else self._disk.notes))
 
     @property
     def virtual_size(self) -> int | None:
@@ -85,6 +92,12 @@ class OvaDecoder:
         """
         for _ in self._tar.finish():
             raise RuntimeError("the tar archive kept a member back")
+        if not self._tar.closed and not (self._manifest.present and self._disk is not None):
+            raise ImageDamaged(
+                format="ova",
+                reason="it ends without the blocks of zeros that close it, and no manifest says that all is there",
+                hint="Compare its size with the original, or pack it again: tar cf NAME.ova NAME.ovf NAME.vmdk.",
+            )
         if self._descriptor is None:
             raise _damaged("it has no OVF descriptor")
         if self._disk is None:
@@ -93,6 +106,10 @@ class OvaDecoder:
                 detail=f"the OVF names the disk {self._descriptor.href!r}, which the archive does not have",
             )
         self._manifest.finish((self._descriptor_name, self._disk_name))
+        if not self._tar.closed:
+            self._notes.append(
+                "the OVA ends without the blocks of zeros that close it; its manifest says that all is there"
+            )
         return iter(())
 
     def _begin(self, member: Member) -> None:
@@ -115,13 +132,19 @@ class OvaDecoder:
             if self._descriptor is not None:
                 raise ImageUnsafe(check="ovf_disk", detail="the archive has two OVF descriptors")
             self._member = _Text(member, MAX_DESCRIPTOR)
-        elif (
-            self._descriptor is not None and self._disk is None and member.name in _names_of(self._descriptor)
-        ):
+        elif self._descriptor is not None and self._disk is None and member.name in self._disk_names:
             self._disk = self._member = _Disk(self._descriptor, self._disk_size)
             self._disk_name = member.name
         else:
             self._member = _Other(member.name, self._descriptor)
+
+    @property
+    def _disk_names(self) -> tuple[str, ...]:
+        """What the disk's member may be called: the reference as it stands, or what it says as a URI (RFC 3986)."""
+        if self._descriptor is None:
+            return ()
+        href = self._descriptor.href
+        return beside(self._descriptor_name, href), beside(self._descriptor_name, unquote(href))
 
     def _end(self) -> Iterator[Extent]:
         reader = self._member
@@ -132,7 +155,7 @@ class OvaDecoder:
             else:
                 self._descriptor = parse_ovf(bytes(reader.text))
                 self._descriptor_name = self._name
-                for name in _names_of(self._descriptor):
+                for name in self._disk_names:
                     if name in self._passed:
                         raise _out_of_order(name)
         if self._digests is not None:
@@ -209,6 +232,10 @@ class _Disk:
     def virtual_size(self) -> int | None:
         return None if self._decoder is None else self._decoder.virtual_size
 
+    @property
+    def notes(self) -> Sequence[str]:
+        return () if self._decoder is None else self._decoder.notes
+
     def feed(self, data: memoryview) -> Iterator[Extent]:
         if self._decoder is None:
             self._head += bytes(data)
@@ -251,11 +278,6 @@ class _Disk:
         if abs(size - capacity) >= max(MiB, self._descriptor.capacity_unit):
             raise _damaged(f"its OVF says that the disk has {capacity} bytes, but the VMDK has {size}")
         self._capacity_checked = True
-
-
-def _names_of(descriptor: OvfDisk) -> tuple[str, ...]:
-    """What the disk's member may be called: the reference as it stands, or what it says as a URI (RFC 3986)."""
-    return descriptor.href, unquote(descriptor.href)
 
 
 def _out_of_order(name: str) -> ImageUnsafe:

@@ -4,6 +4,7 @@ Pure. XML that could grow or reach out (DOCTYPE, entities) is refused before it 
 versions 1.1 and 2.1; the 0.9 drafts differ in nothing that is read here but their namespace.
 """
 
+import codecs
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
@@ -83,10 +84,12 @@ def parse_ovf(data: bytes) -> OvfDisk:
 
 
 def _parse_xml(data: bytes) -> ET.Element:
+    # UTF-16 has a byte order mark in XML (section 4.3.3).
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise _damaged(f"it is not in UTF-8: {error.reason}") from None
+        raise _damaged(f"it is neither in UTF-8 nor in UTF-16: {error.reason}") from None
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ImageUnsafe(check="ovf_xml", detail="the OVF descriptor has a DOCTYPE or entities")
     try:
@@ -122,7 +125,12 @@ def _href(file: ET.Element) -> str:
             check="ovf_reference", detail=f"the OVF names the file {href[:200]!r}, outside of the archive"
         )
     if _attribute(file, "chunkSize"):
-        raise ImageUnsafe(check="ovf_reference", detail=f"the OVF has {href[:200]!r} in several chunks")
+        raise ImageUnsafe(
+            check="ovf_reference",
+            detail=f"the OVF has {href[:200]!r} in several files, in chunks (ovf:chunkSize)",
+            hint="Export it again without chunks (ovftool without --chunkSize); or join them in order, take"
+            " ovf:chunkSize out of the descriptor, and pack the OVA again without its manifest.",
+        )
     return href
 
 
@@ -136,8 +144,9 @@ def _is_gzipped(file: ET.Element) -> bool:
 
 
 def _check_format(disk: ET.Element) -> None:
+    # Some tools leave it out; what the file is, its first bytes tell as well.
     uri = _attribute(disk, "format")
-    if "vmdk" not in uri.lower():
+    if uri and "vmdk" not in uri.lower():
         raise ImageUnsafe(check="ovf_disk", detail=f"the OVF has a disk of format {uri[:200]!r}, not VMDK")
     if _attribute(disk, "parentRef"):
         raise ImageUnsafe(

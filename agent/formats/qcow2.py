@@ -10,7 +10,7 @@ Called by the pipeline, as every decoder. After an exception the decoder is of n
 gave until then has to be taken for nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from agent.formats.extent import Extent, GuestTooLarge
 from agent.formats.qcow2_early import Scratch
@@ -47,6 +47,8 @@ class Qcow2Decoder:
             compressed clusters.
         limits: the bounds.
     """
+
+    notes: Sequence[str] = ()
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from agent.errors import ImageMemory
-from agent.formats.extent import Copy, Extent, Fetch, Inflate, Recall, Write, Zero
+from agent.formats.extent import Copy, Extent, Fetch, Recall, Write, Zero
 from agent.formats.qcow2_early import OVERHEAD, Doubts, EarlyStore, Piece, Scratch
 from agent.formats.qcow2_fetched import FetchedRanges
 from agent.formats.qcow2_header import Qcow2Header, Qcow2Limits, damaged
@@ -53,7 +53,7 @@ class ForwardPass:
         self.scratch = scratch
         self._file_size = file_size
         self._means = means
-        self._queue = RunQueue(header.codec, means.limits.runs, means.limits.places)
+        self._queue = RunQueue(header, means.limits.runs, means.limits.places)
         self._store = EarlyStore(means.limits.early_bytes)
         self._doubts = Doubts()
         self._chunk = Chunk(0, 0, memoryview(b""))
@@ -201,7 +201,7 @@ class ForwardPass:
             prefix = yield from self._gather(run.host, end, compressed=run)
             if run.end == end or len(prefix) < end - run.host:
                 self._queue.inflated.add(run.host, run.host + 1, run.guest)
-                yield Inflate(run.guest, run.inflated, memoryview(prefix), self.header.codec)
+                yield self._queue.inflate(run, memoryview(prefix))
                 return
         if run.end > end:
             self._queue.resume(run, prefix)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 from agent.errors import ImageMemory
-from agent.formats.extent import Codec, Extent, Inflate, Write
+from agent.formats.extent import Extent, Inflate, Write
 from agent.formats.qcow2_cover import Cover
+from agent.formats.qcow2_header import Qcow2Header
 from agent.formats.qcow2_placed import PlacedRuns
 from agent.formats.qcow2_table import SECTOR, UNUSED, Cursor, Run
 
@@ -42,12 +43,12 @@ class Chunk:
 class RunQueue:
     """All runs ahead: at most `limit` of them, 16 bytes each, and the head of one compressed cluster."""
 
-    def __init__(self, codec: Codec, limit: int, places: int) -> None:
+    def __init__(self, header: Qcow2Header, limit: int, places: int) -> None:
         self.placed = PlacedRuns(places)
         """Plain bytes that have been given, as long as gaps are noted."""
         self.inflated = PlacedRuns(places)
         """Compressed clusters that have been given, as long as gaps are noted."""
-        self._codec = codec
+        self._header = header
         self._limit = limit
         self._cost = 0
         self._heap: list[tuple[int, int, Cursor]] = []
@@ -139,7 +140,11 @@ class RunQueue:
             return None
         if self._covered is not None:
             self.inflated.add(run.host, run.host + 1, run.guest)
-        return Inflate(run.guest, run.inflated, self._compressed(run, chunk), self._codec)
+        return self.inflate(run, self._compressed(run, chunk))
+
+    def inflate(self, run: Run, data: memoryview) -> Inflate:
+        """The extent of a compressed cluster whose bytes are there."""
+        return Inflate(run.guest, run.inflated, data, self._header.codec, self._header.cluster_size)
 
     def _compressed(self, run: Run, chunk: Chunk) -> memoryview:
         if run.host >= chunk.start:
@@ -191,7 +196,7 @@ class RunQueue:
         for run in active:
             if run.inflated > 0 and run.host < position and run.end - position < SECTOR:
                 data = bytes(self._tail[run.host - self._tail_start :])
-                yield Inflate(run.guest, run.inflated, memoryview(data), self._codec)
+                yield self.inflate(run, memoryview(data))
             elif run.inflated != UNUSED:
                 self._active.append(run)
 

@@ -1,12 +1,14 @@
 """The raw format: the file is the disk."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from agent.formats.extent import Extent, Write
 
 
 class RawDecoder:
     """Gives every byte back where it stood. Holds no memory of its own."""
+
+    notes: Sequence[str] = ()
 
     def __init__(self, size: int | None) -> None:
         self._size = size

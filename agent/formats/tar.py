@@ -19,7 +19,6 @@ MAX_NAME = 4096
 MAX_MEMBERS = 1024
 _MAX_SIZE = 2**63 - 1
 
-_ZEROS = bytes(BLOCK)
 _FILES = b"0\x007"
 _DIRECTORY = b"5"
 _REFUSED = {
@@ -66,6 +65,9 @@ class TarReader:
     def __init__(self) -> None:
         self._intake = Intake("tar")
         self._parser: Parser[Event] = Parser(self._intake, self._archive())
+        self.closed = True
+        """Once it has ended: whether the two blocks of zeros that close an archive were there. Without them nothing in
+        it tells its end from a cut between two members."""
         self._names: set[str] = set()
         self._global: dict[str, str] = {}
 
@@ -79,7 +81,7 @@ class TarReader:
         return self._parser.feed(data)
 
     def finish(self) -> Iterator[Event]:
-        """The archive has ended.
+        """The archive has ended. It may lack what closes it: `closed` tells.
 
         Raises:
             ImageDamaged: it is not whole.
@@ -106,11 +108,12 @@ class TarReader:
         intake = self._intake
         extended: dict[str, str] = {}
         while True:
-            block = bytes((yield from intake.take(BLOCK, "a header")))
-            if block == _ZEROS:
-                if bytes((yield from intake.take(BLOCK, "its last two blocks"))) != _ZEROS or extended:
-                    raise intake.damaged(f"its end before byte {intake.offset} is no end")
+            block = yield from intake.up_to(BLOCK)
+            if not block.strip(b"\0"):
+                yield from self._end(block, extended)
                 return None
+            if len(block) < BLOCK:
+                raise intake.damaged(f"it ends at byte {intake.offset}, within a header")
             self._check(block)
             kind, size = block[156:157], self._number(block[124:136], "size")
             if kind not in (_PAX, _PAX_GLOBAL, _GNU_NAME):
@@ -125,6 +128,14 @@ class TarReader:
                 extended |= self._records(body)
             else:
                 self._global |= self._records(body)
+
+    def _end(self, block: bytes, extended: dict[str, str]) -> Generator[None, None, None]:
+        """The end of the archive, whose first closing block may be cut like the second; a member must have come."""
+        intake = self._intake
+        block += yield from intake.up_to(2 * BLOCK - len(block))
+        self.closed = len(block) == 2 * BLOCK
+        if block.strip(b"\0") or extended or not (self.closed or self._names):
+            raise intake.damaged(f"its end before byte {intake.offset} is no end")
 
     def _check(self, block: bytes) -> None:
         """Magic and checksum of a header: the sum of its bytes with the checksum's own taken as spaces."""

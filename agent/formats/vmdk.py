@@ -11,7 +11,7 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 
 from agent.errors import ImageUnsafe
@@ -35,7 +35,10 @@ MAX_FILE_GRAINS = 2**23
 # A grain directory may be so much longer than the disk needs.
 _SPARE_SECTORS = 1
 _MARKER = struct.Struct("<QI")
-_EOS, _GRAIN_TABLE, _GRAIN_DIRECTORY, _FOOTER = 0, 1, 2, 3
+_EOS, _GRAIN_TABLE, _GRAIN_DIRECTORY, _FOOTER, _PROGRESS = range(5)
+# vSphere writes markers of progress, of which its specification says nothing. What is larger than this, in sectors,
+# is no length: VirtualBox passes over the marker alone, and reads those images.
+_MAX_PROGRESS = 128
 _TABLE = struct.Struct(f"<{GTES_PER_TABLE}I")
 _NO_GRAINS = bytes(TABLE_BYTES)
 
@@ -50,6 +53,8 @@ class VmdkDecoder:
     put in order); for streamOptimized a bit for each grain and 32 bytes for each table (24 MiB for 8 TiB), touched only
     where there are grains; for monolithicSparse 4 bytes for each grain of the file (32 MiB at most).
     """
+
+    notes: Sequence[str] = ()
 
     def __init__(self, disk_size: int) -> None:
         """`disk_size` in bytes: no larger guest disk is accepted."""
@@ -313,7 +318,7 @@ class _Stream:
             if offset > self._frontier:
                 yield Zero(self._frontier, offset - self._frontier)
             self._frontier = max(self._frontier, offset + length)
-        yield Inflate(offset, length, data, "zlib")
+        yield Inflate(offset, length, data, "zlib", header.grain_size)
         padding = -(_MARKER.size + size) % SECTOR
         yield from intake.skip(padding, "a grain's padding", may_end=self._tables_first)
 
@@ -326,9 +331,18 @@ class _Stream:
         self._given[index] = (self._given[index] + _slot_print(slot, at)) & _PRINT_MASK
 
     def _metadata(self, kind: int, sectors: int) -> Generator[None, None, None]:
-        """A grain table, the grain directory or the footer, behind its marker."""
+        """A grain table, the grain directory, the footer or a mark of progress, behind its marker."""
         header, intake = self._header, self._intake
         at = intake.offset
+        if kind > _PROGRESS:
+            raise ImageUnsafe(
+                check="unknown_features",
+                detail=f"the marker before byte {at} has the unknown type {kind}",
+                hint="qemu-img reads such an image by its tables alone: qemu-img convert -O qcow2 IMAGE NEW.qcow2.",
+            )
+        if kind == _PROGRESS and not self._footer_seen:
+            yield from intake.skip(sectors * SECTOR if sectors <= _MAX_PROGRESS else 0, "a mark of progress")
+            return
         lengths = {_GRAIN_TABLE: TABLE_BYTES, _GRAIN_DIRECTORY: 4 * header.tables, _FOOTER: SECTOR}
         length = lengths.get(kind)
         # Some tools end with an empty table for grains behind the disk's end, which makes the directory longer.

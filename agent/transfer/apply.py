@@ -12,11 +12,9 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-import zstandard
-from isal import igzip_lib, isal_zlib
-
 from agent.errors import ImageDamaged
-from agent.formats.extent import Codec, Copy, Extent, Fetch, Inflate, Recall, Write, Zero
+from agent.formats.extent import Copy, Extent, Fetch, Inflate, Recall, Write, Zero
+from agent.transfer.inflate import inflate
 from agent.transfer.sink import Sink, SinkFailed, SinkTooSmall
 from agent.units import KiB, MiB
 
@@ -31,8 +29,6 @@ _COPY_BYTES = MiB
 # Zeros are looked for in blocks of this length on the guest disk. Shorter ones would make many commands of one write.
 ZERO_BLOCK = 256 * KiB
 _ZEROS = bytes(ZERO_BLOCK)
-
-_local = threading.local()
 
 
 class Applier:
@@ -128,9 +124,9 @@ class Applier:
         return self._sink.read(offset, length)
 
     def _inflate(self, extent: Inflate) -> None:
-        if extent.length > MAX_CLUSTER:
+        if extent.inflated > MAX_CLUSTER:
             raise ImageDamaged(
-                format="compressed", reason=f"a cluster of {extent.length} bytes is beyond all bounds"
+                format="compressed", reason=f"a cluster of {extent.inflated} bytes is beyond all bounds"
             )
         if self._inflater is None:
             self._inflater = _Inflater(self._sink)
@@ -155,7 +151,7 @@ class _Inflater:
         if group:
             length = group[-1].offset + group[-1].length - group[0].offset
             follows = group[-1].offset + group[-1].length == extent.offset
-            if not follows or length + extent.length > GROUP_BYTES:
+            if not follows or length + extent.inflated > GROUP_BYTES:
                 self._start()
         self._group.append(extent)
 
@@ -187,7 +183,7 @@ class _Inflater:
             buffer = self._local.buffer = memoryview(mmap.mmap(-1, max(GROUP_BYTES, MAX_CLUSTER)))
         at = 0
         for extent in group:
-            inflate(extent.data, extent.codec, buffer[at : at + extent.length])
+            inflate(extent, buffer[at : at + extent.inflated])
             at += extent.length
         try:
             self._sink.write(group[0].offset, buffer[:at])
@@ -224,59 +220,3 @@ def _is_zero(block: memoryview) -> bool:
     if block[0] or block[-1] or block[len(block) // 2]:
         return False
     return block.tobytes() == _ZEROS
-
-
-def inflate(data: memoryview, codec: Codec, target: memoryview) -> None:
-    """Inflate the beginning of `data` until `target` is full.
-
-    Raises:
-        ImageDamaged: it is no such stream, or ends too early.
-    """
-    try:
-        got = _inflate_zstd(data, target) if codec == "zstd" else _inflate_zlib(data, codec, target)
-    except (igzip_lib.error, zstandard.ZstdError) as error:  # type: ignore[misc]  # isal's stub says instance
-        raise ImageDamaged(format="compressed", reason=f"a cluster does not inflate: {error}") from error
-    if got < len(target):
-        raise ImageDamaged(
-            format="compressed", reason=f"a cluster inflates to {got} bytes, expected {len(target)}"
-        )
-
-
-def _inflate_zlib(data: memoryview, codec: Codec, target: memoryview) -> int:
-    # Raw deflate in qcow2 uses a window of 12 bits; a larger one reads it as well.
-    library = isal_zlib.decompressobj(-15 if codec == "deflate" else 15)
-    # Where the stream has a checksum, one byte more is asked for, so that the library reads on to its end and compares
-    # it. Where there is none, the stream need not end behind the wanted bytes.
-    piece = library.decompress(data, len(target) + (codec == "zlib"))
-    if codec == "zlib" and len(piece) <= len(target) and not library.eof:
-        raise ImageDamaged(format="compressed", reason="a cluster does not end where it should")
-    got = min(len(piece), len(target))
-    target[:got] = memoryview(piece)[:got]
-    return got
-
-
-def _inflate_zstd(data: memoryview, target: memoryview) -> int:
-    decompressor = _zstd()
-    # The library makes room for as many bytes as a frame says that it has, whatever the limit: only what is wanted is
-    # believed.
-    claimed = zstandard.frame_content_size(data)
-    if claimed > MAX_CLUSTER:
-        raise ImageDamaged(format="compressed", reason=f"a cluster claims to have {claimed} bytes")
-    if claimed == len(target):
-        target[:] = decompressor.decompress(data)
-        return len(target)
-    # A frame that does not tell, several of them, or the last cluster of a disk, which is longer than what is left of
-    # the disk.
-    with decompressor.stream_reader(data, read_across_frames=True) as reader:
-        got = 0
-        while got < len(target) and (length := reader.readinto(target[got:])):
-            got += length
-    return got
-
-
-def _zstd() -> zstandard.ZstdDecompressor:
-    """A decompressor for each thread: making one costs as much as a small cluster."""
-    found: zstandard.ZstdDecompressor | None = getattr(_local, "zstd", None)
-    if found is None:
-        found = _local.zstd = zstandard.ZstdDecompressor(max_window_size=8 * MiB)
-    return found

@@ -5,7 +5,9 @@ import gzip
 import hashlib
 import json
 import lzma
+import os
 import subprocess
+import tarfile
 
 import pytest
 import zstandard
@@ -102,7 +104,19 @@ def test_a_compressed_image_is_deployed(check, gpt_image, tmp_path, kind, packin
 
 @pytest.mark.parametrize("manifest", ["right"])
 def test_an_ova_is_deployed(check, gpt_image, tmp_path, manifest):
-    check(make_ova(gpt_image.path, tmp_path / "image.ova", manifest=manifest), "ova", gpt_image)
+    outcome = check(make_ova(gpt_image.path, tmp_path / "image.ova", manifest=manifest), "ova", gpt_image)
+    assert not any("OVA" in note for note in outcome.document["notes"])
+
+
+def test_an_ova_that_nothing_closes_is_deployed_with_a_note(check, gpt_image, tmp_path):
+    path = make_ova(gpt_image.path, tmp_path / "image.ova", manifest="right")
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[-1]
+    os.truncate(path, last.offset_data + last.size + -last.size % 512)
+    outcome = check(path, "ova", gpt_image)
+    assert [note for note in outcome.document["notes"] if "OVA" in note] == [
+        "the OVA ends without the blocks of zeros that close it; its manifest says that all is there"
+    ]
 
 
 def refused(byoi, tmp_path, path, kind, *options):

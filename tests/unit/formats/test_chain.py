@@ -5,7 +5,6 @@ import gzip
 import lzma
 import random
 import subprocess
-import zlib
 
 import pytest
 import zstandard
@@ -17,6 +16,7 @@ from agent.formats.extent import Fetch, Inflate, Write, Zero
 from agent.formats.raw import RawDecoder
 from agent.formats.vmdk import VmdkDecoder
 from agent.units import GiB, KiB, MiB
+from tests.extents import inflated
 
 COMPRESS = {"gzip": gzip.compress, "xz": lzma.compress, "zstd": zstandard.compress, "bzip2": bz2.compress}
 
@@ -33,7 +33,7 @@ def decode(chained, data, step=None):
                 case Zero():
                     content = bytes(extent.length)
                 case Inflate():
-                    content = zlib.decompress(extent.data)[: extent.length]
+                    content = inflated(extent)
             disk[extent.offset : extent.offset + len(content)] = content
 
     for at in range(0, len(data), step or max(len(data), 1)):

@@ -132,6 +132,32 @@ def test_chunks_and_other_compression_are_refused(attribute):
         parse_ovf(envelope(f'ovf:id="file1" ovf:href="d.vmdk" {attribute}'))
 
 
+def test_a_disk_in_chunks_is_told_with_a_way_out():
+    with pytest.raises(ImageUnsafe) as caught:
+        parse_ovf(envelope('ovf:id="file1" ovf:href="d.vmdk" ovf:chunkSize="2147483648"'))
+    assert "'d.vmdk' in several files, in chunks" in caught.value.detail
+    assert "without chunks" in caught.value.hint
+    assert "join them" in caught.value.hint
+
+
+@pytest.mark.parametrize("uri", [None, ""])
+def test_a_disk_without_a_format_is_what_its_file_is(uri):
+    assert parse_ovf(envelope(disks=disk(format=uri))).href == "box-disk001.vmdk"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_with_its_byte_order_mark(encoding):
+    text = envelope('ovf:id="file1" ovf:href="d\u00fcsk.vmdk"').decode()
+    for declared in ("UTF-16", "utf-8"):
+        found = parse_ovf(("\ufeff" + text.replace("UTF-8", declared)).encode(encoding))
+        assert (found.href, found.capacity) == ("d\u00fcsk.vmdk", 8 * GiB)
+    with pytest.raises(ImageUnsafe, match="ovf_xml"):
+        parse_ovf(("\ufeff" + envelope(head=BOMB).decode()).encode(encoding))
+    for cut in (1, 3):
+        with pytest.raises(ImageDamaged):
+            parse_ovf(("\ufeff" + text).encode(encoding)[:-cut])
+
+
 def test_a_difference_to_another_disk_is_refused():
     with pytest.raises(ImageUnsafe, match="backing_file"):
         parse_ovf(envelope(disks=disk(parentRef="base")))

@@ -180,9 +180,41 @@ def test_every_cut_is_noticed():
     end = len(data.rstrip(b"\0"))
     end += -end % 512
     assert read(data[: end + 1024]) == read(data)
-    for length in (*range(0, end + 1024, 97), end, end + 511, end + 512, end + 1023):
+    # Between two members, where a cut looks like the end of an archive that nothing closes.
+    between = members_end(data)
+    assert max(between) == end
+    for length in {*range(0, end, 97), *range(512, end, 512)} - between:
         with pytest.raises(ImageDamaged):
             read(data[:length])
+
+
+def members_end(data):
+    """The offsets behind each member."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return {info.offset_data + info.size + -info.size % 512 for info in tar}
+
+
+@pytest.mark.parametrize("step", [1, 511, None])
+def test_an_archive_that_is_not_closed_says_so(step):
+    data = archive(FILES)
+    for at in members_end(data):
+        for zeros in (0, 1, 511, 512, 513, 1023, 1024, 10240):
+            reader = TarReader()
+            content = data[:at] + bytes(zeros)
+            for start in range(0, len(content), step or len(content)):
+                list(reader.feed(memoryview(content)[start : start + (step or len(content))]))
+            list(reader.finish())
+            assert reader.closed is (zeros >= 1024)
+
+
+def test_zeros_alone_or_behind_an_extension_are_no_end():
+    head = archive({"a" * 200: b""}, tarfile.GNU_FORMAT)[:1024]
+    for zeros in (0, 100, 512, 1024):
+        with pytest.raises(ImageDamaged):
+            read(head + bytes(zeros))
+        if zeros < 1024:
+            with pytest.raises(ImageDamaged):
+                read(bytes(zeros))
 
 
 def test_only_zeros_may_follow_the_end():

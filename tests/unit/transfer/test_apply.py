@@ -68,7 +68,7 @@ def test_compressed_clusters_come_out_as_they_went_in(codec):
     sink = MemorySink()
     # Bytes of the next cluster may follow in the same sectors.
     extents = [
-        Inflate(n * CLUSTER, CLUSTER, memoryview(COMPRESS[codec](cluster(n)) + b"\0\xffjunk"), codec)
+        Inflate(n * CLUSTER, CLUSTER, memoryview(COMPRESS[codec](cluster(n)) + b"\0\xffjunk"), codec, CLUSTER)
         for n in range(40)
     ]
     assert apply(sink, extents) is None
@@ -103,7 +103,7 @@ def test_a_zstd_frame_is_not_believed_what_it_claims(claimed, runs):
     tracemalloc.start()
     try:
         with pytest.raises(ImageDamaged):
-            apply(sink, [Inflate(0, CLUSTER, data, "zstd")])
+            apply(sink, [Inflate(0, CLUSTER, data, "zstd", CLUSTER)])
         assert tracemalloc.get_traced_memory()[1] < 4 * MiB
     finally:
         tracemalloc.stop()
@@ -124,35 +124,77 @@ def test_a_zstd_frame_is_not_believed_what_it_claims(claimed, runs):
 def test_a_zstd_cluster_may_be_more_than_one_frame(data):
     """As qemu reads it: frame after frame, until the cluster is full."""
     sink = MemorySink()
-    apply(sink, [Inflate(0, CLUSTER, memoryview(data + b"\0\xffjunk"), "zstd")])
+    apply(sink, [Inflate(0, CLUSTER, memoryview(data + b"\0\xffjunk"), "zstd", CLUSTER)])
     assert sink.content[:CLUSTER] == b"A" * CLUSTER
     assert sink.content[CLUSTER:] == b"\xa5" * (SIZE - CLUSTER)
 
 
-def test_deflate_need_not_end_behind_what_is_wanted():
-    compressor = zlib.compressobj(wbits=-12)
-    longer = (
-        compressor.compress(cluster(1))
-        + compressor.flush(zlib.Z_SYNC_FLUSH)
-        + compressor.compress(cluster(2))
-    )
-    for data in (longer, longer + compressor.flush(zlib.Z_SYNC_FLUSH)):
-        sink = MemorySink()
-        apply(sink, [Inflate(0, CLUSTER, memoryview(data), "deflate")])
-        assert sink.content[:CLUSTER] == cluster(1)
+@pytest.mark.parametrize("codec", ["deflate", "zlib", "zstd"])
+@pytest.mark.parametrize("length", [CLUSTER, 512])
+def test_a_cluster_that_inflates_to_more_than_one_is_damage(codec, length):
+    data = COMPRESS[codec](cluster(1) + b"x")
+    sink = MemorySink()
+    with pytest.raises(ImageDamaged):
+        apply(sink, [Inflate(0, length, memoryview(data), codec, CLUSTER)])
+    assert sink.writes == []
+
+
+@pytest.mark.parametrize("codec", ["deflate", "zlib"])
+@pytest.mark.parametrize("length", [CLUSTER, 512])
+def test_a_cluster_whose_stream_does_not_end_is_damage(codec, length):
+    compressor = zlib.compressobj(wbits=15 if codec == "zlib" else -12)
+    data = compressor.compress(cluster(1)) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    with pytest.raises(ImageDamaged, match="does not end where it should"):
+        apply(MemorySink(), [Inflate(0, length, memoryview(data), codec, CLUSTER)])
+
+
+@pytest.mark.parametrize("cut", [1, 4])
+@pytest.mark.parametrize("sized", [False, True])
+def test_a_zstd_cluster_without_the_end_of_its_checksum_is_damage(sized, cut):
+    compressor = zstandard.ZstdCompressor(write_content_size=sized, write_checksum=True)
+    data = compressor.compress(cluster(1))
+    for length in (CLUSTER, 512):
+        apply(MemorySink(), [Inflate(0, length, memoryview(data + b"junk"), "zstd", CLUSTER)])
+        with pytest.raises(ImageDamaged):
+            apply(MemorySink(), [Inflate(0, length, memoryview(data[:-cut]), "zstd", CLUSTER)])
+        changed = data[:-cut] + bytes([data[-cut] ^ 1]) + data[len(data) - cut + 1 :]
+        with pytest.raises(ImageDamaged, match="checksum"):
+            apply(MemorySink(), [Inflate(0, length, memoryview(changed), "zstd", CLUSTER)])
 
 
 def test_neighbouring_clusters_are_written_together():
     sink = MemorySink()
-    extents = [Inflate(n * CLUSTER, CLUSTER, memoryview(deflate(cluster(n))), "deflate") for n in range(32)]
+    extents = [
+        Inflate(n * CLUSTER, CLUSTER, memoryview(deflate(cluster(n))), "deflate", CLUSTER) for n in range(32)
+    ]
     apply(sink, extents)
     assert sorted(sink.writes) == [(0, 16 * CLUSTER), (16 * CLUSTER, 16 * CLUSTER)]
 
 
-def test_the_last_cluster_may_be_cut_off_by_the_end_of_the_disk():
+@pytest.mark.parametrize("codec", ["deflate", "zlib", "zstd"])
+def test_the_last_cluster_may_be_cut_off_by_the_end_of_the_disk(codec):
     sink = MemorySink()
-    apply(sink, [Inflate(SIZE - 512, 512, memoryview(deflate(cluster(7))), "deflate")])
-    assert sink.content[-512:] == cluster(7)[:512]
+    before = Inflate(SIZE - CLUSTER - 512, CLUSTER, memoryview(COMPRESS[codec](cluster(6))), codec, CLUSTER)
+    last = Inflate(SIZE - 512, 512, memoryview(COMPRESS[codec](cluster(7))), codec, CLUSTER)
+    apply(sink, [before, last])
+    assert sink.content[-CLUSTER - 512 :] == cluster(6) + cluster(7)[:512]
+
+
+@pytest.mark.parametrize(("codec", "allowed"), [("deflate", False), ("zlib", True), ("zstd", False)])
+def test_only_where_a_checksum_says_that_it_is_whole_may_a_last_cluster_be_stored_short(codec, allowed):
+    """As qemu reads the last grain of a VMDK; a cluster of qcow2 has to be full for it."""
+    sink = MemorySink()
+    for stored in (512, 700):
+        data = memoryview(COMPRESS[codec](cluster(7)[:stored]))
+        extents = [Inflate(SIZE - 512, 512, data, codec, CLUSTER)]
+        if allowed:
+            apply(sink, extents)
+            assert sink.content[-512:] == cluster(7)[:512]
+        else:
+            with pytest.raises(ImageDamaged):
+                apply(sink, extents)
+    with pytest.raises(ImageDamaged, match="expected"):
+        apply(sink, [Inflate(SIZE - 512, 512, memoryview(COMPRESS[codec](b"x" * 511)), codec, CLUSTER)])
 
 
 def test_writes_zeros_and_copies_keep_their_order():
@@ -165,7 +207,10 @@ def test_writes_zeros_and_copies_keep_their_order():
 
 def test_a_copy_sees_what_was_inflated_before_it():
     sink = MemorySink()
-    apply(sink, [Inflate(0, CLUSTER, memoryview(deflate(cluster(1))), "deflate"), Copy(0, CLUSTER, CLUSTER)])
+    apply(
+        sink,
+        [Inflate(0, CLUSTER, memoryview(deflate(cluster(1))), "deflate", CLUSTER), Copy(0, CLUSTER, CLUSTER)],
+    )
     assert sink.content[CLUSTER : 2 * CLUSTER] == cluster(1)
 
 
@@ -194,23 +239,28 @@ def test_a_fetch_comes_out_and_what_follows_waits_for_its_bytes():
 )
 def test_a_damaged_cluster_is_the_images_fault(data):
     with pytest.raises(ImageDamaged):
-        apply(MemorySink(), [Inflate(0, CLUSTER, memoryview(data), "deflate")])
+        apply(MemorySink(), [Inflate(0, CLUSTER, memoryview(data), "deflate", CLUSTER)])
 
 
 def test_the_checksum_of_a_zlib_cluster_is_compared():
     data = bytearray(zlib.compress(cluster(1)))
     data[-1] ^= 1
     with pytest.raises(ImageDamaged):
-        apply(MemorySink(), [Inflate(0, CLUSTER, memoryview(data), "zlib")])
+        apply(MemorySink(), [Inflate(0, CLUSTER, memoryview(data), "zlib", CLUSTER)])
 
 
 def test_a_damaged_zstd_cluster_is_the_images_fault():
     with pytest.raises(ImageDamaged):
-        apply(MemorySink(), [Inflate(0, CLUSTER, memoryview(b"\x28\xb5\x2f\xfd" + b"\xff" * 50), "zstd")])
+        apply(
+            MemorySink(),
+            [Inflate(0, CLUSTER, memoryview(b"\x28\xb5\x2f\xfd" + b"\xff" * 50), "zstd", CLUSTER)],
+        )
 
 
 def test_a_write_that_fails_in_a_thread_is_the_sinks_fault():
-    extents = [Inflate(n * CLUSTER, CLUSTER, memoryview(deflate(cluster(n))), "deflate") for n in range(40)]
+    extents = [
+        Inflate(n * CLUSTER, CLUSTER, memoryview(deflate(cluster(n))), "deflate", CLUSTER) for n in range(40)
+    ]
     with pytest.raises(SinkFailed, match="Input/output error"):
         apply(MemorySink(fail_at=20 * CLUSTER), extents)
 
@@ -220,7 +270,7 @@ def test_a_write_that_fails_in_a_thread_is_the_sinks_fault():
     [
         Write(SIZE - 1, memoryview(b"ab")),
         Zero(0, SIZE + 1),
-        Inflate(SIZE, CLUSTER, memoryview(b"x"), "deflate"),
+        Inflate(SIZE, CLUSTER, memoryview(b"x"), "deflate", CLUSTER),
         Copy(0, SIZE, 1),
     ],
 )
@@ -295,7 +345,8 @@ def test_a_failure_keeps_nothing_alive(clusters):
         sink = MemorySink(fail_at=0)
         gone = weakref.ref(sink)
         extents = [
-            Inflate(n * CLUSTER, CLUSTER, memoryview(deflate(cluster(n))), "deflate") for n in range(40)
+            Inflate(n * CLUSTER, CLUSTER, memoryview(deflate(cluster(n))), "deflate", CLUSTER)
+            for n in range(40)
         ]
         # Every second one, so that each is a group of its own.
         with pytest.raises(SinkFailed):

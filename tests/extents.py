@@ -1,0 +1,10 @@
+"""What a compressed extent puts on the disk, by the very code that a deployment uses."""
+
+from agent.transfer.inflate import inflate
+
+
+def inflated(extent):
+    """The bytes of the guest disk."""
+    target = bytearray(extent.inflated)
+    inflate(extent, memoryview(target))
+    return bytes(target[: extent.length])

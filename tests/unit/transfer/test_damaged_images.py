@@ -1,0 +1,123 @@
+"""One changed bit in a compressed image: it is refused, or nothing of the disk depends on it."""
+
+import random
+import subprocess
+
+import pytest
+
+from agent.errors import ImageDamaged, ImageType, ImageUnsafe
+from agent.formats.extent import GuestTooLarge
+from agent.formats.qcow2 import Qcow2Decoder
+from agent.formats.vmdk import VmdkDecoder
+from agent.transfer.apply import Applier
+from agent.transfer.sink import SinkTooSmall
+from agent.units import KiB, MiB
+from tests.fuzz import examples
+
+DISK = 2 * MiB
+
+
+class Disk:
+    """A sink in memory. Dirty, so that what is not given is seen."""
+
+    size = DISK
+
+    def __init__(self):
+        self.content = bytearray(b"\xa5" * DISK)
+
+    def write(self, offset, data):
+        self.content[offset : offset + len(data)] = data
+
+    def zero(self, offset, length):
+        self.content[offset : offset + length] = bytes(length)
+
+    def read(self, offset, length):
+        return bytes(self.content[offset : offset + length])
+
+
+def deploy(decoder, data):
+    """The guest disk that the transfer writes."""
+    disk = Disk()
+    applier = Applier(disk)
+    try:
+        for extents in (decoder.feed(memoryview(data)), decoder.finish()):
+            applier.begin(iter([extents]))
+            assert applier.run() is None
+    finally:
+        applier.close()
+    return disk.content[: decoder.virtual_size]
+
+
+def vmdk(data):
+    return deploy(VmdkDecoder(DISK), data)
+
+
+def qcow2(data):
+    return deploy(Qcow2Decoder(len(data), DISK, can_fetch=False), data)
+
+
+def guest(size):
+    source = random.Random(5)
+    words = [source.randbytes(source.randrange(1, 12)) for _ in range(300)]
+    out = bytearray()
+    while len(out) < size:
+        out += source.choice(words)
+    return bytes(out[:size])
+
+
+def convert(tmp_path, content, *options):
+    (tmp_path / "raw").write_bytes(content)
+    argv = ["qemu-img", "convert", "-f", "raw", *options, str(tmp_path / "raw"), str(tmp_path / "image")]
+    subprocess.run(argv, check=True, capture_output=True, timeout=60)
+    return (tmp_path / "image").read_bytes()
+
+
+def flips(data, count):
+    """The image with one bit changed, at places that are not zeros: there are the tables and the clusters."""
+    source = random.Random(7)
+    places = [at for at, byte in enumerate(data) if byte]
+    for at in source.sample(places, min(count, len(places))):
+        changed = bytearray(data)
+        changed[at] ^= 1 << source.randrange(8)
+        yield at, bytes(changed)
+
+
+FAULTS = (ImageDamaged, ImageUnsafe, ImageType, GuestTooLarge, SinkTooSmall)
+
+
+def attempt(read, data):
+    """The guest disk, or None where the image is refused."""
+    try:
+        return read(data)
+    except FAULTS:
+        return None
+
+
+# Whole grains; a last one of which half is on the disk; one of which a single sector is.
+@pytest.mark.parametrize("size", [128 * KiB, 160 * KiB, 128 * KiB + 512])
+def test_a_changed_bit_in_a_stream_optimized_vmdk_is_found(tmp_path, size):
+    content = guest(size)
+    data = convert(tmp_path, content, "-O", "vmdk", "-o", "subformat=streamOptimized")
+    assert vmdk(data) == content
+    taken = [
+        at for at, changed in flips(data, examples(400)) if attempt(vmdk, changed) not in (None, content)
+    ]
+    assert taken == []
+
+
+@pytest.mark.parametrize("codec", ["zlib", "zstd"])
+@pytest.mark.parametrize("size", [128 * KiB, 64 * KiB + 512])
+def test_what_qemu_img_finds_damaged_in_a_compressed_qcow2_is_found(tmp_path, codec, size):
+    """Its clusters have no checksum, unlike those of a VMDK: the form of the stream is all that there is to check."""
+    content = guest(size)
+    data = convert(tmp_path, content, "-c", "-O", "qcow2", "-o", f"compression_type={codec}")
+    assert qcow2(data) == content
+    refused = 0
+    for at, changed in flips(data, examples(40)):
+        (tmp_path / "changed").write_bytes(changed)
+        argv = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", tmp_path / "changed", tmp_path / "out"]
+        accepted = subprocess.run(argv, check=False, capture_output=True, timeout=60).returncode == 0
+        ours = attempt(qcow2, changed)
+        refused += ours is None
+        assert ours is None or (accepted and ours == (tmp_path / "out").read_bytes()), f"at byte {at}"
+    assert refused
