@@ -76,7 +76,7 @@ class Board:
         changed.set()
 
     async def wait(self, since: int | None, seconds: float) -> bool:
-        """Wait until the revision is not `since` any more; False if it still is after so many seconds, or at the end."""
+        """Wait until the revision is not `since` any more; False if it still is after so many seconds or at the end."""
         deadline = asyncio.get_running_loop().time() + seconds
         while since == self.revision:
             if self._closed:

@@ -22,7 +22,7 @@ from agent.model.status import DOING, timestamp
 from agent.service.board import Board
 from agent.service.config import ControlPlane
 from agent.service.control import Action, ControlFault, ControlPlaneApi, Offer, tls_context
-from agent.service.slot import Slot, SlotClosing, SlotTaken, StillCancelling
+from agent.service.slot import RebootOrdered, Slot, SlotClosing, SlotTaken, StillCancelling
 from agent.transfer.client import aiohttp
 from agent.transfer.http_retry import HttpLimits, retry_delay
 
@@ -224,8 +224,10 @@ class ControlClient:
                     await self._slot.erase(CANCEL_SECONDS, job_id=job_id, tell=False)
                 case _:
                     pass
-        except SlotClosing:
-            pass  # the server goes down, or the daemon stops
+        except RebootOrdered:
+            log.warning("reboot_not_called_off", id=job_id, reason="the reboot had been ordered already")
+            if over and action is Action.CANCEL:
+                await self._slot.told(job_id)
         except StillCancelling as waiting:
             log.warning("cancel_waits", reason=str(waiting))
         except StateUnusable as error:

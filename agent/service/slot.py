@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from agent.deploy.tracker import concluded, starting
 from agent.errors import DeployError, JobCancelled, JobInvalid, StateUnusable
@@ -27,7 +27,7 @@ from agent.lean import structlog
 from agent.model.job import Job, parse_job
 from agent.model.status import DOING, Status
 from agent.service.board import Board
-from agent.service.handover import HandOver, HandOverState
+from agent.service.handover import HandOverState
 from agent.service.journal import Book, Ending, Entry, Origin, Phase
 from agent.service.ledger import Ledger
 from agent.service.life import UNTOUCHED, Crew, Life
@@ -48,6 +48,10 @@ class SlotTaken(Exception):
 
 class SlotClosing(Exception):
     """The daemon stops and takes nothing any more."""
+
+
+class RebootOrdered(Exception):
+    """The reboot command has been run, or is about to be: nothing calls the reboot off any more."""
 
 
 class StillCancelling(Exception):
@@ -104,9 +108,11 @@ class Slot:
 
     def _has_room(self) -> bool:
         life = self._life
-        if life is not None and life.hand_over is not None and life.hand_over.is_due:
-            return False  # the server is about to go down
-        return life is None or life.task.done() or self._is_over()
+        if life is None:
+            return True
+        if life.hand_over is not None:
+            return life.hand_over.is_over  # whatever has become of the task
+        return life.task.done() or self._is_over()
 
     @property
     def deploying(self) -> bool:
@@ -223,49 +229,43 @@ class Slot:
     ) -> None:
         """Cancel what runs, call a pending reboot off, and forget the job.
 
-        Where the reboot has been ordered already, this returns only if the server is not going down.
-
         Args:
             seconds: how long to wait for the deployment to stop.
             job_id: nothing is done where another job is in the slot.
             tell: whether a control plane whose job it is has to be told.
 
         Raises:
+            RebootOrdered: the server goes down; nothing was done.
             StillCancelling: it did not stop in that time; it will be erased when it does.
-            SlotClosing: the server goes down.
             StateUnusable: the journal could not be written; what ran was stopped.
         """
-        hand_over = self._call_off(job_id)
-        if hand_over is not None:
-            await hand_over.settle()
-        if self._closing and hand_over is not None and hand_over.is_due:
-            raise SlotClosing
+        self._call_off(job_id)
         ended = await self._tell_to_end("erase", job_id, tell=tell)
         if ended is None:
             return
         await self._wait(seconds)
         await self._forget(ended, tell=tell)
 
-    def _call_off(self, job_id: str | None) -> HandOver | None:
-        """Before anything is awaited: what is not ordered now will not be."""
+    def _call_off(self, job_id: str | None) -> None:
+        """Before anything is awaited: what is not ordered now will not be.
+
+        Raises:
+            RebootOrdered: it has been.
+        """
         entry, life = self.entry, self._life
-        if (
-            life is None
-            or life.hand_over is None
-            or (job_id is not None and (entry is None or entry.id != job_id))
-        ):
-            return None
-        life.hand_over.call_off()
-        return life.hand_over
+        is_meant = entry is not None and job_id in (None, entry.id)
+        if life is not None and is_meant and not life.call_off():
+            raise RebootOrdered
 
     async def cancel(self, job_id: str, seconds: float = CANCEL_SECONDS) -> None:
         """Cancel this job and keep its state, `job.cancelled`; one that is done is not rebooted.
 
         Raises:
+            RebootOrdered: the server goes down; nothing was done.
             StillCancelling: it did not stop in so many seconds; it goes on to.
         """
-        life, hand_over = self._life, self._call_off(job_id)
-        if life is None or life.task.done() or (hand_over is not None and hand_over.is_due):
+        self._call_off(job_id)
+        if self._life is None or self._life.task.done():
             return
         with contextlib.suppress(StateUnusable):  # it is cancelled all the same
             if await self._tell_to_end("cancel", job_id, tell=True) is None:
@@ -276,6 +276,15 @@ class Slot:
             # Cancelled before its task had taken its first step.
             await self._ledger.keep(job_id, lambda old: self._over(old, JobCancelled(hint=UNTOUCHED)))
             self._show()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """The daemon ends, in whatever way: so does the life, which no other cancellation ends."""
+        self._closing = True
+        if self._life is not None:
+            self._life.end("stop")
 
     async def stop(self, seconds: float) -> bool:
         """The daemon stops: cancel, and leave the job in the journal. False if a thread still hangs then."""
