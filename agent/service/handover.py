@@ -1,9 +1,12 @@
 """Handing the server over: after `done`, wait until the control plane knows, then reboot into the user's system.
 
-The order is the contract: the outcome is durable first, then it is seen (polled, or pushed and acknowledged) or the
-grace time is over, then everything is synced, then the journal says that the reboot is ordered, then the reboot command
-runs. A server that reboots before its `done` was seen looks like one that vanished; one whose agent died while it went
-down is not rebooted a second time on its way up.
+The order is the contract: the outcome is durable first, then it is known to whoever gave the job, or the time for that
+is over, then everything is synced, then the journal says that the reboot is ordered, then the reboot command runs. A
+server that reboots before its `done` was known looks like one that vanished; one whose agent died while it went down is
+not rebooted a second time on its way up.
+
+Who posted a job may have gone away, so nobody is waited for long. A control plane that gave one is: what it has not
+been told it will never know, for the journal lies in memory as a rule and goes with the rescue system.
 
 Owned by a life, one for each deployment that is done. Cancelled while it waits, it leaves nothing behind and can be run
 again; the command itself is never cut.
@@ -47,6 +50,34 @@ class HandOverState(StrEnum):
     FAILED = "failed"
 
 
+class Awaited(StrEnum):
+    """What a hand-over waits for."""
+
+    CLIENT = "client"
+    """Somebody who asks for the outcome."""
+    CONTROL_PLANE = "controlPlane"
+    """The answer to the push of the outcome."""
+    SHUTDOWN = "shutdown"
+
+
+def reboot_document(
+    state: HandOverState,
+    *,
+    at: float | None = None,
+    reason: str | None = None,
+    awaited: Awaited | None = None,
+    since: float | None = None,
+) -> dict[str, Any]:
+    """The member `reboot` of the status document. Times are seconds since the epoch."""
+    return {
+        "state": state.value,
+        "at": None if at is None else timestamp(at),
+        "reason": reason,
+        "waitingFor": None if awaited is None else awaited.value,
+        "since": None if since is None else timestamp(since),
+    }
+
+
 async def run_command(command: Sequence[str]) -> None:
     """Run the reboot command.
 
@@ -75,6 +106,7 @@ class HandOver:
         changed: Callable[[], object],
         mark: Mark,
         *,
+        pulled: bool = False,
         ordered_at: float | None = None,
         run: Run = run_command,
         down_seconds: float = REBOOT_SECONDS,
@@ -85,6 +117,7 @@ class HandOver:
             reboot: whether, how and when.
             changed: is called whenever the document changes.
             mark: tells the next agent that the reboot is ordered.
+            pulled: whether the job came from the control plane, which then has to know of its outcome.
             ordered_at: when an agent before this one ordered the reboot, in this boot of the server; None: it did not.
             run: runs the reboot command.
             down_seconds: how long the server may take to go down.
@@ -94,11 +127,13 @@ class HandOver:
         self._mark = mark
         self._run = run
         self._down_seconds = down_seconds
+        self._pulled = pulled
         self._inherited = ordered_at is not None
-        self._is_seen = False
-        self._seen: asyncio.Future[None] | None = None
-        """Is done when the outcome has been seen; made by whoever waits for it."""
+        self._is_known = False
+        self._known: asyncio.Future[None] | None = None
+        """Is done when the outcome is known; made by whoever waits for it."""
         self._deadline: float | None = None
+        self._since = ordered_at
         self.state = HandOverState.WAITING if reboot.enabled else HandOverState.DISABLED
         if self._inherited:
             self.state = HandOverState.DUE
@@ -115,10 +150,16 @@ class HandOver:
         return self.state is HandOverState.DUE
 
     def see(self) -> None:
-        """The control plane knows the outcome."""
-        self._is_seen = True
-        if self._seen is not None and not self._seen.done():
-            self._seen.set_result(None)
+        """Whoever gave the job knows its outcome."""
+        self._is_known = True
+        if self._known is not None and not self._known.done():
+            self._known.set_result(None)
+
+    def explain(self, reason: str) -> None:
+        """Why the outcome is not known yet."""
+        if self.state is HandOverState.WAITING and reason != self.reason:
+            self.reason = reason
+            self._changed()
 
     def call_off(self) -> None:
         """The reboot will not be; the server stays in rescue. Nothing where that is settled already."""
@@ -127,12 +168,12 @@ class HandOver:
 
     def document(self) -> dict[str, Any]:
         """The member `reboot` of the status document."""
-        waiting = self.state is HandOverState.WAITING and self._deadline is not None
-        return {
-            "state": self.state.value,
-            "at": timestamp(self._deadline) if waiting and self._deadline is not None else None,
-            "reason": self.reason,
-        }
+        awaited, at = None, None
+        if self.state is HandOverState.WAITING:
+            awaited, at = (Awaited.CONTROL_PLANE if self._pulled else Awaited.CLIENT), self._deadline
+        elif self.is_due:
+            awaited = Awaited.SHUTDOWN
+        return reboot_document(self.state, at=at, reason=self.reason, awaited=awaited, since=self._since)
 
     async def run(self) -> None:
         """Wait, sync, reboot; returns when no reboot is to come, at once where there is none.
@@ -140,24 +181,26 @@ class HandOver:
         After a cancellation it can be run again, and goes on where it was.
         """
         if self.state is HandOverState.WAITING:
-            await self._until_seen(self._reboot.grace_seconds)
+            await self._until_known()
             await sync_all()
             await self._order()
         if self.is_due:
             await asyncio.sleep(self._down_seconds)  # from here on this process waits for its end
             self._fail(self._still_up())
 
-    async def _until_seen(self, seconds: float) -> None:
+    async def _until_known(self) -> None:
+        seconds = self._reboot.untold_seconds if self._pulled else self._reboot.grace_seconds
+        self._since = self._since or time.time()
         self._deadline = time.time() + seconds
         self._changed()
-        if not self._is_seen:
-            self._seen = asyncio.get_running_loop().create_future()
+        if not self._is_known:
+            self._known = asyncio.get_running_loop().create_future()
             # Not asyncio.timeout: where a cancellation of long ago is still counted in the task, it ends in another.
-            await asyncio.wait((self._seen,), timeout=seconds)
-        if self._is_seen:
+            await asyncio.wait((self._known,), timeout=seconds)
+        if self._is_known:
             await asyncio.sleep(SETTLE_SECONDS)
         else:
-            log.warning("handover_unseen", seconds=seconds)
+            log.warning("handover_untold" if self._pulled else "handover_unseen", seconds=seconds)
 
     async def _order(self) -> None:
         if self.state is not HandOverState.WAITING:
@@ -191,11 +234,10 @@ class HandOver:
 
     def _fail(self, reason: str) -> None:
         log.error("reboot_failed", reason=reason)
-        self.reason = reason
-        self._enter(HandOverState.FAILED)
+        self._enter(HandOverState.FAILED, reason)
 
-    def _enter(self, state: HandOverState) -> None:
-        self.state = state
+    def _enter(self, state: HandOverState, reason: str | None = None) -> None:
+        self.state, self.reason, self._since = state, reason, time.time()
         self._changed()
 
 

@@ -286,12 +286,16 @@ class Life:
         self._tell("result")
 
     def _prepare_hand_over(self) -> None:
-        entry = self._ledger.entry
-        ordered_at = None if entry is None else entry.ordered_at
+        entry = self._ledger.entry or self._entry
+        pulled = entry.origin == "control"
         self.hand_over = HandOver(
-            self._crew.reboot, self._show_hand_over, self._mark_ordered, ordered_at=ordered_at
+            self._crew.reboot,
+            self._show_hand_over,
+            self._mark_ordered,
+            pulled=pulled,
+            ordered_at=entry.ordered_at,
         )
-        if entry is not None and entry.seen:
+        if entry.told if pulled else entry.seen:
             self.hand_over.see()
         if self._called_off:
             self.hand_over.call_off()

@@ -181,6 +181,8 @@ class ControlClient:
                 if farewell is not None and fault.is_final:
                     log.warning("farewell_refused", id=document["id"], reason=str(fault))
                     await self._slot.told_farewell(farewell)
+                if farewell is None and document["status"] != DOING:
+                    self._slot.untold(str(document["id"]), str(fault))
                 await backoff.wait(fault)
                 continue
             backoff.succeed()

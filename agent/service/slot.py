@@ -27,7 +27,7 @@ from agent.lean import structlog
 from agent.model.job import Job, parse_job
 from agent.model.status import DOING, Status
 from agent.service.board import Board
-from agent.service.handover import HandOverState
+from agent.service.handover import HandOverState, reboot_document
 from agent.service.journal import Book, Ending, Entry, Origin, Phase
 from agent.service.ledger import Ledger
 from agent.service.life import UNTOUCHED, Crew, Life
@@ -176,7 +176,7 @@ class Slot:
         if entry.ending == "cancel" and entry.phase is Phase.RUNNING:
             return self._over(entry, JobCancelled())
         if entry.ending == "cancel" and entry.phase is Phase.DONE:
-            off = {"state": HandOverState.CALLED_OFF.value, "at": None, "reason": None}
+            off = reboot_document(HandOverState.CALLED_OFF)
             return replace(entry, phase=Phase.CLOSED, status={**(entry.status or {}), "reboot": off})
         if entry.phase is Phase.DONE and boot_id != self._boot_id:
             return replace(entry, phase=Phase.CLOSED)  # the reboot that was to come has been
@@ -303,21 +303,33 @@ class Slot:
         return True
 
     async def see(self, job_id: str | None) -> None:
-        """The control plane knows the outcome of this job."""
+        """Somebody has asked for the outcome of this job. Where it was pulled, that does not tell the control plane."""
         entry = self.entry
         if job_id is None or entry is None or entry.id != job_id or entry.status is None:
             return
-        if self._life is not None and self._life.hand_over is not None:
-            self._life.hand_over.see()
+        if entry.origin != "control":
+            self._hand_on()
         if not entry.seen:
             await self._ledger.keep(job_id, lambda old: replace(old, seen=True))
 
     async def told(self, job_id: str) -> None:
         """The control plane that this job came from has taken its outcome."""
-        await self.see(job_id)
         entry = self.entry
-        if entry is not None and entry.id == job_id and entry.status is not None and not entry.told:
-            await self._ledger.keep(job_id, lambda old: replace(old, told=True))
+        if entry is None or entry.id != job_id or entry.status is None:
+            return
+        self._hand_on()
+        if not entry.told:
+            await self._ledger.keep(job_id, lambda old: replace(old, seen=True, told=True))
+
+    def _hand_on(self) -> None:
+        if self._life is not None and self._life.hand_over is not None:
+            self._life.hand_over.see()
+
+    def untold(self, job_id: str, reason: str) -> None:
+        """The control plane that this job came from has not taken its outcome yet; the text says why."""
+        entry, life = self.entry, self._life
+        if entry is not None and entry.id == job_id and life is not None and life.hand_over is not None:
+            life.hand_over.explain(reason)
 
     async def told_farewell(self, farewell: Mapping[str, Any]) -> None:
         """The control plane has taken a farewell."""

@@ -55,6 +55,7 @@ class AgentProcess:
     """TOML behind what every agent here has."""
     reboot: bool = False
     grace_seconds: float = 1
+    untold_seconds: float = 86400
     stays_up: bool = False
     """The reboot command fails when it has done its work: the server does not go down here."""
     disks: tuple[Path, ...] = ()
@@ -101,7 +102,7 @@ class AgentProcess:
         path.write_text(
             f'service_name = "{NAME}"\n'
             f"[reboot]\nenabled = {str(self.reboot).lower()}\ncommand = {command}\n"
-            f"grace_seconds = {self.grace_seconds}\n"
+            f"grace_seconds = {self.grace_seconds}\nuntold_seconds = {self.untold_seconds}\n"
             f'[state]\ndirectory = "{self.directory / "state"}"\n'
             + self.config.replace("@SOCKET@", str(self.socket))
             + ("" if "@SOCKET@" in self.config else f'\n[api]\nsocket = "{self.socket}"\n')

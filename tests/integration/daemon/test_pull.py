@@ -7,7 +7,7 @@ import time
 import pytest
 import trustme
 
-from tests.control_plane import CANCEL, DELETED, control_plane
+from tests.control_plane import CANCEL, DELETED, MAX_GIVEN, control_plane
 from tests.integration.daemon.agent_process import NAME
 from tests.integration.harness import assert_complete, assert_nothing_boots, job
 
@@ -161,18 +161,134 @@ def test_an_outcome_survives_the_agent_and_is_told_by_the_next_one(pulling_agent
     assert plane.wait_for(record, "error")["error"]["code"] == "checksum.mismatch"
 
 
-def test_the_server_reboots_after_the_grace_time_though_the_control_plane_is_down(
+def test_a_server_does_not_reboot_untold_and_does_once_the_control_plane_is_back(
     pulling_agent, plane, web, image
 ):
-    agent = pulling_agent(reboot=True, grace_seconds=2).start()
+    """Its journal would go with the rescue system: the control plane would never know, and give the job no more."""
+    agent = pulling_agent(reboot=True, grace_seconds=0).start()
+
+    def down_from_here(request, _number):
+        plane.failing = 503
+        request.file(image.data)
+
+    web.answer = down_from_here
+    record = plane.give(NAME, job(web.url, image.sha256))
+    agent.wait_for("done")
+    agent.wait(lambda: agent.status()["reboot"]["reason"] is not None, "it says what is wrong")
+    assert agent.get().json["status"] == "done", "whoever else asks is not the control plane"
+    time.sleep(2)
+    reboot = agent.status()["reboot"]
+    assert (reboot["state"], reboot["waitingFor"]) == ("waiting", "controlPlane")
+    assert reboot["reason"] == "it answered 503"
+    assert reboot["since"] < reboot["at"]
+    assert agent.post(job(web.url, image.sha256)).status == 409
+    assert not agent.rebooted.exists()
+    plane.failing = None
+    plane.wait_for(record, "done", seconds=90)
+    agent.wait(agent.rebooted.exists, "it reboots")
+
+
+def test_a_server_reboots_untold_after_a_bound_of_its_own(pulling_agent, plane, web, image):
+    agent = pulling_agent(reboot=True, grace_seconds=3600, untold_seconds=2).start()
 
     def down_from_here(request, _number):
         plane.failing = 500
         request.file(image.data)
 
     web.answer = down_from_here
-    plane.give(NAME, job(web.url, image.sha256))
+    record = plane.give(NAME, job(web.url, image.sha256))
     agent.wait(agent.rebooted.exists, "it reboots", 60)
+    assert "handover_untold" in agent.log
+    assert record.last.get("status") != "done"
+
+
+def test_an_agent_that_comes_back_waits_for_the_control_plane_that_was_not_told(
+    pulling_agent, plane, web, image
+):
+    """Somebody has seen the outcome, the control plane has not."""
+    agent = pulling_agent(reboot=True, grace_seconds=0).start()
+
+    def down_from_here(request, _number):
+        plane.failing = 503
+        request.file(image.data)
+
+    web.answer = down_from_here
+    record = plane.give(NAME, job(web.url, image.sha256))
+    agent.wait_for("done")
+    agent.get()
+    agent.wait(lambda: json.loads(agent.journal.read_text())["entry"]["seen"], "that is noted")
+    agent.kill()
+    agent.start()
+    time.sleep(2)
+    assert agent.status()["reboot"]["waitingFor"] == "controlPlane"
+    assert not agent.rebooted.exists()
+    plane.failing = None
+    plane.wait_for(record, "done", seconds=90)
+    agent.wait(agent.rebooted.exists, "it reboots")
+
+
+# -- jobs that are lost ------------------------------------------------------------------------------------------
+
+
+def _lose(agent):
+    """The server loses power: the journal is gone with the memory that it lay in."""
+    agent.kill()
+    agent.journal.unlink()
+    agent.start()
+
+
+def test_a_job_that_the_server_lost_is_given_again_under_its_id_and_run(
+    pulling_agent, plane, slow_web, image, disk, tmp_path
+):
+    agent = pulling_agent().start()
+    record = plane.give(NAME, job(slow_web.url, image.sha256))
+    plane.wait_for(record, "write")
+    slow_web.answer = lambda request, _number: request.file(image.data)
+    _lose(agent)
+    assert plane.wait_for(record, "done", "error")["status"] == "done"
+    assert record.given == 2
+    assert_complete(disk, image, tmp_path)
+
+
+def test_a_job_whose_server_rebooted_untold_is_given_again(pulling_agent, plane, web, image):
+    """The control plane comes back before the server has asked what to boot, and serves the rescue system."""
+    agent = pulling_agent(reboot=True, untold_seconds=0).start()
+
+    def down_from_here(request, _number):
+        plane.failing = 503
+        request.file(image.data)
+
+    web.answer = down_from_here
+    record = plane.give(NAME, job(web.url, image.sha256))
+    agent.wait(agent.rebooted.exists, "it reboots untold")
+    web.answer = lambda request, _number: request.file(image.data)
+    plane.failing = None
+    _lose(agent)
+    assert plane.wait_for(record, "done", "error")["status"] == "done"
+    assert record.given == 2
+
+
+def test_a_lost_job_that_was_to_be_cancelled_is_not_given_again(pulling_agent, plane, slow_web, image):
+    agent = pulling_agent().start()
+    record = plane.give(NAME, job(slow_web.url, image.sha256))
+    plane.wait_for(record, "write")
+    agent.kill()
+    record.action = CANCEL
+    agent.journal.unlink()
+    agent.start()
+    assert plane.wait_for(record, "error")["message"] == "cancelled"
+    assert record.given == 1
+    assert agent.status()["status"] is None
+
+
+def test_a_job_that_is_lost_again_and_again_is_given_up():
+    with control_plane() as plane:
+        record = plane.give(NAME, {})
+        for number in range(MAX_GIVEN):
+            assert plane.next_job(NAME, 0) is record
+            plane.take_status(NAME, record.id, {"status": "doing", "percent": number})
+        assert plane.next_job(NAME, 0) is None
+    assert record.last["message"] == f"lost by the server {MAX_GIVEN} times"
 
 
 def test_a_control_plane_that_is_not_trusted_is_told_nothing(
