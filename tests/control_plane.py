@@ -82,6 +82,11 @@ class ControlPlane(ThreadingHTTPServer):
         self.failing: int | None = None
         """A status to answer everything with, as a control plane that is down does."""
         self.retry_after: str | None = None
+        self.taking: int = 200
+        """The status of the answer to a job's status that is taken; one without a body where it is 204 or 205."""
+        self.refusing: int | None = None
+        """A status to answer outcomes with, which are not taken then."""
+        self.refusals = 0
         self.asked = 0
         self.ending = False
 
@@ -199,11 +204,16 @@ class _Request(BaseHTTPRequestHandler):
         if len(rest) != 3 or (rest[0], rest[2]) != ("jobs", "status"):
             self._answer(404, {"message": f"no route {path.path}"})
             return
-        action = self.server.take_status(server, rest[1], json.loads(body))
+        document = json.loads(body)
+        if self.server.refusing is not None and document["status"] != "doing":
+            self.server.refusals += 1
+            self._answer(self.server.refusing, {"message": "not taken"})
+            return
+        action = self.server.take_status(server, rest[1], document)
         if action is None:
             self._answer(404, {"message": "there is no such job"})
         else:
-            self._answer(200, {"action": action})
+            self._answer(self.server.taking, None if self.server.taking in (204, 205) else {"action": action})
 
     def _route(self) -> tuple[Any, str, list[str]]:
         path = urlsplit(self.path)
@@ -231,6 +241,7 @@ class _Request(BaseHTTPRequestHandler):
             self.send_header("Retry-After", self.server.retry_after)
         if document is not None:
             self.send_header("Content-Type", "application/json")
+        if status != 204:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -159,7 +159,12 @@ class Daemon:
 
         if self._config.control_plane is not None:
             client = ControlClient(
-                self._config.control_plane, self._config.service_name, slot, self._board, self._config.policy
+                self._config.control_plane,
+                self._config.service_name,
+                slot,
+                self._board,
+                self._config.policy,
+                outcome_refused=self._metrics.refuse_outcome,
             )
             await client.run()
 

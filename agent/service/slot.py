@@ -108,11 +108,15 @@ class Slot:
 
     def _has_room(self) -> bool:
         life = self._life
-        if life is None:
-            return True
-        if life.hand_over is not None:
-            return life.hand_over.is_over  # whatever has become of the task
+        if life is None or life.hand_over is not None:
+            return not self.reboot_is_to_come  # whatever has become of the task
         return life.task.done() or self._is_over()
+
+    @property
+    def reboot_is_to_come(self) -> bool:
+        """Whether a reboot waits for something, or has been ordered."""
+        life = self._life
+        return life is not None and life.hand_over is not None and not life.hand_over.is_over
 
     @property
     def deploying(self) -> bool:
@@ -330,6 +334,17 @@ class Slot:
         entry, life = self.entry, self._life
         if entry is not None and entry.id == job_id and life is not None and life.hand_over is not None:
             life.hand_over.explain(reason)
+
+    async def note(self, job_id: str, text: str) -> None:
+        """Add a note to the outcome of this job."""
+
+        def noted(old: Entry) -> Entry:
+            if old.status is None or text in old.status["notes"]:
+                return old
+            return replace(old, status={**old.status, "notes": [*old.status["notes"], text]})
+
+        await self._ledger.keep(job_id, noted)
+        self._show()
 
     async def told_farewell(self, farewell: Mapping[str, Any]) -> None:
         """The control plane has taken a farewell."""

@@ -1,16 +1,26 @@
 """Pulling from a control plane, over TLS, as a server does that nobody can reach."""
 
 import json
+import re
 import ssl
 import time
 
 import pytest
 import trustme
 
+from agent.service.pull import MAX_REFUSALS
 from tests.control_plane import CANCEL, DELETED, MAX_GIVEN, control_plane
 from tests.integration.daemon.agent_process import NAME
 from tests.integration.harness import assert_complete, assert_nothing_boots, job
 
+# The daemon as its command runs it, but with back-offs that a test can wait for.
+IMPATIENT = """
+import sys
+from agent.service import daemon, pull
+from agent.service.config import load_config
+pull.BACKOFF = pull.HttpLimits(backoff_base=0.05, backoff_cap=0.2)
+sys.exit(daemon.run(load_config(sys.argv[2], cmdline="", credentials=None)))
+"""
 TOKEN = "t0ken-of-the-control-plane"
 
 
@@ -225,6 +235,71 @@ def test_an_agent_that_comes_back_waits_for_the_control_plane_that_was_not_told(
     plane.failing = None
     plane.wait_for(record, "done", seconds=90)
     agent.wait(agent.rebooted.exists, "it reboots")
+
+
+# -- outcomes that are refused ------------------------------------------------------------------------------------
+
+
+def _counted(agent):
+    """How many outcomes have been set aside."""
+    found = re.search(
+        r"^byoi_outcomes_refused_total (\S+)$", agent.get("/metrics").body.decode(), re.MULTILINE
+    )
+    assert found is not None
+    return float(found[1])
+
+
+def test_an_outcome_that_is_refused_for_good_does_not_block_the_next_job(pulling_agent, plane, web, image):
+    agent = pulling_agent(command=("-c", IMPATIENT)).start()
+    plane.refusing = 422
+    first = plane.give(NAME, job(web.url, image.sha256))
+    agent.wait(lambda: "outcome_refused" in agent.log, "it is set aside", 90)
+    assert plane.refusals >= MAX_REFUSALS
+    note = agent.status()["notes"][-1]
+    assert "422" in note
+    assert _counted(agent) == 1
+    plane.jobs[NAME].pop(first.id)
+    plane.refusing = None
+    second = plane.give(NAME, job(web.url, image.sha256))
+    assert plane.wait_for(second, "done", "error", seconds=90)["status"] == "done"
+
+
+def test_a_wrong_token_is_no_refusal_of_the_outcome(pulling_agent, plane, web, image):
+    """Somebody rotates the token, and puts it right later."""
+    agent = pulling_agent(command=("-c", IMPATIENT)).start()
+    plane.refusing = 403
+    record = plane.give(NAME, job(web.url, image.sha256))
+    agent.wait(lambda: plane.refusals > MAX_REFUSALS, "it goes on trying", 90)
+    plane.refusing = None
+    plane.wait_for(record, "done", seconds=90)
+    assert "outcome_refused" not in agent.log
+
+
+def test_a_reboot_that_waits_for_a_refused_outcome_goes_on_waiting(pulling_agent, plane, web, image):
+    agent = pulling_agent(command=("-c", IMPATIENT), reboot=True, grace_seconds=0).start()
+    plane.refusing = 400
+    record = plane.give(NAME, job(web.url, image.sha256))
+    agent.wait(lambda: plane.refusals > MAX_REFUSALS, "it goes on trying", 90)
+    reboot = agent.status()["reboot"]
+    assert (reboot["state"], reboot["reason"]) == ("waiting", "it answered 400 to a status")
+    assert not agent.rebooted.exists()
+    plane.refusing = None
+    plane.wait_for(record, "done", seconds=90)
+    agent.wait(agent.rebooted.exists, "it reboots")
+
+
+def test_a_job_whose_id_would_lead_elsewhere_is_not_taken_and_the_log_says_why(
+    pulling_agent, plane, web, image, disk
+):
+    before = disk.read_bytes()
+    agent = pulling_agent().start()
+    plane.give(NAME, job(web.url, image.sha256), "..")
+    agent.wait(lambda: "neither . nor .." in agent.log, "it says why")
+    assert agent.status()["status"] is None
+    plane.jobs[NAME].clear()
+    record = plane.give(NAME, job(web.url, image.sha256))
+    assert plane.wait_for(record, "done", seconds=90)["status"] == "done"
+    assert disk.read_bytes() != before
 
 
 # -- jobs that are lost ------------------------------------------------------------------------------------------
