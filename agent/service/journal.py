@@ -64,9 +64,9 @@ class Entry:
     seal: Seal | None = None
     status: Mapping[str, Any] | None = field(default=None, repr=False)
     seen: bool = False
-    """Whether somebody has seen the outcome: the server may be handed over."""
+    """Whether somebody has seen the outcome: the server of a job that was posted may be handed over."""
     told: bool = False
-    """Whether the control plane that the job came from has taken the outcome."""
+    """Whether the control plane that the job came from has taken the outcome: its server may be handed over."""
     ending: Ending | None = None
     """What somebody was promised who wanted it to end, and is done even by the next agent."""
     percent: float = 0.0

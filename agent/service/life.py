@@ -106,6 +106,7 @@ class Life:
         self._why: Why | None = None
         self._tell_of_end = True
         self._called_off = False
+        """Whether no reboot is to follow, also where the hand-over has not begun."""
         self._outcome: Status | None = None
         """What the deployment came to, from the moment on at which nothing can change it."""
         self._pulse: tuple[object, ...] = ()

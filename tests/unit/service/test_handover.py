@@ -1,6 +1,7 @@
 """The hand-over: what it waits for, what ends it and what does not, and that the reboot is ordered once in a boot."""
 
 import asyncio
+import errno
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
@@ -79,6 +80,21 @@ async def test_a_reboot_that_cannot_be_marked_is_not_ordered():
     )
 
 
+@pytest.mark.parametrize(
+    ("exit_", "reason"),
+    [
+        (OSError(errno.ENOENT, "No such file or directory"), "reboot-it: No such file or directory"),
+        (OSError(errno.ETIMEDOUT, "took longer than 60 s"), "the server is still up 0 s after reboot-it"),
+    ],
+)
+async def test_a_command_that_was_too_slow_may_have_had_its_effect(exit_, reason):
+    """The server may go down all the same: it is waited for, as after one that ended well."""
+    record = Record(exit=exit_)
+    hand_over = record.hand_over(SOON)
+    await hand_over.run()
+    assert (hand_over.state, hand_over.reason) == (HandOverState.FAILED, reason)
+
+
 async def test_a_reboot_that_an_agent_before_this_one_ordered_is_waited_for_and_not_ordered_again():
     record = Record()
     hand_over = record.hand_over(SOON, ordered_at=1.0)
@@ -89,6 +105,25 @@ async def test_a_reboot_that_an_agent_before_this_one_ordered_is_waited_for_and_
     assert record.acts == []
     assert hand_over.state is HandOverState.FAILED
     assert "before this one" in hand_over.reason
+
+
+async def test_a_pulled_job_waits_for_its_control_plane_and_says_so_until_a_bound_of_its_own():
+    record = Record()
+    hand_over = record.hand_over(replace(SOON, grace_seconds=0, untold_seconds=3600), pulled=True)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(hand_over.run())
+        await asyncio.sleep(0.05)
+        hand_over.explain("it cannot be reached")
+        document = hand_over.document()
+        assert (document["state"], document["waitingFor"]) == ("waiting", "controlPlane")
+        assert document["reason"] == "it cannot be reached"
+        assert document["since"] < document["at"]
+        assert record.acts == []
+        hand_over.see()
+    assert record.acts == ["marked", SOON.command]
+    record = Record()
+    await record.hand_over(replace(SOON, grace_seconds=3600, untold_seconds=0.01), pulled=True).run()
+    assert record.acts == ["marked", SOON.command]
 
 
 async def test_one_that_is_cancelled_before_its_command_has_begun_takes_the_mark_back_and_can_be_run_again():
