@@ -27,6 +27,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 MAX_BODY = 1024 * 1024
 MAX_WAIT = 60.0
 CONTINUE, CANCEL, DELETED = "continue", "cancel", "deleted"
+# How often a job is given to agents that lose it; as often as an agent begins one.
+MAX_GIVEN = 5
 
 
 @dataclass
@@ -50,7 +52,10 @@ class Record:
 
 
 class ControlPlane(ThreadingHTTPServer):
-    """Serves from a thread of its own. `jobs` are by server and by id; a job is given until a status of it came."""
+    """Serves from a thread of its own. `jobs` are by server and by id.
+
+    A job is given until a status of it came, and again where an agent asks before its outcome came.
+    """
 
     daemon_threads = True
     request_queue_size = 64
@@ -77,6 +82,11 @@ class ControlPlane(ThreadingHTTPServer):
         self.failing: int | None = None
         """A status to answer everything with, as a control plane that is down does."""
         self.retry_after: str | None = None
+        self.taking: int = 200
+        """The status of the answer to a job's status that is taken; one without a body where it is 204 or 205."""
+        self.refusing: int | None = None
+        """A status to answer outcomes with, which are not taken then."""
+        self.refusals = 0
         self.asked = 0
         self.ending = False
 
@@ -105,19 +115,38 @@ class ControlPlane(ThreadingHTTPServer):
     # -- what the routes do ------------------------------------------------------------------------------
 
     def next_job(self, server: str, wait: float) -> Record | None:
-        """The oldest job of a server that no status has come of; waits for one."""
+        """A job that this server has lost, or else the oldest that no status has come of; waits for one."""
         deadline = time.monotonic() + min(wait, MAX_WAIT)
         with self.changed:
             self.asked += 1
-            while not self.ending:
-                for record in self.jobs.get(server, {}).values():
-                    if not record.statuses:
-                        record.given += 1
-                        return record
+            record = self._lost(
+                server
+            )  # now and not later: the question may be answered long after it was asked
+            while record is None and not self.ending:
+                record = next((new for new in self._jobs_of(server) if not new.statuses), None)
                 left = deadline - time.monotonic()
-                if left <= 0:
+                if record is not None or left <= 0:
                     break
                 self.changed.wait(left)
+            if record is not None:
+                record.given += 1
+            return record
+
+    def _jobs_of(self, server: str) -> list[Record]:
+        return list(self.jobs.get(server, {}).values())
+
+    def _lost(self, server: str) -> Record | None:
+        """A job that has begun and is not over. An agent asks while it has none: it has lost this one.
+
+        One that was to be cancelled, or was lost too often, is over then: nobody has it any more.
+        """
+        for record in self._jobs_of(server):
+            if not record.statuses or record.over or record.action == DELETED:
+                continue
+            if record.action == CONTINUE and record.given < MAX_GIVEN:
+                return record
+            message = "cancelled" if record.action == CANCEL else f"lost by the server {record.given} times"
+            self._add(record, {"id": record.id, "status": "error", "message": message})
         return None
 
     def take_status(self, server: str, job_id: str, document: dict[str, Any]) -> str | None:
@@ -126,10 +155,13 @@ class ControlPlane(ThreadingHTTPServer):
             record = self.jobs.get(server, {}).get(job_id)
             if record is None or record.action == DELETED:
                 return None
-            record.statuses.append(document)
-            record.arrivals.append(time.monotonic())
-            self.changed.notify_all()
+            self._add(record, document)
             return record.action
+
+    def _add(self, record: Record, document: dict[str, Any]) -> None:
+        record.statuses.append(document)
+        record.arrivals.append(time.monotonic())
+        self.changed.notify_all()
 
     def handle_error(self, *_: object) -> None:
         """Clients that go away are no news."""
@@ -172,11 +204,16 @@ class _Request(BaseHTTPRequestHandler):
         if len(rest) != 3 or (rest[0], rest[2]) != ("jobs", "status"):
             self._answer(404, {"message": f"no route {path.path}"})
             return
-        action = self.server.take_status(server, rest[1], json.loads(body))
+        document = json.loads(body)
+        if self.server.refusing is not None and document["status"] != "doing":
+            self.server.refusals += 1
+            self._answer(self.server.refusing, {"message": "not taken"})
+            return
+        action = self.server.take_status(server, rest[1], document)
         if action is None:
             self._answer(404, {"message": "there is no such job"})
         else:
-            self._answer(200, {"action": action})
+            self._answer(self.server.taking, None if self.server.taking in (204, 205) else {"action": action})
 
     def _route(self) -> tuple[Any, str, list[str]]:
         path = urlsplit(self.path)
@@ -204,6 +241,7 @@ class _Request(BaseHTTPRequestHandler):
             self.send_header("Retry-After", self.server.retry_after)
         if document is not None:
             self.send_header("Content-Type", "application/json")
+        if status != 204:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

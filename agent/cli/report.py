@@ -17,6 +17,7 @@ class Reboot:
     at: float | None = None
     """When it comes at the latest, in seconds since the epoch."""
     reason: str | None = None
+    """Why it failed, or why it has not come yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,11 +52,10 @@ def reboot_line(reboot: Reboot | None, now: float) -> str | None:
     match reboot:
         case None:
             return None
-        case Reboot("waiting", None):
-            return "rebooting to disk as soon as the control plane has seen it"
-        case Reboot("waiting", at):
-            left = max(math.ceil((at or now) - now), 0)
-            return f"rebooting to disk in {left} s at most, as soon as the control plane has seen it"
+        case Reboot("waiting", at, reason):
+            left = f" in {_left(at, now)} at most," if at is not None else ""
+            so_far = f" (so far: {printable(reason)})" if reason else ""
+            return f"rebooting to disk{left} as soon as the control plane has seen it{so_far}"
         case Reboot("due"):
             return "rebooting to disk now"
         case Reboot("disabled"):
@@ -65,6 +64,12 @@ def reboot_line(reboot: Reboot | None, now: float) -> str | None:
             return f"the reboot failed: {printable(reason or 'no reason is known')}; reboot by hand"
         case Reboot(state):
             return f"reboot: {printable(state)}"
+
+
+def _left(at: float, now: float) -> str:
+    """By the second while somebody may watch it pass."""
+    seconds = max(math.ceil(at - now), 0)
+    return f"{seconds} s" if seconds < 3600 else format_duration(seconds)
 
 
 def standing_lines(report: Report, now: float) -> tuple[str, ...]:

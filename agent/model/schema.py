@@ -38,6 +38,7 @@ WAITING_ON = ("network", "disk", "cpu")
 MAX_REVISION = 2**53 - 1
 """The largest integer that every reader of JSON keeps (RFC 8259, section 6)."""
 REBOOT_STATES = ("disabled", "waiting", "due", "calledOff", "failed")
+REBOOT_WAITS_FOR = ("client", "controlPlane", "shutdown")
 # Faults of a job that have a code of their own, beside those of the error classes.
 _FAULT_CODES = ("checksum.type", "checksum.pair")
 # A host, or an absolute path; in the letter case that anybody may use.
@@ -245,7 +246,9 @@ def _reboot() -> Schema:
     properties = {
         "state": _of("string", enum=list(REBOOT_STATES)),
         "at": _nullable(_time("When it comes at the latest.")),
-        "reason": _nullable(_of("string", "Why it failed.")),
+        "reason": _nullable(_of("string", "Why it failed, or why it has not come yet.")),
+        "waitingFor": _nullable(_of("string", "What it waits for.", enum=list(REBOOT_WAITS_FOR))),
+        "since": _nullable(_time("When it came to this state.")),
     }
     return _object(properties, text="The reboot after a deployment that is done.")
 

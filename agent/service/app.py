@@ -27,10 +27,11 @@ from agent.service.bodies import Bodies
 from agent.service.config import Config
 from agent.service.documents import ApiError
 from agent.service.guard import abandonable
+from agent.service.handover import HandOverState
 from agent.service.inventory import WAIT_SECONDS, Inventory, InventoryHangs
 from agent.service.json_errors import json_errors
 from agent.service.metrics import load_library
-from agent.service.slot import Slot, SlotClosing, SlotTaken, StillCancelling
+from agent.service.slot import RebootOrdered, Slot, SlotClosing, SlotTaken, StillCancelling
 
 PREFIXES = ("", "/1.0")
 DEPLOYMENT = "/dedicated/server/{serviceName}/bringYourOwnImage"
@@ -139,6 +140,8 @@ class _Api:
         return _void()
 
     def _taken_by(self) -> str:
+        if (self._board.document.get("reboot") or {}).get("state") == HandOverState.DUE:
+            return "A deployment is done and the server is rebooting."
         if self._board.document.get("status") == DONE:
             return "A deployment is done and the server is about to reboot: DELETE it to call the reboot off."
         return "A deployment is under way on this server: wait for its end, or DELETE it."
@@ -158,8 +161,12 @@ class _Api:
         self._check_server(request)
         try:
             await self._slot.erase()
-        except SlotClosing:
-            raise ApiError(503, "The reboot was ordered, and the server goes down.") from None
+        except RebootOrdered:
+            raise ApiError(
+                409,
+                "The reboot into the deployed system has been ordered and cannot be called off any more.",
+                error_code="REBOOT_ORDERED",
+            ) from None
         except StillCancelling as waiting:
             raise ApiError(
                 503,

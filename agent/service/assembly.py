@@ -20,7 +20,6 @@ from agent.service.board import Board, event_teller
 from agent.service.bodies import Bodies
 from agent.service.config import Config
 from agent.service.guard import serve
-from agent.service.handover import HandOver
 from agent.service.journal import Book, Journal
 from agent.service.ledger import Ledger
 from agent.service.life import Crew, Keep, Running
@@ -76,7 +75,7 @@ class Daemon:
             app = make_app(self._make_parts(slot))
             app.on_shutdown.append(self._end_streams)
             await slot.resume(note)
-            async with serve(app, self._sockets):
+            async with slot, serve(app, self._sockets):
                 background = [tasks.create_task(work) for work in self._background(slot, ledger)]
                 self._notifier.send(READY="1")
                 log.info("serving", on=[socket.name for socket in self._sockets])
@@ -123,7 +122,7 @@ class Daemon:
         crew = Crew(
             tasks=tasks,
             launch=launch,
-            hand_over=lambda changed: HandOver(config.reboot, changed, ledger.flush),
+            reboot=config.reboot,
             is_committed=_is_committed,
             observers=(log_event, event_teller(board), self._metrics.listen),
         )
@@ -160,7 +159,12 @@ class Daemon:
 
         if self._config.control_plane is not None:
             client = ControlClient(
-                self._config.control_plane, self._config.service_name, slot, self._board, self._config.policy
+                self._config.control_plane,
+                self._config.service_name,
+                slot,
+                self._board,
+                self._config.policy,
+                outcome_refused=self._metrics.refuse_outcome,
             )
             await client.run()
 

@@ -47,6 +47,7 @@ class Board:
         self._document: dict[str, Any] = {**document, "revision": self.revision}
         self._encoded: bytes | None = None
         self._changed = asyncio.Event()
+        self._closed = False
         self._subscriptions: set[Subscription] = set()
 
     @property
@@ -67,14 +68,19 @@ class Board:
         self.revision += 1
         self._document = {**document, "revision": self.revision}
         self._encoded = None
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._wake()
         return True
 
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
     async def wait(self, since: int | None, seconds: float) -> bool:
-        """Wait until the revision is not `since` any more; False if it still is after so many seconds."""
+        """Wait until the revision is not `since` any more; False if it still is after so many seconds or at the end."""
         deadline = asyncio.get_running_loop().time() + seconds
         while since == self.revision:
+            if self._closed:
+                return False
             try:
                 async with asyncio.timeout_at(deadline):
                     await self._changed.wait()
@@ -115,7 +121,9 @@ class Board:
             self._subscriptions.discard(subscription)
 
     def close(self) -> None:
-        """End all subscriptions: the daemon stops."""
+        """End all subscriptions and all waiting: the daemon stops, and whoever waits is answered now."""
+        self._closed = True
+        self._wake()
         for subscription in tuple(self._subscriptions):
             self._end(subscription)
 

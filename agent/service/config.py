@@ -18,7 +18,7 @@ from agent.service.options import DEFAULTS, TABLE
 DEFAULT_PATH = Path("/etc/byoi-agent/agent.toml")
 
 _OVH = tuple(option.key for option in TABLE if option.section == "api.ovh")
-_PULLING = {option.key for option in TABLE if option.section == "control_plane"}
+_PULLING = {"reboot.untold_seconds", *(option.key for option in TABLE if option.section == "control_plane")}
 _LISTENER = {"api.tls_cert", "api.tls_key", "api.client_ca", "api.token_file", *_OVH}
 
 
@@ -71,6 +71,7 @@ class Reboot:
     enabled: bool = DEFAULTS["reboot.enabled"]
     command: tuple[str, ...] = DEFAULTS["reboot.command"]
     grace_seconds: float = DEFAULTS["reboot.grace_seconds"]
+    untold_seconds: float = DEFAULTS["reboot.untold_seconds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,12 @@ def _build(settings: Settings) -> Config:
         disk_groups=tuple(settings.groups[number] for number in sorted(settings.groups)),
         policy=Policy(values["policy.require_checksum"], values["policy.allow_http"]),
         download=Download(values["download.ca_file"]),
-        reboot=Reboot(values["reboot.enabled"], values["reboot.command"], values["reboot.grace_seconds"]),
+        reboot=Reboot(
+            enabled=values["reboot.enabled"],
+            command=values["reboot.command"],
+            grace_seconds=values["reboot.grace_seconds"],
+            untold_seconds=values["reboot.untold_seconds"],
+        ),
         state=State(values["state.directory"]),
         log=Log(values["log.level"], values["log.format"]),
         origins=MappingProxyType(settings.origins),

@@ -5,6 +5,7 @@ take the token along).
 """
 
 import json
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,8 +21,13 @@ from agent.service.config import ControlPlane
 from agent.transfer.client import aiohttp
 from agent.units import KiB
 
-MAX_ID_LENGTH = 128
+# One segment of a URL that every client and proxy passes on as it is: nothing in it is encoded, decoded or normalised.
+_ID = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~:-]{1,128}")
+_UNUSABLE_ID = "an id of 1 to 128 letters, digits and - . _ ~ :, and neither . nor .."
+# 4xx that tell of the credentials or of the moment, and not of the request.
+_PASSING = frozenset({401, 403, 407, 408, 425, 429})
 _MAX_ANSWER_BYTES = 64 * KiB
+_MAX_OFFER_BYTES = MAX_JOB_BYTES + 64 * KiB
 _REQUEST_SECONDS = 30.0
 
 
@@ -71,37 +77,40 @@ class ControlPlaneApi:
             ControlFault: no answer, or none that makes sense.
         """
         url = f"{self._base}/job?wait={wait:g}"
-        status, body = await self._call("GET", url, None, wait + _REQUEST_SECONDS, MAX_JOB_BYTES + 64 * KiB)
+        status, body = await self._call("GET", url, None, wait + _REQUEST_SECONDS, _MAX_OFFER_BYTES)
         if status == 204:
             return None
         if status != 200:
             raise ControlFault(f"it answered {status} to the question for a job")
+        if body is None:
+            raise ControlFault(f"it answered with more than {_MAX_OFFER_BYTES} bytes")
         document, fault = await run_blocking(_strictly, body)
         job_id, job = document.get("id"), document.get("job")
-        if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_ID_LENGTH or not job_id.isprintable():
-            raise ControlFault(f"it gave a job without an id of 1 to {MAX_ID_LENGTH} printable characters")
+        if not isinstance(job_id, str) or not _ID.fullmatch(job_id):
+            raise ControlFault(f"it gave a job without {_UNUSABLE_ID}")
         return Offer(job_id, job if isinstance(job, dict) else {}, fault)
 
     async def report(self, job_id: str, document: Mapping[str, Any]) -> Action:
-        """Push a status document.
+        """Push a status document. Any 2xx takes it, whatever the answer holds.
 
         Raises:
             ControlFault: it was not taken.
         """
+        if not _ID.fullmatch(job_id):
+            raise ControlFault(f"the job is without {_UNUSABLE_ID}", is_final=True)
         url = f"{self._base}/jobs/{quote(job_id, safe='')}/status"
         status, body = await self._call("PUT", url, document, _REQUEST_SECONDS, _MAX_ANSWER_BYTES)
         if status in (404, 410):
             return Action.GONE
-        if status not in (200, 204):
-            is_final = 400 <= status < 500 and status not in (401, 403, 408, 429)
+        if not 200 <= status < 300:
+            is_final = 400 <= status < 500 and status not in _PASSING
             raise ControlFault(f"it answered {status} to a status", is_final=is_final)
-        if status == 204 or not body.strip():
-            return Action.CONTINUE
-        return Action.CANCEL if _json(body).get("action") == "cancel" else Action.CONTINUE
+        return _action(body)
 
     async def _call(
         self, method: str, url: str, document: Mapping[str, Any] | None, seconds: float, limit: int
-    ) -> tuple[int, bytes]:
+    ) -> tuple[int, bytes | None]:
+        """The status and the body of the answer; no body where it is longer than `limit`."""
         timeout = aiohttp.ClientTimeout(total=seconds, connect=_REQUEST_SECONDS)
         try:
             async with self._session.request(
@@ -121,14 +130,23 @@ class ControlPlaneApi:
             raise ControlFault(f"it cannot be reached: {_reason(error)}") from None
 
 
-async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
+async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
     parts, length = [], 0
     async for part in response.content.iter_any():
         length += len(part)
         if length > limit:
-            raise ControlFault(f"it answered with more than {limit} bytes")
+            return None
         parts.append(part)
     return b"".join(parts)
+
+
+def _action(body: bytes | None) -> Action:
+    """What a 2xx asks for; one that says nothing that can be understood asks for nothing."""
+    try:
+        document = _json(body or b"{}")
+    except ControlFault:
+        return Action.CONTINUE
+    return Action.CANCEL if document.get("action") == "cancel" else Action.CONTINUE
 
 
 def _json(body: bytes) -> dict[str, Any]:

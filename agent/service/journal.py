@@ -64,13 +64,15 @@ class Entry:
     seal: Seal | None = None
     status: Mapping[str, Any] | None = field(default=None, repr=False)
     seen: bool = False
-    """Whether somebody has seen the outcome: the server may be handed over."""
+    """Whether somebody has seen the outcome: the server of a job that was posted may be handed over."""
     told: bool = False
-    """Whether the control plane that the job came from has taken the outcome."""
+    """Whether the control plane that the job came from has taken the outcome: its server may be handed over."""
     ending: Ending | None = None
     """What somebody was promised who wanted it to end, and is done even by the next agent."""
     percent: float = 0.0
     """How far clients have been told it was: the next attempt begins there."""
+    ordered_at: float | None = None
+    """When the reboot was ordered: it is not ordered again in the same boot."""
 
     def document(self) -> dict[str, Any]:
         """The entry as JSON, secrets included."""
@@ -87,6 +89,7 @@ class Entry:
             "told": self.told,
             "ending": self.ending,
             "percent": self.percent,
+            "orderedAt": self.ordered_at,
         }
 
     @classmethod
@@ -109,6 +112,7 @@ class Entry:
             told=_member(document, "told", bool),
             ending=_one_of(document, "ending", ("erase", "cancel", None)),
             percent=_member(document, "percent", float, int),
+            ordered_at=_member(document, "orderedAt", float, int, type(None)),
         )
         if entry.phase is Phase.SEALED and entry.seal is None:
             raise ValueError("a sealed entry without its seal")

@@ -19,8 +19,9 @@ from agent.model.job import Job
 from agent.model.seal import Seal
 from agent.model.stage import State
 from agent.model.status import DOING, Status
+from agent.service.config import Reboot
 from agent.service.handover import HandOver
-from agent.service.journal import Entry, Phase
+from agent.service.journal import Book, Entry, Phase
 from agent.service.ledger import Ledger
 
 log = structlog.get_logger(__name__)
@@ -58,7 +59,7 @@ class Crew:
 
     tasks: asyncio.TaskGroup
     launch: Launch
-    hand_over: Callable[[Callable[[], object]], HandOver]
+    reboot: Reboot
     is_committed: Callable[[Seal], Awaitable[bool]]
     observers: tuple[Listener, ...] = ()
 
@@ -104,6 +105,8 @@ class Life:
         self._attempt = entry.attempt
         self._why: Why | None = None
         self._tell_of_end = True
+        self._called_off = False
+        """Whether no reboot is to follow, also where the hand-over has not begun."""
         self._outcome: Status | None = None
         """What the deployment came to, from the moment on at which nothing can change it."""
         self._pulse: tuple[object, ...] = ()
@@ -146,6 +149,14 @@ class Life:
             # Once: a second cancellation would cut into the cleaning up after the first.
             self.task.cancel()
 
+    def call_off(self) -> bool:
+        """No reboot follows, also where the deployment is not over yet; False if one has been ordered already."""
+        self._called_off = True
+        if self.hand_over is None:
+            return True
+        self.hand_over.call_off()
+        return not self.hand_over.is_due
+
     async def wait(self, seconds: float | None = None) -> bool:
         """Wait for the end of the task; False if it has not come in so many seconds."""
         done, _ = await asyncio.wait({self.task}, timeout=seconds)
@@ -167,18 +178,34 @@ class Life:
     async def _run(self) -> None:
         try:
             try:
-                await self._work()
+                await self._work_through()
             except asyncio.CancelledError:
                 await self._end_as_told()
                 if self._why not in ("erase", "cancel"):
                     raise
-            except Exception as error:
-                log.error("job_crashed", id=self._entry.id, exc_info=error)  # noqa: TRY400
-                await self._crash(error)
         except Exception as error:
             log.error("job_lost", id=self._entry.id, exc_info=error)  # noqa: TRY400
         finally:
             self.deployment = None
+
+    async def _work_through(self) -> None:
+        """Work, and make an outcome of what ends that without having been asked for."""
+        try:
+            await self._work()
+        except asyncio.CancelledError as error:
+            if self._why is not None:
+                raise
+            self._stay()
+            await self._crash(error)
+        except Exception as error:
+            log.error("job_crashed", id=self._entry.id, exc_info=error)  # noqa: TRY400
+            await self._crash(error)
+
+    def _stay(self) -> None:
+        """Go on after a cancellation that nobody asked for: one that a library caught and left in the task's count."""
+        log.error("cancelled_by_nobody", id=self._entry.id)
+        while self.task.uncancel():
+            pass
 
     async def _work(self) -> None:
         if self._entry.phase is not Phase.DONE and (not self._resumed or await self._reconsider()):
@@ -260,10 +287,31 @@ class Life:
         self._tell("result")
 
     def _prepare_hand_over(self) -> None:
-        self.hand_over = self._crew.hand_over(self._show_hand_over)
-        entry = self._ledger.entry
-        if entry is not None and entry.seen:
+        entry = self._ledger.entry or self._entry
+        pulled = entry.origin == "control"
+        self.hand_over = HandOver(
+            self._crew.reboot,
+            self._show_hand_over,
+            self._mark_ordered,
+            pulled=pulled,
+            ordered_at=entry.ordered_at,
+        )
+        if entry.told if pulled else entry.seen:
             self.hand_over.see()
+        if self._called_off:
+            self.hand_over.call_off()
+
+    async def _mark_ordered(self, when: float | None) -> bool:
+        def marked(book: Book) -> Book | None:
+            if book.entry is None or book.entry.id != self._entry.id:
+                return None
+            return replace(book, entry=replace(book.entry, ordered_at=when))
+
+        try:
+            return await self._ledger.change(marked)
+        except StateUnusable as error:
+            log.error("journal_failed", reason=str(error))  # noqa: TRY400 - the text says all
+            return False
 
     def _show_hand_over(self) -> None:
         if self._show():
@@ -271,9 +319,16 @@ class Life:
 
     async def _finish(self) -> None:
         """Hand the server over, if there is anything to hand over."""
-        if self.hand_over is not None:
-            await self.hand_over.run()
-            await self._close(self.hand_over)
+        if self.hand_over is None:
+            return
+        while not self.hand_over.is_over:
+            try:
+                await self.hand_over.run()
+            except asyncio.CancelledError:
+                if self._why is not None:
+                    raise
+                self._stay()
+        await self._close(self.hand_over)
 
     async def _close(self, hand_over: HandOver) -> None:
         """The hand-over is over, and the server still here: the next agent has nothing to do but to answer."""
@@ -296,7 +351,7 @@ class Life:
             except StateUnusable:
                 if self._current_phase() in (Phase.RUNNING, Phase.SEALED):
                     await self._conclude(self._outcome or self._status_of(JobCancelled()))
-                await self._call_off()
+                await self._close_called_off()
             return
         outcome = self._outcome
         if outcome is not None and (self._why == "cancel" or not _is_cancelled(outcome)):
@@ -305,21 +360,23 @@ class Life:
             hint = "" if self._resumed else UNTOUCHED
             await self._conclude(self._status_of(JobCancelled(hint=hint)))
         if self._why == "cancel":
-            await self._call_off()
+            await self._close_called_off()
         elif self._current_phase() in (Phase.RUNNING, Phase.SEALED) and self._percent > self._percent_kept:
             await self._keep(lambda old: replace(old, percent=self._percent))
 
-    async def _call_off(self) -> None:
+    async def _close_called_off(self) -> None:
         if self.hand_over is not None:
             self.hand_over.call_off()
             if self.hand_over.is_over:
                 await self._close(self.hand_over)
 
-    async def _crash(self, error: Exception) -> None:
+    async def _crash(self, error: BaseException) -> None:
         if self._current_phase() in (Phase.RUNNING, Phase.SEALED):
             # A deployment that only our own fault has cancelled was not cancelled by anybody.
             outcome = None if self._outcome is None or _is_cancelled(self._outcome) else self._outcome
             await self._conclude(outcome or self._status_of(InternalFault(reason=type(error).__name__)))
+        elif self._current_phase() is Phase.DONE and self.hand_over is None:
+            self._announce()
         await self._finish()
 
     # -- details ---------------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ class Metrics:
         """Deployments that are over, by outcome and error code."""
         self._requests: Counter[tuple[str, str, int]] = Counter()
         """Requests by method, template of the route and status of the answer."""
+        self._outcomes_refused = 0
         self._downloaded = 0
         self._written = 0
         """Bytes of deployments that are over."""
@@ -69,6 +70,10 @@ class Metrics:
         self._downloaded += status.progress.bytes_downloaded
         self._written += status.progress.bytes_written
         self._last_over = status.started_at
+
+    def refuse_outcome(self) -> None:
+        """Count an outcome that the control plane did not take and that is set aside."""
+        self._outcomes_refused += 1
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -126,6 +131,11 @@ class Metrics:
         for (method, route, status), count in self._requests.items():
             requests.add_metric((method, route, str(status)), count)
         yield requests
+        yield CounterMetricFamily(
+            f"{_FAMILY}_outcomes_refused",
+            "Outcomes that the control plane did not take and that were set aside",
+            value=self._outcomes_refused,
+        )
         yield from _deployment(self._status)
 
     def _counted_bytes(self, what: str, text: str) -> "Metric":

@@ -132,7 +132,7 @@ def _paths(service_name: str) -> dict[str, Any]:
             "deleteDeployment",
             "Cancel the deployment, call off a pending reboot, and forget the state. The server stays as it is.",
             _void("It is gone, or there was none."),
-            (404, 503),
+            (404, 409, 503),
         ),
     }
     paths: dict[str, Any] = {

@@ -201,8 +201,15 @@ TABLE = (
     Option(
         "reboot.grace_seconds",
         kinds.seconds(0, 86400),
-        "How long to wait for somebody to see the result before the reboot.",
+        "How long to wait for somebody to see the result of a job that was posted, before the reboot.",
         default=60.0,
+    ),
+    Option(
+        "reboot.untold_seconds",
+        kinds.seconds(0, 366 * 86400),
+        "How long to wait, before the reboot, for a control plane to take the result of a job that it gave. One that "
+        "has not been told will not know that the job was done: let it be long.",
+        default=86400.0,
     ),
     Option(
         "state.directory",

@@ -10,6 +10,7 @@ to the slot is post, cancel and erase.
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from agent.model.status import DOING, timestamp
 from agent.service.board import Board
 from agent.service.config import ControlPlane
 from agent.service.control import Action, ControlFault, ControlPlaneApi, Offer, tls_context
-from agent.service.slot import Slot, SlotClosing, SlotTaken, StillCancelling
+from agent.service.slot import RebootOrdered, Slot, SlotClosing, SlotTaken, StillCancelling
 from agent.transfer.client import aiohttp
 from agent.transfer.http_retry import HttpLimits, retry_delay
 
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 # The longest back-off is short: a customer waits for what is told here.
 BACKOFF = HttpLimits(backoff_base=1.0, backoff_cap=30.0)
+# How often an outcome is pushed that is refused for good, before the next job is asked for.
+MAX_REFUSALS = 5
 # A deployment that is slow to stop is reported on meanwhile.
 CANCEL_SECONDS = 5.0
 
@@ -69,9 +72,27 @@ class ControlClient:
         board: Board,
         policy: Policy,
         *,
+        outcome_refused: Callable[[], None],
         rng: random.Random | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            config: the control plane.
+            service_name: of this server.
+            slot: where jobs go.
+            board: where their statuses are.
+            policy: what a job may ask for.
+            outcome_refused: is called for each outcome that is set aside.
+            rng: for jitter.
+            sleep: waits so many seconds.
+        """
+        self._outcome_refused = outcome_refused
+        self._refusals: Counter[str] = Counter()
+        """Of outcomes, by the id of the job."""
+        self._set_aside: set[str] = set()
+        """Ids of jobs whose outcome the control plane will not take."""
         self._config = config
         self._service_name = service_name
         self._slot = slot
@@ -116,9 +137,7 @@ class ControlClient:
 
     def _may_ask(self) -> bool:
         """A next job would replace the last one's outcome: not before the control plane has that."""
-        entry = self._slot.entry
-        delivered = entry is None or entry.origin != "control" or entry.told
-        return self._slot.is_free and delivered and not self._slot.farewells
+        return self._slot.is_free and not self._has_news() and not self._slot.farewells
 
     async def _take(self, api: ControlPlaneApi, offer: Offer) -> None:
         if self._slot.was_taken(offer.id):
@@ -178,9 +197,8 @@ class ControlClient:
             try:
                 action = await self._tell(api, document)
             except ControlFault as fault:
-                if farewell is not None and fault.is_final:
-                    log.warning("farewell_refused", id=document["id"], reason=str(fault))
-                    await self._slot.told_farewell(farewell)
+                if farewell is not None or document["status"] != DOING:
+                    await self._note_untold(document, fault, farewell)
                 await backoff.wait(fault)
                 continue
             backoff.succeed()
@@ -189,6 +207,28 @@ class ControlClient:
                 continue
             await self._obey(action, str(document["id"]), over=document["status"] != DOING)
             await self._pause(_milestone(document))
+
+    async def _note_untold(
+        self, outcome: Mapping[str, Any], fault: ControlFault, farewell: Mapping[str, Any] | None
+    ) -> None:
+        """An outcome was not taken. One that never will be does not keep the next job waiting for ever."""
+        job_id = str(outcome["id"])
+        if farewell is None:
+            self._slot.untold(job_id, str(fault))
+        if not fault.is_final:
+            return
+        self._refusals[job_id] += 1
+        if self._refusals[job_id] < MAX_REFUSALS or (farewell is None and self._slot.reboot_is_to_come):
+            return  # where a reboot waits for it there is no next job
+        log.error("outcome_refused", id=job_id, reason=str(fault), refusals=self._refusals[job_id])
+        self._outcome_refused()
+        if farewell is not None:
+            await self._slot.told_farewell(farewell)
+            return
+        self._set_aside.add(job_id)
+        await self._slot.note(
+            job_id, f"The control plane does not take the outcome, it is set aside: {fault}."
+        )
 
     async def _tell(self, api: ControlPlaneApi, document: Mapping[str, Any]) -> Action:
         try:
@@ -199,7 +239,9 @@ class ControlClient:
     def _has_news(self) -> bool:
         """Whether the control plane does not know yet how its job is."""
         entry = self._slot.entry
-        return entry is not None and entry.origin == "control" and not entry.told
+        if entry is None or entry.origin != "control":
+            return False
+        return not entry.told and entry.id not in self._set_aside
 
     async def _pause(self, told: tuple[object, ...]) -> None:
         """Until the next milestone, or for some seconds."""
@@ -224,8 +266,10 @@ class ControlClient:
                     await self._slot.erase(CANCEL_SECONDS, job_id=job_id, tell=False)
                 case _:
                     pass
-        except SlotClosing:
-            pass  # the server goes down, or the daemon stops
+        except RebootOrdered:
+            log.warning("reboot_not_called_off", id=job_id, reason="the reboot had been ordered already")
+            if over and action is Action.CANCEL:
+                await self._slot.told(job_id)
         except StillCancelling as waiting:
             log.warning("cancel_waits", reason=str(waiting))
         except StateUnusable as error:

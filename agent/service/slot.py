@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from agent.deploy.tracker import concluded, starting
 from agent.errors import DeployError, JobCancelled, JobInvalid, StateUnusable
@@ -27,7 +27,7 @@ from agent.lean import structlog
 from agent.model.job import Job, parse_job
 from agent.model.status import DOING, Status
 from agent.service.board import Board
-from agent.service.handover import HandOver, HandOverState
+from agent.service.handover import HandOverState, reboot_document
 from agent.service.journal import Book, Ending, Entry, Origin, Phase
 from agent.service.ledger import Ledger
 from agent.service.life import UNTOUCHED, Crew, Life
@@ -48,6 +48,10 @@ class SlotTaken(Exception):
 
 class SlotClosing(Exception):
     """The daemon stops and takes nothing any more."""
+
+
+class RebootOrdered(Exception):
+    """The reboot command has been run, or is about to be: nothing calls the reboot off any more."""
 
 
 class StillCancelling(Exception):
@@ -104,9 +108,15 @@ class Slot:
 
     def _has_room(self) -> bool:
         life = self._life
-        if life is not None and life.hand_over is not None and life.hand_over.is_due:
-            return False  # the server is about to go down
-        return life is None or life.task.done() or self._is_over()
+        if life is None or life.hand_over is not None:
+            return not self.reboot_is_to_come  # whatever has become of the task
+        return life.task.done() or self._is_over()
+
+    @property
+    def reboot_is_to_come(self) -> bool:
+        """Whether a reboot waits for something, or has been ordered."""
+        life = self._life
+        return life is not None and life.hand_over is not None and not life.hand_over.is_over
 
     @property
     def deploying(self) -> bool:
@@ -170,7 +180,7 @@ class Slot:
         if entry.ending == "cancel" and entry.phase is Phase.RUNNING:
             return self._over(entry, JobCancelled())
         if entry.ending == "cancel" and entry.phase is Phase.DONE:
-            off = {"state": HandOverState.CALLED_OFF.value, "at": None, "reason": None}
+            off = reboot_document(HandOverState.CALLED_OFF)
             return replace(entry, phase=Phase.CLOSED, status={**(entry.status or {}), "reboot": off})
         if entry.phase is Phase.DONE and boot_id != self._boot_id:
             return replace(entry, phase=Phase.CLOSED)  # the reboot that was to come has been
@@ -223,49 +233,43 @@ class Slot:
     ) -> None:
         """Cancel what runs, call a pending reboot off, and forget the job.
 
-        Where the reboot has been ordered already, this returns only if the server is not going down.
-
         Args:
             seconds: how long to wait for the deployment to stop.
             job_id: nothing is done where another job is in the slot.
             tell: whether a control plane whose job it is has to be told.
 
         Raises:
+            RebootOrdered: the server goes down; nothing was done.
             StillCancelling: it did not stop in that time; it will be erased when it does.
-            SlotClosing: the server goes down.
             StateUnusable: the journal could not be written; what ran was stopped.
         """
-        hand_over = self._call_off(job_id)
-        if hand_over is not None:
-            await hand_over.settle()
-        if self._closing and hand_over is not None and hand_over.is_due:
-            raise SlotClosing
+        self._call_off(job_id)
         ended = await self._tell_to_end("erase", job_id, tell=tell)
         if ended is None:
             return
         await self._wait(seconds)
         await self._forget(ended, tell=tell)
 
-    def _call_off(self, job_id: str | None) -> HandOver | None:
-        """Before anything is awaited: what is not ordered now will not be."""
+    def _call_off(self, job_id: str | None) -> None:
+        """Before anything is awaited: what is not ordered now will not be.
+
+        Raises:
+            RebootOrdered: it has been.
+        """
         entry, life = self.entry, self._life
-        if (
-            life is None
-            or life.hand_over is None
-            or (job_id is not None and (entry is None or entry.id != job_id))
-        ):
-            return None
-        life.hand_over.call_off()
-        return life.hand_over
+        is_meant = entry is not None and job_id in (None, entry.id)
+        if life is not None and is_meant and not life.call_off():
+            raise RebootOrdered
 
     async def cancel(self, job_id: str, seconds: float = CANCEL_SECONDS) -> None:
         """Cancel this job and keep its state, `job.cancelled`; one that is done is not rebooted.
 
         Raises:
+            RebootOrdered: the server goes down; nothing was done.
             StillCancelling: it did not stop in so many seconds; it goes on to.
         """
-        life, hand_over = self._life, self._call_off(job_id)
-        if life is None or life.task.done() or (hand_over is not None and hand_over.is_due):
+        self._call_off(job_id)
+        if self._life is None or self._life.task.done():
             return
         with contextlib.suppress(StateUnusable):  # it is cancelled all the same
             if await self._tell_to_end("cancel", job_id, tell=True) is None:
@@ -276,6 +280,15 @@ class Slot:
             # Cancelled before its task had taken its first step.
             await self._ledger.keep(job_id, lambda old: self._over(old, JobCancelled(hint=UNTOUCHED)))
             self._show()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """The daemon ends, in whatever way: so does the life, which no other cancellation ends."""
+        self._closing = True
+        if self._life is not None:
+            self._life.end("stop")
 
     async def stop(self, seconds: float) -> bool:
         """The daemon stops: cancel, and leave the job in the journal. False if a thread still hangs then."""
@@ -294,21 +307,44 @@ class Slot:
         return True
 
     async def see(self, job_id: str | None) -> None:
-        """The control plane knows the outcome of this job."""
+        """Somebody has asked for the outcome of this job. Where it was pulled, that does not tell the control plane."""
         entry = self.entry
         if job_id is None or entry is None or entry.id != job_id or entry.status is None:
             return
-        if self._life is not None and self._life.hand_over is not None:
-            self._life.hand_over.see()
+        if entry.origin != "control":
+            self._hand_on()
         if not entry.seen:
             await self._ledger.keep(job_id, lambda old: replace(old, seen=True))
 
     async def told(self, job_id: str) -> None:
         """The control plane that this job came from has taken its outcome."""
-        await self.see(job_id)
         entry = self.entry
-        if entry is not None and entry.id == job_id and entry.status is not None and not entry.told:
-            await self._ledger.keep(job_id, lambda old: replace(old, told=True))
+        if entry is None or entry.id != job_id or entry.status is None:
+            return
+        self._hand_on()
+        if not entry.told:
+            await self._ledger.keep(job_id, lambda old: replace(old, seen=True, told=True))
+
+    def _hand_on(self) -> None:
+        if self._life is not None and self._life.hand_over is not None:
+            self._life.hand_over.see()
+
+    def untold(self, job_id: str, reason: str) -> None:
+        """The control plane that this job came from has not taken its outcome yet; the text says why."""
+        entry, life = self.entry, self._life
+        if entry is not None and entry.id == job_id and life is not None and life.hand_over is not None:
+            life.hand_over.explain(reason)
+
+    async def note(self, job_id: str, text: str) -> None:
+        """Add a note to the outcome of this job."""
+
+        def noted(old: Entry) -> Entry:
+            if old.status is None or text in old.status["notes"]:
+                return old
+            return replace(old, status={**old.status, "notes": [*old.status["notes"], text]})
+
+        await self._ledger.keep(job_id, noted)
+        self._show()
 
     async def told_farewell(self, farewell: Mapping[str, Any]) -> None:
         """The control plane has taken a farewell."""

@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -54,6 +55,9 @@ class AgentProcess:
     """TOML behind what every agent here has."""
     reboot: bool = False
     grace_seconds: float = 1
+    untold_seconds: float = 86400
+    stays_up: bool = False
+    """The reboot command fails when it has done its work: the server does not go down here."""
     disks: tuple[Path, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ("-m", "agent.service.daemon")
@@ -92,12 +96,13 @@ class AgentProcess:
             f'[[disk_group]]\nid = {number}\ndisks = ["{disk}"]\n'
             for number, disk in enumerate(self.disks, 1)
         )
-        command = json.dumps(["touch", str(self.rebooted)])
+        touch = ["touch", str(self.rebooted)]
+        command = json.dumps(["sh", "-c", f"{shlex.join(touch)}; exit 1"] if self.stays_up else touch)
         path = self.directory / "agent.toml"
         path.write_text(
             f'service_name = "{NAME}"\n'
             f"[reboot]\nenabled = {str(self.reboot).lower()}\ncommand = {command}\n"
-            f"grace_seconds = {self.grace_seconds}\n"
+            f"grace_seconds = {self.grace_seconds}\nuntold_seconds = {self.untold_seconds}\n"
             f'[state]\ndirectory = "{self.directory / "state"}"\n'
             + self.config.replace("@SOCKET@", str(self.socket))
             + ("" if "@SOCKET@" in self.config else f'\n[api]\nsocket = "{self.socket}"\n')
@@ -202,6 +207,13 @@ class AgentProcess:
     def kill(self) -> None:
         """What a crash, or the OOM killer, does."""
         self.end(signal.SIGKILL)
+
+    def reboot_now(self) -> None:
+        """The server goes down and comes up again, to a journal on a disk that outlives the boot."""
+        self.kill()
+        book = json.loads(self.journal.read_text())
+        self.journal.write_text(json.dumps(book | {"boot": "another boot"}))
+        self.start()
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """Life and death of the daemon: crashes, restarts, the journal, and what a deployment in its middle becomes."""
 
+import http.client
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -243,6 +245,23 @@ def test_a_group_gets_at_the_socket_beside_the_state_and_nobody_at_the_journal(m
     journal = agent.directory / "state" / "journal.json"
     assert journal.stat().st_mode & 0o777 == 0o600
     assert journal.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_who_waits_for_a_change_is_answered_when_the_daemon_stops(make_agent):
+    """A client would else be cut off, and the daemon wait ten seconds for it."""
+    agent = make_agent().start()
+    idle = agent.status()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
+        for client in clients:
+            client.connect(str(agent.socket))
+            client.sendall(b"GET /v1/status?since=%d&wait=60 HTTP/1.1\r\nHost: a\r\n\r\n" % idle["revision"])
+        agent.get("/healthz")  # answered after those before it have been taken
+        assert agent.end(signal.SIGTERM) == 0
+        for client in clients:
+            answer = http.client.HTTPResponse(client)
+            answer.begin()
+            assert (answer.status, json.loads(answer.read())) == (200, idle)
 
 
 # -- ends that take their time --------------------------------------------------------------------------------

@@ -1,16 +1,26 @@
 """Pulling from a control plane, over TLS, as a server does that nobody can reach."""
 
 import json
+import re
 import ssl
 import time
 
 import pytest
 import trustme
 
-from tests.control_plane import CANCEL, DELETED, control_plane
+from agent.service.pull import MAX_REFUSALS
+from tests.control_plane import CANCEL, DELETED, MAX_GIVEN, control_plane
 from tests.integration.daemon.agent_process import NAME
 from tests.integration.harness import assert_complete, assert_nothing_boots, job
 
+# The daemon as its command runs it, but with back-offs that a test can wait for.
+IMPATIENT = """
+import sys
+from agent.service import daemon, pull
+from agent.service.config import load_config
+pull.BACKOFF = pull.HttpLimits(backoff_base=0.05, backoff_cap=0.2)
+sys.exit(daemon.run(load_config(sys.argv[2], cmdline="", credentials=None)))
+"""
 TOKEN = "t0ken-of-the-control-plane"
 
 
@@ -161,18 +171,199 @@ def test_an_outcome_survives_the_agent_and_is_told_by_the_next_one(pulling_agent
     assert plane.wait_for(record, "error")["error"]["code"] == "checksum.mismatch"
 
 
-def test_the_server_reboots_after_the_grace_time_though_the_control_plane_is_down(
+def test_a_server_does_not_reboot_untold_and_does_once_the_control_plane_is_back(
     pulling_agent, plane, web, image
 ):
-    agent = pulling_agent(reboot=True, grace_seconds=2).start()
+    """Its journal would go with the rescue system: the control plane would never know, and give the job no more."""
+    agent = pulling_agent(reboot=True, grace_seconds=0).start()
+
+    def down_from_here(request, _number):
+        plane.failing = 503
+        request.file(image.data)
+
+    web.answer = down_from_here
+    record = plane.give(NAME, job(web.url, image.sha256))
+    agent.wait_for("done")
+    agent.wait(lambda: agent.status()["reboot"]["reason"] is not None, "it says what is wrong")
+    assert agent.get().json["status"] == "done", "whoever else asks is not the control plane"
+    time.sleep(2)
+    reboot = agent.status()["reboot"]
+    assert (reboot["state"], reboot["waitingFor"]) == ("waiting", "controlPlane")
+    assert reboot["reason"] == "it answered 503"
+    assert reboot["since"] < reboot["at"]
+    assert agent.post(job(web.url, image.sha256)).status == 409
+    assert not agent.rebooted.exists()
+    plane.failing = None
+    plane.wait_for(record, "done", seconds=90)
+    agent.wait(agent.rebooted.exists, "it reboots")
+
+
+def test_a_server_reboots_untold_after_a_bound_of_its_own(pulling_agent, plane, web, image):
+    agent = pulling_agent(reboot=True, grace_seconds=3600, untold_seconds=2).start()
 
     def down_from_here(request, _number):
         plane.failing = 500
         request.file(image.data)
 
     web.answer = down_from_here
-    plane.give(NAME, job(web.url, image.sha256))
+    record = plane.give(NAME, job(web.url, image.sha256))
     agent.wait(agent.rebooted.exists, "it reboots", 60)
+    assert "handover_untold" in agent.log
+    assert record.last.get("status") != "done"
+
+
+def test_an_agent_that_comes_back_waits_for_the_control_plane_that_was_not_told(
+    pulling_agent, plane, web, image
+):
+    """Somebody has seen the outcome, the control plane has not."""
+    agent = pulling_agent(reboot=True, grace_seconds=0).start()
+
+    def down_from_here(request, _number):
+        plane.failing = 503
+        request.file(image.data)
+
+    web.answer = down_from_here
+    record = plane.give(NAME, job(web.url, image.sha256))
+    agent.wait_for("done")
+    agent.get()
+    agent.wait(lambda: json.loads(agent.journal.read_text())["entry"]["seen"], "that is noted")
+    agent.kill()
+    agent.start()
+    time.sleep(2)
+    assert agent.status()["reboot"]["waitingFor"] == "controlPlane"
+    assert not agent.rebooted.exists()
+    plane.failing = None
+    plane.wait_for(record, "done", seconds=90)
+    agent.wait(agent.rebooted.exists, "it reboots")
+
+
+# -- outcomes that are refused ------------------------------------------------------------------------------------
+
+
+def _counted(agent):
+    """How many outcomes have been set aside."""
+    found = re.search(
+        r"^byoi_outcomes_refused_total (\S+)$", agent.get("/metrics").body.decode(), re.MULTILINE
+    )
+    assert found is not None
+    return float(found[1])
+
+
+def test_an_outcome_that_is_refused_for_good_does_not_block_the_next_job(pulling_agent, plane, web, image):
+    agent = pulling_agent(command=("-c", IMPATIENT)).start()
+    plane.refusing = 422
+    first = plane.give(NAME, job(web.url, image.sha256))
+    agent.wait(lambda: "outcome_refused" in agent.log, "it is set aside", 90)
+    assert plane.refusals >= MAX_REFUSALS
+    note = agent.status()["notes"][-1]
+    assert "422" in note
+    assert _counted(agent) == 1
+    plane.jobs[NAME].pop(first.id)
+    plane.refusing = None
+    second = plane.give(NAME, job(web.url, image.sha256))
+    assert plane.wait_for(second, "done", "error", seconds=90)["status"] == "done"
+
+
+def test_a_wrong_token_is_no_refusal_of_the_outcome(pulling_agent, plane, web, image):
+    """Somebody rotates the token, and puts it right later."""
+    agent = pulling_agent(command=("-c", IMPATIENT)).start()
+    plane.refusing = 403
+    record = plane.give(NAME, job(web.url, image.sha256))
+    agent.wait(lambda: plane.refusals > MAX_REFUSALS, "it goes on trying", 90)
+    plane.refusing = None
+    plane.wait_for(record, "done", seconds=90)
+    assert "outcome_refused" not in agent.log
+
+
+def test_a_reboot_that_waits_for_a_refused_outcome_goes_on_waiting(pulling_agent, plane, web, image):
+    agent = pulling_agent(command=("-c", IMPATIENT), reboot=True, grace_seconds=0).start()
+    plane.refusing = 400
+    record = plane.give(NAME, job(web.url, image.sha256))
+    agent.wait(lambda: plane.refusals > MAX_REFUSALS, "it goes on trying", 90)
+    reboot = agent.status()["reboot"]
+    assert (reboot["state"], reboot["reason"]) == ("waiting", "it answered 400 to a status")
+    assert not agent.rebooted.exists()
+    plane.refusing = None
+    plane.wait_for(record, "done", seconds=90)
+    agent.wait(agent.rebooted.exists, "it reboots")
+
+
+def test_a_job_whose_id_would_lead_elsewhere_is_not_taken_and_the_log_says_why(
+    pulling_agent, plane, web, image, disk
+):
+    before = disk.read_bytes()
+    agent = pulling_agent().start()
+    plane.give(NAME, job(web.url, image.sha256), "..")
+    agent.wait(lambda: "neither . nor .." in agent.log, "it says why")
+    assert agent.status()["status"] is None
+    plane.jobs[NAME].clear()
+    record = plane.give(NAME, job(web.url, image.sha256))
+    assert plane.wait_for(record, "done", seconds=90)["status"] == "done"
+    assert disk.read_bytes() != before
+
+
+# -- jobs that are lost ------------------------------------------------------------------------------------------
+
+
+def _lose(agent):
+    """The server loses power: the journal is gone with the memory that it lay in."""
+    agent.kill()
+    agent.journal.unlink()
+    agent.start()
+
+
+def test_a_job_that_the_server_lost_is_given_again_under_its_id_and_run(
+    pulling_agent, plane, slow_web, image, disk, tmp_path
+):
+    agent = pulling_agent().start()
+    record = plane.give(NAME, job(slow_web.url, image.sha256))
+    plane.wait_for(record, "write")
+    slow_web.answer = lambda request, _number: request.file(image.data)
+    _lose(agent)
+    assert plane.wait_for(record, "done", "error")["status"] == "done"
+    assert record.given == 2
+    assert_complete(disk, image, tmp_path)
+
+
+def test_a_job_whose_server_rebooted_untold_is_given_again(pulling_agent, plane, web, image):
+    """The control plane comes back before the server has asked what to boot, and serves the rescue system."""
+    agent = pulling_agent(reboot=True, untold_seconds=0).start()
+
+    def down_from_here(request, _number):
+        plane.failing = 503
+        request.file(image.data)
+
+    web.answer = down_from_here
+    record = plane.give(NAME, job(web.url, image.sha256))
+    agent.wait(agent.rebooted.exists, "it reboots untold")
+    web.answer = lambda request, _number: request.file(image.data)
+    plane.failing = None
+    _lose(agent)
+    assert plane.wait_for(record, "done", "error")["status"] == "done"
+    assert record.given == 2
+
+
+def test_a_lost_job_that_was_to_be_cancelled_is_not_given_again(pulling_agent, plane, slow_web, image):
+    agent = pulling_agent().start()
+    record = plane.give(NAME, job(slow_web.url, image.sha256))
+    plane.wait_for(record, "write")
+    agent.kill()
+    record.action = CANCEL
+    agent.journal.unlink()
+    agent.start()
+    assert plane.wait_for(record, "error")["message"] == "cancelled"
+    assert record.given == 1
+    assert agent.status()["status"] is None
+
+
+def test_a_job_that_is_lost_again_and_again_is_given_up():
+    with control_plane() as plane:
+        record = plane.give(NAME, {})
+        for number in range(MAX_GIVEN):
+            assert plane.next_job(NAME, 0) is record
+            plane.take_status(NAME, record.id, {"status": "doing", "percent": number})
+        assert plane.next_job(NAME, 0) is None
+    assert record.last["message"] == f"lost by the server {MAX_GIVEN} times"
 
 
 def test_a_control_plane_that_is_not_trusted_is_told_nothing(

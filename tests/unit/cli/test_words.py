@@ -75,6 +75,10 @@ REBOOTS = {
     Reboot("waiting", 142.0): "rebooting to disk in 42 s at most, as soon as the control plane has seen it",
     Reboot("waiting", 10.0): "rebooting to disk in 0 s at most, as soon as the control plane has seen it",
     Reboot("waiting"): "rebooting to disk as soon as the control plane has seen it",
+    Reboot("waiting", 7300.0, "it cannot be reached: Connection refused"): (
+        "rebooting to disk in 2 h 00 min at most, as soon as the control plane has seen it "
+        "(so far: it cannot be reached: Connection refused)"
+    ),
     Reboot("due"): "rebooting to disk now",
     Reboot("disabled"): "rebooting is disabled here: the deployed system starts at the next boot",
     Reboot("failed", None, "exit 1"): "the reboot failed: exit 1; reboot by hand",
@@ -119,7 +123,7 @@ def test_nothing_that_a_terminal_obeys_gets_out(capsys):
         *failure_lines(error),
         amounts(evil),
         summary(evil),
-        *(reboot_line(Reboot(state, None, EVIL), 0) or "" for state in ("failed", EVIL)),
+        *(reboot_line(Reboot(state, None, EVIL), 0) or "" for state in ("failed", "waiting", EVIL)),
     ]
     assert "a?]0;owned??31m???" in lines[0]
     assert [line for line in lines if not line.isprintable()] == []

@@ -230,10 +230,10 @@ def test_a_status_with_each_error_is_of_the_schema(error):
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_reboot_as_the_hand_over_tells_it_is_of_the_schema(enabled):
-    async def durable() -> bool:
+    async def mark(_: float | None) -> bool:
         return True
 
-    hand_over = HandOver(Reboot(enabled=enabled), lambda: None, durable)
+    hand_over = HandOver(Reboot(enabled=enabled), lambda: None, mark)
     STATUS.validate(status(State.DONE) | {"reboot": hand_over.document()})
 
 

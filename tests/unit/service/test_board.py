@@ -45,6 +45,17 @@ async def test_who_waits_is_woken_by_the_next_revision_and_by_no_other():
     assert not await board.wait(board.revision, 0)
 
 
+async def test_who_waits_is_let_go_when_the_daemon_stops_and_nobody_waits_after_that():
+    board = Board({"status": None})
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(board.wait(board.revision, 3600))
+        await asyncio.sleep(0)
+        board.close()
+    assert waiting.result() is False
+    assert not await board.wait(board.revision, 3600)
+    assert await board.wait(board.revision - 1, 3600), "what is new is told all the same"
+
+
 async def test_a_subscriber_is_told_what_is_there_first_and_a_slow_one_is_let_go():
     board = Board({"status": None})
     with board.subscribe() as quick, board.subscribe() as slow:
