@@ -21,6 +21,7 @@ Label = Literal["gpt", "msdos"]
 _CHILD = Path(__file__).with_name("parttable_child.py")
 # A disk that answers takes milliseconds; one that does not must not hold up the report for ever.
 _TIMEOUT = 60.0
+_LIMITS = process.Limits()
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ def read_partitions(path: str | os.PathLike[str]) -> ParttableReport:
     os.stat(disk)  # noqa: PTH116 - for its FileNotFoundError; libparted knows only texts
     # -I keeps the modules of this directory out of the child; UTF-8 is for the names of partitions.
     argv = [sys.executable, "-I", str(_CHILD), disk]
-    answer = json.loads(process.run(argv, timeout=_TIMEOUT, env_extra={"LC_ALL": "C.UTF-8"}).stdout)
+    answer = json.loads(
+        process.run(argv, timeout=_TIMEOUT, env_extra={"LC_ALL": "C.UTF-8"}, limits=_LIMITS).stdout
+    )
     if "error" in answer:
         raise OSError(errno.EINVAL, str(answer["error"]), disk)
     return _report(answer, disk)

@@ -138,8 +138,14 @@ def _check_bootloader(ctx: Context, table: Table) -> None:
             raise BootEsp(
                 detail=f"partition {esp.number} reaches into an end of the disk: {wanted} cannot be checked"
             )
-        if fat.fat_has_file(disk.path, esp.start, wanted):
-            return
+        try:
+            if fat.fat_has_file(disk.path, esp.start, wanted):
+                return
+        except fat.FatUnsound as error:
+            raise BootEsp(
+                detail=f"the ESP, partition {esp.number}, cannot be read: {error.strerror}",
+                hint="The image's ESP is damaged: check it (fsck.vfat) and upload the image again.",
+            ) from error
     raise BootEsp(
         detail=f"efiBootloaderPath {wanted} does not exist on the ESP",
         hint="Name a file that is on the ESP, or leave efiBootloaderPath out for the fallback path.",
