@@ -25,7 +25,7 @@ from agent.errors import (
 )
 from agent.formats.gpt import Gpt, relocate
 from agent.formats.image import ImageFacts
-from agent.formats.layout import DriveSlot, place_drive
+from agent.formats.layout import DriveSlot, logicals_damaged, place_drive
 from agent.formats.table import TableError
 from agent.model.disks import Disk, describe, require_eligible
 from agent.model.job import Job
@@ -155,6 +155,8 @@ def _image_refusals(job: Job, facts: Facts, image: ImageFacts) -> list[DeployErr
                 hint="Repair the image (gdisk rebuilds a primary table from its backup) and upload it again.",
             )
         ]
+    if image.chain_fault is not None:
+        return [logicals_damaged(image.chain_fault)]
     if image.table is None:
         return [ImageNoTable(found=image.content)]
     if image.size is not None and image.size < image.reach:
@@ -237,4 +239,6 @@ def _notes(job: Job, facts: Facts) -> tuple[str, ...]:
         notes.append("configdrive.enable is not true: no config drive is written")
     if job.checksum is None:
         notes.append("the job names no checksum: only the length of the download is verified")
+    if facts.image is not None and facts.image.disliked is not None:
+        notes.append(facts.image.disliked)
     return tuple(notes)

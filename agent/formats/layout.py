@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.errors import ConfigDriveCreate
+from agent.errors import ConfigDriveCreate, ImageDamaged
 from agent.formats import gpt as gpt_format
 from agent.formats import mbr as mbr_format
 from agent.formats.gpt import Gpt
@@ -77,6 +77,15 @@ def has_boot_code(sector0: bytes) -> bool:
 def needed_size(table: Gpt | Mbr) -> int:
     """The byte up to which partitions reach; 0 without partitions."""
     return max((partition.end for partition in table.partitions), default=0)
+
+
+def logicals_damaged(fault: str) -> ImageDamaged:
+    """The refusal of an image whose chain of logical partitions `mbr.parse_logicals` could not follow."""
+    return ImageDamaged(
+        format="disk",
+        reason=f"its logical partitions cannot be followed: {fault}",
+        hint="Check the image's partition table (sfdisk --verify), mend it and upload the image again.",
+    )
 
 
 # -- the config drive's place --------------------------------------------------------------------------------

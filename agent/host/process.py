@@ -60,11 +60,13 @@ class Limits:
 class ProcessFailed(OSError):
     """A program failed, was too slow or too talkative; says which command, and the end of its stderr.
 
-    `errno` is ETIMEDOUT for the time limit, EFBIG for the output limit, else EIO.
+    `errno` is ETIMEDOUT for the time limit, EFBIG for the output limit, else EIO. `what` is what happened, without
+    the command.
     """
 
     def __init__(self, number: int, argv: Sequence[str], what: str, stderr: bytes = b"") -> None:
         self.argv = tuple(argv)
+        self.what = what
         self.stderr_tail = _last_lines(stderr)
         said = f": {self.stderr_tail}" if self.stderr_tail else ""
         super().__init__(number, f"{shlex.join(argv)}: {what}{said}")
