@@ -1,6 +1,6 @@
 """A compressed file with a disk image in it: one decoder behind another."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from agent.errors import ImageUnsafe
 from agent.formats.compressed import Decompressor
@@ -44,6 +44,11 @@ class Chained:
     def held(self) -> int:
         """The window of the one, and what the other holds."""
         return self._outer.held + (0 if self._inner is None else self._inner.held)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the decompressor passed over, in words for people."""
+        return self._outer.notes
 
     @property
     def inner(self) -> Decoder | None:

@@ -50,6 +50,8 @@ async def _copy_once(ctx: Context) -> None:
     try:
         await copy(ctx.source, ctx.pool, ctx.digest, decoder, sink, ctx.meter, head)
         ctx.guest_size = decoder.virtual_size or 0
+        for note in decoder.notes if isinstance(decoder, Chained) else ():
+            ctx.note(note)
         await run_blocking(_clean_scratch, decoder, sink)
         # The flush belongs to the write: a disk that took the bytes and cannot keep them fails here, as a
         # disk.
