@@ -79,6 +79,24 @@ def needed_size(table: Gpt | Mbr) -> int:
     return max((partition.end for partition in table.partitions), default=0)
 
 
+def is_cut(table: Gpt | Mbr, size: int) -> bool:
+    """Whether some is missing of what a disk image of `size` bytes had: it ends within a partition, or before all."""
+    parts = table.partitions
+    has_none = bool(parts) and len(absent_partitions(table, size)) == len(parts)
+    return has_none or any(part.start < size < part.end for part in parts)
+
+
+def absent_partitions(table: Gpt | Mbr, size: int) -> tuple[Partition, ...]:
+    """The partitions behind the end of an image of `size` bytes: genimage and others leave out what has no content."""
+    return tuple(partition for partition in table.partitions if partition.start >= size)
+
+
+def absent_note(absent: Sequence[Partition], size: int) -> str:
+    """What the status says about them."""
+    numbers = ", ".join(str(partition.number) for partition in absent)
+    return f"the image ends at byte {size}, before its partition {numbers} begins, which is filled with zeros"
+
+
 def logicals_damaged(fault: str) -> ImageDamaged:
     """The refusal of an image whose chain of logical partitions `mbr.parse_logicals` could not follow."""
     return ImageDamaged(

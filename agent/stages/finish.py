@@ -12,6 +12,8 @@ from agent.errors import BootEsp, DiskIo, GptRelocate
 from agent.formats.gpt import Gpt, is_mirror, parse_backup
 from agent.formats.layout import (
     Finished,
+    absent_note,
+    absent_partitions,
     drive_candidates,
     finish_head,
     is_drive,
@@ -78,6 +80,7 @@ def _place(ctx: Context, table: Table) -> None:
         _note_damaged_backup(ctx, table)
         for offset, length in stale_backup(table, ctx.guest_size, disk.size):
             sink.zero(offset, length)
+    _empty_absent(ctx, table)
     _write_drive(ctx)
     for offset, data in (*finished.other_writes, *finished.tail_writes):
         sink.write(offset, memoryview(data))
@@ -106,6 +109,16 @@ def _note_damaged_backup(ctx: Context, table: Gpt) -> None:
         fault = str(error)
     if fault is not None:
         ctx.note(f"the image's own backup GPT is not sound ({fault}): a new one was made from the primary")
+
+
+def _empty_absent(ctx: Context, table: Table) -> None:
+    """Zero the partitions that the image did not bring: nothing of what the disk held before may show in them."""
+    _, sink = ctx.opened()
+    absent = absent_partitions(table, ctx.guest_size)
+    for part in absent:
+        sink.zero(part.start, part.size)
+    if absent:
+        ctx.note(absent_note(absent, ctx.guest_size))
 
 
 def _write_drive(ctx: Context) -> None:

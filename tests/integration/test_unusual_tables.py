@@ -1,4 +1,4 @@
-"""Tables that libparted does not like: a broken one is refused as the image's fault, one that boots is deployed."""
+"""Tables that are out of the ordinary: a broken one is refused as the image's fault, one that boots is deployed."""
 
 import gzip
 import subprocess
@@ -158,3 +158,46 @@ def test_the_drive_leaves_the_entry_that_an_isohybrid_boots_from(write, isohybri
     assert before[0].flag == 0x80
     assert after[:2] == before[:2]
     assert after[2].kind == 0x83
+
+
+# -- a last partition without content ------------------------------------------------------------------------
+
+
+def without_last(label: str, tmp_path) -> tuple[bytes, int, int]:
+    """What genimage makes of a last partition without an image: the file stops before it; and where that is."""
+    path = tmp_path / "genimage.raw"
+    path.write_bytes(bytes(SIZE))
+    run("sfdisk", "-q", path, stdin=f"label: {label}\nstart=2048,size=20480\nstart=24576,size=32768\n")
+    return path.read_bytes()[: 23000 * 512], 24576 * 512, 32768 * 512
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("label", ["dos", "gpt"])
+def test_a_last_partition_without_content_is_filled_with_zeros(write, tmp_path, target, label, pack):
+    content, start, size = without_last(label, tmp_path)
+    outcome = write(pack(content), "--hostname", "h1")
+    assert outcome.status == 0, outcome.err
+    assert any("before its partition 2 begins" in note for note in outcome.document["notes"])
+    disk = target.read_bytes()
+    assert not any(disk[start : start + size])
+    assert disk[MiB : 10 * MiB] == content[MiB : 10 * MiB]
+
+
+def test_an_image_that_ends_within_a_partition_is_cut_and_its_hint_names_both_ways(write, tmp_path, target):
+    content, start, _ = without_last("dos", tmp_path)
+    for cut in (content.ljust(start + 512, b"\0"), content[: 5 * MiB], content[:MiB]):
+        outcome = write(cut)
+        assert outcome.error["code"] == "image.truncated"
+        assert "truncate --size" in outcome.error["hint"]
+        assert target.read_bytes() == DIRT * DISK
+
+
+@pytest.mark.parametrize("label", ["dos", "gpt"])
+def test_a_last_partition_beyond_the_disk_is_refused(byoi, tmp_path, label):
+    content, _, _ = without_last(label, tmp_path)
+    path, disk = tmp_path / "image", tmp_path / "small.img"
+    path.write_bytes(content)
+    disk.write_bytes(DIRT * 20 * MiB)
+    outcome = byoi("write", "--url", path, "--type", "raw", "--disk", disk, "--json")
+    assert outcome.error["code"] == {"dos": "image.size", "gpt": "gpt.relocate"}[label]
+    assert disk.read_bytes() == DIRT * 20 * MiB
