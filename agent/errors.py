@@ -189,7 +189,10 @@ class ImageTruncated(DeployError):
     code = "image.truncated"
     blame = Blame.IMAGE
     template = "The image ends at byte {size}, but its partition table reaches to byte {expected}."
-    default_hint = "The file behind the URL is incomplete: upload it again."
+    default_hint = (
+        "The file behind the URL is incomplete: upload it again. If the rest of that partition is meant to be empty, "
+        "extend the file to its end (truncate --size)."
+    )
 
 
 class ImageChanged(DeployError):

@@ -25,7 +25,15 @@ from agent.errors import (
 )
 from agent.formats.gpt import Gpt, relocate
 from agent.formats.image import ImageFacts
-from agent.formats.layout import DriveSlot, place_drive
+from agent.formats.layout import (
+    DriveSlot,
+    absent_note,
+    absent_partitions,
+    is_cut,
+    logicals_damaged,
+    place_drive,
+)
+from agent.formats.mbr import Mbr
 from agent.formats.table import TableError
 from agent.model.disks import Disk, describe, require_eligible
 from agent.model.job import Job
@@ -155,10 +163,14 @@ def _image_refusals(job: Job, facts: Facts, image: ImageFacts) -> list[DeployErr
                 hint="Repair the image (gdisk rebuilds a primary table from its backup) and upload it again.",
             )
         ]
+    if image.chain_fault is not None:
+        return [logicals_damaged(image.chain_fault)]
     if image.table is None:
         return [ImageNoTable(found=image.content)]
-    if image.size is not None and image.size < image.reach:
+    if image.size is not None and is_cut(image.table, image.size):
         return [ImageTruncated(size=image.size, expected=image.reach)]
+    if isinstance(image.table, Mbr) and image.reach > facts.target.size:
+        return [ImageSize(image_size=image.reach, device=facts.target.path, device_size=facts.target.size)]
     return []
 
 
@@ -237,4 +249,12 @@ def _notes(job: Job, facts: Facts) -> tuple[str, ...]:
         notes.append("configdrive.enable is not true: no config drive is written")
     if job.checksum is None:
         notes.append("the job names no checksum: only the length of the download is verified")
+    return (*notes, *(_image_notes(facts.image) if facts.image is not None else ()))
+
+
+def _image_notes(image: ImageFacts) -> tuple[str, ...]:
+    notes = [] if image.disliked is None else [image.disliked]
+    if image.table is not None and image.size is not None:
+        absent = absent_partitions(image.table, image.size)
+        notes += [absent_note(absent, image.size)] if absent else []
     return tuple(notes)

@@ -26,6 +26,7 @@ from agent.stages.claim import claim, wipe_ends
 from agent.stages.commit import commit, seal, settle
 from agent.stages.context import Context
 from agent.stages.finish import finish
+from agent.stages.opinion import examine_table
 from agent.stages.preflight import find_own_drive, probe_image
 from agent.stages.verify import examine_written, verify
 from agent.stages.write import write_image
@@ -209,6 +210,7 @@ class Deployment:
             # A file has no sectors of its own: the drive has to suit the disk that the image is for.
             ctx.drive, ctx.drive_tree = await run_blocking(make_drive, self._job, image.sector_size)
         await find_own_drive(ctx)
+        await examine_table(ctx)
         ctx.window = b""
         return self._facts(facts.target, ctx.drive, ctx.image)
 

@@ -47,8 +47,8 @@ class Chained:
 
     @property
     def notes(self) -> Sequence[str]:
-        """Those of the inner decoder."""
-        return () if self._inner is None else self._inner.notes
+        """What both passed over or had to assume, in words for people."""
+        return (*self._outer.notes, *(() if self._inner is None else self._inner.notes))
 
     @property
     def inner(self) -> Decoder | None:

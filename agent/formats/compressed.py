@@ -1,7 +1,10 @@
 """Compressed streams: gzip, xz, zstd and bzip2, with any number of members, streams or frames in a row.
 
 Bytes in, bytes out, in pieces of at most 256 KiB, so that no few bytes of input become an unbounded output at once.
-Every checksum that a format has is checked. Sources: RFC 1951, RFC 1952, RFC 8878, the .xz file format 1.2.
+Every checksum that a format has is checked. What gzip and bzip2 themselves warn about and pass over behind the end, as
+the signature that OpenWrt appends, is passed over and noted.
+
+Sources: RFC 1951, RFC 1952, RFC 8878, the .xz file format 1.2.
 """
 
 import bz2
@@ -34,6 +37,11 @@ _MAGIC = {
     "bzip2": b"BZh",
     "zstd": struct.pack("<I", 0xFD2FB528),
 }
+
+# What a stream has at its beginning and a trailer hardly by chance.
+_SIGNS = {"gzip": b"\x1f\x8b\x08", "bzip2": b"1AY&SY"}
+# No trailer that tools append has more: what has is the rest of a file that something happened to.
+MAX_TRAILER = MiB
 
 # RFC 1952, section 2.3.1
 _FHCRC, _FEXTRA, _FNAME, _FCOMMENT, _RESERVED_FLAGS = 2, 4, 8, 16, 0xE0
@@ -68,8 +76,10 @@ class Decompressor:
         self._max_output = max_output
         self._output = 0
         self._window = _Window(kind, max_memory)
+        self.notes: list[str] = []
+        """What was passed over behind the end, in words for people."""
         intake = Intake(kind)
-        self._parser = Parser(intake, _parse(kind, intake, self._window))
+        self._parser = Parser(intake, _parse(kind, intake, self._window, self.notes))
 
     @property
     def held(self) -> int:
@@ -81,7 +91,7 @@ class Decompressor:
 
         Raises:
             OutputTooLarge: more than `max_output` bytes have come out; the last piece is withheld.
-            ImageDamaged: the stream is damaged, or followed by something else.
+            ImageDamaged: the stream is damaged, or followed by what may be the rest of one.
             ImageUnsafe: it needs more memory than `max_memory` (check `memory_limit`).
         """
         for piece in self._parser.feed(data):
@@ -122,16 +132,16 @@ class _Window:
         )
 
 
-def _parse(kind: Kind, intake: Intake, window: _Window) -> _Pieces:
+def _parse(kind: Kind, intake: Intake, window: _Window, notes: list[str]) -> _Pieces:
     match kind:
         case "gzip":
-            return _gzip(intake)
+            return _gzip(intake, notes)
         case "xz":
             return _xz(intake, window)
         case "zstd":
             return _zstd(intake, window)
         case "bzip2":
-            return _bzip2(intake)
+            return _bzip2(intake, notes)
 
 
 class _Library(Protocol):
@@ -187,20 +197,52 @@ def _skip_zeros(intake: Intake) -> Generator[None, None, int]:
     return count
 
 
+def _another_follows(intake: Intake, notes: list[str]) -> Generator[None, None, bool]:
+    """Whether another stream follows; a trailer is passed over and noted, zeros before it or alone as well.
+
+    Raises:
+        ImageDamaged: what follows may be the rest of a stream: it begins as one, has one within it, or is too long for
+            a trailer.
+    """
+    magic = _MAGIC[intake.content]
+    end = intake.offset
+    padding = yield from _skip_zeros(intake)
+    start = intake.offset
+    begin = yield from _up_to(intake, len(magic))
+    if begin and magic.startswith(begin):
+        if padding:
+            raise intake.damaged(f"another stream follows its padding, at byte {start}")
+        intake.give_back(begin)
+        return True
+    trailer = begin + (yield from _up_to(intake, MAX_TRAILER))
+    if len(trailer) > MAX_TRAILER or _SIGNS[intake.content] in trailer:
+        raise intake.damaged(f"garbage follows at byte {start}, which may be the rest of a damaged file")
+    length = padding + len(trailer)
+    if trailer or (
+        padding and intake.content == "bzip2"
+    ):  # gzip passes zeros over without a word, bzip2 does not
+        notes.append(f"{length} bytes follow the {intake.content} stream at byte {end} and were passed over")
+    return False
+
+
+def _up_to(intake: Intake, length: int) -> Generator[None, None, bytes]:
+    """The next bytes, fewer than `length` only where the file ends before."""
+    data = bytearray()
+    while len(data) < length and not (yield from intake.at_end()):
+        data += yield from intake.some(length - len(data), "a trailer")
+    return bytes(data)
+
+
 # -- gzip ----------------------------------------------------------------------------------------------------
 
 
-def _gzip(intake: Intake) -> _Pieces:
-    while True:
+def _gzip(intake: Intake, notes: list[str]) -> _Pieces:
+    more = True
+    while more:
         yield from _check_magic(intake)
         yield from _gzip_header(intake)
         yield from _gzip_body(intake)
-        # Zeros may pad the last member, to the block size of a tape.
-        padding = yield from _skip_zeros(intake)
-        if (yield from intake.at_end()):
-            return
-        if padding:
-            raise intake.damaged(f"garbage follows its padding, at byte {intake.offset}")
+        more = yield from _another_follows(intake, notes)
 
 
 def _gzip_header(intake: Intake) -> Generator[None, None, None]:
@@ -264,12 +306,12 @@ def _xz(intake: Intake, window: _Window) -> _Pieces:
             return
 
 
-def _bzip2(intake: Intake) -> _Pieces:
-    while True:
+def _bzip2(intake: Intake, notes: list[str]) -> _Pieces:
+    more = True
+    while more:
         yield from _check_magic(intake)
         yield from _inflate(intake, bz2.BZ2Decompressor())
-        if (yield from intake.at_end()):
-            return
+        more = yield from _another_follows(intake, notes)
 
 
 # -- zstd ----------------------------------------------------------------------------------------------------

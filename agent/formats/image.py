@@ -28,6 +28,10 @@ class ImageFacts:
     table: Gpt | Mbr | None = None
     table_fault: str | None = None
     """Why a partition table that is there cannot be used."""
+    chain_fault: str | None = None
+    """Why the chain of logical partitions cannot be followed, as far as it has been read."""
+    libparted: str | None = None
+    """libparted's words where it does not read the table, empty where it does; None where it has not been asked."""
     sector_size: int | None = None
     esp: bool = False
     boot_code: bool = False
@@ -37,6 +41,14 @@ class ImageFacts:
     """A partition whose filesystem is labelled config-2, as far as that is known before the first write."""
     examined: bool = True
     """False where the first bytes of the guest disk come late in the file: they are examined before the commit."""
+
+    @property
+    def disliked(self) -> str | None:
+        """What the status says where only libparted does not read the table; None where there is nothing to say."""
+        if not self.libparted:
+            return None
+        words = f"libparted does not read the image's partition table ({self.libparted})"
+        return f"{words}: it is not asked after the commit"
 
 
 def examine(window: bytes, size: int | None, container: str = "raw") -> ImageFacts:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.errors import ConfigDriveCreate
+from agent.errors import ConfigDriveCreate, ImageDamaged
 from agent.formats import gpt as gpt_format
 from agent.formats import mbr as mbr_format
 from agent.formats.gpt import Gpt
@@ -77,6 +77,33 @@ def has_boot_code(sector0: bytes) -> bool:
 def needed_size(table: Gpt | Mbr) -> int:
     """The byte up to which partitions reach; 0 without partitions."""
     return max((partition.end for partition in table.partitions), default=0)
+
+
+def is_cut(table: Gpt | Mbr, size: int) -> bool:
+    """Whether some is missing of what a disk image of `size` bytes had: it ends within a partition, or before all."""
+    parts = table.partitions
+    has_none = bool(parts) and len(absent_partitions(table, size)) == len(parts)
+    return has_none or any(part.start < size < part.end for part in parts)
+
+
+def absent_partitions(table: Gpt | Mbr, size: int) -> tuple[Partition, ...]:
+    """The partitions behind the end of an image of `size` bytes: genimage and others leave out what has no content."""
+    return tuple(partition for partition in table.partitions if partition.start >= size)
+
+
+def absent_note(absent: Sequence[Partition], size: int) -> str:
+    """What the status says about them."""
+    numbers = ", ".join(str(partition.number) for partition in absent)
+    return f"the image ends at byte {size}, before its partition {numbers} begins, which is filled with zeros"
+
+
+def logicals_damaged(fault: str) -> ImageDamaged:
+    """The refusal of an image whose chain of logical partitions `mbr.parse_logicals` could not follow."""
+    return ImageDamaged(
+        format="disk",
+        reason=f"its logical partitions cannot be followed: {fault}",
+        hint="Check the image's partition table (sfdisk --verify), mend it and upload the image again.",
+    )
 
 
 # -- the config drive's place --------------------------------------------------------------------------------

@@ -68,9 +68,12 @@ class Mbr:
 
     @property
     def free_slot(self) -> int | None:
-        """The number of the first free primary entry, or None."""
-        kinds = [entry.kind for entry in entries(self.sector0)]
-        return kinds.index(0) + 1 if 0 in kinds else None
+        """The number of the first free primary entry, or None.
+
+        One that is active is none, although it may have no type: ISOs for USB sticks mark themselves so, from sector 0.
+        """
+        free = [not entry.kind and not entry.flag for entry in entries(self.sector0)]
+        return free.index(True) + 1 if True in free else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (3, b"NTFS    ", "ntfs"),
     (3, b"EXFAT   ", "exfat"),
     (_BTRFS_OFFSET + 64, b"_BHRfS_M", "btrfs"),
-    (_ISO_OFFSET + 1, b"CD001", "iso9660"),
+    # The first descriptor, which has to be the primary one: those behind it sign alike.
+    (_ISO_OFFSET, b"\x01CD001", "iso9660"),
 )
 _PAGE_SIZES = (4096, 8192, 16384, 65536)
 
@@ -94,10 +95,10 @@ def filesystem_sector_size(data: bytes | memoryview) -> int | None:
 def mbr_sector_size(window: bytes | memoryview, mbr_sector0: bytes, image_size: int | None) -> int | None:
     """The sector size that an MBR's entries count in, told from where its filesystems are.
 
-    Each partition is looked for at its start times 512 and times 4096; the size under which more of them show
-    a filesystem wins. Two partitions can be placed such that one's start times 4096 is the other's times 512,
-    so a single hit is not enough. Where that is no decision, a partition that would end beyond the image with
-    4096 decides for 512.
+    A partition that would end beyond the image with 4096 decides for 512, whatever else is found. Otherwise each
+    partition is looked for at its start times 512 and times 4096; the size under which more of them show a
+    filesystem wins. Two partitions can be placed such that one's start times 4096 is the other's times 512, so a
+    single hit is not enough.
 
     Args:
         window: the first bytes of the disk.
@@ -108,12 +109,12 @@ def mbr_sector_size(window: bytes | memoryview, mbr_sector0: bytes, image_size: 
         512, 4096, or None where it cannot be told.
     """
     used = [entry for entry in mbr.entries(mbr_sector0) if entry.kind]
+    reach = max((entry.start_lba + entry.sectors for entry in used), default=0)
+    if image_size is not None and reach * 4096 > image_size:
+        return 512
     view = memoryview(window)
     hits = {size: sum(_fits(view[e.start_lba * size :], size) for e in used) for size in (512, 4096)}
-    if hits[512] != hits[4096]:
-        return max(hits, key=lambda size: hits[size])
-    reach = max((entry.start_lba + entry.sectors for entry in used), default=0)
-    return 512 if image_size is not None and reach * 4096 > image_size else None
+    return None if hits[512] == hits[4096] else max(hits, key=lambda size: hits[size])
 
 
 def _fits(data: memoryview, sector_size: int) -> bool:

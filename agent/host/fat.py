@@ -3,7 +3,8 @@
 A disk with sectors of 4096 bytes cannot carry ISO 9660 for Linux, so its config drive is FAT with sectors as
 large. Owns the geometry of that filesystem and the dealings with mkfs.vfat and mtools. Used by
 `agent.host.drive` and by the check for the boot loader. The image is built in a private directory that is
-gone when the call ends, in whatever way. Every failure is an OSError, but for a missing tool (ToolMissing).
+gone when the call ends, in whatever way. Every failure is an OSError, but for a missing tool (ToolMissing). What a
+filesystem brings may be built to hurt its reader: the tools run under limits.
 """
 
 import errno
@@ -32,8 +33,15 @@ _FAT16_CLUSTERS = (4200, 65500)
 _SPARE_CLUSTERS = 16
 _TIMEOUT = 60.0
 
+# mtools takes a few MiB for any sound filesystem, and nothing but the disk makes it wait.
+_LIMITS = process.Limits()
+
 # Characters for which mtools has no meaning of its own (it expands `*`, `?` and `[`).
 _NAME = re.compile(r"(?!\.+\Z)[A-Za-z0-9._+~@() -]{1,255}")
+
+
+class FatUnsound(OSError):
+    """A filesystem that cannot be read although the disk under it can: whoever made it is to blame, not the disk."""
 
 
 @dataclass(frozen=True)
@@ -146,16 +154,27 @@ def fat_has_file(device_path: str | os.PathLike[str], offset: int, file_path: st
 
     Raises:
         ToolMissing: mtools is not installed.
-        OSError: the path cannot be one on FAT (EINVAL), there is no FAT filesystem there, or it cannot be
-            read (EIO).
+        FatUnsound: there is no FAT filesystem there, or one that mtools fails on.
+        OSError: the path cannot be one on FAT (EINVAL), or the disk is not there or cannot be read (EIO).
     """
     # Absolute, because the tool runs in another directory; links stay as they are.
     device = os.path.abspath(device_path)  # noqa: PTH100
+    os.stat(device)  # noqa: PTH116 - for its FileNotFoundError
     if "@@" in device:
         # mtools takes what follows for an offset, without any means to quote it.
         raise OSError(errno.EINVAL, "a path with @@ in it cannot be examined by mtools", device)
-    *directories, name = _split(file_path.replace("\\", "/").removeprefix("/"))
-    image, here = f"{device}@@{offset}", ""
+    names = _split(file_path.replace("\\", "/").removeprefix("/"))
+    try:
+        return _has_file(f"{device}@@{offset}", names)
+    except process.ProcessFailed as error:
+        if _is_the_disks(error):
+            raise
+        raise FatUnsound(error.errno, error.strerror) from error
+
+
+def _has_file(image: str, names: list[str]) -> bool:
+    *directories, name = names
+    here = ""
     for directory in directories:
         found = _find(_list(image, here), directory)
         if found is None or not found.is_directory:
@@ -163,6 +182,14 @@ def fat_has_file(device_path: str | os.PathLike[str], offset: int, file_path: st
         here = f"{here}/{directory}"
     found = _find(_list(image, here), name)
     return found is not None and not found.is_directory
+
+
+def _is_the_disks(error: process.ProcessFailed) -> bool:
+    """Whether the disk failed and not mtools on what it read: a read that failed, or a wait that used no processor.
+
+    mtools ends with the same status either way, and says what the kernel answered.
+    """
+    return error.errno == errno.ETIMEDOUT or os.strerror(errno.EIO) in error.stderr_tail
 
 
 @dataclass(frozen=True)
@@ -219,7 +246,7 @@ def _mtools(tool: str, image: str, *arguments: str, content: bytes | None = None
     # mtools by itself refuses filesystems whose heads and tracks do not add up, which no one else minds.
     environment = {"MTOOLS_SKIP_CHECK": "1"}
     argv = [tool, "-i", image, *arguments]
-    return process.run(argv, input=content, timeout=_TIMEOUT, env_extra=environment).stdout
+    return process.run(argv, input=content, timeout=_TIMEOUT, env_extra=environment, limits=_LIMITS).stdout
 
 
 @contextmanager

@@ -1,20 +1,22 @@
 """The one door for child processes.
 
 Owns how programs are started: an environment made from nothing, no shell, a process group of their own,
-bounded output, a time limit. Used by everything in `agent.host` that needs a tool. Blocks. On any failure the
-child is dead (or beyond killing, in the kernel) before the exception leaves. Secrets are never passed in
-`argv`: every process can read it.
+bounded output, a time limit, and for those that read what an image brought, limits on memory and processor time.
+Used by everything in `agent.host` that needs a tool. Blocks. On any failure the child is dead (or beyond killing,
+in the kernel) before the exception leaves. Secrets are never passed in `argv`: every process can read it.
 """
 
 import errno
 import os
 import selectors
 import shlex
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import IO, Self
 
 from agent.errors import ToolMissing
@@ -27,17 +29,44 @@ _STDERR_LINES = 5
 _PIECE = 64 * KiB
 _POLL_SECONDS = 0.1
 _REAP_SECONDS = 5.0
-_BASE_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+_BASE_ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may take that reads what an image brought. The kernel enforces it (setrlimit(2)).
+
+    Past `memory` its allocations fail, past `cpu` it is killed: a loop that an image has built is so told from a disk
+    that does not answer, which takes time and no processor.
+    """
+
+    memory: int = 128 * MiB
+    """Address space, bytes. What is used here takes less than half of it on any sound image."""
+    cpu: int = 20
+    """Processor time, seconds."""
+    file: int = 64 * MiB
+    """Size of a file that it writes, bytes."""
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """`argv` behind the program that sets the limits on itself and then becomes it.
+
+        Not by a function between fork and exec: that is not safe in a process with threads.
+        """
+        limits = (f"--as={self.memory}", f"--cpu={self.cpu}", f"--fsize={self.file}", "--core=0")
+        return ["prlimit", *limits, "--", *argv]
 
 
 class ProcessFailed(OSError):
     """A program failed, was too slow or too talkative; says which command, and the end of its stderr.
 
-    `errno` is ETIMEDOUT for the time limit, EFBIG for the output limit, else EIO.
+    `errno` is ETIMEDOUT for the time limit, EFBIG for the output limit, else EIO. `what` is what happened, without
+    the command.
     """
 
     def __init__(self, number: int, argv: Sequence[str], what: str, stderr: bytes = b"") -> None:
         self.argv = tuple(argv)
+        self.what = what
         self.stderr_tail = _last_lines(stderr)
         said = f": {self.stderr_tail}" if self.stderr_tail else ""
         super().__init__(number, f"{shlex.join(argv)}: {what}{said}")
@@ -58,6 +87,7 @@ def run(
     timeout: float = 60,
     env_extra: Mapping[str, str] | None = None,
     ok: Collection[int] = (0,),
+    limits: Limits | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program to its end.
 
@@ -67,6 +97,7 @@ def run(
         timeout: seconds until its whole process group is killed.
         env_extra: variables beside PATH and LC_ALL=C.
         ok: the exit statuses that are no failure.
+        limits: for programs that read what an image brought.
 
     Returns:
         Exit status, stdout (at most MAX_OUTPUT bytes) and the end of stderr.
@@ -76,9 +107,11 @@ def run(
         ProcessFailed: any other exit status, death by a signal, the time limit, or too much output.
         OSError: the program could not be started.
     """
+    if shutil.which(argv[0], path=_PATH) is None:
+        raise ToolMissing(tool=argv[0])
     try:
         child = subprocess.Popen(
-            list(argv),
+            list(argv) if limits is None else limits.command(argv),
             stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -88,7 +121,7 @@ def run(
             start_new_session=True,
         )
     except FileNotFoundError as error:
-        raise ToolMissing(tool=argv[0]) from error
+        raise ToolMissing(tool=error.filename) from error
     with _Conversation(child, argv, input or b"", time.monotonic() + timeout) as talk:
         talk.hold()
         status = talk.reap()

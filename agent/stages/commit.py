@@ -17,6 +17,7 @@ from agent.host import parttable, udev
 from agent.host.readback import ReadBack
 from agent.model.seal import Seal
 from agent.stages.context import Context
+from agent.stages.opinion import unseen
 
 # Seconds between the looks at a disk that cannot be read: 8 s in all.
 _LOOK_AGAIN = (0.5, 0.5, 1.0, 2.0, 4.0)
@@ -134,7 +135,7 @@ def _table_fault(ctx: Context) -> str | None:
         return str(error)
     if disk.sector_size is None and table.sector_size != 512:
         return None  # libparted takes every regular file for a disk of 512-byte sectors
-    return _parted_fault(disk.path, {(part.start, part.size) for part in table.partitions})
+    return _parted_fault(ctx, table)
 
 
 def _sound_table(head: bytes, tail: bytes, sector_size: int | None, disk_size: int) -> Table:
@@ -151,14 +152,21 @@ def _sound_table(head: bytes, tail: bytes, sector_size: int | None, disk_size: i
     return table
 
 
-def _parted_fault(path: str, expected: set[tuple[int, int]]) -> str | None:
-    report = parttable.read_partitions(path)
-    seen = {(part.start, part.size) for part in report.partitions}
-    missing = sorted(expected - seen)
-    if missing:
-        start, size = missing[0]
-        return f"libparted does not see the partition at byte {start} of {size} bytes"
-    return None
+def _parted_fault(ctx: Context, table: Table) -> str | None:
+    """What libparted finds on the disk that it did not find in the image."""
+    disk, _ = ctx.opened()
+    _, image = ctx.examined()
+    if image.libparted:
+        return None  # it does not read this table on any disk
+    try:
+        fault = unseen(parttable.read_partitions(disk.path), table.partitions)
+    except parttable.TableRefused as error:
+        fault = error.strerror
+    if fault is not None and image.libparted is None:
+        # It was not asked before, so the image may be why; the disk has just given back what it was given.
+        ctx.note(f"libparted does not read the partition table: {fault}")
+        return None
+    return fault
 
 
 def _drive_fault(ctx: Context) -> str | None:

@@ -6,16 +6,27 @@ the commit.
 """
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from agent.errors import BootEsp, ConfigDriveCreate, DiskIo, GptRelocate
+from agent.errors import BootEsp, DiskIo, GptRelocate
 from agent.formats.gpt import Gpt, is_mirror, parse_backup
-from agent.formats.layout import drive_candidates, finish_head, is_drive, place_drive, stale_backup
+from agent.formats.layout import (
+    Finished,
+    absent_note,
+    absent_partitions,
+    drive_candidates,
+    finish_head,
+    is_drive,
+    logicals_damaged,
+    place_drive,
+    stale_backup,
+)
 from agent.formats.mbr import Logical, Mbr, parse_logicals
 from agent.formats.superblock import LABEL_BYTES
 from agent.formats.table import Partition, Table, TableError, read_table
 from agent.host import fat
 from agent.stages.context import Context
+from agent.stages.opinion import dislike, keep_opinion
 from agent.units import MiB
 
 
@@ -25,6 +36,7 @@ def finish(ctx: Context) -> None:
     Raises:
         GptRelocate: the table does not fit the disk.
         ConfigDriveCreate: there is no room or no slot after all.
+        ImageDamaged: the image's logical partitions cannot be followed.
         BootEsp: the named boot loader is not on the ESP.
         DiskIo: the disk failed.
     """
@@ -51,7 +63,7 @@ def _held_table(ctx: Context) -> Table:
 
 def _place(ctx: Context, table: Table) -> None:
     disk, sink = ctx.opened()
-    logicals = _logicals(ctx, table)
+    logicals, records = _logicals(ctx, table)
     if ctx.drive is not None:
         own = _own_drive(ctx, (*table.partitions, *logicals))
         ctx.slot = place_drive(table, disk.size, table.sector_size, len(ctx.drive.image), logicals, own)
@@ -68,10 +80,22 @@ def _place(ctx: Context, table: Table) -> None:
         _note_damaged_backup(ctx, table)
         for offset, length in stale_backup(table, ctx.guest_size, disk.size):
             sink.zero(offset, length)
+    _empty_absent(ctx, table)
     _write_drive(ctx)
     for offset, data in (*finished.other_writes, *finished.tail_writes):
         sink.write(offset, memoryview(data))
     sink.head[:] = finished.head
+    _ask_libparted(ctx, finished, records)
+
+
+def _ask_libparted(ctx: Context, finished: Finished, records: Mapping[int, bytes]) -> None:
+    """Where preflight could not: what libparted dislikes now is the image's doing, what it says later is the disk's."""
+    disk, _ = ctx.opened()
+    _, image = ctx.examined()
+    if image.libparted is not None:
+        return
+    writes = (*records.items(), (0, finished.head), *finished.tail_writes, *finished.other_writes)
+    keep_opinion(ctx, dislike(finished.table, writes, disk.size))
 
 
 def _note_damaged_backup(ctx: Context, table: Gpt) -> None:
@@ -87,6 +111,16 @@ def _note_damaged_backup(ctx: Context, table: Gpt) -> None:
         ctx.note(f"the image's own backup GPT is not sound ({fault}): a new one was made from the primary")
 
 
+def _empty_absent(ctx: Context, table: Table) -> None:
+    """Zero the partitions that the image did not bring: nothing of what the disk held before may show in them."""
+    _, sink = ctx.opened()
+    absent = absent_partitions(table, ctx.guest_size)
+    for part in absent:
+        sink.zero(part.start, part.size)
+    if absent:
+        ctx.note(absent_note(absent, ctx.guest_size))
+
+
 def _write_drive(ctx: Context) -> None:
     if ctx.drive is None or ctx.slot is None:
         return
@@ -97,15 +131,20 @@ def _write_drive(ctx: Context) -> None:
     sink.zero(ctx.slot.start + length, ctx.slot.size - length)
 
 
-def _logicals(ctx: Context, table: Table) -> tuple[Logical, ...]:
-    if not isinstance(table, Mbr) or table.extended is None or ctx.drive is None:
-        return ()
+def _logicals(ctx: Context, table: Table) -> tuple[tuple[Logical, ...], Mapping[int, bytes]]:
+    """The logical partitions, and all EBRs by their offsets, those without a partition too."""
+    records: dict[int, bytes] = {}
+    if not isinstance(table, Mbr) or table.extended is None:
+        return (), records
+
+    def read(offset: int, length: int) -> bytes:
+        records[offset] = ctx.opened()[1].read(offset, length)
+        return records[offset]
+
     try:
-        return parse_logicals(ctx.opened()[1].read, table.extended, table.sector_size)
+        return parse_logicals(read, table.extended, table.sector_size), records
     except TableError as error:
-        raise ConfigDriveCreate(
-            detail=f"the image's logical partitions cannot be followed: {error}"
-        ) from error
+        raise logicals_damaged(str(error)) from error
 
 
 def _own_drive(ctx: Context, partitions: Iterable[Partition]) -> Partition | None:
@@ -138,8 +177,14 @@ def _check_bootloader(ctx: Context, table: Table) -> None:
             raise BootEsp(
                 detail=f"partition {esp.number} reaches into an end of the disk: {wanted} cannot be checked"
             )
-        if fat.fat_has_file(disk.path, esp.start, wanted):
-            return
+        try:
+            if fat.fat_has_file(disk.path, esp.start, wanted):
+                return
+        except fat.FatUnsound as error:
+            raise BootEsp(
+                detail=f"the ESP, partition {esp.number}, cannot be read: {error.strerror}",
+                hint="The image's ESP is damaged: check it (fsck.vfat) and upload the image again.",
+            ) from error
     raise BootEsp(
         detail=f"efiBootloaderPath {wanted} does not exist on the ESP",
         hint="Name a file that is on the ESP, or leave efiBootloaderPath out for the fallback path.",

@@ -4,6 +4,7 @@ the disk.
 
 from agent.errors import ChecksumMismatch, DiskIo, ImageChanged, ImageDownload, ImageTruncated
 from agent.formats.image import WINDOW_BYTES, examine
+from agent.formats.layout import is_cut
 from agent.stages.context import Context
 
 
@@ -21,7 +22,7 @@ def verify(ctx: Context) -> None:
     got = ctx.digest.hexdigest()
     if ctx.job.checksum is not None and got != ctx.job.checksum:
         raise ChecksumMismatch(algorithm=ctx.digest.algorithm, got=got, expected=ctx.job.checksum)
-    if ctx.guest_size < image.reach:
+    if image.table is not None and is_cut(image.table, ctx.guest_size):
         raise ImageTruncated(size=ctx.guest_size, expected=image.reach)
     # A restarted transfer may have brought another file than the one that preflight examined.
     if bytes(sink.head[: len(ctx.head_window)]) != ctx.head_window:

@@ -102,6 +102,16 @@ def test_a_compressed_image_is_deployed(check, gpt_image, tmp_path, kind, packin
     check(path, kind, gpt_image)
 
 
+@pytest.mark.parametrize("packing", ["gz", "bz2"])
+def test_a_trailer_as_openwrt_appends_it_is_a_note(check, gpt_image, tmp_path, packing):
+    path = tmp_path / f"image.{packing}"
+    path.write_bytes(
+        PACK[packing](gpt_image.path.read_bytes()) + b'{"metadata_version": "1.1"}FWx0' + bytes(12)
+    )
+    (note,) = [note for note in check(path, "raw", gpt_image).document["notes"] if "passed over" in note]
+    assert "43 bytes follow" in note
+
+
 @pytest.mark.parametrize("manifest", ["right"])
 def test_an_ova_is_deployed(check, gpt_image, tmp_path, manifest):
     outcome = check(make_ova(gpt_image.path, tmp_path / "image.ova", manifest=manifest), "ova", gpt_image)

@@ -335,3 +335,13 @@ def test_a_file_on_a_full_filesystem_is_a_fault_of_the_disk(gpt_image, deploy, t
     assert "File too large" in error["detail"]
     data = path.read_bytes()
     assert data[:MiB] == data[-MiB:] == bytes(MiB)
+
+
+def test_an_esp_that_crashes_its_reader_is_a_fault_of_the_image(gpt_image, web, byoi, make_job, target):
+    url = publish_changed(web, gpt_image, ESP_PIECE.start * MiB + 13, b"\0")  # sectors in a cluster
+    job = make_job(gpt_image, URL=url, checkSum=None, checkSumType=None, efiBootloaderPath="\\EFI\\x.efi")
+    outcome = byoi("write", job, "--disk", target, "--json")
+    error = assert_refused(outcome, "boot.esp", "The server boots by UEFI, but the image cannot.")
+    assert error["blame"] == "image"
+    assert "SIGFPE" in error["detail"]
+    assert "SMART" not in error["hint"]

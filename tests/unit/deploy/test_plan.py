@@ -56,6 +56,21 @@ def codes(*arguments) -> list[str]:
     return [refusal.code for refusal in plan(*arguments).refusals]
 
 
+def test_logical_partitions_that_cannot_be_followed_are_the_images_fault(image):
+    broken = dataclasses.replace(image("dos"), chain_fault="the chain loops")
+    (refusal,) = plan(job(), facts(image=broken)).refusals
+    assert (refusal.code, refusal.blame) == ("image.damaged", "image")
+    assert "the chain loops" in refusal.message
+
+
+def test_what_only_libparted_dislikes_is_a_note(image):
+    disliked = dataclasses.replace(image(), libparted="type mac")
+    decided = plan(job(), facts(image=disliked))
+    assert decided.refusals == ()
+    assert any("type mac" in note for note in decided.notes)
+    assert not any("libparted" in note for note in plan(job(), facts(image=image())).notes)
+
+
 def test_nothing_stands_against_a_sound_job(image):
     decided = plan(job(), facts(image=image()))
     assert decided.refusals == ()

@@ -174,6 +174,19 @@ def test_filesystem_of_small_sectors_cannot_be_on_a_disk_of_large_ones():
     assert mbr_sector_size(data, data[:512], None) is None
 
 
+def test_end_beyond_the_image_decides_even_where_a_filesystem_seems_to_be():
+    """Debian's grub-rescue-cdrom.iso: with 4096 its partition would begin at a signature and end beyond the file."""
+    data = window([(1, 9923)], [(4096, EXT4)])
+    assert mbr_sector_size(data, data[:512], 9924 * 512) == 512
+    assert mbr_sector_size(data, data[:512], 9924 * 4096) == 4096
+
+
+def test_only_the_primary_descriptor_begins_an_iso(tmp_path):
+    data = iso(tmp_path, "T")
+    assert sniff_filesystem(data) == "iso9660"
+    assert sniff_filesystem(data[2048:]) is None  # the descriptor behind it
+
+
 def test_end_beyond_the_image_decides_where_no_filesystem_does():
     data = window([(2048, 20480)], [])
     assert mbr_sector_size(data, data[:512], 11 * MiB) == 512

@@ -1,6 +1,8 @@
 import errno
 import os
+import struct
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.host.fat import MAX_FILES, build_fat, fat_has_file, geometry_for, read_fat
+from agent.host.fat import MAX_FILES, FatUnsound, build_fat, fat_has_file, geometry_for, read_fat
 from agent.units import KiB, MiB
 
 LATEST = "openstack/latest"
@@ -185,7 +187,7 @@ def test_the_look_into_a_disk_changes_nothing(disk):
 
 
 def test_a_disk_without_fat_is_an_error_that_names_it(disk, tmp_path):
-    with pytest.raises(OSError, match=r"disk\.img"):
+    with pytest.raises(FatUnsound, match=r"disk\.img"):
         fat_has_file(disk, 0, "/EFI/BOOT/BOOTX64.EFI")
     with pytest.raises(OSError, match=r"gone\.img"):
         fat_has_file(tmp_path / "gone.img", 0, "/EFI/BOOT/BOOTX64.EFI")
@@ -199,3 +201,44 @@ def test_a_relative_path_is_that_of_the_caller(disk, monkeypatch):
 def test_a_disk_whose_name_mtools_would_cut_is_refused():
     with pytest.raises(OSError, match="@@"):
         fat_has_file(Path("/nowhere/a@@512"), 0, "/x")
+
+
+LOADER = "/EFI/BOOT/BOOTX64.EFI"
+
+
+def test_a_filesystem_that_crashes_mtools_is_at_fault_itself(disk):
+    with disk.open("r+b") as file:
+        file.seek(ESP_OFFSET + 13)
+        file.write(b"\0")  # sectors in a cluster: mtools divides by them
+    with pytest.raises(FatUnsound, match="SIGFPE"):
+        fat_has_file(disk, ESP_OFFSET, LOADER)
+
+
+def test_a_disk_that_fails_is_told_as_the_disk():
+    # Reading this file at its beginning gives EIO.
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        fat_has_file("/proc/self/mem", 0, LOADER)
+    assert not isinstance(caught.value, FatUnsound)
+
+
+def test_an_endless_directory_costs_no_endless_memory(tmp_path):
+    """64 MiB of it took 300 MB, 4 GiB took gigabytes."""
+    path, clusters = tmp_path / "disk.img", 128 * KiB
+    path.touch()
+    os.truncate(path, 104 * MiB)
+    subprocess.run(["mkfs.vfat", "-F", "32", "-s", "1", path], check=True, capture_output=True)
+    with path.open("r+b") as file:
+        head = file.read(512)
+        reserved, fat_sectors = struct.unpack_from("<H", head, 14)[0], struct.unpack_from("<I", head, 36)[0]
+        chain = struct.pack(f"<{clusters}I", *range(3, clusters + 2), 0x0FFFFFFF)
+        for copy in range(2):
+            file.seek((reserved + copy * fat_sectors) * 512 + 2 * 4)
+            file.write(chain)
+        file.seek((reserved + 2 * fat_sectors) * 512)
+        file.writelines(b"%08X   \x20" % number + bytes(20) for number in range(clusters * 16))
+    script = (
+        "import resource, sys; from agent.host.fat import fat_has_file, FatUnsound\n"
+        "try: fat_has_file(sys.argv[1], 0, '/EFI/x')\n"
+        "except FatUnsound: print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    )
+    assert int(output_of(sys.executable, "-c", script, path)) * KiB < 140 * MiB

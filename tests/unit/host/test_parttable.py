@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.host.parttable import PartitionSeen, read_partitions
-from agent.host.process import ProcessFailed
+from agent.host.parttable import PartitionSeen, TableRefused, read_partitions, read_written
 from agent.units import MiB
 
 SIZE = 40 * MiB
@@ -127,7 +126,7 @@ def test_a_path_that_does_not_exist_is_said_so(tmp_path):
 
 def test_a_table_that_crashes_libparted_does_not_crash_the_agent(disk):
     sgdisk(disk, "-S", "8320", "-n", "1:0:+1M")
-    with pytest.raises(ProcessFailed, match="SIGABRT"):
+    with pytest.raises(TableRefused, match="SIGABRT"):
         read_partitions(disk)
 
 
@@ -159,3 +158,15 @@ def test_a_relative_path_is_that_of_the_caller(disk, monkeypatch):
     sgdisk(disk, "-n", "1:2048:4095")
     monkeypatch.chdir(disk.parent)
     assert len(read_partitions(disk.name).partitions) == 1
+
+
+def test_what_a_disk_is_to_get_is_read_before_it_has_it(disk, tmp_path, monkeypatch):
+    sgdisk(disk, "-n", "1:2048:4095", "-c", "1:root")
+    data = disk.read_bytes()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    report = read_written([(0, data[:MiB]), (SIZE - MiB, data[-MiB:])], SIZE)
+    assert report == read_partitions(disk)
+    with pytest.raises(TableRefused, match="unrecognised disk label"):
+        read_written([], SIZE)
+    assert not any((tmp_path / "scratch").iterdir())

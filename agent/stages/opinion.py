@@ -1,0 +1,127 @@
+"""What is wrong with the image's partition table beyond its first MiB, and whether libparted reads it: asked before
+the first write where the bytes can be had, so that a complaint after the commit is the disk's and never the image's.
+
+What follows from an answer is not decided here but by the plan: a chain of logical partitions that cannot be followed
+is refused. What only libparted dislikes is not, since firmware and kernels boot from it: an ISO with an Apple map
+beside its table, or a GPT whose usable space begins within the entries.
+"""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from agent.aio import run_blocking
+from agent.formats.layout import finish_head
+from agent.formats.mbr import Mbr, Writes, parse_logicals
+from agent.formats.partition import Partition
+from agent.formats.table import Table, TableError
+from agent.host import parttable
+from agent.stages.context import Context
+
+_LIBPARTED_SECTOR = 512
+"""What libparted takes the sectors of a file for."""
+
+
+async def examine_table(ctx: Context) -> None:
+    """Look at the image's table and note what there is to say in `ctx.image`."""
+    _, image = ctx.examined()
+    if image.table is None or not ctx.head_window:
+        return
+    try:
+        records = await _extended_records(ctx, image.table)
+        if records is None:
+            return  # told when they are on the disk
+        libparted = await run_blocking(_dislike_of_image, ctx, image.table, records)
+    except TableError as error:
+        ctx.image = replace(image, chain_fault=str(error))
+    else:
+        keep_opinion(ctx, libparted)
+
+
+def keep_opinion(ctx: Context, libparted: str | None) -> None:
+    """Put what `dislike` gave into the facts, and tell it where it is a dislike."""
+    _, image = ctx.examined()
+    ctx.image = replace(image, libparted=libparted)
+    if ctx.image.disliked is not None:
+        ctx.note(ctx.image.disliked)
+
+
+def dislike(table: Table, writes: Iterable[tuple[int, bytes]], disk_size: int) -> str | None:
+    """Libparted's words where it does not read `table` from these writes, empty where it does.
+
+    None where it cannot be asked: it reads files with sectors of 512 bytes only, and one as large as the disk may not
+    be possible.
+    """
+    if table.sector_size != _LIBPARTED_SECTOR:
+        return None
+    try:
+        return unseen(parttable.read_written(writes, disk_size), table.partitions) or ""
+    except parttable.TableRefused as error:
+        return error.strerror
+    except OSError:
+        return None
+
+
+def unseen(report: parttable.ParttableReport, partitions: Iterable[Partition]) -> str | None:
+    """Which of the partitions libparted does not see, in words."""
+    seen = {(part.start, part.size) for part in report.partitions}
+    for part in partitions:
+        if (part.start, part.size) not in seen:
+            return f"libparted does not see the partition at byte {part.start} of {part.size} bytes"
+    return None
+
+
+def _dislike_of_image(ctx: Context, table: Table, records: Mapping[int, bytes]) -> str | None:
+    try:
+        finished = finish_head(
+            ctx.head_window, table, ctx.target.size, None, unique_guid=uuid.uuid4(), drive_type="iso9660"
+        )
+    except TableError:
+        return None  # it does not fit on the disk: the plan says so
+    writes: Writes = ((0, finished.head), *finished.tail_writes, *finished.other_writes)
+    return dislike(table, (*writes, *records.items()), ctx.target.size)
+
+
+async def _extended_records(ctx: Context, table: Table) -> Mapping[int, bytes] | None:
+    """The EBRs of the image by their offsets, or None where they cannot be had yet.
+
+    Raises:
+        TableError: their chain cannot be followed.
+    """
+    records: dict[int, bytes] = {}
+    if not isinstance(table, Mbr) or table.extended is None:
+        return records
+
+    def read(offset: int, length: int) -> bytes:
+        if offset not in records:
+            raise _NotRead(offset, length)
+        return records[offset]
+
+    while True:
+        try:
+            parse_logicals(read, table.extended, table.sector_size)
+        except _NotRead as wanted:
+            data = await _guest_bytes(ctx, wanted.offset, wanted.length)
+            if data is None:
+                return None
+            records[wanted.offset] = data
+        else:
+            return records
+
+
+async def _guest_bytes(ctx: Context, offset: int, length: int) -> bytes | None:
+    """Bytes of the guest disk that have been read already, or can be fetched."""
+    info, _ = ctx.examined()
+    data = bytes(ctx.window[offset : offset + length])
+    if len(data) == length or (info.size is not None and ctx.content == "raw" and info.size <= offset):
+        return data
+    return await ctx.source.read_at(offset, length) if ctx.content == "raw" and info.seekable else None
+
+
+class _NotRead(Exception):
+    """Bytes of the guest disk are wanted that are not here yet."""
+
+    def __init__(self, offset: int, length: int) -> None:
+        super().__init__(offset, length)
+        self.offset = offset
+        self.length = length
