@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import hdrs, web
 
-from agent.model.job import MAX_JOB_BYTES
+from agent.model.job_text import MAX_JOB_BYTES
 from agent.service.documents import ApiError
 from agent.units import KiB, format_size
 
