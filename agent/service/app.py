@@ -29,6 +29,7 @@ from agent.service.bodies import Bodies
 from agent.service.config import Config
 from agent.service.documents import ApiError
 from agent.service.guard import abandonable
+from agent.service.heads import check_heads
 from agent.service.inventory import WAIT_SECONDS, Inventory, InventoryHangs
 from agent.service.json_errors import json_errors
 from agent.service.metrics import load_library
@@ -68,6 +69,7 @@ def make_app(parts: Parts) -> web.Application:
         middlewares=[
             *parts.middlewares,
             json_errors,
+            check_heads,
             authenticate(parts.authenticator, parts.bodies),
         ],
         client_max_size=0,  # bodies are read by Bodies, which has a bound of its own
@@ -88,6 +90,8 @@ def make_app(parts: Parts) -> web.Application:
     for prefix in PREFIXES:
         for method, path, handler in routes:
             app.router.add_route(method, prefix + path, handler)
+            if method == "GET":
+                app.router.add_route("HEAD", prefix + path, handler)
     return app
 
 
@@ -220,7 +224,7 @@ class _Api:
         )
         with abandonable(request), self._board.subscribe() as subscription:
             await response.prepare(request)
-            while True:
+            while request.method != "HEAD":
                 piece = await _next_piece(subscription)
                 if piece is None:
                     break
