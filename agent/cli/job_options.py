@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import Fault, JobInvalid
-from agent.model.job import MAX_JOB_BYTES
+from agent.model.job_text import MAX_JOB_BYTES, TextRefused, bounded_text
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
@@ -143,10 +143,15 @@ def _text(path: str | None, option: str) -> str | None:
 
 
 def _json(path: str | None, option: str) -> Any:
-    text = _text(path, option)
     try:
-        return None if text is None else json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        return (
+            None
+            if path is None
+            else json.loads(bounded_text(_read(path, option)), parse_constant=_no_constant)
+        )
+    except TextRefused as refusal:
+        raise usage(option, f"{path} {refusal}") from None
+    except ValueError as error:
         raise usage(option, f"{path} is not JSON: {error}") from None
 
 

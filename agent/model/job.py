@@ -7,25 +7,22 @@ of a fault.
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent.errors import Fault, ImageFormat, JobInvalid
 from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
+from agent.model.job_text import MAX_FAULTS, read_json, shortened
 from agent.model.url import check_url, redact_url
 from agent.units import MiB, format_size
 
 IMAGE_TYPES = ("qcow2", "raw", "ova")
 CHECKSUM_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
-MAX_JOB_BYTES = 24 * MiB
 MAX_USER_DATA_BYTES = 8 * MiB
+MAX_DATA_BYTES = MiB
+"""Of `networkData` and of `vendorData`, as they are written to the drive."""
 MAX_LIST = 256
-# Readers and writers of JSON recurse, ours as well as those in the guest. No real document comes near.
-MAX_DEPTH = 64
-_MEMBER_DEPTH = MAX_DEPTH - 2
-"""Of `networkData` and `vendorData`: within the job they lie two levels deep."""
 MAX_TEXT = 16 * 1024
 MAX_SSH_KEY_BYTES = MiB
 MAX_PAIR_KEY_BYTES = 1024
@@ -105,77 +102,36 @@ class Job:
         }
         return _present(document)
 
+    def summary(self) -> dict[str, Any]:
+        """The same for a log, at most 16 KiB: long texts are cut, and lists are told by how many members they have."""
+        document = self.redacted()
+        for owner, key in ((document, "httpHeader"), (document["configdrive"], "userMetadatas")):
+            if key in owner:
+                owner[key] = len(owner[key])
+        limits = {"URL": 1000, "description": 200}
+        return document | {
+            key: shortened(document[key], limits[key]) for key in limits.keys() & document.keys()
+        }
+
 
 def _present(document: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if value is not None}
 
 
-def load_job(text: str | bytes) -> Job:
+def load_job(text: bytes) -> Job:
     """Read a job from JSON text.
 
     Raises:
-        JobInvalid: no JSON, a key given twice, or faults of the job itself.
+        JobInvalid: what `read_json` refuses, or faults of the job itself.
     """
     return parse_job(read_json(text))
 
 
-def read_json(text: str | bytes) -> Any:
-    """Read JSON that holds a job (RFC 8259), more strictly than `json.loads`: no NaN, no key twice, bounded depth.
-
-    Raises:
-        JobInvalid: it is none, or has more than MAX_JOB_BYTES.
-    """
-    if len(text) > MAX_JOB_BYTES:
-        raise JobInvalid([Fault("", f"the job has {len(text)} bytes, at most {MAX_JOB_BYTES} are taken")])
-    twice: list[str] = []
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(items)
-        if len(result) != len(items):
-            counts = Counter(key for key, _ in items)
-            twice.extend(sorted(key for key, count in counts.items() if count > 1)[:MAX_LIST])
-        return result
-
-    try:
-        document: object = json.loads(text, object_pairs_hook=pairs, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise JobInvalid([Fault("", f"the job is not JSON: {error.msg} at {where}")]) from None
-    except RecursionError:
-        raise JobInvalid([Fault("", f"the job is {_too_deep(MAX_DEPTH)}")]) from None
-    except (UnicodeDecodeError, ValueError):
-        raise JobInvalid([Fault("", "the job is not JSON in UTF-8")]) from None
-    if twice:
-        raise JobInvalid([Fault(key, "is given twice") for key in twice[:MAX_LIST]])
-    if _is_deeper(document, MAX_DEPTH):
-        raise JobInvalid([Fault("", f"the job is {_too_deep(MAX_DEPTH)}")])
-    return document
-
-
-def _is_deeper(document: object, depth: int) -> bool:
-    """Whether objects and arrays are nested in each other beyond this depth; level by level, without recursion."""
-    level = [document] if isinstance(document, dict | list) else []
-    for _ in range(depth):
-        items = (node.values() if isinstance(node, dict) else node for node in level)
-        level = [item for part in items for item in part if isinstance(item, dict | list)]
-        if not level:
-            return False
-    return True
-
-
-def _too_deep(depth: int) -> str:
-    return f"nested more than {depth} levels deep"
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
 def parse_job(document: object) -> Job:
-    """Check a decoded job document.
+    """Check a decoded job document, such as `read_json` gives.
 
     Raises:
-        JobInvalid: with all its faults.
+        JobInvalid: with all its faults, at most MAX_FAULTS.
     """
     if not isinstance(document, dict):
         raise JobInvalid([Fault("", "the job must be a JSON object")])
@@ -198,7 +154,7 @@ def parse_job(document: object) -> Job:
     )
     reader.refuse_unknown()
     if reader.faults:
-        raise JobInvalid(reader.faults)
+        raise JobInvalid(reader.faults[:MAX_FAULTS])
     return job
 
 
@@ -333,9 +289,7 @@ class _Reader:
             length = len(value.encode())
         except UnicodeEncodeError:
             return "holds half of a surrogate pair, which is no text"
-        return (
-            f"has {format_size(length)}, at most {format_size(limit)} are taken" if length > limit else None
-        )
+        return _too_long(length, limit) if length > limit else None
 
     def integer(self, key: str) -> int | None:
         value = self._get(key)
@@ -354,13 +308,16 @@ class _Reader:
 
     def json_object(self, key: str, *, or_text: bool = False) -> Any:
         value = self._get(key)
-        if isinstance(value, dict) and _is_deeper(value, _MEMBER_DEPTH):
-            self.fault(key, f"is {_too_deep(_MEMBER_DEPTH)}")
+        if value is None:
             return None
-        if value is None or isinstance(value, dict) or (or_text and isinstance(value, str)):
-            return value
-        self.fault(key, "must be an object or a string" if or_text else "must be an object")
-        return None
+        if not isinstance(value, dict) and not (or_text and isinstance(value, str)):
+            self.fault(key, "must be an object or a string" if or_text else "must be an object")
+            return None
+        length = len(json.dumps(value))
+        if length > MAX_DATA_BYTES:
+            self.fault(key, _too_long(length, MAX_DATA_BYTES))
+            return None
+        return value
 
     def child(self, key: str) -> "_Reader":
         value = self._get(key)
@@ -393,7 +350,13 @@ class _Reader:
     def refuse_unknown(self) -> None:
         for key in self._document:
             if key not in self._known:
-                self.fault(str(key), f"is an unknown key; known are {_listed(sorted(self._known))}")
+                self.fault(
+                    shortened(str(key)), f"is an unknown key; known are {_listed(sorted(self._known))}"
+                )
+
+
+def _too_long(length: int, limit: int) -> str:
+    return f"has {format_size(length)}, at most {format_size(limit)} are taken"
 
 
 def _listed(words: Sequence[str] | Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from agent.model.job import (
     EFI_PATH,
     HOSTNAME,
     IMAGE_TYPES,
+    MAX_DATA_BYTES,
     MAX_DISK_GROUP_ID,
     MAX_HOSTNAME,
     MAX_LIST,
@@ -31,6 +32,7 @@ from agent.model.job import (
 from agent.model.stage import STAGES
 from agent.model.status import DOING, DONE, ERROR
 from agent.model.url import MAX_URL_LENGTH
+from agent.units import format_size
 
 Schema = dict[str, Any]
 
@@ -43,6 +45,9 @@ REBOOT_WAITS_FOR = ("client", "controlPlane", "shutdown")
 _FAULT_CODES = ("checksum.type", "checksum.pair")
 # A host, or an absolute path; in the letter case that anybody may use.
 _URL = r"^(?:[Hh][Tt][Tt][Pp][Ss]?://[^/?#]|[Ff][Ii][Ll][Ee]:/)"
+_ON_THE_DRIVE = (
+    f", at most {format_size(MAX_DATA_BYTES)} as it is written to the drive. Not in the API of the seed."
+)
 _TIME = "RFC 3339, UTC, to the millisecond"
 
 
@@ -148,10 +153,11 @@ def _configdrive() -> Schema:
         "sshKey": _nullable(_text("Public keys, one a line.", MAX_SSH_KEY_BYTES)),
         "userData": _nullable(_text("Written to the drive byte by byte.", MAX_USER_DATA_BYTES, empty=True)),
         "userMetadatas": _nullable(_pairs("The member `meta` of meta_data.json; each key once.")),
-        "networkData": _nullable(_of("object", "network_data.json. Not in the API of the seed.")),
+        "networkData": _nullable(_of("object", f"network_data.json{_ON_THE_DRIVE}")),
         "vendorData": {
             "type": ["object", "string", "null"],
-            "description": "vendor_data.json. Not in the API of the seed.",
+            "description": f"vendor_data.json{_ON_THE_DRIVE}",
+            "maxLength": MAX_DATA_BYTES,
         },
     }
     return _object(properties, required=[])

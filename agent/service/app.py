@@ -8,7 +8,8 @@ import asyncio
 import functools
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,8 @@ from agent import __version__
 from agent.aio import run_blocking
 from agent.deploy.plan import policy_faults
 from agent.errors import JobInvalid
-from agent.model.job import Job, parse_job, read_json
+from agent.model.job import Job, parse_job
+from agent.model.job_text import read_json
 from agent.model.schema import MAX_REVISION
 from agent.model.status import DONE
 from agent.service.auth import CALLER, Authenticator, authenticate
@@ -28,6 +30,7 @@ from agent.service.config import Config
 from agent.service.documents import ApiError
 from agent.service.guard import abandonable
 from agent.service.handover import HandOverState
+from agent.service.heads import check_heads
 from agent.service.inventory import WAIT_SECONDS, Inventory, InventoryHangs
 from agent.service.json_errors import json_errors
 from agent.service.metrics import load_library
@@ -67,6 +70,7 @@ def make_app(parts: Parts) -> web.Application:
         middlewares=[
             *parts.middlewares,
             json_errors,
+            check_heads,
             authenticate(parts.authenticator, parts.bodies),
         ],
         client_max_size=0,  # bodies are read by Bodies, which has a bound of its own
@@ -87,6 +91,8 @@ def make_app(parts: Parts) -> web.Application:
     for prefix in PREFIXES:
         for method, path, handler in routes:
             app.router.add_route(method, prefix + path, handler)
+            if method == "GET":
+                app.router.add_route("HEAD", prefix + path, handler)
     return app
 
 
@@ -95,7 +101,7 @@ def _void() -> web.Response:
     return web.Response(body=b"null", content_type="application/json")
 
 
-def _read_job(body: bytes) -> tuple[dict[str, Any], Job]:
+def _parse(body: bytes) -> tuple[dict[str, Any], Job]:
     document = read_json(body)
     return document, parse_job(document)
 
@@ -108,6 +114,8 @@ class _Api:
         self._slot = parts.slot
         self._board = parts.board
         self._inventory = Inventory(parts.disks, wait_seconds=parts.disks_seconds)
+        self._reading = asyncio.Lock()
+        """Held while a large job is read: that takes up to ten times its length (docs/architecture.md)."""
 
     # -- the seed's routes -----------------------------------------------------------------------------------
 
@@ -123,21 +131,33 @@ class _Api:
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         self._check_server(request)
+        with self._slot_refusals():
+            self._slot.check_free()  # while it is not, no body is worth reading
+            document, job = await self._read_job(request)
+            await self._slot.post(document, job, job_id=None, origin="api")
+        return _void()
+
+    async def _read_job(self, request: web.Request) -> tuple[dict[str, Any], Job]:
         body = await self._parts.bodies.read(request)
         if len(body) > _READ_HERE_BYTES:
-            document, job = await run_blocking(_read_job, body)
+            async with self._reading:
+                document, job = await run_blocking(_parse, body)
         else:
-            document, job = _read_job(body)
+            document, job = _parse(body)
         faults = policy_faults(job, self._parts.config.policy)
         if faults:
             raise JobInvalid(faults)
+        return document, job
+
+    @contextmanager
+    def _slot_refusals(self) -> Iterator[None]:
+        """The answer where the slot takes no job."""
         try:
-            await self._slot.post(document, job, job_id=None, origin="api")
+            yield
         except SlotTaken:
             raise ApiError(409, self._taken_by()) from None
         except SlotClosing:
             raise ApiError(503, "The agent is stopping; try again.", headers={"Retry-After": "10"}) from None
-        return _void()
 
     def _taken_by(self) -> str:
         if (self._board.document.get("reboot") or {}).get("state") == HandOverState.DUE:
@@ -211,7 +231,7 @@ class _Api:
         )
         with abandonable(request), self._board.subscribe() as subscription:
             await response.prepare(request)
-            while True:
+            while request.method != "HEAD":
                 piece = await _next_piece(subscription)
                 if piece is None:
                     break

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from socket import AF_UNIX
 from typing import Protocol
 
 from aiohttp import hdrs, web
@@ -30,6 +29,7 @@ from aiohttp.typedefs import Handler, Middleware
 from agent.aio import run_blocking
 from agent.service.bodies import Bodies
 from agent.service.documents import ApiError
+from agent.service.heads import over_unix_socket
 from agent.units import KiB
 
 OPEN_PATHS = frozenset(prefix + path for prefix in ("", "/1.0") for path in ("/healthz", "/auth/time"))
@@ -123,7 +123,7 @@ class Authenticator:
             ApiError: 401 no credential or a wrong token; 403 a signature that is not right; what `Bodies.read`
                 raises for the body of a signed request.
         """
-        remote = not _over_unix_socket(request)
+        remote = not over_unix_socket(request)
         if request.path in OPEN_PATHS and request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
             return Caller(Way.OPEN, remote)
         ways = []
@@ -212,18 +212,11 @@ def _signature(head: str, body: bytes, timestamp: str) -> str:
 
 def _url_of(request: web.Request) -> str:
     """The URL as the client wrote it: our scheme, its Host header, and the target of its request line untouched."""
-    scheme = "http" if _over_unix_socket(request) else "https"
+    scheme = "http" if over_unix_socket(request) else "https"
     return f"{scheme}://{_only(request, hdrs.HOST) or ''}{request.raw_path}"
 
 
 # -- the request -------------------------------------------------------------------------------------------------
-
-
-def _over_unix_socket(request: web.Request) -> bool:
-    """Whether the request came over a Unix socket; what cannot be told came over the network."""
-    transport = request.transport
-    sock = None if transport is None else transport.get_extra_info("socket")
-    return sock is not None and sock.family == AF_UNIX
 
 
 def _has_verified_certificate(request: web.Request) -> bool:

@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 
 from aiohttp import hdrs, web
 
-from agent.model.job import MAX_JOB_BYTES
+from agent.model.job_text import MAX_JOB_BYTES
 from agent.service.documents import ApiError
+from agent.service.heads import check_media_type
 from agent.units import KiB, format_size
 
 SMALL_BODY = 64 * KiB
@@ -53,8 +54,9 @@ class Bodies:
         """The whole body; a second call gives the same bytes. Only inside of `of(request)`.
 
         Raises:
-            ApiError: 413 larger than the limit, 415 compressed (a signature is of the bytes as sent, and a small
-                body may unpack to a huge one), 408 not here in time, 503 too many large ones at once.
+            ApiError: 413 larger than the limit, 415 not said to be JSON (see `check_media_type`) or compressed (a
+                signature is of the bytes as sent, and a small body may unpack to a huge one), 408 not here in time,
+                503 too many large ones at once.
         """
         if _BODY not in request:
             self._check_head(request)
@@ -68,6 +70,7 @@ class Bodies:
     def _check_head(self, request: web.Request) -> None:
         if request.content_length is not None and request.content_length > self._limit:
             raise self._too_large()
+        check_media_type(request)
         if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
             raise ApiError(415, "The body must be sent as it is, without Content-Encoding.")
 

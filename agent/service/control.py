@@ -16,7 +16,7 @@ from urllib.parse import quote
 from agent import __version__
 from agent.aio import run_blocking
 from agent.errors import JobInvalid
-from agent.model.job import MAX_JOB_BYTES, read_json
+from agent.model.job_text import MAX_JOB_BYTES, TextRefused, bounded_text, read_json
 from agent.service.config import ControlPlane
 from agent.transfer.client import aiohttp
 from agent.units import KiB
@@ -29,6 +29,7 @@ _PASSING = frozenset({401, 403, 407, 408, 425, 429})
 _MAX_ANSWER_BYTES = 64 * KiB
 _MAX_OFFER_BYTES = MAX_JOB_BYTES + 64 * KiB
 _REQUEST_SECONDS = 30.0
+_ID_IN_FRONT = re.compile(rb'\s*\{\s*"id"\s*:\s*"([^"\\]*)"')
 
 
 class ControlFault(Exception):
@@ -151,21 +152,36 @@ def _action(body: bytes | None) -> Action:
 
 def _json(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
+        document = json.loads(bounded_text(body))
+    except TextRefused as refusal:
+        raise ControlFault(f"its answer {refusal}") from refusal
+    except ValueError:
         raise ControlFault("its answer is not JSON") from None
+    return _object(document)
+
+
+def _object(document: object) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ControlFault("its answer is not a JSON object")
     return document
 
 
 def _strictly(body: bytes) -> tuple[dict[str, Any], JobInvalid | None]:
-    """The document, and why a posted job would not be read; the id is needed to say so."""
+    """The document, and why a posted job would not be read; the id is needed to say so.
+
+    Of what goes beyond the bounds nothing is read but an id that stands in front.
+    """
     try:
-        read_json(body)
+        return _object(read_json(body)), None
     except JobInvalid as error:
-        return _json(body), error
-    return _json(body), None
+        fault = error
+    try:
+        return _json(body), fault
+    except ControlFault as refusal:
+        found = _ID_IN_FRONT.match(body)
+        if found is None or not isinstance(refusal.__cause__, TextRefused):
+            raise
+        return {"id": found[1].decode(errors="replace")}, fault
 
 
 def _reason(error: Exception) -> str:

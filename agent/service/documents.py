@@ -45,9 +45,12 @@ KINDS: Mapping[int, ErrorKind] = {
     415: ErrorKind(
         "Client::BadRequest::UnsupportedMediaType",
         "UNSUPPORTED_MEDIA_TYPE",
-        "The body has an encoding that is not taken.",
+        "The body has a type or an encoding that is not taken.",
     ),
     417: ErrorKind("Client::BadRequest", "EXPECTATION_FAILED", "Only the expectation 100-continue is known."),
+    431: ErrorKind(
+        "Client::BadRequest::HeadTooLarge", "HEAD_TOO_LARGE", "The head of the request is too large."
+    ),
     500: INTERNAL,
     503: ErrorKind("Server::Unavailable", "UNAVAILABLE", "The agent cannot do that now; try again."),
 }

@@ -16,19 +16,23 @@ Everything lives in one TaskGroup: `serve` returns when nothing of it is left.
 import asyncio
 import errno
 import resource
+import select
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
-from aiohttp import StreamReader, web
+from aiohttp import StreamReader, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import StreamWriter
 from aiohttp.http_parser import RawRequestMessage
+from multidict import CIMultiDict
 
 from agent.aio import run_blocking
 from agent.lean import structlog
 from agent.service.documents import error_of_status
+from agent.service.heads import MAX_HEAD_BYTES
 from agent.service.json_errors import error_response, response_of
 from agent.service.listen import Listener
 from agent.units import KiB
@@ -55,6 +59,8 @@ _CLIENT_GONE = frozenset(
 _OTHER_DESCRIPTORS = 256
 # What the kernel keeps of answers that nobody takes, for each connection.
 _SEND_BUFFER = 64 * KiB
+# poll(2) tells unasked that both halves of a connection are closed.
+_GONE = 0
 _ABANDONABLE = web.RequestKey("abandonable", bool)
 
 
@@ -85,9 +91,17 @@ class Limits:
     linger_seconds: float = 5.0
     """How long the rest of a body is taken in after it was refused, so that the client gets to read why."""
     tls_shutdown_seconds: float = 5.0
-    head_bytes: int = 32 * KiB
+    head_bytes: int = MAX_HEAD_BYTES
     line_bytes: int = 8190
     """One header, and the request line."""
+
+
+class _Writer(StreamWriter):
+    """Writes answers that do not name what made them: whoever asks without credentials learns no versions."""
+
+    async def write_headers(self, status_line: str, headers: "CIMultiDict[str]") -> None:
+        headers.popall(hdrs.SERVER, None)
+        await super().write_headers(status_line, headers)
 
 
 class Connection:
@@ -125,6 +139,11 @@ class Connection:
         if self._complete():
             self._since = self._payload = None
 
+    @property
+    def is_answering(self) -> bool:
+        """Whether a request that is here to its end is being answered."""
+        return self._busy and self._complete()
+
     def _complete(self) -> bool:
         return self._payload is not None and self._payload.is_eof()
 
@@ -149,7 +168,7 @@ class Connection:
 class _Protocol(web.RequestHandler):
     """aiohttp's protocol, that also tells what happens, and whose own refusals are JSON objects."""
 
-    __slots__ = ("_link", "_orphan", "_server", "connection")
+    __slots__ = ("_half_closed", "_link", "_orphan", "_over_tls", "_server", "_socket", "connection")
 
     def __init__(self, server: "Server", connection: Connection) -> None:
         limits = server.limits
@@ -165,13 +184,17 @@ class _Protocol(web.RequestHandler):
             auto_decompress=False,
         )
         self._server = server
+        self._half_closed = self._over_tls = False
         self._link: asyncio.Transport | None = None
+        self._socket: socket.socket | None = None
         self._orphan: asyncio.Task[None] | None = None
         self.connection = connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.Transport):
             self._link = transport
+            self._socket = transport.get_extra_info("socket")
+            self._over_tls = transport.get_extra_info("sslcontext") is not None
             # So that each of `pause_writing` and `resume_writing` means what it says: bytes wait, or none.
             transport.set_write_buffer_limits(high=1, low=0)
         super().connection_made(transport)
@@ -209,9 +232,31 @@ class _Protocol(web.RequestHandler):
         else:
             super().data_received(data)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more. On the Unix socket it is answered all that it asked, if it is still there.
+
+        asyncio's TLS drops whatever is written after this.
+        """
+        self._half_closed = not self._over_tls and not self._peer_has(_GONE)
+        return self._half_closed and (bool(self._messages) or self.connection.is_answering)
+
+    def _peer_has(self, event: int) -> bool:
+        """Whether the client has closed both halves of the connection, or only the one (`select.POLLRDHUP`)."""
+        number = -1 if self._socket is None else self._socket.fileno()
+        if number < 0:
+            return True
+        poll = select.poll()
+        poll.register(number, event)
+        return bool(poll.poll(0))
+
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:  # noqa: ARG002
         """Called when an answer has been written, whatever became of it."""
         self.connection.answered()
+        if self._half_closed and not self._messages:
+            self.close()
+        # While aiohttp holds all that it takes ahead, asyncio's TLS tells no end, and logs each answer that it drops.
+        if self._messages and self._over_tls and self._peer_has(select.POLLRDHUP):
+            self.drop("client_ended")
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -238,7 +283,8 @@ class _Protocol(web.RequestHandler):
 
     def look(self, now: float) -> None:
         """Close the connection if something about it is overdue."""
-        reason = self.connection.overdue(now)
+        gone = "client_gone" if self._half_closed and self._peer_has(_GONE) else None
+        reason = gone or self.connection.overdue(now)
         if reason is not None:
             self.drop(reason)
 
@@ -246,7 +292,10 @@ class _Protocol(web.RequestHandler):
         """Close the connection at once; what is not sent is not sent."""
         if self._link is not None:
             log.debug("connection_dropped", reason=reason)
-            self._link.abort()
+            with suppress(
+                AttributeError
+            ):  # asyncio's TLS, closed twice, has forgotten what to abort: it is ending
+                self._link.abort()
 
 
 class Server:
@@ -274,13 +323,13 @@ class Server:
         message: RawRequestMessage,
         payload: StreamReader,
         protocol: web.RequestHandler,
-        writer: AbstractStreamWriter,
+        _: AbstractStreamWriter,
         task: "asyncio.Task[None]",
     ) -> web.BaseRequest:
         """The way of aiohttp of making the request, told to the connection first."""
         if isinstance(protocol, _Protocol):
             protocol.connection.began(payload, self.loop.time())
-        return self._make_request(message, payload, protocol, writer, task)
+        return self._make_request(message, payload, protocol, _Writer(protocol, self.loop), task)
 
     def left(self, protocol: _Protocol) -> None:
         """A connection is over, and so is its handler."""

@@ -33,7 +33,7 @@ from agent.service.documents import KINDS, ApiError, error_of_status, refusal_of
 
 JSON = "application/json"
 # In front of every route that is not open.
-_REFUSALS = (400, 401, 403, 500)
+_REFUSALS = (400, 401, 403, 431, 500)
 _OVH_SCHEMES = {
     "ovhApplication": (OVH_APPLICATION, "The application key."),
     "ovhConsumer": (OVH_CONSUMER, "The consumer key."),
@@ -164,8 +164,9 @@ def _paths(service_name: str) -> dict[str, Any]:
     for path in OPEN_PATHS & paths.keys():
         operation = paths[path]["get"]
         operation["security"] = []
-        for status in (401, 403):
-            del operation["responses"][str(status)]
+        del operation["responses"]["401"]
+    for item in paths.values():
+        item["head"] = _head_of(item["get"])
     return paths
 
 
@@ -233,6 +234,13 @@ def _operation(name: str, text: str, good: Mapping[str, Any], refusals: Sequence
     statuses = sorted({*_REFUSALS, *refusals})
     errors = {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
     return {"operationId": name, "description": text, "responses": {"200": dict(good), **errors}}
+
+
+def _head_of(get: Mapping[str, Any]) -> dict[str, Any]:
+    """The operation HEAD of a path: answered as GET is, without the body."""
+    name = "head" + get["operationId"].removeprefix("get")
+    answers = {status: {"description": f"The head of GET's {status}."} for status in get["responses"]}
+    return {**get, "operationId": name, "description": "The head of what GET answers.", "responses": answers}
 
 
 def _query(name: str, text: str, schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from agent.deploy.plan import Policy, policy_faults
 from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
 from agent.lean import structlog
 from agent.model.job import Job, parse_job
+from agent.model.job_text import shortened
 from agent.model.status import DOING, timestamp
 from agent.service.board import Board
 from agent.service.config import ControlPlane
@@ -163,7 +164,7 @@ class ControlClient:
 
     async def _refuse(self, api: ControlPlaneApi, offer: Offer, error: DeployError) -> None:
         """Tell the control plane why a job was not begun."""
-        log.warning("job_refused", id=offer.id, code=error.code, message=error.message)
+        log.warning("job_refused", id=offer.id, code=error.code, message=shortened(error.message, 1000))
         now = timestamp(time.time())
         document: dict[str, Any] = {
             "servername": self._service_name,

@@ -190,6 +190,18 @@ class Slot:
         status = concluded(self._job_now(), self._server_name, attempt=entry.attempt, outcome=error)
         return replace(entry, phase=Phase.FAILED, status=status.document())
 
+    def check_free(self) -> None:
+        """Whether a job would be accepted now.
+
+        Raises:
+            SlotTaken: a job runs, or a reboot is pending.
+            SlotClosing: the daemon stops.
+        """
+        if self._closing:
+            raise SlotClosing
+        if not self.is_free:
+            raise SlotTaken
+
     async def post(self, document: Mapping[str, Any], job: Job, *, job_id: str | None, origin: Origin) -> str:
         """Take a job; durable when this returns.
 
@@ -207,10 +219,7 @@ class Slot:
             SlotClosing: the daemon stops.
             StateUnusable: the journal could not be written; nothing was accepted.
         """
-        if self._closing:
-            raise SlotClosing
-        if not self.is_free:
-            raise SlotTaken
+        self.check_free()
         new = Entry(id=job_id or str(uuid.uuid4()), origin=origin, job=document, accepted_at=time.time())
         async with self._accepting:
             # Somebody else may have had the lock in between.
@@ -221,7 +230,7 @@ class Slot:
             await self._ledger.change(lambda book: self._accept(book, new))
             self._notes, self._job = (), job
             self._begin(new)
-        log.info("accepted", id=new.id, origin=origin, job=job.redacted())
+        log.info("accepted", id=new.id, origin=origin, job=job.summary())
         return new.id
 
     def _accept(self, book: Book, new: Entry) -> Book:

@@ -106,6 +106,16 @@ def test_a_job_comes_from_stdin_too_and_an_image_from_a_path(gpt_image, byoi, ta
     assert byoi("write", "--url", gpt_image.path, "--type", "raw", "--disk", target).status == 0
 
 
+def test_job_files_are_bounded_before_they_are_parsed(gpt_image, byoi, make_job, target, tmp_path):
+    (tmp_path / "bomb").write_bytes(b'{"a":[' + b"[]," * 1_000_000 + b"[]]}")
+    outcome = byoi("write", tmp_path / "bomb", "--disk", target)
+    assert (outcome.status, "holds more than 50000 values" in outcome.err) == (2, True)
+    image = ("--url", gpt_image.path, "--type", "raw")
+    outcome = byoi("write", *image, "--disk", target, "--network-data", tmp_path / "bomb")
+    assert outcome.status == 2
+    assert f"--network-data: {tmp_path}/bomb holds more than 50000 values" in outcome.err
+
+
 def test_a_deployment_over_another_one_is_whole(gpt_image, image_maker, deploy, target):
     assert deploy(gpt_image, target).status == 0
     assert deploy(image_maker.mbr(), target, configdrive=None).status == 0

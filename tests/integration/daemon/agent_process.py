@@ -91,6 +91,13 @@ class AgentProcess:
         path = self.directory / "agent.log"
         return path.read_text() if path.exists() else ""
 
+    @property
+    def most_memory(self) -> int:
+        """Bytes that it had resident at the most so far."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+
     def write_config(self) -> Path:
         groups = "".join(
             f'[[disk_group]]\nid = {number}\ndisks = ["{disk}"]\n'

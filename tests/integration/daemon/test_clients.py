@@ -8,7 +8,7 @@ import time
 import ovh
 import pytest
 
-from tests.integration.daemon.agent_process import DEPLOYMENT
+from tests.integration.daemon.agent_process import DEPLOYMENT, NAME
 from tests.integration.daemon.conftest import (
     APPLICATION_KEY,
     APPLICATION_SECRET,
@@ -123,7 +123,9 @@ def test_curl_with_a_bearer_token(make_tls_agent, web, image, tmp_path):
     assert _curl(agent, tmp_path, "-H", "Authorization: Bearer wrong-wrong-wrong-1", url)[0] == 401
     token = ("-H", f"Authorization: Bearer {TOKEN}")
     (tmp_path / "job.json").write_text(json.dumps(job(web.url, image.sha256)))
-    assert _curl(agent, tmp_path, *token, "-d", f"@{tmp_path / 'job.json'}", url) == (200, "null")
+    post = (*token, "-d", f"@{tmp_path / 'job.json'}", url)
+    assert _curl(agent, tmp_path, *post)[0] == 415
+    assert _curl(agent, tmp_path, "-H", "Content-Type: application/json", *post) == (200, "null")
     agent.wait_for("done")
     status, body = _curl(agent, tmp_path, *token, url)
     assert status == 200
@@ -138,6 +140,59 @@ def test_curl_with_a_client_certificate(make_tls_agent, authority, tmp_path):
     cert.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "client.pem"))
     assert _curl(agent, tmp_path, "--cert", str(tmp_path / "client.pem"), f"{agent.url}/v1/disks")[0] == 200
     assert _curl(agent, tmp_path, f"{agent.url}/v1/disks")[0] == 401
+
+
+def test_curl_on_the_socket_need_not_say_that_it_sends_json(make_agent, web, image, tmp_path):
+    agent = make_agent().start()
+    (tmp_path / "job.json").write_text(json.dumps(job(web.url, image.sha256)))
+    socket, url = ("--unix-socket", str(agent.socket)), f"http://localhost{DEPLOYMENT}"
+    (tmp_path / "ca.pem").touch()
+    assert _curl(agent, tmp_path, *socket, "-d", f"@{tmp_path / 'job.json'}", url) == (200, "null")
+
+
+def test_what_a_page_of_another_site_has_a_browser_send_is_refused_on_every_route_and_listener(
+    make_tls_agent, authority, tmp_path
+):
+    """With the certificate of an operator, which a browser presents whoever wrote the page."""
+    agent = make_tls_agent()
+    cert = authority.issue_cert("operator@example.net")
+    cert.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "client.pem"))
+    tls = ("--cert", str(tmp_path / "client.pem"), agent.url)
+    unix = ("--unix-socket", str(agent.socket), "http://localhost")
+    paths = json.loads(agent.get("/openapi.json").body)["paths"]
+    routes = [(method, path) for path, item in paths.items() for method in item if method != "parameters"]
+    assert len(routes) > 15
+    for method, path in routes:
+        url_path = path.replace("{serviceName}", NAME)
+        for *options, url in (tls, unix):
+            for header in ("Origin: https://elsewhere.example", "Origin: null", "Sec-Fetch-Site: cross-site"):
+                asked = ("-H", header, "-X", method.upper(), *(("-I",) if method == "head" else ()))
+                assert _curl(agent, tmp_path, *options, *asked, url + url_path)[0] == 403, (
+                    method,
+                    path,
+                    header,
+                )
+    typed = ("-H", "Sec-Fetch-Site: none", f"{agent.url}/v1/status")
+    assert _curl(agent, tmp_path, "--cert", str(tmp_path / "client.pem"), *typed)[0] == 200
+
+
+def test_head_answers_as_get_does_without_the_body(make_tls_agent):
+    agent = make_tls_agent()
+    paths = json.loads(agent.get("/openapi.json").body)["paths"]
+    asked = [path.replace("{serviceName}", NAME) for path, item in paths.items() if "get" in item]
+    assert len(asked) == 8
+    for path in asked:
+        head = agent.request("HEAD", path)
+        assert head.body == b""
+        if path == "/v1/events":  # by GET it would not end
+            assert (head.status, head.headers["Content-Type"]) == (200, "text/event-stream; charset=utf-8")
+            continue
+        get = agent.get(path)
+        assert head.status == get.status, path
+        for name in ("Content-Type", "Content-Length", "Cache-Control"):
+            if name != "Content-Length" or path != "/metrics":  # counters grow
+                assert head.headers.get(name) == get.headers.get(name), (path, name)
+        assert int(head.headers["Content-Length"]) > 0
 
 
 def test_only_the_health_and_the_time_are_served_to_strangers(make_tls_agent, tmp_path):

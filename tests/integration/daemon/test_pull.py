@@ -9,7 +9,8 @@ import pytest
 import trustme
 
 from agent.service.pull import MAX_REFUSALS
-from tests.control_plane import CANCEL, DELETED, MAX_GIVEN, control_plane
+from agent.units import MiB
+from tests.control_plane import CANCEL, CONTINUE, DELETED, MAX_GIVEN, control_plane
 from tests.integration.daemon.agent_process import NAME
 from tests.integration.harness import assert_complete, assert_nothing_boots, job
 
@@ -432,15 +433,43 @@ def test_an_answer_that_makes_no_sense_does_not_end_the_daemon(
     assert plane.wait_for(record, "done", "error", seconds=90)["status"] == "done"
 
 
-def test_a_job_nested_without_end_is_refused_and_the_daemon_stays(pulling_agent, plane, web, image):
+def nested(depth):
+    inner: dict = {}
+    for _ in range(depth):
+        inner = {"a": inner}
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (nested(900), "nested more than 64 levels deep"),
+        ({"a": [[]] * 4_000_000}, "holds more than 50000 values"),
+    ],
+    ids=["nested without end", "millions of values"],
+)
+def test_a_job_beyond_the_bounds_is_refused_and_the_daemon_stays(
+    pulling_agent, plane, web, image, data, words
+):
     agent = pulling_agent().start()
-    nested: dict = {}
-    for _ in range(900):
-        nested = {"a": nested}
-    bad = job(web.url, image.sha256) | {"configdrive": {"enable": True, "networkData": nested}}
-    record = plane.give(NAME, bad)
-    assert plane.wait_for(record, "done", "error")["status"] == "error"
+    bad = job(web.url, image.sha256) | {"configdrive": {"enable": True, "networkData": data}}
+    failed = plane.wait_for(plane.give(NAME, bad), "done", "error")
+    assert failed["status"] == "error"
+    assert words in failed["message"]
     assert agent.get("/healthz").status == 200
+    assert agent.most_memory < 200 * MiB
+
+
+def test_an_answer_to_a_status_beyond_the_bounds_is_none_and_the_deployment_goes_on(
+    pulling_agent, plane, slow_web, image
+):
+    agent = pulling_agent().start()
+    record = plane.give(NAME, job(slow_web.url, image.sha256))
+    plane.wait_for(record, "write")
+    record.action = nested(100)
+    agent.wait(lambda: "nested more than 64 levels deep" in agent.log, "it says what it was answered")
+    record.action = CONTINUE
+    assert plane.wait_for(record, "done", "error")["status"] == "done"
 
 
 def test_a_cancellation_after_done_calls_the_reboot_off(pulling_agent, plane, web, image, disk, tmp_path):

@@ -16,7 +16,8 @@ from aiohttp import web
 from agent.aio import run_blocking
 from agent.service.auth import CALLER, Authenticator, authenticate
 from agent.service.bodies import Bodies
-from agent.service.guard import Limits, Server, serve
+from agent.service.guard import Limits, Server, abandonable, serve
+from agent.service.heads import check_heads
 from agent.service.json_errors import json_errors
 from agent.service.listen import Certificates, TlsFiles, listen_tls, listen_unix
 
@@ -126,6 +127,11 @@ def make_app(authenticator: Authenticator, bodies: Bodies, site: Callable[[], Si
         await site().gate.wait()
         return web.json_response(None)
 
+    async def waits(request: web.Request) -> web.Response:
+        with abandonable(request):
+            await site().gate.wait()
+        return web.json_response(None)
+
     async def now(_: web.Request) -> web.Response:
         return web.json_response(int(time.time()))
 
@@ -147,11 +153,12 @@ def make_app(authenticator: Authenticator, bodies: Bodies, site: Callable[[], Si
         await response.write(b"begun")
         raise RuntimeError
 
-    app = web.Application(middlewares=[json_errors, authenticate(authenticator, bodies)])
+    app = web.Application(middlewares=[json_errors, check_heads, authenticate(authenticator, bodies)])
     for prefix in ("", "/1.0"):
         app.router.add_get(prefix + "/healthz", healthz)
         app.router.add_get(prefix + "/auth/time", now)
         app.router.add_post(prefix + "/held", held)
+        app.router.add_get(prefix + "/abandonable", waits)
         app.router.add_get(prefix + "/crash", crash)
         app.router.add_get(prefix + "/stream", stream)
         app.router.add_get(prefix + "/broken", broken_stream)

@@ -20,7 +20,7 @@ async def request_of(
     site: Site, method: str = "GET", path: str = SEED, *, cert=None, **options
 ) -> tuple[int, dict]:
     async with (
-        aiohttp.ClientSession() as session,
+        aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session,
         session.request(method, site.url + path, ssl=site.tls(cert), **options) as response,
     ):
         return response.status, await response.json()

@@ -1,8 +1,10 @@
 """What hostile and clumsy clients can do to the listeners, over real sockets, with small limits."""
 
 import asyncio
+import logging
 import resource
 import socket
+import time
 
 import pytest
 from aiohttp import web
@@ -13,6 +15,7 @@ from agent.service.guard import Limits, serve
 from agent.service.listen import Listener, listen_unix
 from tests.integration.service.conftest import SEED, TOKEN, Site, answer_of, closed, error_of, write_cert
 
+HELD = b"POST /held HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Type: application/json\r\n\r\n"
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 QUICK = Limits(
     connections=20, reserved=4, request_seconds=1.5, idle_seconds=1.5, answer_seconds=1.5, linger_seconds=0.2
@@ -234,6 +237,71 @@ async def test_a_head_that_grows_without_end_is_closed(start):
             writer.write(f"X-{number}: ".encode() + b"a" * 4000 + b"\r\n")
             await asyncio.sleep(0.002)
         assert await closes(reader) == b""
+
+
+# -- clients that close their half --------------------------------------------------------------------------------
+
+
+async def test_a_client_that_sends_no_more_is_answered_all_that_it_asked(start):
+    async with start() as site:
+        for asked in (1, 2, 40):  # aiohttp holds 32 of them
+            reader, writer = await site.open_unix(HEALTH * asked)
+            writer.write_eof()
+            assert (await closes(reader)).count(b"HTTP/1.1 200 OK") == asked
+        await until(lambda: site.server.connections == 0)
+
+
+async def test_an_answer_that_takes_its_time_comes_to_a_client_that_sends_no_more(start):
+    async with start() as site:
+        reader, writer = await site.open_unix(HELD)
+        writer.write_eof()
+        await asyncio.sleep(0.1)  # until its handler waits
+        site.gate.set()
+        assert b"HTTP/1.1 200 OK" in await closes(reader)
+        await until(lambda: site.server.connections == 0)
+
+
+@pytest.mark.parametrize(
+    "first", [b"", HEALTH[:-2], b"POST /held HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n12"]
+)
+async def test_what_will_never_be_complete_is_closed_at_once(start, first):
+    async with start(limits=Limits(request_seconds=FOREVER, idle_seconds=FOREVER)) as site:
+        reader, writer = await site.open_unix(first)
+        writer.write_eof()
+        assert b"200" not in await closes(reader)
+        await until(lambda: site.server.connections == 0)
+
+
+async def test_a_client_that_closes_its_other_half_too_is_noticed(start):
+    limits = Limits(request_seconds=FOREVER, idle_seconds=FOREVER, answer_seconds=FOREVER)
+    async with start(limits=limits) as site:
+        _, writer = await site.open_unix(b"GET /abandonable HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write_eof()
+        await asyncio.sleep(0.1)  # until its handler waits
+        assert site.server.connections == 1
+        writer.transport.abort()
+        await until(lambda: site.server.connections == 0)
+
+
+def ask_much_and_end(site: Site) -> socket.socket:
+    """Blocking, so that what is logged is the server's: asyncio logs in the client's part too."""
+    plain = socket.create_connection(("127.0.0.1", site.port))
+    client = site.tls().wrap_socket(plain, server_hostname="127.0.0.1")
+    waits = HELD.replace(b"\r\n\r\n", f"\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode())
+    client.sendall(waits + HEALTH * 60)  # more than aiohttp takes ahead
+    time.sleep(0.2)
+    client.shutdown(socket.SHUT_WR)  # of TCP: TLS says nothing of it
+    return client
+
+
+async def test_one_who_asks_much_and_waits_for_no_answer_is_no_event(start, caplog):
+    async with start() as site:
+        client = await run_blocking(ask_much_and_end, site)
+        await asyncio.sleep(0.2)  # until its end has come
+        site.gate.set()
+        await until(lambda: site.server.connections == 0)
+        client.close()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO] == []
 
 
 # -- answers that no handler made --------------------------------------------------------------------------------
