@@ -2,7 +2,8 @@
 
 For the copy loop, through the `Source` protocol. A cut transfer is resumed where the server has byte ranges,
 by asking for the job's URL again (the target of its redirect may have expired) on condition that the file is
-the same; else the caller is told to start again from byte 0. When anything fails for good the connection is
+the same, and only where two files that were spliced would be noticed: by a strong ETag now, or by the job's
+checksum in the end. Else the caller is told to start again from byte 0. When anything fails for good the connection is
 dropped, and what is raised holds no header, no userinfo and no value of the URL's query.
 """
 
@@ -16,7 +17,7 @@ from agent.errors import ImageChanged, ImageDownload
 from agent.model.url import check_url, redact_url
 from agent.transfer.http_body import Body, take_body
 from agent.transfer.http_connect import Answer, HttpClient
-from agent.transfer.http_head import Head, check_again, check_first, check_range, range_headers
+from agent.transfer.http_head import Head, check_again, check_first, check_range, is_same_file, range_headers
 from agent.transfer.http_retry import (
     DEFAULT_LIMITS,
     ChangedFault,
@@ -40,6 +41,7 @@ class HttpSource:
     Args:
         url: with userinfo, if any, to be sent as Basic credentials.
         headers: the job's headers; sent to the origin of `url` only.
+        checksummed: whether the job has a checksum for the whole file.
         ca_file: a bundle of CA certificates in place of the system's.
         limits: how patient the transfer is.
         on_event: is told about retries, resumptions and redirects.
@@ -56,6 +58,7 @@ class HttpSource:
         url: str,
         *,
         headers: Sequence[tuple[str, str]] = (),
+        checksummed: bool = False,
         ca_file: str | None = None,
         limits: HttpLimits = DEFAULT_LIMITS,
         on_event: EventHook = ignore_events,
@@ -67,6 +70,7 @@ class HttpSource:
         if fault is not None:
             raise ValueError(fault)
         self._shown_url = redact_url(url)
+        self._checksummed = checksummed
         self._limits = limits
         self._on_event = on_event
         self._sleep = sleep
@@ -154,7 +158,9 @@ class HttpSource:
         """
         first = self._first
         if first is not None and self._position > 0 and self._can_resume(first):
-            return await self._resume(first)
+            body = await self._resume(first)
+            if body is not None:
+                return body
         answer = await self._get({})
         with answer.closed_on_error():
             if first is None:
@@ -165,15 +171,20 @@ class HttpSource:
         return self._from_zero(answer)
 
     def _can_resume(self, first: Head) -> bool:
-        return first.length is not None and not first.refuses_ranges and self._has_ranges is not False
+        has_ranges = first.length is not None and not first.refuses_ranges and self._has_ranges is not False
+        return has_ranges and (self._checksummed or is_same_file(first, first))
 
-    async def _resume(self, first: Head) -> Body:
+    async def _resume(self, first: Head) -> Body | None:
+        """The rest of the file; None if nothing shows that the rest is of the same file."""
         answer = await self._get(range_headers(first, self._position))
         with answer.closed_on_error():
             length = check_range(first, answer.head, self._position)
         self._has_ranges = length is not None
         if length is None:
             return self._from_zero(answer)
+        if not self._checksummed and not is_same_file(first, answer.head):
+            answer.close()
+            return None
         self._on_event("resumed", {"position": self._position})
         return self._take(answer, length)
 
@@ -185,8 +196,9 @@ class HttpSource:
             self._restarts += 1
             if self._restarts > self._limits.restarts:
                 raise FatalFault(
-                    f"the transfer was cut {self._restarts} times and the server cannot resume it",
-                    hint="Serve the image from a server with byte ranges and a Content-Length.",
+                    f"the transfer was cut {self._restarts} times and cannot be resumed",
+                    hint="Serve the image from a server with byte ranges, a Content-Length and a strong ETag; "
+                    "with checkSum and checkSumType no ETag is needed.",
                 )
         self._position = 0
         self._body = self._take(answer, answer.head.length)

@@ -50,7 +50,80 @@ async def test_reset_connection_is_resumed(serve, probe, content):
     assert await probe(serve(first_then(cut, lambda ex: ex.file(content))).url()).read() == content
 
 
-async def test_last_modified_serves_where_the_etag_is_weak(serve, probe, content):
+NO_PROOF = {
+    "nothing": {},
+    "a weak ETag": {"ETag": 'W/"v1"'},
+    "a date": {"Last-Modified": "Mon, 05 Oct 2020 10:00:00 GMT", "Date": "Sat, 28 Nov 2026 10:00:00 GMT"},
+}
+
+
+@pytest.mark.parametrize("told", NO_PROOF.values(), ids=NO_PROOF)
+async def test_two_files_are_never_spliced_where_nothing_would_tell(serve, probe, content, told):
+    """The file changes with the cut: same length, same words about it, and ranges as if nothing had happened."""
+    new = content[::-1]
+
+    def handler(exchange):
+        data = content if exchange.number == 0 else new
+        head = told | {"Accept-Ranges": "bytes"}
+        if exchange.number == 0:
+            exchange.head(200, head | {"Content-Length": len(data)})
+            exchange.send(data[:100_000])
+        elif exchange.header("Range"):
+            span = f"bytes {exchange.start}-{len(data) - 1}/{len(data)}"
+            exchange.reply(206, head | {"Content-Range": span}, data[exchange.start :])
+        else:
+            exchange.reply(200, head, data)
+
+    one = probe(serve(handler).url())
+    assert await one.read() == new
+    assert (one.restarts, one.event("resumed")) == (1, [])
+
+
+async def test_a_range_without_the_etag_that_the_file_had_is_not_believed(serve, probe, content):
+    def later(exchange):
+        if exchange.header("Range"):
+            span = f"bytes {exchange.start}-{len(content) - 1}/{len(content)}"
+            exchange.reply(206, {"Content-Range": span}, bytes(len(content) - exchange.start))
+        else:
+            exchange.file(content)
+
+    server = serve(first_then(lambda ex: ex.file(content, upto=100_000), later))
+    one = probe(server.url())
+    assert await one.read() == content
+    assert [ex.header("Range") for ex in server.requests] == [None, "bytes=100000-", None]
+    assert one.restarts == 1
+
+
+async def test_with_a_checksum_to_come_a_transfer_is_resumed_whatever_the_server_tells(serve, probe, content):
+    def handler(exchange):
+        start = exchange.start
+        if start == 0:
+            exchange.head(200, {"Content-Length": len(content), "Accept-Ranges": "bytes"})
+            exchange.send(content[:100_000])
+        else:
+            span = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            exchange.reply(206, {"Content-Range": span}, content[start:])
+
+    one = probe(serve(handler).url(), checksummed=True)
+    assert await one.read() == content
+    assert (one.restarts, len(one.event("resumed"))) == (0, 1)
+
+
+async def test_cuts_without_proof_that_the_file_is_the_same_are_bounded(serve, probe, content):
+    def handler(exchange):
+        exchange.head(200, {"Content-Length": len(content), "Accept-Ranges": "bytes"})
+        exchange.send(content[:100_000])
+
+    one = probe(serve(handler).url())
+    error = await failure(one)
+    assert (one.restarts, len(one.sleeps)) == (3, 4)
+    assert "strong ETag" in error.hint
+    assert "checkSum" in error.hint
+
+
+async def test_last_modified_serves_where_the_etag_is_weak_and_a_checksum_tells_in_the_end(
+    serve, probe, content
+):
     date = "Mon, 05 Oct 2020 10:00:00 GMT"
 
     def handler(exchange):
@@ -63,7 +136,7 @@ async def test_last_modified_serves_where_the_etag_is_weak(serve, probe, content
         span = f"bytes {exchange.start}-{len(content) - 1}/{len(content)}"
         exchange.reply(206, headers | {"Content-Range": span}, content[exchange.start :])
 
-    assert await probe(serve(handler).url()).read() == content
+    assert await probe(serve(handler).url(), checksummed=True).read() == content
 
 
 async def test_server_that_sends_a_part_of_the_range_is_asked_on(serve, probe, content):
@@ -123,7 +196,7 @@ async def test_restarts_are_counted(serve, probe, content):
     one = probe(server.url())
     error = await failure(one)
     assert one.restarts == 3
-    assert "cut 4 times and the server cannot resume" in error.detail
+    assert "cut 4 times and cannot be resumed" in error.detail
     assert "byte ranges" in error.hint
     assert not any(exchange.header("Range") for exchange in server.requests)
 
