@@ -166,7 +166,7 @@ class HttpClient:
                     ssl=tls,
                     allow_redirects=False,
                 )
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
             fault = _describe(error, origin_of(url))
         else:
             return _answer(response)

@@ -8,6 +8,7 @@ import pytest
 
 from agent.errors import ImageChanged, ImageDownload
 from agent.transfer.http_retry import HttpLimits
+from agent.transfer.source import TransferRestart
 
 
 def first_then(first, later):
@@ -211,6 +212,48 @@ async def test_chunked_body_without_its_last_chunk_is_not_taken_for_whole(serve,
     one = probe(serve(handler).url())
     assert await one.read() == content
     assert one.restarts == 1
+
+
+MALFORMED = {
+    "no number": b"ZZ\r\n",
+    "a negative number": b"-5\r\nhello\r\n",
+    "a number too long": b"f" * 40 + b"\r\n",
+    "more than announced": b"5\r\nhello, world\r\n",
+    "a trailer that is none": b"0\r\nnot a header\r\n\r\n",
+    "a NUL": b"5\0\r\nhello\r\n",
+    "trailers without end": b"0\r\n" + b"X: y\r\n" * 100_000,
+}
+
+
+@pytest.mark.parametrize("nonsense", MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize("awaited", [False, True])
+async def test_malformed_chunk_is_a_fault_of_the_network(serve, probe, content, nonsense, awaited):
+    """Whether it comes while somebody waits for bytes or not."""
+    gate = threading.Event()
+
+    def handler(exchange):
+        exchange.head(200, {"Transfer-Encoding": "chunked"})
+        exchange.send(b"%x\r\n%s\r\n" % (len(content), content))
+        if exchange.number > 0:
+            exchange.send(b"0\r\n\r\n")
+            return
+        gate.wait(5)
+        exchange.send(nonsense)
+        exchange.hold()
+
+    one = probe(serve(handler).url())
+    await one.source.open()
+    assert await one.source.fill(memoryview(bytearray(len(content)))) == len(content)
+    if awaited:
+        asyncio.get_running_loop().call_later(0.1, gate.set)
+    else:
+        gate.set()
+        await asyncio.sleep(0.2)
+    with pytest.raises(TransferRestart):
+        await one.source.fill(memoryview(bytearray(10)))
+    assert await one.read() == content
+    reasons = [retry["reason"] for retry in one.event("retrying")]
+    assert reasons in (["the body is malformed"], ["the connection was cut"])
 
 
 async def test_reset_is_not_taken_for_the_end_of_a_body_without_length(serve, probe, content):
