@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from agent.errors import ImageChanged, ImageDownload
 from agent.model.url import check_url, redact_url
@@ -81,7 +81,6 @@ class HttpSource:
         self._first: Head | None = None
         self._body: Body | None = None
         self._position = 0
-        self._gained = 0  # bytes that the current connection has brought
         self._restarts = 0
         self._has_ranges: bool | None = None  # None: the server has not shown it yet
         self._ended = False
@@ -89,7 +88,7 @@ class HttpSource:
 
     async def open(self) -> SourceInfo:
         """Connect and learn the size; see `Source.open`. The body waits, paused, for the first `fill`."""
-        with self._reported():
+        with self._reported(), self._retry.asking():
             while self._first is None:
                 try:
                     self._body = await self._connect()
@@ -108,7 +107,7 @@ class HttpSource:
         if self._first is None:
             raise RuntimeError("fill before open")
         begin = self._position
-        with self._reported():
+        with self._reported(), self._retry.asking():
             while self._position < begin + len(buffer) and not self._ended:
                 try:
                     if self._body is None:
@@ -209,7 +208,7 @@ class HttpSource:
         """Move on by what the body has for the view, and see whether the file is at its end."""
         count = await body.fill(view)
         self._position += count
-        self._gained += count
+        self._retry.note(count)
         total = None if self._first is None else self._first.length
         self._ended = self._position == total or (total is None and count < len(view) and body.fault is None)
         if self._ended:
@@ -220,12 +219,6 @@ class HttpSource:
     async def _recover(self, fault: TransientFault) -> None:
         """Drop the connection after a fault, and wait until the next may be tried."""
         self._drop_body()
-        # What a connection brings at a rate that counts as stalled is no progress: a trickle must not go on
-        # for ever.
-        enough = self._limits.floor_rate * self._limits.window_seconds if fault.slow else 1
-        if self._gained >= enough:
-            self._retry.progress()
-        self._gained = 0
         total = None if self._first is None else self._first.length
         await self._retry.wait(fault, position=self._position, total=total)
 
@@ -235,33 +228,29 @@ class HttpSource:
         done = 0
         while done < len(view):
             try:
-                count = await self._read_once(first, offset + done, view[done:])
+                body = await self._open_range(first, offset + done, offset + len(view))
+                if body is None:
+                    return False
+                with closing(body):
+                    count = await body.fill(view[done:])
+                    done += count
+                    retry.note(count)
+                    if done < len(view):
+                        raise body.fault or TransientFault("the server sent less than was asked for")
             except TransientFault as fault:
                 await retry.wait(fault, position=offset + done, total=first.length)
-                continue
-            if count is None:
-                return False
-            retry.progress()
-            done += count
         return True
 
-    async def _read_once(self, first: Head, offset: int, view: memoryview) -> int | None:
-        """What one request brings, at least 1 byte; None if the server has no byte ranges."""
-        answer = await self._get(range_headers(first, offset, offset + len(view)))
+    async def _open_range(self, first: Head, start: int, stop: int) -> Body | None:
+        """The bytes from `start` up to, not including, `stop`, or fewer; None if the server has no byte ranges."""
+        answer = await self._get(range_headers(first, start, stop))
         with answer.closed_on_error():
-            length = check_range(first, answer.head, offset)
+            length = check_range(first, answer.head, start)
         self._has_ranges = length is not None
         if length is None:
             answer.close()
             return None
-        body = self._take(answer, length)
-        try:
-            count = await body.fill(view)
-        finally:
-            body.close()
-        if count == 0:
-            raise body.fault or TransientFault("the server sent no byte")
-        return count
+        return self._take(answer, length)
 
     # -- small helpers ---------------------------------------------------------------------------------------
 
@@ -287,7 +276,9 @@ class HttpSource:
             body.close()
 
     def _new_retry(self) -> Retry:
-        return Retry(self._limits, sleep=self._sleep, rng=self._rng, on_event=self._on_event)
+        return Retry(
+            self._limits, sleep=self._sleep, clock=self._clock, rng=self._rng, on_event=self._on_event
+        )
 
     @contextmanager
     def _reported(self) -> Iterator[None]:

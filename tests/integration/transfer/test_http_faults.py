@@ -319,6 +319,49 @@ async def test_trickle_is_no_progress_and_ends(serve, probe, content):
     assert "after 2 attempts" in error.detail
 
 
+@pytest.mark.parametrize("how", ["cut", "a range of its own"])
+async def test_one_byte_for_each_request_is_no_progress_and_ends(serve, probe, content, how):
+    def handler(exchange):
+        start = exchange.start
+        if exchange.number == 0 or how == "cut":
+            exchange.file(content, upto=start + 1)
+        else:
+            span = f"bytes {start}-{start}/{len(content)}"
+            exchange.reply(206, {"Content-Range": span, "ETag": '"v1"'}, content[start : start + 1])
+
+    server = serve(handler)
+    one = probe(server.url())
+    error = await failure(one)
+    assert "at byte 6 of 300000, after 6 attempts" in error.detail
+    assert (len(server.requests), len(one.sleeps)) == (6, 5)
+
+
+@pytest.mark.parametrize("how", ["cut", "a range of its own", "stall"])
+async def test_one_byte_for_each_request_of_a_small_range_is_no_progress_and_ends(serve, probe, content, how):
+    def later(exchange):
+        start = exchange.start
+        if how == "a range of its own":
+            span = f"bytes {start}-{start}/{len(content)}"
+            exchange.reply(206, {"Content-Range": span, "ETag": '"v1"'}, content[start : start + 1])
+            return
+        exchange.file(content, upto=start + 1)
+        if how == "stall":
+            exchange.hold()
+
+    server = serve(first_then(lambda ex: ex.file(content), later))
+    one = probe(server.url(), limits=HttpLimits(stall_seconds=0.1))
+    await one.source.open()
+    with pytest.raises(ImageDownload, match="at byte 106 of 300000, after 6 attempts"):
+        await one.source.read_at(100, 1000)
+    assert (len(server.requests), len(one.sleeps)) == (7, 5)
+
+
+async def test_a_server_that_hangs_up_is_asked_once_for_each_attempt(serve, probe):
+    server = serve(lambda ex: None)
+    await failure(probe(server.url(), limits=HttpLimits(attempts=3)))
+    assert len(server.requests) == 3
+
+
 async def test_pause_of_our_own_is_no_stall(serve, probe, content):
     data = content * 40
     server = serve(lambda ex: ex.file(data))
