@@ -130,11 +130,15 @@ async def test_bytes_below_the_floor_are_no_progress_waits_and_connecting_includ
 async def test_the_longest_time_of_a_download_that_brings_nothing_is_the_one_that_is_documented():
     clock, limits = Clock(), HttpLimits()
     retry, began = make_retry(clock), clock()
-    with retry.asking(), pytest.raises(FatalFault):
+
+    async def trickle_again_and_again():
         while True:
             clock.now += limits.connect_seconds + limits.head_seconds + limits.window_seconds
-            retry.note(limits.floor_rate * int(limits.window_seconds) - 1)  # dropped as a trickle
+            retry.note(limits.floor_rate * int(limits.window_seconds) - 1)
             await retry.wait(TransientFault("it broke", retry_after="86400"), position=0, total=None)
+
+    with retry.asking(), pytest.raises(FatalFault):
+        await trickle_again_and_again()
     assert clock() - began == 25 * 60
 
 
