@@ -1,17 +1,22 @@
-"""The one door between the event loop and blocking work.
+"""The one door between the event loop and blocking work, and tasks whose end leaves nothing behind.
 
 `asyncio.to_thread` and `loop.run_in_executor` give up their thread when the awaiting task is cancelled: the
 thread runs on, and a pooled buffer that it still writes to the disk could be refilled meanwhile.
 `run_blocking` waits for its thread before it lets the cancellation through, so whatever it was given is free
 again when it returns or raises.
+
+`asyncio.TaskGroup` asks for the cancellation of the task that waits for it when a child fails. Before Python 3.13
+(CPython's gh-116720) that request can stay in the task's count, where the next `asyncio.timeout` takes its own end
+for a cancellation, and a true cancellation that comes together with a failure is lost. A task that goes on after a
+failure therefore uses `run_together` and `alongside`, which never ask it to be cancelled.
 """
 
 import asyncio
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -36,21 +41,82 @@ async def run_blocking(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwarg
     """
     loop = asyncio.get_running_loop()
     future = loop.run_in_executor(executor(), functools.partial(func, *args, **kwargs))
+    try:
+        await _outlast((future,))
+        return future.result()
+    except asyncio.CancelledError:
+        future.exception()  # mark as seen; the cancellation outranks it
+        raise
+    finally:
+        # The traceback of what is raised leads to this frame: were it to lead back, all that the frames above hold
+        # would live until the garbage collector comes by.
+        del future
+
+
+async def run_together(*works: Coroutine[Any, Any, None]) -> None:
+    """Run coroutines side by side until all are done; the first failure cancels the others.
+
+    Raises:
+        asyncio.CancelledError: the task was cancelled meanwhile, whatever else has failed.
+        Exception: the first failure, as it is; what its siblings raised on their way out is dropped.
+    """
+    failure = await _first_failure(works)
+    try:
+        if failure is not None:
+            raise failure
+    finally:
+        del failure  # as in `run_blocking`
+
+
+async def _first_failure(works: Collection[Coroutine[Any, Any, None]]) -> BaseException | None:
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(work) for work in works]
+    failures: list[BaseException] = []
+
+    def note(task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            failures.append(failure)
+
+    for task in tasks:
+        task.add_done_callback(note)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await _outlast(tasks)
+    return failures[0] if failures else None
+
+
+@asynccontextmanager
+async def alongside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run a coroutine while the block runs, and cancel it at the end of the block.
+
+    If it fails, the block goes on undisturbed, and the failure is raised behind it.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await _outlast((task,))
+    if not task.cancelled():
+        task.result()
+
+
+async def _outlast(futures: "Collection[asyncio.Future[Any]]") -> None:
+    """Wait until all are done; a cancellation is delivered only then."""
     cancelled: asyncio.CancelledError | None = None
-    while not future.done():
+    while not all(future.done() for future in futures):
         try:
-            await asyncio.wait((future,))
+            await asyncio.wait(futures)
         except asyncio.CancelledError as error:
             cancelled = error
     try:
         if cancelled is not None:
-            future.exception()  # mark as seen; the cancellation outranks it
             raise cancelled
-        return future.result()
     finally:
-        # The traceback of what is raised leads to this frame: were it to lead back, all that the frames above hold
-        # would live until the garbage collector comes by.
-        del future, cancelled
+        del cancelled
 
 
 def run_apart(func: Callable[[], T]) -> "asyncio.Future[T]":

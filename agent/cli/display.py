@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol, TextIO
 
+from agent.aio import alongside
 from agent.cli.words import amounts, summary
 from agent.model.disks import printable
 from agent.model.events import DeployEvent, Finished, Noted, StageBegan, StageEnded
@@ -104,17 +105,8 @@ class Follower:
                 await asyncio.sleep(self.seconds)
                 self.tick(snapshot)
 
-        failure: Exception | None = None
-        async with asyncio.TaskGroup() as tasks:
-            follower = tasks.create_task(follow())
-            try:
-                yield
-            except Exception as error:  # noqa: BLE001 - the group would wrap what is the caller's
-                failure = error
-            finally:
-                follower.cancel()
-        if failure is not None:
-            raise failure
+        async with alongside(follow()):
+            yield
 
 
 class Lines(Follower):

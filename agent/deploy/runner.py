@@ -167,6 +167,7 @@ class Deployment:
         source = open_source(
             job.url,
             headers=[(header.key, header.value or "") for header in job.http_headers],
+            checksummed=job.checksum is not None,
             ca_file=options.ca_file,
             limits=options.limits,
             on_event=self._tracker.source_event,

@@ -104,7 +104,7 @@ class Tracker:
 
     def _begin_again(self) -> None:
         self.attempt += 1
-        self.note("the server cannot resume a transfer: it begins again from the first byte")
+        self.note("the transfer cannot be resumed: it begins again from the first byte")
 
     def fail(self, error: DeployError) -> None:
         """The deployment is over and has failed."""

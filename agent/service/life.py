@@ -5,12 +5,12 @@ cancellation leaves the task: a fault of ours becomes the job's error, never the
 """
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from agent.aio import alongside
 from agent.deploy.tracker import concluded
 from agent.errors import DeployError, InternalFault, JobCancelled, JobInterrupted, StateUnusable
 from agent.lean import structlog
@@ -257,7 +257,7 @@ class Life:
         self._moved_at = time.monotonic()
         self.deployment = deployment
         try:
-            async with self._ticking(deployment):
+            async with alongside(self._tick(deployment)):
                 await deployment.run()
         finally:
             if deployment.snapshot().status != DOING:
@@ -396,15 +396,6 @@ class Life:
             observer(event)
         if not isinstance(event, Finished):  # that is shown once the journal has it
             self._show()
-
-    @contextlib.asynccontextmanager
-    async def _ticking(self, deployment: Running) -> AsyncIterator[None]:
-        async with asyncio.TaskGroup() as tasks:
-            ticker = tasks.create_task(self._tick(deployment))
-            try:
-                yield
-            finally:
-                ticker.cancel()
 
     async def _tick(self, deployment: Running) -> None:
         """Show progress at a steady pace, and note whether there is any."""

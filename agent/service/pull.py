@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from agent.aio import run_blocking
+from agent.aio import run_blocking, run_together
 from agent.deploy.plan import Policy, policy_faults
 from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
 from agent.lean import structlog
@@ -108,9 +108,7 @@ class ControlClient:
         connector = aiohttp.TCPConnector(ssl=context, limit=4)
         async with aiohttp.ClientSession(connector=connector, trust_env=True) as session:
             api = ControlPlaneApi(self._config, self._service_name, session)
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._ask_for_jobs(api))
-                tasks.create_task(self._report(api))
+            await run_together(self._ask_for_jobs(api), self._report(api))
 
     # -- asking ------------------------------------------------------------------------------------------
 

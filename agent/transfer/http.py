@@ -2,7 +2,8 @@
 
 For the copy loop, through the `Source` protocol. A cut transfer is resumed where the server has byte ranges,
 by asking for the job's URL again (the target of its redirect may have expired) on condition that the file is
-the same; else the caller is told to start again from byte 0. When anything fails for good the connection is
+the same, and only where two files that were spliced would be noticed: by a strong ETag now, or by the job's
+checksum in the end. Else the caller is told to start again from byte 0. When anything fails for good the connection is
 dropped, and what is raised holds no header, no userinfo and no value of the URL's query.
 """
 
@@ -10,13 +11,13 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from agent.errors import ImageChanged, ImageDownload
 from agent.model.url import check_url, redact_url
 from agent.transfer.http_body import Body, take_body
 from agent.transfer.http_connect import Answer, HttpClient
-from agent.transfer.http_head import Head, check_again, check_first, check_range, range_headers
+from agent.transfer.http_head import Head, check_again, check_first, check_range, is_same_file, range_headers
 from agent.transfer.http_retry import (
     DEFAULT_LIMITS,
     ChangedFault,
@@ -40,6 +41,7 @@ class HttpSource:
     Args:
         url: with userinfo, if any, to be sent as Basic credentials.
         headers: the job's headers; sent to the origin of `url` only.
+        checksummed: whether the job has a checksum for the whole file.
         ca_file: a bundle of CA certificates in place of the system's.
         limits: how patient the transfer is.
         on_event: is told about retries, resumptions and redirects.
@@ -56,6 +58,7 @@ class HttpSource:
         url: str,
         *,
         headers: Sequence[tuple[str, str]] = (),
+        checksummed: bool = False,
         ca_file: str | None = None,
         limits: HttpLimits = DEFAULT_LIMITS,
         on_event: EventHook = ignore_events,
@@ -67,6 +70,7 @@ class HttpSource:
         if fault is not None:
             raise ValueError(fault)
         self._shown_url = redact_url(url)
+        self._checksummed = checksummed
         self._limits = limits
         self._on_event = on_event
         self._sleep = sleep
@@ -77,7 +81,6 @@ class HttpSource:
         self._first: Head | None = None
         self._body: Body | None = None
         self._position = 0
-        self._gained = 0  # bytes that the current connection has brought
         self._restarts = 0
         self._has_ranges: bool | None = None  # None: the server has not shown it yet
         self._ended = False
@@ -85,7 +88,7 @@ class HttpSource:
 
     async def open(self) -> SourceInfo:
         """Connect and learn the size; see `Source.open`. The body waits, paused, for the first `fill`."""
-        with self._reported():
+        with self._reported(), self._retry.asking():
             while self._first is None:
                 try:
                     self._body = await self._connect()
@@ -104,7 +107,7 @@ class HttpSource:
         if self._first is None:
             raise RuntimeError("fill before open")
         begin = self._position
-        with self._reported():
+        with self._reported(), self._retry.asking():
             while self._position < begin + len(buffer) and not self._ended:
                 try:
                     if self._body is None:
@@ -154,7 +157,9 @@ class HttpSource:
         """
         first = self._first
         if first is not None and self._position > 0 and self._can_resume(first):
-            return await self._resume(first)
+            body = await self._resume(first)
+            if body is not None:
+                return body
         answer = await self._get({})
         with answer.closed_on_error():
             if first is None:
@@ -165,15 +170,20 @@ class HttpSource:
         return self._from_zero(answer)
 
     def _can_resume(self, first: Head) -> bool:
-        return first.length is not None and not first.refuses_ranges and self._has_ranges is not False
+        has_ranges = first.length is not None and not first.refuses_ranges and self._has_ranges is not False
+        return has_ranges and (self._checksummed or is_same_file(first, first))
 
-    async def _resume(self, first: Head) -> Body:
+    async def _resume(self, first: Head) -> Body | None:
+        """The rest of the file; None if nothing shows that the rest is of the same file."""
         answer = await self._get(range_headers(first, self._position))
         with answer.closed_on_error():
             length = check_range(first, answer.head, self._position)
         self._has_ranges = length is not None
         if length is None:
             return self._from_zero(answer)
+        if not self._checksummed and not is_same_file(first, answer.head):
+            answer.close()
+            return None
         self._on_event("resumed", {"position": self._position})
         return self._take(answer, length)
 
@@ -185,8 +195,9 @@ class HttpSource:
             self._restarts += 1
             if self._restarts > self._limits.restarts:
                 raise FatalFault(
-                    f"the transfer was cut {self._restarts} times and the server cannot resume it",
-                    hint="Serve the image from a server with byte ranges and a Content-Length.",
+                    f"the transfer was cut {self._restarts} times and cannot be resumed",
+                    hint="Serve the image from a server with byte ranges, a Content-Length and a strong ETag; "
+                    "with checkSum and checkSumType no ETag is needed.",
                 )
         self._position = 0
         self._body = self._take(answer, answer.head.length)
@@ -197,7 +208,7 @@ class HttpSource:
         """Move on by what the body has for the view, and see whether the file is at its end."""
         count = await body.fill(view)
         self._position += count
-        self._gained += count
+        self._retry.note(count)
         total = None if self._first is None else self._first.length
         self._ended = self._position == total or (total is None and count < len(view) and body.fault is None)
         if self._ended:
@@ -208,12 +219,6 @@ class HttpSource:
     async def _recover(self, fault: TransientFault) -> None:
         """Drop the connection after a fault, and wait until the next may be tried."""
         self._drop_body()
-        # What a connection brings at a rate that counts as stalled is no progress: a trickle must not go on
-        # for ever.
-        enough = self._limits.floor_rate * self._limits.window_seconds if fault.slow else 1
-        if self._gained >= enough:
-            self._retry.progress()
-        self._gained = 0
         total = None if self._first is None else self._first.length
         await self._retry.wait(fault, position=self._position, total=total)
 
@@ -223,33 +228,29 @@ class HttpSource:
         done = 0
         while done < len(view):
             try:
-                count = await self._read_once(first, offset + done, view[done:])
+                body = await self._open_range(first, offset + done, offset + len(view))
+                if body is None:
+                    return False
+                with closing(body):
+                    count = await body.fill(view[done:])
+                    done += count
+                    retry.note(count)
+                    if done < len(view):
+                        raise body.fault or TransientFault("the server sent less than was asked for")
             except TransientFault as fault:
                 await retry.wait(fault, position=offset + done, total=first.length)
-                continue
-            if count is None:
-                return False
-            retry.progress()
-            done += count
         return True
 
-    async def _read_once(self, first: Head, offset: int, view: memoryview) -> int | None:
-        """What one request brings, at least 1 byte; None if the server has no byte ranges."""
-        answer = await self._get(range_headers(first, offset, offset + len(view)))
+    async def _open_range(self, first: Head, start: int, stop: int) -> Body | None:
+        """The bytes from `start` up to, not including, `stop`, or fewer; None if the server has no byte ranges."""
+        answer = await self._get(range_headers(first, start, stop))
         with answer.closed_on_error():
-            length = check_range(first, answer.head, offset)
+            length = check_range(first, answer.head, start)
         self._has_ranges = length is not None
         if length is None:
             answer.close()
             return None
-        body = self._take(answer, length)
-        try:
-            count = await body.fill(view)
-        finally:
-            body.close()
-        if count == 0:
-            raise body.fault or TransientFault("the server sent no byte")
-        return count
+        return self._take(answer, length)
 
     # -- small helpers ---------------------------------------------------------------------------------------
 
@@ -275,7 +276,9 @@ class HttpSource:
             body.close()
 
     def _new_retry(self) -> Retry:
-        return Retry(self._limits, sleep=self._sleep, rng=self._rng, on_event=self._on_event)
+        return Retry(
+            self._limits, sleep=self._sleep, clock=self._clock, rng=self._rng, on_event=self._on_event
+        )
 
     @contextmanager
     def _reported(self) -> Iterator[None]:

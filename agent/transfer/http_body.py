@@ -26,7 +26,11 @@ _SPILL = 64 * KiB
 
 _NOTHING = memoryview(b"")
 
+# aiohttp closes the connection on a malformed chunk and tells nobody who waits: that is looked for this often.
+_LOOK_SECONDS = 1.0
+
 CUT = "the connection was cut"
+MALFORMED = "the body is malformed"
 CLOSED = "the transfer was closed"
 
 
@@ -253,20 +257,33 @@ class StreamBody:
 
     async def _receive(self) -> None:
         try:
-            async with asyncio.timeout(self._pace.patience()):
+            async with asyncio.timeout(min(self._pace.patience(), _LOOK_SECONDS)):
                 data = await self._response.content.readany()
         except TimeoutError:
-            self.fault = self._pace.verdict()
+            self.fault = TransientFault(MALFORMED) if self._is_closing() else self._pace.verdict()
             self._ended = self.fault is not None
-        except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
-            self.fault = TransientFault(
-                CUT if not isinstance(error, OSError) else f"{CUT} ({describe_os_error(error)})"
-            )
+        except Exception as error:  # noqa: BLE001 - what aiohttp's stream and its parsers raise is not of one family
+            self.fault = TransientFault(_describe_broken(error))
             self._ended = True
         else:
             self._pace.note(len(data))
             self._pending = memoryview(data)
             self._ended = not data
+
+    def _is_closing(self) -> bool:
+        connection = self._response.connection
+        return connection is None or connection.transport is None or connection.transport.is_closing()
+
+
+def _describe_broken(error: Exception) -> str:
+    """Why a stream of aiohttp's broke off."""
+    match error:
+        case OSError():
+            return f"{CUT} ({describe_os_error(error)})"
+        case aiohttp.ClientError():
+            return CUT
+        case _:
+            return MALFORMED
 
 
 def describe_os_error(error: BaseException) -> str:

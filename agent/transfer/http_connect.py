@@ -69,6 +69,24 @@ class Answer:
             raise
 
 
+class _Failed(Exception):
+    """What became of a request, in a wrapping that aiohttp does not look into."""
+
+    def __init__(self, error: aiohttp.ClientError) -> None:
+        self.error = error
+        super().__init__()
+
+
+async def _ask_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from asking a second time by itself: attempts are counted here."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _Failed(error) from None
+
+
 class HttpClient:
     """Makes GET requests for one URL.
 
@@ -166,8 +184,10 @@ class HttpClient:
                     ssl=tls,
                     allow_redirects=False,
                 )
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
             fault = _describe(error, origin_of(url))
+        except _Failed as failed:
+            fault = _describe(failed.error, origin_of(url))
         else:
             return _answer(response)
         raise fault  # outside of the handler: the foreign exception must not become its context
@@ -177,9 +197,14 @@ class HttpClient:
             raise FatalFault("the transfer was closed")
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(use_dns_cache=False, resolver=aiohttp.ThreadedResolver()),
+                # A connection that is kept may be dropped by the server just when it is used again: no attempt is
+                # to be lost to that.
+                connector=aiohttp.TCPConnector(
+                    use_dns_cache=False, resolver=aiohttp.ThreadedResolver(), force_close=True
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._limits.connect_seconds),
+                middlewares=(_ask_once,),
                 auto_decompress=False,
                 trust_env=False,  # it would also send what it finds in ~/.netrc
                 max_line_size=_HEAD_FIELD_LIMIT,

@@ -50,6 +50,15 @@ class Head:
         return self.accept_ranges is not None and not self.refuses_ranges
 
 
+def is_same_file(first: Head, now: Head) -> bool:
+    """Whether a strong ETag says that two answers are of one and the same file, byte for byte.
+
+    A date does not say that. RFC 9110 (section 8.8.2.2) lets one that is old enough pass, but images that are built
+    reproducibly, or copied with their dates, differ under one date, and often under one length.
+    """
+    return first.etag is not None and not first.etag.startswith("W/") and now.etag == first.etag
+
+
 def parse_head(status: int, headers: Mapping[str, str]) -> Head:
     """Read the head of a response; the names of `headers` match in any case.
 

@@ -5,7 +5,8 @@ sleep. No text of a fault holds a header value, userinfo or a value of a query.
 """
 
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -30,9 +31,10 @@ class HttpLimits:
     window_seconds: float = 60.0
     """The time over which the rate is averaged."""
     floor_rate: int = 4 * KiB
-    """Bytes a second; a connection that stays below it for a whole window is dropped as stalled."""
+    """Bytes a second. A connection that stays below it for a whole window is dropped as stalled, and what a transfer
+    brings below it, connecting and waiting included, is no progress."""
     attempts: int = 6
-    """Failures in a row, without a new byte between them, after which the transfer fails."""
+    """Failures in a row, without progress between them, after which the transfer fails."""
     restarts: int = 3
     """How often a transfer that cannot be resumed may start again from byte 0."""
     backoff_base: float = 1.0
@@ -54,12 +56,10 @@ class TransientFault(Exception):
     Args:
         reason: what happened, fit for the user.
         retry_after: the raw Retry-After header of the answer, if there was one.
-        slow: the connection lived but was too slow; the few bytes it brought do not count as progress.
     """
 
-    def __init__(self, reason: str, *, retry_after: str | None = None, slow: bool = False) -> None:
+    def __init__(self, reason: str, *, retry_after: str | None = None) -> None:
         self.retry_after = retry_after
-        self.slow = slow
         super().__init__(reason)
 
 
@@ -121,25 +121,46 @@ def retry_delay(failures: int, retry_after: str | None, limits: HttpLimits, rng:
 
 
 class Retry:
-    """Counts the failures in a row and waits between attempts."""
+    """Counts the failures of a transfer without progress between them, and waits between attempts.
+
+    Progress is the floor of the rate over all the time since the last progress, connecting and waiting included, and
+    at least a second's worth of it. A server that cuts each connection after a few bytes cannot go on for ever.
+    """
 
     def __init__(
         self,
         limits: HttpLimits,
         *,
         sleep: Callable[[float], Awaitable[None]],
+        clock: Callable[[], float],
         rng: random.Random,
         on_event: EventHook,
     ) -> None:
         self._limits = limits
         self._sleep = sleep
+        self._clock = clock
         self._rng = rng
         self._on_event = on_event
         self._failures = 0
+        self._gained = 0  # bytes since the last progress
+        self._idle_since = self._since = clock()
 
-    def progress(self) -> None:
-        """A new byte came: the count starts again."""
-        self._failures = 0
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Somebody asks for bytes while the block runs; time between such blocks does not count."""
+        self._since += self._clock() - self._idle_since
+        try:
+            yield
+        finally:
+            self._idle_since = self._clock()
+
+    def note(self, count: int) -> None:
+        """So many bytes came."""
+        self._gained += count
+
+    def _is_progress(self) -> bool:
+        seconds = max(1.0, self._clock() - self._since)
+        return self._gained >= self._limits.floor_rate * seconds
 
     async def wait(self, fault: TransientFault, *, position: int, total: int | None) -> None:
         """Count a failure, and wait until the next attempt is due.
@@ -152,6 +173,8 @@ class Retry:
         Raises:
             FatalFault: the attempts are used up.
         """
+        if self._is_progress():
+            self._failures, self._gained, self._since = 0, 0, self._clock()
         self._failures += 1
         if self._failures >= self._limits.attempts:
             place = f"byte {position}" if total is None else f"byte {position} of {total}"
@@ -211,13 +234,13 @@ class Pace:
         now = self._clock()
         limits = self._limits
         if now - self._last_byte >= limits.stall_seconds:
-            return TransientFault(f"no byte came for {limits.stall_seconds:g} s", slow=True)
+            return TransientFault(f"no byte came for {limits.stall_seconds:g} s")
         elapsed = now - self._window_start
         if elapsed < limits.window_seconds:
             return None
         if self._window_bytes < limits.floor_rate * elapsed:
             rate = format_size(self._window_bytes / elapsed)
-            return TransientFault(f"only {rate}/s came for {format_duration(elapsed)}", slow=True)
+            return TransientFault(f"only {rate}/s came for {format_duration(elapsed)}")
         self._window_start = now
         self._window_bytes = 0
         return None

@@ -16,6 +16,7 @@ def open_source(
     url: str,
     *,
     headers: Sequence[tuple[str, str]] = (),
+    checksummed: bool = False,
     ca_file: str | None = None,
     limits: HttpLimits = DEFAULT_LIMITS,
     on_event: EventHook = ignore_events,
@@ -28,6 +29,7 @@ def open_source(
     Args:
         url: http, https or file; whether plain http is allowed is the caller's policy.
         headers: names and values to send to the origin of the URL; they mean nothing for a file.
+        checksummed: whether the caller compares the whole file with a checksum in the end.
         ca_file: a bundle of CA certificates (PEM) for https in place of the system's.
         limits: how patient an HTTP transfer is.
         on_event: is told about retries, resumptions and redirects.
@@ -46,6 +48,7 @@ def open_source(
     return HttpSource(
         url,
         headers=headers,
+        checksummed=checksummed,
         ca_file=ca_file,
         limits=limits,
         on_event=on_event,

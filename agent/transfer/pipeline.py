@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 
-from agent.aio import run_blocking
+from agent.aio import run_blocking, run_together
 from agent.formats.extent import Decoder, Extent
 from agent.transfer.apply import Applier
 from agent.transfer.digest import Digest
@@ -57,30 +57,14 @@ async def copy(
     applier = Applier(sink)
     lanes: tuple[_Lane, _Lane] = (asyncio.Queue(), asyncio.Queue())
     to_hash, to_write = lanes
-    reason: BaseException | None = None
     try:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_receive(source, pool, meter, head or deque(), to_hash, to_write))
-            tasks.create_task(_hash_lane(to_hash, digest))
-            tasks.create_task(_write_lane(to_write, pool, decoder, applier, source, meter))
-    except BaseExceptionGroup as group:
-        # The first failure is the reason; what its cancelled siblings raised on the way out is not.
-        reason = first_reason(group)
-        group.__traceback__ = None  # it leads to a frame of asyncio's that holds the group
+        await run_together(
+            _receive(source, pool, meter, head or deque(), to_hash, to_write),
+            _hash_lane(to_hash, digest),
+            _write_lane(to_write, pool, decoder, applier, source, meter),
+        )
     finally:
         await run_blocking(applier.close)
-    try:
-        if reason is not None:
-            raise reason  # outside of the handler: the group must not become its context
-    finally:
-        # As in `run_blocking`: nothing may lead from the exception back to itself.
-        del reason
-
-
-def first_reason(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first exception of a group that is none itself."""
-    first = group.exceptions[0]
-    return first_reason(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 async def _receive(

@@ -120,6 +120,21 @@ def test_cuts_are_resumed_where_they_were(write: Write, image, disk: Path):
     assert f"resumed at byte {CUT}" in result.document["notes"]
 
 
+@pytest.mark.parametrize(("with_checksum", "attempts"), [(True, 1), (False, 2)])
+def test_cut_of_a_file_without_etag_is_resumed_only_on_a_checksum(
+    write: Write, image, disk: Path, with_checksum: bool, attempts: int
+):
+    def answer(request: Request, number: int) -> None:
+        start = CUT if request.headers.get("Range") else 0
+        span = {"Content_Range": f"bytes {start}-{IMAGE_SIZE - 1}/{IMAGE_SIZE}"} if start else {}
+        request.head(206 if start else 200, Content_Length=IMAGE_SIZE - start, Accept_Ranges="bytes", **span)
+        request.pieces(image.data[start : CUT if number == 1 else None])
+
+    result = write(answer, image.sha256 if with_checksum else None)
+    assert_done(result, disk, image)
+    assert result.document["attempt"] == attempts
+
+
 def test_cut_without_ranges_begins_again(write: Write, image, disk: Path):
     result = write(
         lambda request, number: request.file(image.data, ranges=False, upto=CUT if number == 1 else None)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from agent.aio import run_apart, run_blocking
+from agent.aio import alongside, run_apart, run_blocking, run_together
 
 
 async def test_returns_what_the_function_returns():
@@ -60,6 +60,113 @@ async def test_a_timeout_around_it_works_as_around_any_await():
         async with asyncio.timeout(0.01):
             await run_blocking(time.sleep, 0.1)
     assert time.monotonic() - began >= 0.1
+
+
+async def fail(error):
+    await asyncio.sleep(0)
+    raise error
+
+
+async def still_whole():
+    """Whether the task that runs this has no cancellation in its books: then a time-out is told from one."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await asyncio.Event().wait()
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() == 0
+
+
+async def test_what_runs_together_ends_together():
+    done = []
+
+    async def work(turns):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        done.append(turns)
+
+    await run_together(work(5), work(0), work(2))
+    assert done == [0, 2, 5]
+
+
+async def test_the_first_failure_ends_the_others_and_comes_out_as_it_is():
+    ended = []
+
+    async def work():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(True)
+            raise OSError("on its way out")
+
+    with pytest.raises(ZeroDivisionError):
+        await run_together(work(), fail(ZeroDivisionError()), work())
+    assert ended == [True, True]
+    assert await still_whole()
+
+
+async def test_a_cancellation_outranks_a_failure_that_comes_with_it():
+    async def work():
+        running.cancel()
+        raise ZeroDivisionError
+
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(run_together(work(), fail(OSError())))
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
+async def test_a_cancellation_waits_for_the_end_of_all_that_runs_together():
+    ended = []
+
+    async def work():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.02)
+            ended.append(True)
+
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(run_together(work(), work()))
+        for _ in range(2):  # impatience changes nothing
+            await asyncio.sleep(0.005)
+            running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert ended == [True, True]
+
+
+async def test_what_runs_alongside_ends_with_the_block():
+    ended = asyncio.Event()
+
+    async def work():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def block():
+        async with alongside(work()):
+            await fail(ZeroDivisionError())
+
+    with pytest.raises(ZeroDivisionError):
+        await block()
+    assert ended.is_set()
+    assert await still_whole()
+
+
+async def test_a_failure_alongside_does_not_disturb_the_block_and_is_raised_behind_it():
+    after = []
+
+    async def block():
+        async with alongside(fail(ZeroDivisionError())):
+            await asyncio.sleep(0.01)
+            after.append(True)
+
+    with pytest.raises(ZeroDivisionError):
+        await block()
+    assert after
+    assert await still_whole()
 
 
 async def test_what_runs_apart_gives_its_result_or_its_failure():

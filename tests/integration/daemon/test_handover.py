@@ -26,6 +26,16 @@ def test_a_server_whose_outcome_nobody_asks_for_reboots_after_the_grace_time(mak
     assert agent.status()["reboot"]["state"] == "due"
 
 
+def test_a_server_reboots_after_the_grace_time_where_the_transfer_had_to_begin_again(make_agent, web, image):
+    def answer(request, number):
+        request.file(image.data, ranges=False, upto=len(image.data) - 1 if number == 1 else None)
+
+    web.answer = answer
+    agent = make_agent(reboot=True, grace_seconds=2)
+    assert deployed(agent, web, image)["attempt"] == 2
+    agent.wait(agent.rebooted.exists, "it reboots")
+
+
 def test_a_server_reboots_once_its_outcome_was_polled(make_agent, web, image):
     agent = make_agent(reboot=True, grace_seconds=LONG)
     deployed(agent, web, image)

@@ -8,6 +8,7 @@ import pytest
 
 from agent.errors import ImageChanged, ImageDownload
 from agent.transfer.http_retry import HttpLimits
+from agent.transfer.source import TransferRestart
 
 
 def first_then(first, later):
@@ -50,7 +51,80 @@ async def test_reset_connection_is_resumed(serve, probe, content):
     assert await probe(serve(first_then(cut, lambda ex: ex.file(content))).url()).read() == content
 
 
-async def test_last_modified_serves_where_the_etag_is_weak(serve, probe, content):
+NO_PROOF = {
+    "nothing": {},
+    "a weak ETag": {"ETag": 'W/"v1"'},
+    "a date": {"Last-Modified": "Mon, 05 Oct 2020 10:00:00 GMT", "Date": "Sat, 28 Nov 2026 10:00:00 GMT"},
+}
+
+
+@pytest.mark.parametrize("told", NO_PROOF.values(), ids=NO_PROOF)
+async def test_two_files_are_never_spliced_where_nothing_would_tell(serve, probe, content, told):
+    """The file changes with the cut: same length, same words about it, and ranges as if nothing had happened."""
+    new = content[::-1]
+
+    def handler(exchange):
+        data = content if exchange.number == 0 else new
+        head = told | {"Accept-Ranges": "bytes"}
+        if exchange.number == 0:
+            exchange.head(200, head | {"Content-Length": len(data)})
+            exchange.send(data[:100_000])
+        elif exchange.header("Range"):
+            span = f"bytes {exchange.start}-{len(data) - 1}/{len(data)}"
+            exchange.reply(206, head | {"Content-Range": span}, data[exchange.start :])
+        else:
+            exchange.reply(200, head, data)
+
+    one = probe(serve(handler).url())
+    assert await one.read() == new
+    assert (one.restarts, one.event("resumed")) == (1, [])
+
+
+async def test_a_range_without_the_etag_that_the_file_had_is_not_believed(serve, probe, content):
+    def later(exchange):
+        if exchange.header("Range"):
+            span = f"bytes {exchange.start}-{len(content) - 1}/{len(content)}"
+            exchange.reply(206, {"Content-Range": span}, bytes(len(content) - exchange.start))
+        else:
+            exchange.file(content)
+
+    server = serve(first_then(lambda ex: ex.file(content, upto=100_000), later))
+    one = probe(server.url())
+    assert await one.read() == content
+    assert [ex.header("Range") for ex in server.requests] == [None, "bytes=100000-", None]
+    assert one.restarts == 1
+
+
+async def test_with_a_checksum_to_come_a_transfer_is_resumed_whatever_the_server_tells(serve, probe, content):
+    def handler(exchange):
+        start = exchange.start
+        if start == 0:
+            exchange.head(200, {"Content-Length": len(content), "Accept-Ranges": "bytes"})
+            exchange.send(content[:100_000])
+        else:
+            span = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            exchange.reply(206, {"Content-Range": span}, content[start:])
+
+    one = probe(serve(handler).url(), checksummed=True)
+    assert await one.read() == content
+    assert (one.restarts, len(one.event("resumed"))) == (0, 1)
+
+
+async def test_cuts_without_proof_that_the_file_is_the_same_are_bounded(serve, probe, content):
+    def handler(exchange):
+        exchange.head(200, {"Content-Length": len(content), "Accept-Ranges": "bytes"})
+        exchange.send(content[:100_000])
+
+    one = probe(serve(handler).url())
+    error = await failure(one)
+    assert (one.restarts, len(one.sleeps)) == (3, 4)
+    assert "strong ETag" in error.hint
+    assert "checkSum" in error.hint
+
+
+async def test_last_modified_serves_where_the_etag_is_weak_and_a_checksum_tells_in_the_end(
+    serve, probe, content
+):
     date = "Mon, 05 Oct 2020 10:00:00 GMT"
 
     def handler(exchange):
@@ -63,7 +137,7 @@ async def test_last_modified_serves_where_the_etag_is_weak(serve, probe, content
         span = f"bytes {exchange.start}-{len(content) - 1}/{len(content)}"
         exchange.reply(206, headers | {"Content-Range": span}, content[exchange.start :])
 
-    assert await probe(serve(handler).url()).read() == content
+    assert await probe(serve(handler).url(), checksummed=True).read() == content
 
 
 async def test_server_that_sends_a_part_of_the_range_is_asked_on(serve, probe, content):
@@ -123,7 +197,7 @@ async def test_restarts_are_counted(serve, probe, content):
     one = probe(server.url())
     error = await failure(one)
     assert one.restarts == 3
-    assert "cut 4 times and the server cannot resume" in error.detail
+    assert "cut 4 times and cannot be resumed" in error.detail
     assert "byte ranges" in error.hint
     assert not any(exchange.header("Range") for exchange in server.requests)
 
@@ -138,6 +212,48 @@ async def test_chunked_body_without_its_last_chunk_is_not_taken_for_whole(serve,
     one = probe(serve(handler).url())
     assert await one.read() == content
     assert one.restarts == 1
+
+
+MALFORMED = {
+    "no number": b"ZZ\r\n",
+    "a negative number": b"-5\r\nhello\r\n",
+    "a number too long": b"f" * 40 + b"\r\n",
+    "more than announced": b"5\r\nhello, world\r\n",
+    "a trailer that is none": b"0\r\nnot a header\r\n\r\n",
+    "a NUL": b"5\0\r\nhello\r\n",
+    "trailers without end": b"0\r\n" + b"X: y\r\n" * 100_000,
+}
+
+
+@pytest.mark.parametrize("nonsense", MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize("awaited", [False, True])
+async def test_malformed_chunk_is_a_fault_of_the_network(serve, probe, content, nonsense, awaited):
+    """Whether it comes while somebody waits for bytes or not."""
+    gate = threading.Event()
+
+    def handler(exchange):
+        exchange.head(200, {"Transfer-Encoding": "chunked"})
+        exchange.send(b"%x\r\n%s\r\n" % (len(content), content))
+        if exchange.number > 0:
+            exchange.send(b"0\r\n\r\n")
+            return
+        gate.wait(5)
+        exchange.send(nonsense)
+        exchange.hold()
+
+    one = probe(serve(handler).url())
+    await one.source.open()
+    assert await one.source.fill(memoryview(bytearray(len(content)))) == len(content)
+    if awaited:
+        asyncio.get_running_loop().call_later(0.1, gate.set)
+    else:
+        gate.set()
+        await asyncio.sleep(0.2)
+    with pytest.raises(TransferRestart):
+        await one.source.fill(memoryview(bytearray(10)))
+    assert await one.read() == content
+    reasons = [retry["reason"] for retry in one.event("retrying")]
+    assert reasons in (["the body is malformed"], ["the connection was cut"])
 
 
 async def test_reset_is_not_taken_for_the_end_of_a_body_without_length(serve, probe, content):
@@ -201,6 +317,49 @@ async def test_trickle_is_no_progress_and_ends(serve, probe, content):
     error = await failure(probe(serve(handler).url(), limits=limits))
     assert "B/s came for 0." in error.detail
     assert "after 2 attempts" in error.detail
+
+
+@pytest.mark.parametrize("how", ["cut", "a range of its own"])
+async def test_one_byte_for_each_request_is_no_progress_and_ends(serve, probe, content, how):
+    def handler(exchange):
+        start = exchange.start
+        if exchange.number == 0 or how == "cut":
+            exchange.file(content, upto=start + 1)
+        else:
+            span = f"bytes {start}-{start}/{len(content)}"
+            exchange.reply(206, {"Content-Range": span, "ETag": '"v1"'}, content[start : start + 1])
+
+    server = serve(handler)
+    one = probe(server.url())
+    error = await failure(one)
+    assert "at byte 6 of 300000, after 6 attempts" in error.detail
+    assert (len(server.requests), len(one.sleeps)) == (6, 5)
+
+
+@pytest.mark.parametrize("how", ["cut", "a range of its own", "stall"])
+async def test_one_byte_for_each_request_of_a_small_range_is_no_progress_and_ends(serve, probe, content, how):
+    def later(exchange):
+        start = exchange.start
+        if how == "a range of its own":
+            span = f"bytes {start}-{start}/{len(content)}"
+            exchange.reply(206, {"Content-Range": span, "ETag": '"v1"'}, content[start : start + 1])
+            return
+        exchange.file(content, upto=start + 1)
+        if how == "stall":
+            exchange.hold()
+
+    server = serve(first_then(lambda ex: ex.file(content), later))
+    one = probe(server.url(), limits=HttpLimits(stall_seconds=0.1))
+    await one.source.open()
+    with pytest.raises(ImageDownload, match="at byte 106 of 300000, after 6 attempts"):
+        await one.source.read_at(100, 1000)
+    assert (len(server.requests), len(one.sleeps)) == (7, 5)
+
+
+async def test_a_server_that_hangs_up_is_asked_once_for_each_attempt(serve, probe):
+    server = serve(lambda ex: None)
+    await failure(probe(server.url(), limits=HttpLimits(attempts=3)))
+    assert len(server.requests) == 3
 
 
 async def test_pause_of_our_own_is_no_stall(serve, probe, content):

@@ -129,6 +129,34 @@ async def test_a_read_fault_comes_out_as_itself(fault):
         await run_copy(MemorySource(data, fault=fault, fault_at=5 * PAGE), SlowSink(len(data)))
 
 
+async def test_a_copy_that_failed_leaves_its_task_as_it_was():
+    """Before Python 3.13 a TaskGroup leaves a request to cancel behind, and the next time-out is taken for one."""
+    source = MemorySource(pattern(16 * PAGE), fault=TransferRestart(), fault_at=5 * PAGE)
+    with pytest.raises(TransferRestart):
+        await run_copy(source, SlowSink(16 * PAGE))
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await asyncio.Event().wait()
+
+
+async def test_a_cancellation_in_the_moment_of_a_restart_is_not_lost():
+    class Cancelling(MemorySource):
+        async def fill(self, buffer):
+            if self.position:
+                copying.cancel()
+                raise TransferRestart
+            return await super().fill(buffer)
+
+    source = Cancelling(pattern(16 * PAGE))
+    async with asyncio.TaskGroup() as tasks:
+        copying = tasks.create_task(run_copy(source, SlowSink(16 * PAGE)))
+        with pytest.raises(asyncio.CancelledError):
+            await copying
+
+
 async def test_an_image_larger_than_the_sink_is_refused_at_its_end():
     data = pattern(4 * PAGE)
     sink = SlowSink(3 * PAGE)
