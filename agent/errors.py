@@ -100,7 +100,6 @@ class JobCancelled(DeployError):
     code = "job.cancelled"
     blame = Blame.REQUEST
     template = "The deployment was cancelled."
-    default_hint = "The disk holds no bootable system now; deploy again to install one."
 
 
 class JobTaken(DeployError):

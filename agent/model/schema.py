@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from agent import errors
 from agent.errors import Blame, DeployError
+from agent.model.disk_state import DiskState
 from agent.model.disks import HolderKind
 from agent.model.headers import HEADER_NAME
 from agent.model.job import (
@@ -257,7 +258,13 @@ def _error() -> Schema:
         "retryable": _of("boolean", "Whether another try may help."),
         "message": _of("string"),
         "detail": _nullable(_of("string", "Names the object, and both numbers.")),
-        "hint": _nullable(_of("string", "What to do about it.")),
+        "hint": _nullable(
+            _of(
+                "string",
+                "What to do about it; of a deployment also what is on the disk, as its last sentence.",
+            )
+        ),
+        "diskState": _of("string", "What is on the disk.", enum=[state.value for state in DiskState]),
         "faults": _of("array", "Of a job that is not valid.", items=_fault()),
     }
     return _object(properties, required=[name for name in properties if name != "faults"])

@@ -25,6 +25,7 @@ import aiofiles
 
 from agent.aio import run_blocking
 from agent.errors import StateUnusable
+from agent.model.disk_state import DiskState
 from agent.model.seal import Seal
 from agent.units import MiB
 
@@ -71,6 +72,8 @@ class Entry:
     """What somebody was promised who wanted it to end, and is done even by the next agent."""
     percent: float = 0.0
     """How far clients have been told it was: the next attempt begins there."""
+    disk_state: DiskState = DiskState.UNTOUCHED
+    """What the attempts so far have left of the disk."""
 
     def document(self) -> dict[str, Any]:
         """The entry as JSON, secrets included."""
@@ -87,6 +90,7 @@ class Entry:
             "told": self.told,
             "ending": self.ending,
             "percent": self.percent,
+            "diskState": self.disk_state.value,
         }
 
     @classmethod
@@ -109,6 +113,8 @@ class Entry:
             told=_member(document, "told", bool),
             ending=_one_of(document, "ending", ("erase", "cancel", None)),
             percent=_member(document, "percent", float, int),
+            # An agent of an earlier version did not keep it.
+            disk_state=DiskState(document.get("diskState", DiskState.UNKNOWN)),
         )
         if entry.phase is Phase.SEALED and entry.seal is None:
             raise ValueError("a sealed entry without its seal")

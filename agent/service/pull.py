@@ -17,6 +17,7 @@ from agent.aio import run_blocking
 from agent.deploy.plan import Policy, policy_faults
 from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
 from agent.lean import structlog
+from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.job import Job, parse_job
 from agent.model.status import DOING, timestamp
 from agent.service.board import Board
@@ -145,6 +146,9 @@ class ControlClient:
     async def _refuse(self, api: ControlPlaneApi, offer: Offer, error: DeployError) -> None:
         """Tell the control plane why a job was not begun."""
         log.warning("job_refused", id=offer.id, code=error.code, message=error.message)
+        told = error.document()
+        if not isinstance(error, JobTaken):  # what that job did to the disk was told when it was over
+            told = with_disk_state(told, DiskState.UNTOUCHED)
         now = timestamp(time.time())
         document: dict[str, Any] = {
             "servername": self._service_name,
@@ -157,7 +161,7 @@ class ControlClient:
             "updatedAt": now,
             "finishedAt": now,
             "stages": [],
-            "error": error.document(),
+            "error": told,
         }
         await api.report(offer.id, document)
 

@@ -197,6 +197,7 @@ def test_cancelling_says_what_it_cancels_and_ends_those_who_watch(call, begin, s
     assert outcome.status == 0
     assert re.search(r"cancelling in stage write, at \d+\.\d %", outcome.err)
     assert "cancelled and its state erased" in outcome.out
+    assert "The disk is empty and cannot boot: deploy again" in outcome.out
     assert watcher.finish().status == 130
     assert "no deployment" in call("status").out
 
@@ -214,7 +215,9 @@ def test_cancelling_calls_a_reboot_off(agent, call, job):
     left = re.search(r"rebooting to disk in (\d+) s at most, as soon as the control plane", outcome.err)
     assert left is not None
     assert 500 < int(left[1]) <= 600
-    assert "no reboot follows" in call("cancel").out
+    told = call("cancel").out
+    assert "no reboot follows" in told
+    assert "The disk holds the deployed system and can boot." in told
     assert call("status", "--json").document["status"] is None
 
 

@@ -3,6 +3,7 @@ import pytest
 from agent.deploy.plan import Step
 from agent.deploy.tracker import MAX_NOTES, MESSAGES, Tracker, concluded, starting
 from agent.errors import ChecksumMismatch, JobCancelled, JobInterrupted
+from agent.model.disk_state import DiskState
 from agent.model.events import Finished, Noted, StageBegan, StageEnded
 from agent.model.job import parse_job
 from agent.model.stage import STAGES, State
@@ -141,7 +142,10 @@ def test_an_agent_that_comes_back_goes_on_from_the_percentage_that_was_shown():
     tracker.progress = lambda: Progress(bytes_written=1000, bytes_total=1000)
     assert tracker.snapshot().percent == 95
     assert starting(JOB, None, attempt=2, floor=61.5).percent == 61.5
-    ended = concluded(JOB, None, attempt=5, outcome=JobInterrupted(reason="x"), floor=61.5)
+    outcome, left = JobInterrupted(reason="x"), DiskState.EMPTY
+    ended = concluded(JOB, None, attempt=5, outcome=outcome, disk_state=left, floor=61.5)
+    assert ended.error is not None
+    assert (ended.error["diskState"], ended.error["hint"]) == ("empty", left.sentence)
     assert ended.percent == 61.5
     assert Tracker(JOB, None, lambda _: None, floor=900).snapshot().percent == 100
 
