@@ -129,6 +129,15 @@ class DiskUnknown(DeployError):
     default_hint = "Name a whole disk such as /dev/sda, or a file; with --size a new sparse file is made."
 
 
+class DiskSame(DeployError):
+    """The image would be read from the disk that it is written to."""
+
+    code = "disk.same"
+    blame = Blame.REQUEST
+    template = "The image and its target are on the same disk: {reason}."
+    default_hint = "Copy the image to another disk or to a web server, and deploy it from there."
+
+
 class DiskIneligible(DeployError):
     """The disk exists and must not be written, whatever uses it."""
 

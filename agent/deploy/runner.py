@@ -10,7 +10,14 @@ from collections.abc import Awaitable, Callable
 
 from agent.aio import run_blocking
 from agent.deploy.plan import Facts, Plan, plan
-from agent.deploy.target import Options, find_firmware, find_target, is_chosen_by_name, make_drive
+from agent.deploy.target import (
+    Options,
+    find_firmware,
+    find_shared,
+    find_target,
+    is_chosen_by_name,
+    make_drive,
+)
 from agent.deploy.tracker import Tracker
 from agent.errors import DeployError, DiskIo, InternalFault, JobCancelled
 from agent.formats.image import ImageFacts
@@ -158,7 +165,7 @@ class Deployment:
         target = await run_blocking(find_target, job, options)
         self._tracker.disk = target.to_json()
         drive, tree = await run_blocking(make_drive, job, target.logical_sector_size)
-        facts = self._facts(target, drive)
+        facts = self._facts(target, drive, shared=await run_blocking(find_shared, job, target))
         source = open_source(
             job.url,
             headers=[(header.key, header.value or "") for header in job.http_headers],
@@ -177,7 +184,9 @@ class Deployment:
         self._tracker.progress = ctx.meter.progress
         return facts, ctx
 
-    def _facts(self, target: Disk, drive: Drive | None, image: ImageFacts | None = None) -> Facts:
+    def _facts(
+        self, target: Disk, drive: Drive | None, image: ImageFacts | None = None, shared: str | None = None
+    ) -> Facts:
         return Facts(
             target=target,
             explicit=is_chosen_by_name(self._options),
@@ -185,6 +194,7 @@ class Deployment:
             policy=self._options.policy,
             drive_size=None if drive is None else len(drive.image),
             image=image,
+            shared=shared,
         )
 
     async def _examine(self, facts: Facts, ctx: Context) -> Facts:

@@ -127,7 +127,7 @@ class _Api:
             document, job = await run_blocking(_read_job, body)
         else:
             document, job = _read_job(body)
-        faults = policy_faults(job, self._parts.config.policy)
+        faults = policy_faults(job, self._parts.config.policy, remote=request[CALLER].remote)
         if faults:
             raise JobInvalid(faults)
         try:

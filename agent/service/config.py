@@ -180,7 +180,9 @@ def _build(settings: Settings) -> Config:
             push_seconds=values["control_plane.push_seconds"],
         ),
         disk_groups=tuple(settings.groups[number] for number in sorted(settings.groups)),
-        policy=Policy(values["policy.require_checksum"], values["policy.allow_http"]),
+        policy=Policy(
+            values["policy.require_checksum"], values["policy.allow_http"], values["policy.allow_file"]
+        ),
         download=Download(values["download.ca_file"]),
         reboot=Reboot(values["reboot.enabled"], values["reboot.command"], values["reboot.grace_seconds"]),
         state=State(values["state.directory"]),

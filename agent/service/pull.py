@@ -245,7 +245,7 @@ def _read(offer: Offer, policy: Policy) -> Job:
     if offer.fault is not None:
         raise offer.fault
     job = parse_job(dict(offer.job))
-    faults = policy_faults(job, policy)
+    faults = policy_faults(job, policy, remote=True)
     if faults:
         raise JobInvalid(faults)
     return job

@@ -350,7 +350,6 @@ class Slot:
 
     async def _forget(self, job_id: str, *, tell: bool) -> None:
         """Erase a job, unless it is gone already."""
-
         left = ""
 
         def without(book: Book) -> Book | None:

@@ -93,6 +93,19 @@ def test_a_job_with_faults_is_told_to_the_control_plane_with_all_of_them(pulling
     assert disk.read_bytes() == before
 
 
+def test_a_file_of_the_server_is_not_taken_from_the_control_plane(pulling_agent, plane, disk, tmp_path):
+    before = disk.read_bytes()
+    secret = tmp_path / "secret"
+    secret.write_text("of root")
+    pulling_agent().start()
+    failed = plane.wait_for(plane.give(NAME, job(secret.as_uri(), None)), "error", "done")
+    missing = plane.wait_for(plane.give(NAME, job("file:///nothing", None)), "error", "done")
+    assert failed["message"] == missing["message"], "whether there is such a file must not show"
+    assert [fault["path"] for fault in failed["error"]["faults"]] == ["URL"]
+    assert "allow_file" in failed["message"]
+    assert disk.read_bytes() == before
+
+
 def test_the_answer_to_a_status_cancels_and_the_cancellation_is_told(
     pulling_agent, plane, slow_web, image, disk
 ):
