@@ -364,7 +364,7 @@ class StateUnusable(DeployError):
 
 
 class VerifyFailed(DeployError):
-    """What was written does not read back as it was meant; the disk was made unbootable again."""
+    """An end of the disk or the config drive does not read back as it was meant; it was made unbootable again."""
 
     code = "disk.verify"
     blame = Blame.DISK

@@ -238,13 +238,14 @@ def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
     if slot is None and facts.drive_size is not None:
         drive = f", write the config drive ({format_size(facts.drive_size)})"
     path = facts.target.path
+    read_back = "read both" if facts.drive_size is None else "read both and the config drive"
     return (
         Step(State.PREFLIGHT, f"open {redact_url(job.url)} and check everything that can be checked", 2),
         Step(State.CLAIM, f"take {path} and zero both its ends", 1, destructive=True),
         Step(State.WRITE, f"stream {amount} to the disk, all but both its ends", 92, destructive=True),
         Step(State.VERIFY, f"compare {checked}", 1),
         Step(State.FINISH, f"{table}{drive}", 2, destructive=True),
-        Step(State.COMMIT, "write the first and last MiB, read back and check", 2, destructive=True),
+        Step(State.COMMIT, f"write the first and last MiB, {read_back} back and check", 2, destructive=True),
     )
 
 

@@ -29,10 +29,14 @@ MESSAGES = {
     State.WRITE: "Downloading the image and writing it to the disk.",
     State.VERIFY: "Verifying the downloaded image.",
     State.FINISH: "Fitting the partition table and writing the config drive.",
-    State.COMMIT: "Making the disk bootable and checking what was written.",
+    State.COMMIT: "Making the disk bootable; both its ends and the config drive are read back.",
     State.DONE: "The image is deployed and verified.",
 }
-
+# Of a job without a checksum.
+UNCHECKED_MESSAGES = MESSAGES | {
+    State.VERIFY: "Verifying the length of the downloaded image; the job names no checksum.",
+    State.DONE: "The image is deployed. Only its length was verified: the job names no checksum.",
+}
 
 # A transfer over a bad line notes every retry; the status keeps the last ones.
 MAX_NOTES = 100
@@ -146,7 +150,8 @@ class Tracker:
         """The status now."""
         progress = self.progress()
         self._percent = max(self._percent, self._percent_now(progress))
-        message = MESSAGES[self.state] if self.error is None else self.error.message
+        messages = UNCHECKED_MESSAGES if self._job.checksum is None else MESSAGES
+        message = messages[self.state] if self.error is None else self.error.message
         return Status(
             server_name=self._server_name,
             state=self.state,

@@ -179,7 +179,12 @@ def status_schema() -> Schema:
         "servername": _nullable(_of("string")),
         "status": _of("string", enum=[DOING, DONE, ERROR]),
         "message": _of("string", "For people. The first is `starting`."),
-        "checksum": _nullable(_of("string", "Of the verified image: its type, a colon, its digits.")),
+        "checksum": _nullable(
+            _of(
+                "string",
+                "Of the file as downloaded: type, colon, digits. Compared with the job's where it names one.",
+            )
+        ),
         "stage": _nullable(_stage()),
         "percent": _of("number", "Never goes back.", minimum=0, maximum=100),
         "bytesDownloaded": _count("Bytes of this attempt."),

@@ -1,4 +1,4 @@
-"""Commit: the disk becomes bootable in one write, last; then it is read back from the device and checked.
+"""Commit: the disk becomes bootable in one write, last; then its ends and the config drive are read back and checked.
 
 Order of durability: everything else (flushed by `finish`), the tail with the backup table, the head but for
 its first sector, and the first sector, each flushed before the next. A power cut between any two leaves a

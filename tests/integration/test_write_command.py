@@ -62,6 +62,16 @@ def test_progress_goes_to_stderr_a_line_a_stage(gpt_image, byoi, make_job, targe
     assert re.search(rf"done: 48\.0 MiB deployed to {target} in .* \(sha256:[0-9a-f]{{64}}\)$", lines[-1])
 
 
+def test_without_a_checksum_only_the_length_is_told_as_verified(gpt_image, byoi, make_job, target):
+    job = make_job(gpt_image, checkSum=None, checkSumType=None)
+    outcome = byoi("write", job, "--disk", target, "--json")
+    assert outcome.status == 0
+    assert "only the length was verified" in outcome.err.splitlines()[-1]
+    assert outcome.document["message"] == (
+        "The image is deployed. Only its length was verified: the job names no checksum."
+    )
+
+
 def test_quiet_is_silent(gpt_image, byoi, make_job, target):
     assert byoi("write", make_job(gpt_image), "--disk", target, "--quiet") == (0, "", "")
 
