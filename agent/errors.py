@@ -7,6 +7,7 @@ about it. HTTP statuses and exit codes belong to the API and the commands, not h
 The messages of the codes that the seed API had are kept to the letter: clients match on them.
 """
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -381,6 +382,19 @@ class ToolMissing(DeployError):
     default_hint = "Install the package that has it into the rescue system."
 
 
+class OutOfMemory(DeployError):
+    """The system had no memory left for the agent."""
+
+    code = "agent.memory"
+    blame = Blame.AGENT
+    retryable = True
+    template = "The server has not enough free memory for the deployment."
+    default_hint = (
+        "Free memory in the rescue system, or raise the limit that the agent runs under: a deployment takes up to "
+        "128 MiB."
+    )
+
+
 class InternalFault(DeployError):
     """A fault of our own; the traceback is in the log, never in the status."""
 
@@ -388,3 +402,13 @@ class InternalFault(DeployError):
     blame = Blame.AGENT
     template = "The agent failed: {reason}."
     default_hint = "This is a fault of byoi-agent: please report it with the agent's log."
+
+
+def unforeseen(error: BaseException) -> DeployError:
+    """The error for what no stage has foreseen: memory that ran out, or else a fault of our own.
+
+    Its text is left out: it may hold what was being worked on.
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return OutOfMemory()
+    return InternalFault(reason=type(error).__name__)

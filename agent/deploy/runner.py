@@ -19,7 +19,7 @@ from agent.deploy.target import (
     make_drive,
 )
 from agent.deploy.tracker import Tracker
-from agent.errors import DeployError, DiskIo, InternalFault, JobCancelled
+from agent.errors import DeployError, DiskIo, JobCancelled, unforeseen
 from agent.formats.image import ImageFacts
 from agent.host.disk import TargetDisk
 from agent.host.drive import Drive
@@ -134,7 +134,7 @@ class Deployment:
             self._fail(error)
         except Exception as error:
             log.exception("deploy_crashed")
-            self._fail(InternalFault(reason=type(error).__name__))
+            self._fail(unforeseen(error))
         return self._tracker.snapshot()
 
     def _fail(self, error: DeployError) -> None:

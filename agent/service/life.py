@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from agent.deploy.tracker import concluded
-from agent.errors import DeployError, InternalFault, JobCancelled, JobInterrupted, StateUnusable
+from agent.errors import DeployError, JobCancelled, JobInterrupted, StateUnusable, unforeseen
 from agent.lean import structlog
 from agent.model.disk_state import DiskState
 from agent.model.events import DeployEvent, Finished, Listener
@@ -332,7 +332,7 @@ class Life:
         if self._current_phase() in (Phase.RUNNING, Phase.SEALED):
             # A deployment that only our own fault has cancelled was not cancelled by anybody.
             outcome = None if self._outcome is None or _is_cancelled(self._outcome) else self._outcome
-            await self._conclude(outcome or self._status_of(InternalFault(reason=type(error).__name__)))
+            await self._conclude(outcome or self._status_of(unforeseen(error)))
         await self._finish()
 
     # -- details ---------------------------------------------------------------------------------------------

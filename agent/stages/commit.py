@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable
 
-from agent.errors import DiskIo, ToolMissing, VerifyFailed
+from agent.errors import ToolMissing, VerifyFailed
 from agent.formats.gpt import Gpt, is_mirror, parse_backup
 from agent.formats.table import Table, TableError, read_table
 from agent.host import drive as drives
@@ -17,6 +17,7 @@ from agent.host import parttable, udev
 from agent.host.readback import ReadBack
 from agent.model.seal import Seal
 from agent.stages.context import Context
+from agent.stages.faults import disk_fault
 
 # Seconds between the looks at a disk that cannot be read: 8 s in all.
 _LOOK_AGAIN = (0.5, 0.5, 1.0, 2.0, 4.0)
@@ -97,7 +98,7 @@ def commit(ctx: Context) -> None:
         disk.drop_cache()
         fault = _fault(ctx)
     except OSError as error:
-        raise DiskIo(device=disk.path, reason=error.strerror or str(error)) from error
+        raise disk_fault(disk.path, error) from error
     if fault is not None:
         raise VerifyFailed(device=disk.path, reason=fault)
 

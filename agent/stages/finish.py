@@ -8,7 +8,7 @@ the commit.
 import uuid
 from collections.abc import Iterable
 
-from agent.errors import BootEsp, ConfigDriveCreate, DiskIo, GptRelocate
+from agent.errors import BootEsp, ConfigDriveCreate, GptRelocate
 from agent.formats.gpt import Gpt, is_mirror, parse_backup
 from agent.formats.layout import drive_candidates, finish_head, is_drive, place_drive, stale_backup
 from agent.formats.mbr import Logical, Mbr, parse_logicals
@@ -16,6 +16,7 @@ from agent.formats.superblock import LABEL_BYTES
 from agent.formats.table import Partition, Table, TableError, read_table
 from agent.host import fat
 from agent.stages.context import Context
+from agent.stages.faults import disk_fault
 from agent.units import MiB
 
 
@@ -37,7 +38,7 @@ def finish(ctx: Context) -> None:
     except TableError as error:
         raise GptRelocate(detail=str(error)) from error
     except OSError as error:
-        raise DiskIo(device=disk.path, reason=error.strerror or str(error)) from error
+        raise disk_fault(disk.path, error) from error
 
 
 def _held_table(ctx: Context) -> Table:

@@ -56,12 +56,16 @@ def test_a_device_its_partition_and_what_is_made_of_them(byoi, loop_device, part
     disk = loop_device(backing)
     assert "is the target" in refused(byoi, disk, disk)["message"]
     run("addpart", disk, "1", "2048", "40960")
-    part = partition_node(disk, 1)
-    assert f"{part} lies on the target" in refused(byoi, part, disk)["message"]
-    above = loop_device(part)  # a loop device over the partition
-    assert f"{above} lies on the target" in refused(byoi, above, disk)["message"]
-    assert f"the target {above} lies on {part}" in refused(byoi, part, above)["message"]
-    refused(byoi, disk, above)
+    try:
+        part = partition_node(disk, 1)
+        assert f"{part} lies on the target" in refused(byoi, part, disk)["message"]
+        above = loop_device(part)  # a loop device over the partition
+        assert f"{above} lies on the target" in refused(byoi, above, disk)["message"]
+        assert f"the target {above} lies on {part}" in refused(byoi, part, above)["message"]
+        refused(byoi, disk, above)
+        run("losetup", "--detach", above)
+    finally:
+        run("delpart", disk, "1")
     assert backing.read_bytes() == before
 
 

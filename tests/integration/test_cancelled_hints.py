@@ -1,6 +1,7 @@
 """What a deployment that has not succeeded says of the disk: the truth, also where it is not the first attempt."""
 
 import asyncio
+import errno
 import threading
 
 import pytest
@@ -54,3 +55,24 @@ async def test_a_claim_that_is_refused_leaves_the_disk_as_it_was(tmp_path):
     assert status.error is not None
     assert status.error["diskState"] == DiskState.UNTOUCHED
     assert told == [DiskState.UNKNOWN]
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+async def test_memory_that_runs_out_is_named(tmp_path, fault):
+    async def keep(_: object) -> None:
+        raise fault
+
+    image = await run_blocking(harness.make_image, tmp_path)
+    disk = tmp_path / "disk"
+    await run_blocking(harness.dirty, disk, 24 * MiB, harness.DIRT)
+    with harness.serving(lambda request, _: request.file(image.data)) as server:
+        job = parse_job(harness.job(server.url, image.sha256))
+        status = await Deployment(job, Options(disk=str(disk)), keep=keep).run()
+    assert status.error is not None
+    assert (status.error["code"], status.error["blame"], status.error["retryable"]) == (
+        "agent.memory",
+        "agent",
+        True,
+    )
+    assert "Free memory" in status.error["hint"]
+    assert status.error["diskState"] == DiskState.UNTOUCHED
