@@ -7,6 +7,7 @@ about it. HTTP statuses and exit codes belong to the API and the commands, not h
 The messages of the codes that the seed API had are kept to the letter: clients match on them.
 """
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -100,7 +101,6 @@ class JobCancelled(DeployError):
     code = "job.cancelled"
     blame = Blame.REQUEST
     template = "The deployment was cancelled."
-    default_hint = "The disk holds no bootable system now; deploy again to install one."
 
 
 class JobTaken(DeployError):
@@ -128,6 +128,15 @@ class DiskUnknown(DeployError):
     blame = Blame.REQUEST
     template = "{path} is neither a whole disk nor a regular file."
     default_hint = "Name a whole disk such as /dev/sda, or a file; with --size a new sparse file is made."
+
+
+class DiskSame(DeployError):
+    """The image would be read from the disk that it is written to."""
+
+    code = "disk.same"
+    blame = Blame.REQUEST
+    template = "The image and its target are on the same disk: {reason}."
+    default_hint = "Copy the image to another disk or to a web server, and deploy it from there."
 
 
 class DiskIneligible(DeployError):
@@ -359,7 +368,7 @@ class StateUnusable(DeployError):
 
 
 class VerifyFailed(DeployError):
-    """What was written does not read back as it was meant; the disk was made unbootable again."""
+    """An end of the disk or the config drive does not read back as it was meant; it was made unbootable again."""
 
     code = "disk.verify"
     blame = Blame.DISK
@@ -376,6 +385,19 @@ class ToolMissing(DeployError):
     default_hint = "Install the package that has it into the rescue system."
 
 
+class OutOfMemory(DeployError):
+    """The system had no memory left for the agent."""
+
+    code = "agent.memory"
+    blame = Blame.AGENT
+    retryable = True
+    template = "The server has not enough free memory for the deployment."
+    default_hint = (
+        "Free memory in the rescue system, or raise the limit that the agent runs under: a deployment takes up to "
+        "128 MiB."
+    )
+
+
 class InternalFault(DeployError):
     """A fault of our own; the traceback is in the log, never in the status."""
 
@@ -383,3 +405,13 @@ class InternalFault(DeployError):
     blame = Blame.AGENT
     template = "The agent failed: {reason}."
     default_hint = "This is a fault of byoi-agent: please report it with the agent's log."
+
+
+def unforeseen(error: BaseException) -> DeployError:
+    """The error for what no stage has foreseen: memory that ran out, or else a fault of our own.
+
+    Its text is left out: it may hold what was being worked on.
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return OutOfMemory()
+    return InternalFault(reason=type(error).__name__)

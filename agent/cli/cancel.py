@@ -2,12 +2,13 @@
 
 import argparse
 import asyncio
+import contextlib
 import sys
 import time
 
 from agent.cli.client import Client, socket_path
 from agent.cli.deploy import server_name
-from agent.cli.failures import Refused
+from agent.cli.failures import ClientError, Refused
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.output import EXIT_CANCELLED, EXIT_DONE
 from agent.cli.words import NO_DEPLOYMENT, stage_name
@@ -19,12 +20,9 @@ RETRY_SECONDS = 1.0
 # A disk that hangs in a write can hold a deployment for minutes; the daemon says so in its answers.
 PATIENCE_SECONDS = 300.0
 
-_CANCELLED = (
-    "The deployment is cancelled and its state erased; the server stays in its rescue system. "
-    "A disk that was being written holds no bootable system now."
-)
+_CANCELLED = "The deployment is cancelled and its state erased; the server stays in its rescue system."
 _ERASED = "The state of the failed deployment is erased."
-_CALLED_OFF = "The state is erased, and no reboot follows. The disk holds the deployed system."
+_CALLED_OFF = "The state is erased, and no reboot follows."
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -43,6 +41,8 @@ async def run(options: argparse.Namespace) -> int:
         _say("The cancellation goes on without this command.")
         return EXIT_CANCELLED
     print(_outcome(report.status))
+    for note in await _notes(client):
+        print(printable(note))
     return EXIT_DONE
 
 
@@ -56,6 +56,15 @@ async def _cancel(client: Client, name: str) -> None:
                 raise
             _say(refused.message)
         await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _notes(client: Client) -> tuple[str, ...]:
+    """What the agent says of the disk, now that the deployment is erased; nothing where a new one has begun already."""
+    with contextlib.suppress(ClientError):  # the cancellation has succeeded all the same
+        report = await client.report()
+        if report.status is None:
+            return report.notes
+    return ()
 
 
 def _outcome(before: Status) -> str:

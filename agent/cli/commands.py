@@ -12,6 +12,7 @@ from agent.cli.job_options import add_job_options
 from agent.units import parse_size
 
 DEFAULT_SOCKET = "/run/byoi-agent/api.sock"
+DEFAULT_CONFIG = "/etc/byoi-agent/agent.toml"
 SOCKET_VARIABLE = "BYOI_SOCKET"
 
 
@@ -39,6 +40,14 @@ def _add_group_option(target: argparse._ActionsContainer) -> None:
     )
 
 
+def _add_config_option(target: argparse._ActionsContainer, when: str) -> None:
+    target.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"take the disk groups of this agent.toml {when} (default: {DEFAULT_CONFIG}, where it exists)",
+    )
+
+
 def _add_socket_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--socket",
@@ -57,6 +66,7 @@ def _write_options(parser: argparse.ArgumentParser) -> None:
         "--size", type=_size, help="make --disk a new sparse file of this size (20G is 20 GiB)"
     )
     _add_group_option(target)
+    _add_config_option(target, "where --disk names none")
     target.add_argument(
         "--firmware",
         choices=("auto", "uefi", "bios"),
@@ -107,6 +117,7 @@ def _cancel_options(parser: argparse.ArgumentParser) -> None:
 
 def _disks_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    _add_config_option(parser, "where byoi-agent is not asked")
     _add_socket_option(parser)
 
 
@@ -175,7 +186,8 @@ unbootable.
         description="""\
 List the disks with the group that diskGroupId names, and the reasons why a disk cannot be written. Groups
 are made of like disks (transport, rotation, size, model) and numbered in an order that does not depend on
-how the kernel found them. Where byoi-agent runs, it is asked: its configuration may make groups of its own.
+how the kernel found them, or are those that the configuration of byoi-agent names. Where byoi-agent runs, it is
+asked; where it does not, its configuration and the kernel command line are read, and stderr says so.
 """,
         examples="""\
   byoi disks

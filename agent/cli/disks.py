@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from agent.aio import run_blocking
 from agent.cli.client import Client, socket_path
 from agent.cli.commands import SOCKET_VARIABLE
 from agent.cli.failures import Unreachable
+from agent.cli.groups import configured_groups
 from agent.cli.output import EXIT_DONE, print_json
 from agent.model.disks import printable
 from agent.units import format_size
@@ -20,24 +22,44 @@ from agent.units import format_size
 
 async def run(options: argparse.Namespace) -> int:
     """Carry `byoi disks` out."""
-    document = await _ask(options.socket)
+    try:
+        document = await Client(socket_path(options.socket)).disks()
+        asked = True
+    except Unreachable as error:
+        if options.socket or os.environ.get(SOCKET_VARIABLE):
+            raise
+        document = await run_blocking(_look, options.config)
+        asked = False
+        _tell_source(error, document)
     if options.json:
-        print_json(document)
+        print_json({**document, "agentAsked": asked, "configuredGroups": _has_configured(document)})
     else:
         _print_table(document)
     return EXIT_DONE
 
 
-async def _ask(socket: str | None) -> Mapping[str, Any]:
-    """The daemon knows the configured groups. Where none runs and none was named, this machine is looked at."""
-    try:
-        return await Client(socket_path(socket)).disks()
-    except Unreachable:
-        if socket or os.environ.get(SOCKET_VARIABLE):
-            raise
+def _look(config: str | None) -> Mapping[str, Any]:
+    """The inventory without the daemon, with the groups that it would have."""
     from agent.deploy.disks import inventory_document  # noqa: PLC0415 - much to load, for nothing where it was asked
 
-    return await run_blocking(inventory_document)
+    return inventory_document(configured_groups(config))
+
+
+def _tell_source(error: Unreachable, document: Mapping[str, Any]) -> None:
+    groups = (
+        "those of its configuration"
+        if _has_configured(document)
+        else "made of like disks: it configures none"
+    )
+    for text in (f"byoi-agent was not asked: {error.message}", f"the disk groups are {groups}"):
+        print(printable(f"note: {text}"), file=sys.stderr)
+
+
+def _has_configured(document: Mapping[str, Any]) -> bool:
+    groups = document.get("groups")
+    return isinstance(groups, list) and any(
+        isinstance(group, dict) and group.get("configured") for group in groups
+    )
 
 
 def _print_table(document: Mapping[str, Any]) -> None:

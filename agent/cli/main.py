@@ -20,7 +20,7 @@ exit status:
   0    done
   1    the deployment failed or was refused; the message and what to do are on stderr
   2    wrong usage, or a job with faults; all of them are listed
-  130  cancelled or interrupted (Ctrl-C, SIGTERM); an interrupted `byoi write` leaves the disk unbootable
+  130  cancelled or interrupted (Ctrl-C, SIGTERM); an interrupted `byoi write` says what is on the disk
 """
 
 

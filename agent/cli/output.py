@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from agent.errors import Blame, DeployError, Fault, JobCancelled, JobInvalid
+from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.disks import printable
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_CANCELLED = 0, 1, 2, 130
@@ -41,7 +42,8 @@ def print_error(error: DeployError, *, as_json: bool = False) -> None:
     if as_json:
         # The members that every status document begins with, for those who read only these.
         seed = {"servername": None, "status": "error", "message": error.message, "checksum": None}
-        print_json(seed | {"error": error.document()})
+        # What is raised to a command came before any disk was opened for writing.
+        print_json(seed | {"error": with_disk_state(error.document(), DiskState.UNTOUCHED)})
 
 
 def print_faults(message: str, faults: tuple[Fault, ...]) -> None:

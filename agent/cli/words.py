@@ -38,8 +38,16 @@ def summary(status: Status) -> str:
     """The last line of a deployment that is done."""
     seconds = (status.finished_at or status.updated_at) - status.started_at
     size = format_size(status.progress.bytes_downloaded)
-    checksum = f" ({printable(status.checksum)})" if status.checksum else ""
-    return f"done: {size} deployed to {_disk(status)} in {format_duration(max(seconds, 0))}{checksum}"
+    took = format_duration(max(seconds, 0))
+    return f"done: {size} deployed to {_disk(status)} in {took}{_checked(status)}"
+
+
+def _checked(status: Status) -> str:
+    """The digest, and whether anything was compared with it."""
+    if not status.checksum:
+        return ""
+    doubt = "" if status.job.get("checkSum") else "; only the length was verified"
+    return f" ({printable(status.checksum)}{doubt})"
 
 
 def _disk(status: Status) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.cli.display import show_progress
+from agent.cli.groups import configured_groups
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.job_options import job_text, usage
 from agent.cli.output import EXIT_DONE, exit_status, print_failure, print_json
@@ -36,6 +37,7 @@ async def run(options: argparse.Namespace) -> int:
         disk=options.disk,
         firmware=None if options.firmware == "auto" else options.firmware,
         ca_file=options.ca_file,
+        groups=() if options.disk is not None else configured_groups(options.config),
     )
     cancel_on_signals()
     with _new_file(options.disk, options.size, discard=options.dry_run):

@@ -14,6 +14,7 @@ from agent.errors import (
     DeployError,
     DiskBusy,
     DiskIneligible,
+    DiskSame,
     Fault,
     GptRelocate,
     ImageNoTable,
@@ -38,7 +39,7 @@ from agent.formats.table import TableError
 from agent.model.disks import Disk, describe, require_eligible
 from agent.model.job import Job
 from agent.model.stage import State
-from agent.model.url import redact_url
+from agent.model.url import origin_of, redact_url
 from agent.units import MiB, format_size
 
 # Below this there is no room between the two held ends, nor for any system.
@@ -51,6 +52,8 @@ class Policy:
 
     require_checksum: bool = False
     allow_http: bool = True
+    allow_file: bool = False
+    """Whether a job that comes over the network may name a file of the server itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class Facts:
     drive_size: int | None = None
     """Size of the config drive's filesystem in bytes; None where the job wants no drive."""
     image: ImageFacts | None = None
+    shared: str | None = None
+    """Why the image and the target are on the same disk, in words; None where they are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,23 +125,36 @@ def plan(job: Job, facts: Facts) -> Plan:
     return Plan(facts.target, _steps(job, facts, slot), tuple(refusals), _notes(job, facts), slot)
 
 
-def policy_faults(job: Job, policy: Policy) -> list[Fault]:
-    """What the operator does not allow of a job, whatever its disk and its image are."""
+def policy_faults(job: Job, policy: Policy, *, remote: bool) -> list[Fault]:
+    """What the operator does not allow of a job, whatever its disk and its image are.
+
+    Args:
+        job: the job.
+        policy: the operator's.
+        remote: the job came over the network. Whoever is root on the server may read its files anyway; for others
+            they are neither to be deployed nor to be probed for.
+    """
     faults = []
     if policy.require_checksum and job.checksum is None:
         faults.append(Fault("checkSum", "is required by this server's policy"))
     if not policy.allow_http and job.url.lower().startswith("http:"):
         faults.append(Fault("URL", "must be https by this server's policy"))
+    if remote and not policy.allow_file and origin_of(job.url).scheme == "file":
+        message = "names a file of the server itself, which this server's policy (allow_file) refuses over the network"
+        faults.append(Fault("URL", message))
     return faults
 
 
 def _job_refusals(job: Job, policy: Policy) -> list[DeployError]:
-    faults = policy_faults(job, policy)
+    # Where it came from was judged when it was accepted.
+    faults = policy_faults(job, policy, remote=False)
     return [JobInvalid(faults)] if faults else []
 
 
 def _disk_refusals(facts: Facts) -> list[DeployError]:
     disk = facts.target
+    if facts.shared is not None:
+        return [DiskSame(reason=facts.shared)]
     try:
         require_eligible(disk, explicit=facts.explicit)
     except (DiskBusy, DiskIneligible) as error:
@@ -232,13 +250,14 @@ def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
     if slot is None and facts.drive_size is not None:
         drive = f", write the config drive ({format_size(facts.drive_size)})"
     path = facts.target.path
+    read_back = "read both" if facts.drive_size is None else "read both and the config drive"
     return (
         Step(State.PREFLIGHT, f"open {redact_url(job.url)} and check everything that can be checked", 2),
         Step(State.CLAIM, f"take {path} and zero both its ends", 1, destructive=True),
         Step(State.WRITE, f"stream {amount} to the disk, all but both its ends", 92, destructive=True),
         Step(State.VERIFY, f"compare {checked}", 1),
         Step(State.FINISH, f"{table}{drive}", 2, destructive=True),
-        Step(State.COMMIT, "write the first and last MiB, read back and check", 2, destructive=True),
+        Step(State.COMMIT, f"write the first and last MiB, {read_back} back and check", 2, destructive=True),
     )
 
 

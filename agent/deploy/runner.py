@@ -10,12 +10,21 @@ from collections.abc import Awaitable, Callable
 
 from agent.aio import run_blocking
 from agent.deploy.plan import Facts, Plan, plan
-from agent.deploy.target import Options, find_firmware, find_target, is_chosen_by_name, make_drive
+from agent.deploy.target import (
+    Options,
+    find_firmware,
+    find_shared,
+    find_target,
+    is_chosen_by_name,
+    make_drive,
+)
 from agent.deploy.tracker import Tracker
-from agent.errors import DeployError, InternalFault, JobCancelled
+from agent.errors import DeployError, DiskIo, JobCancelled, unforeseen
 from agent.formats.image import ImageFacts
+from agent.host.disk import TargetDisk
 from agent.host.drive import Drive
 from agent.lean import structlog
+from agent.model.disk_state import DiskState
 from agent.model.disks import Disk
 from agent.model.events import DeployEvent, Listener
 from agent.model.job import Job
@@ -34,22 +43,17 @@ from agent.transfer.open import open_source
 
 log = structlog.get_logger(__name__)
 
-_UNTOUCHED = "Nothing was written: the disk holds what it held before."
-_UNTOUCHED_NOW = (
-    "This attempt wrote nothing; an earlier one may have wiped the disk. Deploy again to install a system."
-)
-_UNWIPED = (
-    "The disk fails, and what is on it is not known: it may boot the old system, the new one, or none. "
-    "Look at the kernel's log and at SMART, and deploy again or to another disk."
-)
-
 
 def _nobody(_: DeployEvent) -> None:
     """The listener of a deployment that nobody watches."""
 
 
-async def _unkept(_: Seal) -> None:
-    """What happens to the seal of a deployment that has no journal."""
+Keep = Callable[[DiskState | Seal], Awaitable[None]]
+"""Makes durable what the next agent has to know, where this one dies: the state of the disk, or the seal."""
+
+
+async def _unkept(_: DiskState | Seal) -> None:
+    """What is kept of a deployment that has no journal."""
 
 
 class Deployment:
@@ -61,9 +65,10 @@ class Deployment:
         options: Options,
         listener: Listener = _nobody,
         *,
-        keep: Callable[[Seal], Awaitable[None]] = _unkept,
+        keep: Keep = _unkept,
         attempt: int = 1,
         floor: float = 0.0,
+        disk_state: DiskState = DiskState.UNTOUCHED,
     ) -> None:
         """Nothing happens yet.
 
@@ -71,15 +76,18 @@ class Deployment:
             job: what is to be deployed.
             options: how, and where to.
             listener: is told the events, on the event loop.
-            keep: is awaited right before the commit, to make the seal durable.
+            keep: is awaited with the state of the disk before the claim and after it, and with the seal right
+                before the commit.
             attempt: which one this is, where an agent that was restarted begins again.
             floor: the percentage that clients have seen of the attempt before.
+            disk_state: what the attempt before left of the disk.
         """
         self._job = job
         self._options = options
         self._keep = keep
-        self._tracker = Tracker(job, options.server_name, listener, attempt=attempt, floor=floor)
-        self._is_first = attempt == 1
+        self._tracker = Tracker(
+            job, options.server_name, listener, attempt=attempt, floor=floor, disk_state=disk_state
+        )
         self._ctx: Context | None = None
         self._unwiped: str | None = None
         """Why the ends of a disk that was not committed could not be wiped."""
@@ -120,20 +128,15 @@ class Deployment:
         try:
             await self._run()
         except asyncio.CancelledError:
-            self._fail(self._cancelled())
+            self._fail(JobCancelled())
             raise
         except DeployError as error:
             log.info("deploy_failed", code=error.code, message=error.message, detail=error.detail)
             self._fail(error)
         except Exception as error:
             log.exception("deploy_crashed")
-            self._fail(InternalFault(reason=type(error).__name__))
+            self._fail(unforeseen(error))
         return self._tracker.snapshot()
-
-    def _cancelled(self) -> JobCancelled:
-        if self._ctx is not None and self._ctx.disk is not None:
-            return JobCancelled()
-        return JobCancelled(hint=_UNTOUCHED if self._is_first else _UNTOUCHED_NOW)
 
     def _fail(self, error: DeployError) -> None:
         # Cleaning up can fail or be cancelled too, but it undoes no disk that has been committed and verified.
@@ -141,7 +144,7 @@ class Deployment:
             return
         if self._unwiped is not None:
             error.detail = f"{error.detail}; {self._unwiped}" if error.detail else self._unwiped
-            error.hint = _UNWIPED
+            error.hint = error.hint or DiskIo.default_hint
         self._tracker.fail(error)
         # The tracker keeps the error, and its traceback would keep everything that was in use.
         error.__traceback__ = error.__cause__ = error.__context__ = None
@@ -163,7 +166,7 @@ class Deployment:
         target = await run_blocking(find_target, job, options)
         self._tracker.disk = target.to_json()
         drive, tree = await run_blocking(make_drive, job, target.logical_sector_size)
-        facts = self._facts(target, drive)
+        facts = self._facts(target, drive, shared=await run_blocking(find_shared, job, target))
         source = open_source(
             job.url,
             headers=[(header.key, header.value or "") for header in job.http_headers],
@@ -183,7 +186,9 @@ class Deployment:
         self._tracker.progress = ctx.meter.progress
         return facts, ctx
 
-    def _facts(self, target: Disk, drive: Drive | None, image: ImageFacts | None = None) -> Facts:
+    def _facts(
+        self, target: Disk, drive: Drive | None, image: ImageFacts | None = None, shared: str | None = None
+    ) -> Facts:
         return Facts(
             target=target,
             explicit=is_chosen_by_name(self._options),
@@ -191,6 +196,7 @@ class Deployment:
             policy=self._options.policy,
             drive_size=None if drive is None else len(drive.image),
             image=image,
+            shared=shared,
         )
 
     async def _examine(self, facts: Facts, ctx: Context) -> Facts:
@@ -222,9 +228,12 @@ class Deployment:
 
     async def _write(self, facts: Facts, ctx: Context) -> None:
         tracker = self._tracker
+        before = tracker.disk_state
         try:
             tracker.next()
+            await self._set_disk_state(DiskState.UNKNOWN)
             await run_blocking(claim, ctx)
+            await self._set_disk_state(DiskState.EMPTY)
             tracker.next()
             await write_image(ctx, tracker.restart)
             tracker.next()
@@ -237,22 +246,29 @@ class Deployment:
             tracker.next()
             await run_blocking(commit, ctx)
             await run_blocking(settle, ctx)
+            tracker.disk_state = DiskState.COMMITTED
             tracker.next()
         except BaseException as error:
-            if tracker.state in UNCOMMITTED and ctx.disk is not None:
-                await self._abandon(ctx, error)
+            if ctx.disk is None:
+                tracker.disk_state = before  # the claim did not come to it
+            elif tracker.state in UNCOMMITTED:
+                await self._abandon(ctx.disk, error)
             raise
 
-    async def _abandon(self, ctx: Context, reason: BaseException) -> None:
+    async def _set_disk_state(self, state: DiskState) -> None:
+        self._tracker.disk_state = state
+        await self._keep(state)
+
+    async def _abandon(self, disk: TargetDisk, reason: BaseException) -> None:
         """Make sure once more that nothing boots from a disk that was not committed."""
-        disk = ctx.disk
-        if disk is None:
-            return
 
         def wipe() -> None:
+            # What came of it is kept here: a cancellation meanwhile would outrank it.
+            self._tracker.disk_state = DiskState.UNKNOWN
             try:
                 wipe_ends(disk)
-            except OSError as error:  # kept here: a cancellation meanwhile would outrank it
+                self._tracker.disk_state = DiskState.EMPTY
+            except OSError as error:
                 self._unwiped = (
                     f"the ends of {disk.path} could not be wiped: {error.strerror or type(error).__name__}"
                 )

@@ -14,8 +14,10 @@ from agent.errors import ConfigDriveCreate, DiskBusy, DiskIo, DiskUnknown
 from agent.formats.configdrive import DriveContent, build_tree
 from agent.host import firmware, holders, inventory
 from agent.host.drive import Drive, build_drive
+from agent.host.same import shared_storage
 from agent.model.disks import Disk, DiskGroup, GroupSpec, configured_groups, disk_groups, select_disk
 from agent.model.job import Job
+from agent.model.url import file_path, origin_of
 from agent.transfer.http_retry import DEFAULT_LIMITS, HttpLimits
 
 
@@ -86,6 +88,21 @@ def _refuse_hidden_users(target: Disk) -> None:
 def is_chosen_by_name(options: Options) -> bool:
     """Whether somebody named the disk, on the command line or in the configuration: nothing is guessed then."""
     return options.disk is not None or bool(options.groups)
+
+
+def find_shared(job: Job, target: Disk) -> str | None:
+    """Why the image and the target are on the same disk, in words; None where they are not. Blocking.
+
+    Raises:
+        OSError: sysfs or /proc cannot be read.
+    """
+    if origin_of(job.url).scheme != "file":
+        return None
+    with contextlib.suppress(
+        FileNotFoundError, NotADirectoryError, PermissionError
+    ):  # told when it is opened
+        return shared_storage(file_path(job.url), target.path)
+    return None
 
 
 def find_firmware(target: Disk, options: Options) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 from agent.deploy.plan import Step
 from agent.errors import DeployError, JobCancelled
 from agent.lean import structlog
+from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
 from agent.model.job import Job
 from agent.model.seal import Seal
@@ -28,10 +29,14 @@ MESSAGES = {
     State.WRITE: "Downloading the image and writing it to the disk.",
     State.VERIFY: "Verifying the downloaded image.",
     State.FINISH: "Fitting the partition table and writing the config drive.",
-    State.COMMIT: "Making the disk bootable and checking what was written.",
+    State.COMMIT: "Making the disk bootable; both its ends and the config drive are read back.",
     State.DONE: "The image is deployed and verified.",
 }
-
+# Of a job without a checksum.
+UNCHECKED_MESSAGES = MESSAGES | {
+    State.VERIFY: "Verifying the length of the downloaded image; the job names no checksum.",
+    State.DONE: "The image is deployed. Only its length was verified: the job names no checksum.",
+}
 
 # A transfer over a bad line notes every retry; the status keeps the last ones.
 MAX_NOTES = 100
@@ -51,6 +56,7 @@ class Tracker:
         *,
         attempt: int = 1,
         floor: float = 0.0,
+        disk_state: DiskState = DiskState.UNTOUCHED,
     ) -> None:
         """Nothing has begun.
 
@@ -61,6 +67,7 @@ class Tracker:
             clock: seconds since the epoch.
             attempt: which one this is.
             floor: the percentage that clients have seen already, of an attempt before this one.
+            disk_state: what that attempt left of the disk.
         """
         self._job = job
         self._server_name = server_name
@@ -77,6 +84,8 @@ class Tracker:
         self.error: DeployError | None = None
         self.checksum: str | None = None
         self.disk: dict[str, Any] | None = None
+        self.disk_state = disk_state
+        """What is on the disk; told where the deployment fails."""
         self.notes: deque[str] = deque(maxlen=MAX_NOTES)
         self.noted = 0
         """How many notes there were in all."""
@@ -141,7 +150,8 @@ class Tracker:
         """The status now."""
         progress = self.progress()
         self._percent = max(self._percent, self._percent_now(progress))
-        message = MESSAGES[self.state] if self.error is None else self.error.message
+        messages = UNCHECKED_MESSAGES if self._job.checksum is None else MESSAGES
+        message = messages[self.state] if self.error is None else self.error.message
         return Status(
             server_name=self._server_name,
             state=self.state,
@@ -156,7 +166,7 @@ class Tracker:
             updated_at=self._clock(),
             finished_at=self.finished_at,
             stages=tuple(self._stages),
-            error=None if self.error is None else self.error.document(),
+            error=None if self.error is None else with_disk_state(self.error.document(), self.disk_state),
             disk=self.disk,
             job=self._job.redacted(),
             notes=tuple(self.notes),
@@ -204,11 +214,14 @@ def concluded(
     *,
     attempt: int,
     outcome: Seal | DeployError,
+    disk_state: DiskState,
     note: str = "",
     floor: float = 0.0,
 ) -> Status:
-    """The last status of a deployment whose agent went away: committed as its seal says, or failed."""
-    tracker = Tracker(job, server_name, lambda _: None, attempt=attempt, floor=floor)
+    """The last status of a deployment that nobody carries on: committed as its seal says, or failed with the disk in
+    this state.
+    """
+    tracker = Tracker(job, server_name, lambda _: None, attempt=attempt, floor=floor, disk_state=disk_state)
     if note:
         tracker.note(note)
     if isinstance(outcome, DeployError):

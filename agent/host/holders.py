@@ -98,25 +98,25 @@ class BlockTree:
 
     def disks_below(self, devs: Iterable[str]) -> frozenset[str]:
         """Names of the whole devices that the given ones rest on, down to those that rest on nothing."""
-        waiting = [node.name for node in map(self.by_dev, devs) if node is not None]
-        seen: set[str] = set()
-        bottom: set[str] = set()
+        return frozenset(node.name for node in self.all_below(devs) if not self._below(node))
+
+    def all_below(self, devs: Iterable[str]) -> tuple[Node, ...]:
+        """The devices of these numbers, and all that they rest on."""
+        waiting = [node for node in map(self.by_dev, devs) if node is not None]
+        found: dict[str, Node] = {}
         while waiting:
-            node = self.nodes[waiting.pop()]
-            if node.name in seen:
-                continue
-            seen.add(node.name)
-            below = [name for name in self._below(node) if name in self.nodes]
-            waiting += below
-            if not below:
-                bottom.add(node.name)
-        return frozenset(bottom)
+            node = waiting.pop()
+            if node.name not in found:
+                found[node.name] = node
+                waiting += [self.nodes[name] for name in self._below(node)]
+        return tuple(found.values())
 
     def _below(self, node: Node) -> tuple[str, ...]:
         if node.disk != node.name:
-            return (node.disk,)
+            return (node.disk,) if node.disk in self.nodes else ()
         backing = self.by_dev(node.backing_dev) if node.backing_dev else None
-        return (*node.slaves, backing.name) if backing else node.slaves
+        names = (*node.slaves, backing.name) if backing else node.slaves
+        return tuple(name for name in names if name in self.nodes)
 
 
 # -- reading -------------------------------------------------------------------------------------------------

@@ -1,13 +1,17 @@
 """Every system call that Python's os module lacks, in one place: ioctls of block devices, fallocate,
 sync_file_range.
 
-Each function raises OSError with the errno of the kernel; none logs, none retries.
+Each function raises OSError with the errno of the kernel; none logs. A call that a signal interrupts is made again, as
+Python's os module does it (PEP 475); `fcntl.ioctl` and what is called through ctypes do not by themselves.
 """
 
+import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import struct
+from collections.abc import Callable
 
 # linux/fs.h
 BLKROGET = 0x125E
@@ -41,14 +45,20 @@ _sync_file_range = _libc.sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
+def _ioctl(fd: int, request: int, argument: bytes) -> bytes:
+    while True:
+        with contextlib.suppress(InterruptedError):
+            return fcntl.ioctl(fd, request, argument)
+
+
 def _int_ioctl(fd: int, request: int) -> int:
-    value: int = struct.unpack("i", fcntl.ioctl(fd, request, bytes(4)))[0]
+    value: int = struct.unpack("i", _ioctl(fd, request, bytes(4)))[0]
     return value
 
 
 def device_size(fd: int) -> int:
     """Size of a block device in bytes."""
-    size: int = struct.unpack("Q", fcntl.ioctl(fd, BLKGETSIZE64, bytes(8)))[0]
+    size: int = struct.unpack("Q", _ioctl(fd, BLKGETSIZE64, bytes(8)))[0]
     return size
 
 
@@ -64,7 +74,7 @@ def physical_sector_size(fd: int) -> int:
 
 def disk_sequence(fd: int) -> int:
     """Number of the medium in a block device: no other device, and none that was there before, has it (Linux 5.15)."""
-    number: int = struct.unpack("Q", fcntl.ioctl(fd, BLKGETDISKSEQ, bytes(8)))[0]
+    number: int = struct.unpack("Q", _ioctl(fd, BLKGETDISKSEQ, bytes(8)))[0]
     return number
 
 
@@ -75,34 +85,34 @@ def is_read_only(fd: int) -> bool:
 
 def flush_buffers(fd: int) -> None:
     """Write out and drop the block device's page cache, so that the next read comes from the device."""
-    fcntl.ioctl(fd, BLKFLSBUF, 0)
+    _ioctl(fd, BLKFLSBUF, b"")
 
 
 def reread_partitions(fd: int) -> None:
     """Ask the kernel to read the partition table again."""
-    fcntl.ioctl(fd, BLKRRPART, 0)
+    _ioctl(fd, BLKRRPART, b"")
 
 
 def zero_out(fd: int, offset: int, length: int) -> None:
     """BLKZEROOUT: the device writes the zeros, by command where it can. Aligned to logical sectors."""
-    fcntl.ioctl(fd, BLKZEROOUT, struct.pack("QQ", offset, length))
+    _ioctl(fd, BLKZEROOUT, struct.pack("QQ", offset, length))
 
 
 def zero_range(fd: int, offset: int, length: int) -> None:
     """fallocate(ZERO_RANGE), keeping the size."""
-    _check(_fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length))
+    call(_fallocate, fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length)
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:
     """fallocate(PUNCH_HOLE), keeping the size: in a regular file the range reads as zeros and takes no
     room.
     """
-    _check(_fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length))
+    call(_fallocate, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length)
 
 
 def start_writeback(fd: int, offset: int, length: int) -> None:
     """Begin to write dirty pages of the range out, without waiting."""
-    _check(_sync_file_range(fd, offset, length, SYNC_FILE_RANGE_WRITE))
+    call(_sync_file_range, fd, offset, length, SYNC_FILE_RANGE_WRITE)
 
 
 def finish_writeback(fd: int, offset: int, length: int) -> None:
@@ -110,7 +120,7 @@ def finish_writeback(fd: int, offset: int, length: int) -> None:
     stay.
     """
     flags = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
-    _check(_sync_file_range(fd, offset, length, flags))
+    call(_sync_file_range, fd, offset, length, flags)
 
 
 def return_large_blocks(threshold: int) -> None:
@@ -138,7 +148,13 @@ def address(view: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
-def _check(result: int) -> None:
-    if result != 0:
+def call(function: Callable[..., int], *arguments: int) -> None:
+    """Call a function of the C library that gives 0, or another number and errno.
+
+    Raises:
+        OSError: it failed; not EINTR.
+    """
+    while function(*arguments) != 0:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from agent import errors
 from agent.errors import Blame, DeployError
+from agent.model.disk_state import DiskState
 from agent.model.disks import HolderKind
 from agent.model.headers import HEADER_NAME
 from agent.model.job import (
@@ -185,7 +186,12 @@ def status_schema() -> Schema:
         "servername": _nullable(_of("string")),
         "status": _of("string", enum=[DOING, DONE, ERROR]),
         "message": _of("string", "For people. The first is `starting`."),
-        "checksum": _nullable(_of("string", "Of the verified image: its type, a colon, its digits.")),
+        "checksum": _nullable(
+            _of(
+                "string",
+                "Of the file as downloaded: type, colon, digits. Compared with the job's where it names one.",
+            )
+        ),
         "stage": _nullable(_stage()),
         "percent": _of("number", "Never goes back.", minimum=0, maximum=100),
         "bytesDownloaded": _count("Bytes of this attempt."),
@@ -266,7 +272,13 @@ def _error() -> Schema:
         "retryable": _of("boolean", "Whether another try may help."),
         "message": _of("string"),
         "detail": _nullable(_of("string", "Names the object, and both numbers.")),
-        "hint": _nullable(_of("string", "What to do about it.")),
+        "hint": _nullable(
+            _of(
+                "string",
+                "What to do about it; of a deployment also what is on the disk, as its last sentence.",
+            )
+        ),
+        "diskState": _of("string", "What is on the disk.", enum=[state.value for state in DiskState]),
         "faults": _of("array", "Of a job that is not valid.", items=_fault()),
     }
     return _object(properties, required=[name for name in properties if name != "faults"])

@@ -144,7 +144,7 @@ class _Api:
                 document, job = await run_blocking(_parse, body)
         else:
             document, job = _parse(body)
-        faults = policy_faults(job, self._parts.config.policy)
+        faults = policy_faults(job, self._parts.config.policy, remote=request[CALLER].remote)
         if faults:
             raise JobInvalid(faults)
         return document, job

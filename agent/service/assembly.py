@@ -20,7 +20,7 @@ from agent.service.board import Board, event_teller
 from agent.service.bodies import Bodies
 from agent.service.config import Config
 from agent.service.guard import serve
-from agent.service.journal import Book, Journal
+from agent.service.journal import Book, Entry, Journal
 from agent.service.ledger import Ledger
 from agent.service.life import Crew, Keep, Running
 from agent.service.listen import Listener as Socket
@@ -115,8 +115,8 @@ class Daemon:
     def _make_slot(self, tasks: asyncio.TaskGroup, ledger: Ledger) -> Slot:
         config = self._config
 
-        async def launch(job: Job, listener: Listener, keep: Keep, attempt: int, floor: float) -> Running:
-            return await run_blocking(_make_deployment, config, job, listener, keep, attempt, floor)
+        async def launch(job: Job, listener: Listener, keep: Keep, entry: Entry) -> Running:
+            return await run_blocking(_make_deployment, config, job, listener, keep, entry)
 
         board = self._board
         crew = Crew(
@@ -186,6 +186,7 @@ def log_event(event: DeployEvent) -> None:
                 code=error.get("code"),
                 message=status.message,
                 detail=error.get("detail"),
+                disk_state=error.get("diskState"),
                 disk=status.disk["path"] if status.disk else None,
                 bytes_downloaded=status.progress.bytes_downloaded,
             )
@@ -208,9 +209,7 @@ async def _warm_up() -> None:
     await run_blocking(importlib.import_module, "agent.deploy.disks")
 
 
-def _make_deployment(
-    config: Config, job: Job, listener: Listener, keep: Keep, attempt: int, floor: float
-) -> Running:
+def _make_deployment(config: Config, job: Job, listener: Listener, keep: Keep, entry: Entry) -> Running:
     from agent.deploy.runner import Deployment  # noqa: PLC0415 - what a deployment needs is loaded after the start
     from agent.deploy.target import Options  # noqa: PLC0415
 
@@ -220,7 +219,15 @@ def _make_deployment(
         policy=config.policy,
         groups=config.disk_groups,
     )
-    return Deployment(job, options, listener, keep=keep, attempt=attempt, floor=floor)
+    return Deployment(
+        job,
+        options,
+        listener,
+        keep=keep,
+        attempt=entry.attempt,
+        floor=entry.percent,
+        disk_state=entry.disk_state,
+    )
 
 
 async def _is_committed(seal: Seal) -> bool:

@@ -131,6 +131,29 @@ def load_config(
     return _build(settings)
 
 
+def load_disk_groups(
+    path: str | None, *, cmdline: str, default_path: Path = DEFAULT_PATH
+) -> tuple[GroupSpec, ...]:
+    """The configured disk groups alone, as `load_config` reads them; empty where none are configured.
+
+    For commands that deploy without the daemon: they need neither the server's name nor a secret.
+
+    Raises:
+        ConfigInvalid: a source cannot be read or has a fault, be it anywhere: a mistyped table may have been a group,
+            and a number must not mean another disk than for the daemon.
+    """
+    settings = Settings()
+    take_file(settings, default_path if path is None else Path(path), may_be_absent=path is None)
+    take_command_line(settings, cmdline)
+    if settings.faults:
+        raise ConfigInvalid(settings.faults)
+    return _groups(settings)
+
+
+def _groups(settings: Settings) -> tuple[GroupSpec, ...]:
+    return tuple(settings.groups[number] for number in sorted(settings.groups))
+
+
 def _check_rules(settings: Settings, file: Path) -> None:
     """The rules between options. What is given wrongly counts as given: it has its fault already."""
     if settings.unread:
@@ -180,8 +203,10 @@ def _build(settings: Settings) -> Config:
             poll_seconds=values["control_plane.poll_seconds"],
             push_seconds=values["control_plane.push_seconds"],
         ),
-        disk_groups=tuple(settings.groups[number] for number in sorted(settings.groups)),
-        policy=Policy(values["policy.require_checksum"], values["policy.allow_http"]),
+        disk_groups=_groups(settings),
+        policy=Policy(
+            values["policy.require_checksum"], values["policy.allow_http"], values["policy.allow_file"]
+        ),
         download=Download(values["download.ca_file"]),
         reboot=Reboot(
             enabled=values["reboot.enabled"],

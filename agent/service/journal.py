@@ -25,6 +25,7 @@ import aiofiles
 
 from agent.aio import run_blocking
 from agent.errors import StateUnusable
+from agent.model.disk_state import DiskState
 from agent.model.seal import Seal
 from agent.units import MiB
 
@@ -73,6 +74,8 @@ class Entry:
     """How far clients have been told it was: the next attempt begins there."""
     ordered_at: float | None = None
     """When the reboot was ordered: it is not ordered again in the same boot."""
+    disk_state: DiskState = DiskState.UNTOUCHED
+    """What the attempts so far have left of the disk."""
 
     def document(self) -> dict[str, Any]:
         """The entry as JSON, secrets included."""
@@ -90,6 +93,7 @@ class Entry:
             "ending": self.ending,
             "percent": self.percent,
             "orderedAt": self.ordered_at,
+            "diskState": self.disk_state.value,
         }
 
     @classmethod
@@ -113,6 +117,8 @@ class Entry:
             ending=_one_of(document, "ending", ("erase", "cancel", None)),
             percent=_member(document, "percent", float, int),
             ordered_at=_member(document, "orderedAt", float, int, type(None)),
+            # An agent of an earlier version did not keep it.
+            disk_state=DiskState(document.get("diskState", DiskState.UNKNOWN)),
         )
         if entry.phase is Phase.SEALED and entry.seal is None:
             raise ValueError("a sealed entry without its seal")

@@ -12,8 +12,9 @@ from typing import Literal, Protocol
 
 from agent.aio import alongside
 from agent.deploy.tracker import concluded
-from agent.errors import DeployError, InternalFault, JobCancelled, JobInterrupted, StateUnusable
+from agent.errors import DeployError, JobCancelled, JobInterrupted, StateUnusable, unforeseen
 from agent.lean import structlog
+from agent.model.disk_state import DiskState
 from agent.model.events import DeployEvent, Finished, Listener
 from agent.model.job import Job
 from agent.model.seal import Seal
@@ -30,7 +31,6 @@ MAX_ATTEMPTS = 5
 TICK_SECONDS = 1.0
 # How much further a deployment is, in per cent, before the journal is told.
 PERCENT_STEP = 5.0
-UNTOUCHED = "Nothing was written: the disk holds what it held before."
 
 Why = Literal["erase", "cancel", "stop"]
 
@@ -48,9 +48,9 @@ class Running(Protocol):
         """Deploy; returns the final status, raises only CancelledError."""
 
 
-Keep = Callable[[Seal], Awaitable[None]]
-Launch = Callable[[Job, Listener, Keep, int, float], Awaitable[Running]]
-"""Makes a deployment of a job: (job, listener, keep, attempt, floor of the percentage)."""
+Keep = Callable[[DiskState | Seal], Awaitable[None]]
+Launch = Callable[[Job, Listener, Keep, Entry], Awaitable[Running]]
+"""Makes a deployment of a job: (job, listener, keep, entry with what the attempts before have come to)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,15 +245,20 @@ class Life:
                 self._outcome = self._status_of(seal, note)
         except OSError as error:
             log.warning("seal_unreadable", path=seal.path, reason=error.strerror or str(error))
+            await self._keep_fact(DiskState.UNKNOWN)
 
     def _status_of(self, outcome: Seal | DeployError, note: str = "") -> Status:
-        attempt = self._attempt
-        return concluded(self._job, self._server_name, attempt=attempt, outcome=outcome, note=note)
+        return concluded(
+            self._job,
+            self._server_name,
+            attempt=self._attempt,
+            outcome=outcome,
+            disk_state=self._entry_now().disk_state,
+            note=note,
+        )
 
     async def _deploy(self) -> None:
-        deployment = await self._crew.launch(
-            self._job, self._listen, self._seal, self._attempt, self._entry.percent
-        )
+        deployment = await self._crew.launch(self._job, self._listen, self._keep_fact, self._entry_now())
         self._moved_at = time.monotonic()
         self.deployment = deployment
         try:
@@ -357,12 +362,20 @@ class Life:
         if outcome is not None and (self._why == "cancel" or not _is_cancelled(outcome)):
             await self._conclude(outcome)
         elif self._why == "cancel" and self._current_phase() in (Phase.RUNNING, Phase.SEALED):
-            hint = "" if self._resumed else UNTOUCHED
-            await self._conclude(self._status_of(JobCancelled(hint=hint)))
+            await self._conclude(self._status_of(JobCancelled()))
         if self._why == "cancel":
             await self._close_called_off()
-        elif self._current_phase() in (Phase.RUNNING, Phase.SEALED) and self._percent > self._percent_kept:
-            await self._keep(lambda old: replace(old, percent=self._percent))
+        elif self._current_phase() in (Phase.RUNNING, Phase.SEALED):
+            await self._leave_to_the_next()
+
+    async def _leave_to_the_next(self) -> None:
+        """The agent stops: keep how far this attempt has come, and what it leaves of the disk."""
+        entry = self._entry_now()
+        percent, disk_state = max(self._percent, entry.percent), entry.disk_state
+        if self._outcome is not None and self._outcome.error is not None:
+            disk_state = DiskState(self._outcome.error["diskState"])
+        if (percent, disk_state) != (entry.percent, entry.disk_state):
+            await self._keep(lambda old: replace(old, percent=percent, disk_state=disk_state))
 
     async def _close_called_off(self) -> None:
         if self.hand_over is not None:
@@ -374,7 +387,7 @@ class Life:
         if self._current_phase() in (Phase.RUNNING, Phase.SEALED):
             # A deployment that only our own fault has cancelled was not cancelled by anybody.
             outcome = None if self._outcome is None or _is_cancelled(self._outcome) else self._outcome
-            await self._conclude(outcome or self._status_of(InternalFault(reason=type(error).__name__)))
+            await self._conclude(outcome or self._status_of(unforeseen(error)))
         elif self._current_phase() is Phase.DONE and self.hand_over is None:
             self._announce()
         await self._finish()
@@ -385,11 +398,19 @@ class Life:
         entry = self._ledger.entry
         return entry.phase if entry is not None and entry.id == self._entry.id else None
 
+    def _entry_now(self) -> Entry:
+        """The job's entry in the ledger; the last that was known where it is gone."""
+        entry = self._ledger.entry
+        return entry if entry is not None and entry.id == self._entry.id else self._entry
+
     async def _keep(self, change: Callable[[Entry], Entry]) -> None:
         await self._ledger.keep(self._entry.id, change)
 
-    async def _seal(self, seal: Seal) -> None:
-        await self._keep(lambda old: replace(old, phase=Phase.SEALED, seal=seal))
+    async def _keep_fact(self, fact: DiskState | Seal) -> None:
+        if isinstance(fact, Seal):
+            await self._keep(lambda old: replace(old, phase=Phase.SEALED, seal=fact))
+        else:
+            await self._keep(lambda old: replace(old, disk_state=fact))
 
     def _listen(self, event: DeployEvent) -> None:
         for observer in self._crew.observers:

@@ -181,6 +181,13 @@ TABLE = (
         default=_POLICY.allow_http,
     ),
     Option(
+        "policy.allow_file",
+        kinds.BOOLEAN,
+        "Take file: URLs in jobs that come over TLS or from the control plane: they read any file and disk of "
+        "this server. On the Unix socket they are always taken.",
+        default=_POLICY.allow_file,
+    ),
+    Option(
         "download.ca_file",
         kinds.PATH,
         "CA certificates in PEM that image servers are checked by. Without it: those of the system.",

@@ -18,6 +18,7 @@ from agent.aio import run_blocking, run_together
 from agent.deploy.plan import Policy, policy_faults
 from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
 from agent.lean import structlog
+from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.job import Job, parse_job
 from agent.model.job_text import shortened
 from agent.model.status import DOING, timestamp
@@ -163,6 +164,9 @@ class ControlClient:
     async def _refuse(self, api: ControlPlaneApi, offer: Offer, error: DeployError) -> None:
         """Tell the control plane why a job was not begun."""
         log.warning("job_refused", id=offer.id, code=error.code, message=shortened(error.message, 1000))
+        told = error.document()
+        if not isinstance(error, JobTaken):  # what that job did to the disk was told when it was over
+            told = with_disk_state(told, DiskState.UNTOUCHED)
         now = timestamp(time.time())
         document: dict[str, Any] = {
             "servername": self._service_name,
@@ -175,7 +179,7 @@ class ControlClient:
             "updatedAt": now,
             "finishedAt": now,
             "stages": [],
-            "error": error.document(),
+            "error": told,
         }
         await api.report(offer.id, document)
 
@@ -284,7 +288,7 @@ def _read(offer: Offer, policy: Policy) -> Job:
     if offer.fault is not None:
         raise offer.fault
     job = parse_job(dict(offer.job))
-    faults = policy_faults(job, policy)
+    faults = policy_faults(job, policy, remote=True)
     if faults:
         raise JobInvalid(faults)
     return job

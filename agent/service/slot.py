@@ -24,13 +24,14 @@ from typing import Any, Self
 from agent.deploy.tracker import concluded, starting
 from agent.errors import DeployError, JobCancelled, JobInvalid, StateUnusable
 from agent.lean import structlog
+from agent.model.disk_state import DiskState
 from agent.model.job import Job, parse_job
-from agent.model.status import DOING, Status
+from agent.model.status import DOING, DONE, Status
 from agent.service.board import Board
 from agent.service.handover import HandOverState, reboot_document
 from agent.service.journal import Book, Ending, Entry, Origin, Phase
 from agent.service.ledger import Ledger
-from agent.service.life import UNTOUCHED, Crew, Life
+from agent.service.life import Crew, Life
 
 log = structlog.get_logger(__name__)
 
@@ -187,7 +188,13 @@ class Slot:
         return entry
 
     def _over(self, entry: Entry, error: DeployError) -> Entry:
-        status = concluded(self._job_now(), self._server_name, attempt=entry.attempt, outcome=error)
+        status = concluded(
+            self._job_now(),
+            self._server_name,
+            attempt=entry.attempt,
+            outcome=error,
+            disk_state=entry.disk_state,
+        )
         return replace(entry, phase=Phase.FAILED, status=status.document())
 
     def check_free(self) -> None:
@@ -287,7 +294,7 @@ class Slot:
         entry = self.entry
         if entry is not None and entry.id == job_id and entry.status is None:
             # Cancelled before its task had taken its first step.
-            await self._ledger.keep(job_id, lambda old: self._over(old, JobCancelled(hint=UNTOUCHED)))
+            await self._ledger.keep(job_id, lambda old: self._over(old, JobCancelled()))
             self._show()
 
     async def __aenter__(self) -> Self:
@@ -388,16 +395,20 @@ class Slot:
 
     async def _forget(self, job_id: str, *, tell: bool) -> None:
         """Erase a job, unless it is gone already."""
+        left = ""
 
         def without(book: Book) -> Book | None:
+            nonlocal left
             if book.entry is None or book.entry.id != job_id:
                 return None
+            left = _disk_state_of(self._last_document(book.entry)).sentence
             farewells = self._with_farewell(book) if tell else book.farewells
             return replace(book, entry=None, farewells=farewells)
 
         try:
             if await self._ledger.change(without):
-                log.info("erased", id=job_id)
+                log.info("erased", id=job_id, left=left)
+                self._notes = (f"The last deployment was erased. {left}",)
         finally:
             if self.entry is None:
                 self._job = self._life = None
@@ -406,15 +417,19 @@ class Slot:
 
     def _with_farewell(self, book: Book) -> tuple[Mapping[str, Any], ...]:
         """What the control plane has to be told of its job when that leaves the slot."""
-        entry, outcome = book.entry, self.last_status()
+        entry = book.entry
         if entry is None or entry.origin != "control" or entry.told:
             return book.farewells
-        last = entry.status
-        if last is None and outcome is not None and outcome.status != DOING:
-            last = outcome.document()
-        if last is None:
-            last = self._over(entry, JobCancelled()).status or {}
-        return (*book.farewells, {**last, "id": entry.id})[-MAX_FAREWELLS:]
+        return (*book.farewells, {**self._last_document(entry), "id": entry.id})[-MAX_FAREWELLS:]
+
+    def _last_document(self, entry: Entry) -> Mapping[str, Any]:
+        """The last status of a job that leaves the slot, be it recorded or not."""
+        outcome = self.last_status()
+        if entry.status is not None:
+            return entry.status
+        if outcome is not None and outcome.status != DOING:
+            return outcome.document()
+        return self._over(entry, JobCancelled()).status or {}
 
     # -- the life of a job, and what is shown of it --------------------------------------------------------
 
@@ -457,6 +472,13 @@ class Slot:
         hand_over = None if life is None else life.hand_over
         reboot = document.get("reboot") if hand_over is None else hand_over.document()
         return {**document, "id": entry.id, "reboot": reboot}
+
+
+def _disk_state_of(last: Mapping[str, Any]) -> DiskState:
+    """What a deployment has left of the disk, by its last status; an agent of an earlier version did not tell."""
+    if last.get("status") == DONE:
+        return DiskState.COMMITTED
+    return DiskState((last.get("error") or {}).get("diskState", DiskState.UNKNOWN))
 
 
 def _with_ending(book: Book, job_id: str, ending: Ending) -> Book | None:

@@ -17,6 +17,7 @@ from agent.host import holders, udev
 from agent.host.disk import TargetDisk, read_identity
 from agent.model.disks import Disk
 from agent.stages.context import HEAD_BYTES, TAIL_BYTES, Context
+from agent.stages.faults import disk_fault
 from agent.transfer.sink import HeldEnds
 
 _CHANGED_HINT = (
@@ -43,7 +44,7 @@ def claim(ctx: Context) -> None:
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise DiskBusy(device=path, holder=error.strerror or "something holds it") from error
-        raise DiskIo(device=path, reason=error.strerror or str(error)) from error
+        raise disk_fault(path, error) from error
 
 
 def _open(target: Disk) -> TargetDisk:

@@ -1,4 +1,4 @@
-"""Commit: the disk becomes bootable in one write, last; then it is read back from the device and checked.
+"""Commit: the disk becomes bootable in one write, last; then its ends and the config drive are read back and checked.
 
 Order of durability: everything else (flushed by `finish`), the tail with the backup table, the head but for
 its first sector, and the first sector, each flushed before the next. A power cut between any two leaves a
@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable
 
-from agent.errors import DiskIo, ToolMissing, VerifyFailed
+from agent.errors import ToolMissing, VerifyFailed
 from agent.formats.gpt import Gpt, is_mirror, parse_backup
 from agent.formats.table import Table, TableError, read_table
 from agent.host import drive as drives
@@ -17,6 +17,7 @@ from agent.host import parttable, udev
 from agent.host.readback import ReadBack
 from agent.model.seal import Seal
 from agent.stages.context import Context
+from agent.stages.faults import disk_fault
 from agent.stages.opinion import unseen
 
 # Seconds between the looks at a disk that cannot be read: 8 s in all.
@@ -98,7 +99,7 @@ def commit(ctx: Context) -> None:
         disk.drop_cache()
         fault = _fault(ctx)
     except OSError as error:
-        raise DiskIo(device=disk.path, reason=error.strerror or str(error)) from error
+        raise disk_fault(disk.path, error) from error
     if fault is not None:
         raise VerifyFailed(device=disk.path, reason=fault)
 

@@ -8,7 +8,7 @@ the commit.
 import uuid
 from collections.abc import Iterable, Mapping
 
-from agent.errors import BootEsp, DiskIo, GptRelocate
+from agent.errors import BootEsp, GptRelocate
 from agent.formats.gpt import Gpt, is_mirror, parse_backup
 from agent.formats.layout import (
     Finished,
@@ -26,6 +26,7 @@ from agent.formats.superblock import LABEL_BYTES
 from agent.formats.table import Partition, Table, TableError, read_table
 from agent.host import fat
 from agent.stages.context import Context
+from agent.stages.faults import disk_fault
 from agent.stages.opinion import dislike, keep_opinion
 from agent.units import MiB
 
@@ -49,7 +50,7 @@ def finish(ctx: Context) -> None:
     except TableError as error:
         raise GptRelocate(detail=str(error)) from error
     except OSError as error:
-        raise DiskIo(device=disk.path, reason=error.strerror or str(error)) from error
+        raise disk_fault(disk.path, error) from error
 
 
 def _held_table(ctx: Context) -> Table:

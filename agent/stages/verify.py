@@ -2,10 +2,11 @@
 the disk.
 """
 
-from agent.errors import ChecksumMismatch, DiskIo, ImageChanged, ImageDownload, ImageTruncated
+from agent.errors import ChecksumMismatch, ImageChanged, ImageDownload, ImageTruncated
 from agent.formats.image import WINDOW_BYTES, examine
 from agent.formats.layout import is_cut
 from agent.stages.context import Context
+from agent.stages.faults import disk_fault
 
 
 def verify(ctx: Context) -> None:
@@ -41,5 +42,5 @@ def examine_written(ctx: Context) -> None:
     try:
         window = sink.read(0, min(WINDOW_BYTES, ctx.guest_size))
     except OSError as error:
-        raise DiskIo(device=disk.path, reason=error.strerror or str(error)) from error
+        raise disk_fault(disk.path, error) from error
     ctx.image = examine(window, ctx.guest_size, ctx.container)

@@ -13,6 +13,7 @@ from agent.host.syscalls import return_free_memory
 from agent.model.url import redact_url
 from agent.stages.context import Context
 from agent.stages.decoding import new_decoder, too_large
+from agent.stages.faults import full_hint
 from agent.transfer.pipeline import copy
 from agent.transfer.sink import HeldEnds, SinkFailed, SinkTooSmall
 from agent.transfer.source import TransferRestart
@@ -57,7 +58,8 @@ async def _copy_once(ctx: Context) -> None:
         # disk.
         await run_blocking(_flush, disk.flush, disk.path)
     except SinkFailed as failure:
-        raise ImageWrite(type=ctx.job.type, detail=f"{disk.path}: {failure}") from failure.error
+        hint = full_hint(disk.path, failure.error)
+        raise ImageWrite(type=ctx.job.type, detail=f"{disk.path}: {failure}", hint=hint) from failure.error
     except ImageChanged as change:
         raise ImageChanged(url=redact_url(ctx.job.url), detail=change.detail) from None
     except SinkTooSmall as failure:

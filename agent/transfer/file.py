@@ -81,25 +81,29 @@ class FileSource:
 
     def _open(self) -> None:
         try:
-            # A FIFO without a writer would hold an ordinary open for ever.
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise self._failed(error, "opened") from error
-        self._fd = fd
-        try:
-            status = os.fstat(fd)
+            # To open a device is to use it (a watchdog begins to count): only what was looked at is opened.
+            looked_at = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
+            try:
+                status = os.fstat(looked_at)
+                self._refuse_other_kinds(status.st_mode)
+                fd = os.open(f"/proc/self/fd/{looked_at}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            finally:
+                os.close(looked_at)
+            self._fd = fd
             self._size = _size_of(fd, status)
         except OSError as error:
             raise self._failed(error, "opened") from error
-        if not stat.S_ISREG(status.st_mode) and not stat.S_ISBLK(status.st_mode):
-            raise ImageDownload(
-                url=self._shown_url,
-                detail=f"{self._path} is {_kind(status.st_mode)}",
-                hint="Name a regular file or a block device.",
-            )
         self._state = _identity(status)
         with contextlib.suppress(OSError):  # advice only
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    def _refuse_other_kinds(self, mode: int) -> None:
+        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+            raise ImageDownload(
+                url=self._shown_url,
+                detail=f"{self._path} is {_kind(mode)}",
+                hint="Name a regular file or a block device.",
+            )
 
     def _read(self, buffer: memoryview, offset: int) -> int:
         """Fill the buffer from the offset on, and see that the file is still the same."""

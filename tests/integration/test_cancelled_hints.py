@@ -1,6 +1,7 @@
-"""What a cancelled deployment says of the disk: the truth, also where it is not the first attempt."""
+"""What a deployment that has not succeeded says of the disk: the truth, also where it is not the first attempt."""
 
 import asyncio
+import errno
 import threading
 
 import pytest
@@ -8,13 +9,14 @@ import pytest
 from agent.aio import run_blocking
 from agent.deploy.runner import Deployment
 from agent.deploy.target import Options
+from agent.model.disk_state import DiskState
 from agent.model.job import parse_job
 from agent.units import MiB
 from tests.integration import harness
 
 
-@pytest.mark.parametrize("attempt", [1, 2])
-async def test_before_anything_is_written_only_a_first_attempt_says_that_the_disk_is_whole(tmp_path, attempt):
+@pytest.mark.parametrize("left", DiskState)
+async def test_before_anything_is_written_the_disk_is_as_the_attempt_before_has_left_it(tmp_path, left):
     asked = threading.Event()
 
     def hang(request: harness.Request, _: int) -> None:
@@ -25,13 +27,52 @@ async def test_before_anything_is_written_only_a_first_attempt_says_that_the_dis
     await run_blocking(harness.dirty, disk, 8 * MiB, harness.DIRT)
     with harness.serving(hang) as server:
         job = parse_job({"URL": server.url, "type": "raw"})
-        deployment = Deployment(job, Options(disk=str(disk)), attempt=attempt, floor=50.0)
+        deployment = Deployment(job, Options(disk=str(disk)), attempt=2, floor=50.0, disk_state=left)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(deployment.run())
             assert await run_blocking(asked.wait, 30)
             running.cancel()
     document = deployment.snapshot().document()
     assert document["error"]["code"] == "job.cancelled"
-    assert ("holds what it held before" in document["error"]["hint"]) == (attempt == 1)
-    assert ("an earlier one may have wiped" in document["error"]["hint"]) == (attempt == 2)
+    assert (document["error"]["diskState"], document["error"]["hint"]) == (left, left.sentence)
     assert document["percent"] == 50.0
+
+
+async def test_a_claim_that_is_refused_leaves_the_disk_as_it_was(tmp_path):
+    """What is made known before the claim is taken back where nothing was opened: a later attempt has to know."""
+    told: list[object] = []
+    disk = tmp_path / "disk"
+    await run_blocking(harness.dirty, disk, 24 * MiB, harness.DIRT)
+    image = await run_blocking(harness.make_image, tmp_path)
+
+    async def keep(fact: object) -> None:
+        told.append(fact)
+        disk.unlink(missing_ok=True)
+
+    with harness.serving(lambda request, _: request.file(image.data)) as server:
+        deployment = Deployment(parse_job(harness.job(server.url, None)), Options(disk=str(disk)), keep=keep)
+        status = await deployment.run()
+    assert status.error is not None
+    assert status.error["diskState"] == DiskState.UNTOUCHED
+    assert told == [DiskState.UNKNOWN]
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+async def test_memory_that_runs_out_is_named(tmp_path, fault):
+    async def keep(_: object) -> None:
+        raise fault
+
+    image = await run_blocking(harness.make_image, tmp_path)
+    disk = tmp_path / "disk"
+    await run_blocking(harness.dirty, disk, 24 * MiB, harness.DIRT)
+    with harness.serving(lambda request, _: request.file(image.data)) as server:
+        job = parse_job(harness.job(server.url, image.sha256))
+        status = await Deployment(job, Options(disk=str(disk)), keep=keep).run()
+    assert status.error is not None
+    assert (status.error["code"], status.error["blame"], status.error["retryable"]) == (
+        "agent.memory",
+        "agent",
+        True,
+    )
+    assert "Free memory" in status.error["hint"]
+    assert status.error["diskState"] == DiskState.UNTOUCHED

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.model.disk_state import DiskState
 from tests.integration import harness
 from tests.integration.harness import Driver, Image, Outcome
 
@@ -100,7 +101,15 @@ def after_cancel(outcome: Outcome) -> set[str]:
         return {"system"}
     assert outcome.error_code == "job.cancelled"
     # A thread that was at work when the cancel came has run to its end first.
+    assert_told(outcome, "empty" if outcome.calls else "untouched")
     return {"blank"} if outcome.calls else {"old"}
+
+
+def assert_told(outcome: Outcome, state: str) -> None:
+    """The error says what is on the disk, to programs and to people."""
+    error = outcome.status["error"]
+    assert error["diskState"] == state, outcome.trace
+    assert error["hint"].endswith(DiskState(state).sentence)
 
 
 def worth_trying(reference: Outcome) -> list[int]:
@@ -212,7 +221,11 @@ def test_signal_to_the_command_at_a_random_instant(lab: Lab, disk: Path, number:
             assert (status, document["error"]["code"]) == (130, "job.cancelled"), why
             assert "The deployment was cancelled." in words
             assert "Traceback" not in words
-            check(lab, disk, {"old"} if document["stage"] == "preflight" else {"blank"}, why)
+            untouched = document["stage"] == "preflight"
+            check(lab, disk, {"old"} if untouched else {"blank"}, why)
+            assert document["error"]["diskState"] == ("untouched" if untouched else "empty"), why
+            assert ("Nothing was written" in words) == untouched, why
+            assert ("The disk is empty and cannot boot" in words) != untouched, why
     assert cancelled
     assert_second_try_works(lab, disk)
 
@@ -231,7 +244,7 @@ def test_signal_before_the_first_write_leaves_the_old_system(lab: Lab, disk: Pat
         status, document, words = command.finish()
     assert (status, document["error"]["code"]) == (130, "job.cancelled")
     check(lab, disk, {"old"}, words)
-    assert "no bootable system" not in words
+    assert "hint: Nothing was written: the disk holds what it held before." in words
 
 
 def test_second_signal_does_not_hurry_past_the_wipe(lab: Lab, disk: Path):
@@ -298,6 +311,8 @@ def test_input_output_error_in_writes_and_flushes(lab: Lab, disk: Path, referenc
         assert outcome.error_code == ("image.write" if stage == "write" else "disk.io"), number
         assert outcome.status["stage"] == stage
         check(lab, disk, {"blank"}, f"EIO in {stage}, in place of call {number}")
+        assert_told(outcome, "empty")
+        assert "SMART" in outcome.status["error"]["hint"]
     assert_second_try_works(lab, disk)
 
 
@@ -317,5 +332,5 @@ def test_disk_that_fails_for_good_has_no_first_sector(lab: Lab, disk: Path, refe
         check(lab, disk, allowed, f"dead since {stage}, call {number}")
         assert any("could not be wiped" in note for note in outcome.status["notes"]), number
         assert "could not be wiped" in outcome.status["error"]["detail"], number
-        assert "what is on it is not known" in outcome.status["error"]["hint"], number
+        assert_told(outcome, "unknown")
     assert_second_try_works(lab, disk)

@@ -197,6 +197,7 @@ def test_cancelling_says_what_it_cancels_and_ends_those_who_watch(call, begin, s
     assert outcome.status == 0
     assert re.search(r"cancelling in stage write, at \d+\.\d %", outcome.err)
     assert "cancelled and its state erased" in outcome.out
+    assert "The disk is empty and cannot boot: deploy again" in outcome.out
     assert watcher.finish().status == 130
     assert "no deployment" in call("status").out
 
@@ -214,7 +215,9 @@ def test_cancelling_calls_a_reboot_off(agent, call, job):
     left = re.search(r"rebooting to disk in (\d+) s at most, as soon as the control plane", outcome.err)
     assert left is not None
     assert 500 < int(left[1]) <= 600
-    assert "no reboot follows" in call("cancel").out
+    told = call("cancel").out
+    assert "no reboot follows" in told
+    assert "The disk holds the deployed system and can boot." in told
     assert call("status", "--json").document["status"] is None
 
 
@@ -281,9 +284,25 @@ def test_the_disks_are_those_of_the_daemon(disk, call):
     assert row.split()[-1] == "yes"
 
 
-def test_the_disks_need_no_daemon_unless_one_was_named(agent, byoi):
+def test_the_disks_need_no_daemon_unless_one_was_named(agent, byoi, disk):
+    """Without it they are the same, and both outputs say whose word it is."""
+    config = agent.write_config()
+    asked = byoi("disks", "--json", "--socket", agent.socket)
+    assert (asked.document["agentAsked"], asked.document["configuredGroups"], asked.err) == (True, True, "")
     agent.end()
-    assert byoi("disks", "--json", BYOI_SOCKET="").status == 0
+    outcome = byoi("disks", "--json", "--config", config, BYOI_SOCKET="")
+    assert outcome.status == 0
+    assert (outcome.document["agentAsked"], outcome.document["configuredGroups"]) == (False, True)
+    assert outcome.document["groups"] == asked.document["groups"]
+    assert "note: byoi-agent was not asked: " in outcome.err
+    assert "note: the disk groups are those of its configuration" in outcome.err
+    config.write_text('service_name = "ns1"\n')
+    guessed = byoi("disks", "--config", config, BYOI_SOCKET="")
+    assert "made of like disks: it configures none" in guessed.err
+    config.write_text("[[disk_groups]]\n")
+    refused = byoi("disks", "--config", config, BYOI_SOCKET="")
+    assert (refused.status, refused.out) == (1, "")
+    assert "disk_groups: is an unknown option" in refused.err
     outcome = byoi("disks", "--socket", agent.socket)
     assert outcome.status == 1
     assert str(agent.socket) in outcome.err

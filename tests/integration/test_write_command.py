@@ -62,8 +62,44 @@ def test_progress_goes_to_stderr_a_line_a_stage(gpt_image, byoi, make_job, targe
     assert re.search(rf"done: 48\.0 MiB deployed to {target} in .* \(sha256:[0-9a-f]{{64}}\)$", lines[-1])
 
 
+def test_without_a_checksum_only_the_length_is_told_as_verified(gpt_image, byoi, make_job, target):
+    job = make_job(gpt_image, checkSum=None, checkSumType=None)
+    outcome = byoi("write", job, "--disk", target, "--json")
+    assert outcome.status == 0
+    assert "only the length was verified" in outcome.err.splitlines()[-1]
+    assert outcome.document["message"] == (
+        "The image is deployed. Only its length was verified: the job names no checksum."
+    )
+
+
 def test_quiet_is_silent(gpt_image, byoi, make_job, target):
     assert byoi("write", make_job(gpt_image), "--disk", target, "--quiet") == (0, "", "")
+
+
+def test_a_group_means_the_disk_that_the_configuration_names(gpt_image, byoi, make_job, target, tmp_path):
+    config = tmp_path / "agent.toml"
+    config.write_text(f'[[disk_group]]\nid = 7\ndisks = ["{target}"]\n')
+    for options, members in ((("--disk-group", "7"), {}), ((), {"diskGroupId": 7})):
+        target.write_bytes(b"\xa5" * SIZE)
+        job = make_job(gpt_image, **members)
+        outcome = byoi("write", job, *options, "--config", config, "--json")
+        assert outcome.status == 0, outcome.err
+        assert outcome.document["disk"]["path"] == str(target)
+    unknown = byoi("write", make_job(gpt_image), "--disk-group", "1", "--config", config, "--json")
+    assert (unknown.status, unknown.error["code"]) == (2, "disk.group")
+    assert "known groups: 7" in unknown.err
+
+
+@pytest.mark.parametrize("text", ["[[disk_group]]\nid = 1\n", "[disk_groups]\n", "no TOML", None])
+def test_a_group_is_not_guessed_where_the_configuration_cannot_be_used(
+    gpt_image, byoi, make_job, tmp_path, text
+):
+    config = tmp_path / "agent.toml"
+    if text is not None:
+        config.write_text(text)
+    outcome = byoi("write", make_job(gpt_image), "--disk-group", "1", "--config", config, "--json")
+    assert (outcome.status, outcome.error["code"]) == (1, "config.invalid")
+    assert str(config) in outcome.err
 
 
 def test_a_new_file_of_the_given_size(gpt_image, deploy, tmp_path):

@@ -44,6 +44,25 @@ def _deployed(client, wanted="done"):
     return found
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_file_of_the_server_is_taken_over_tls_only_where_that_is_allowed(
+    make_tls_agent, make_client, image, disk, tmp_path, allowed
+):
+    source = tmp_path / "image.raw"
+    source.write_bytes(image.data)
+    before = disk.read_bytes()
+    agent = make_tls_agent(config=f"[policy]\nallow_file = {str(allowed).lower()}\n")
+    if allowed:
+        make_client(agent).post(DEPLOYMENT, URL=source.as_uri(), type="raw")
+    else:
+        with pytest.raises(ovh.exceptions.BadParametersError, match="allow_file"):
+            make_client(agent).post(DEPLOYMENT, URL=source.as_uri(), type="raw")
+        assert agent.status()["status"] is None
+        assert disk.read_bytes() == before
+        assert agent.post(job(source.as_uri(), None)).status == 200  # on the socket
+    assert agent.wait_for("done", "error")["status"] == "done"
+
+
 def test_python_ovh_posts_and_polls_to_the_end(make_tls_agent, make_client, web, image, disk, tmp_path):
     client = make_client(make_tls_agent(reboot=True, grace_seconds=3600))
     with pytest.raises(ovh.ResourceNotFoundError):

@@ -3,6 +3,7 @@
 import json
 import threading
 
+from agent.model.disk_state import DiskState
 from tests.integration.daemon.agent_process import DEPLOYMENT, NAME
 from tests.integration.harness import assert_complete, assert_nothing_boots, job
 
@@ -125,6 +126,9 @@ def test_a_finished_state_is_replaced(make_agent, web, image):
     agent.post(job(f"{web.url}", "0" * 64))
     failed = agent.wait_for("error")
     assert failed["error"]["code"] == "checksum.mismatch"
+    assert failed["error"]["diskState"] == "empty"
+    assert failed["error"]["hint"].startswith("Check that checkSum")
+    assert failed["error"]["hint"].endswith(DiskState.EMPTY.sentence)
     assert failed["message"].startswith("Bad sha256 for downloaded file, got: ")
     agent.post(job(web.url, image.sha256))
     assert agent.wait_for("done")["error"] is None
@@ -140,6 +144,7 @@ def test_a_deletion_in_the_middle_stops_the_deployment_and_leaves_nothing_that_b
     answer = agent.delete()
     assert (answer.status, answer.body) == (200, b"null")
     assert agent.get().status == 404
+    assert agent.status()["notes"] == [f"The last deployment was erased. {DiskState.EMPTY.sentence}"]
     assert_nothing_boots(disk)
     assert agent.post(job(web.url, image.sha256)).status == 200
     agent.wait_for("done")

@@ -44,6 +44,7 @@ def test_a_job_whose_agent_always_dies_is_given_up(make_agent, slow_web, image):
     failed = agent.wait_for("error")
     assert failed["error"]["code"] == "job.interrupted"
     assert "5 attempts" in failed["message"]
+    assert failed["error"]["diskState"] == "empty"
     assert agent.get().json["status"] == "error"
 
 

@@ -2,12 +2,14 @@
 
 import json
 import re
+import signal
 import ssl
 import time
 
 import pytest
 import trustme
 
+from agent.model.disk_state import DiskState
 from agent.service.pull import MAX_REFUSALS
 from agent.units import MiB
 from tests.control_plane import CANCEL, CONTINUE, DELETED, MAX_GIVEN, control_plane
@@ -98,6 +100,20 @@ def test_a_job_with_faults_is_told_to_the_control_plane_with_all_of_them(pulling
     record = plane.give(NAME, {"URL": "ftp://x", "type": "vhd"})
     failed = plane.wait_for(record, "error")
     assert {fault["path"] for fault in failed["error"]["faults"]} == {"URL", "type"}
+    assert failed["error"]["diskState"] == "untouched"
+    assert disk.read_bytes() == before
+
+
+def test_a_file_of_the_server_is_not_taken_from_the_control_plane(pulling_agent, plane, disk, tmp_path):
+    before = disk.read_bytes()
+    secret = tmp_path / "secret"
+    secret.write_text("of root")
+    pulling_agent().start()
+    failed = plane.wait_for(plane.give(NAME, job(secret.as_uri(), None)), "error", "done")
+    missing = plane.wait_for(plane.give(NAME, job("file:///nothing", None)), "error", "done")
+    assert failed["message"] == missing["message"], "whether there is such a file must not show"
+    assert [fault["path"] for fault in failed["error"]["faults"]] == ["URL"]
+    assert "allow_file" in failed["message"]
     assert disk.read_bytes() == before
 
 
@@ -110,8 +126,45 @@ def test_the_answer_to_a_status_cancels_and_the_cancellation_is_told(
     record.action = CANCEL
     failed = plane.wait_for(record, "error", "done")
     assert failed["error"]["code"] == "job.cancelled"
+    assert (failed["error"]["diskState"], failed["error"]["hint"]) == ("empty", DiskState.EMPTY.sentence)
     assert_nothing_boots(disk)
-    assert agent.get().json["status"] == "error"
+    assert agent.get().json["error"] == failed["error"]
+
+
+def hang(request, _number):
+    request.server.stopping.wait(60)
+
+
+def test_a_cancellation_before_the_first_write_is_told_as_that(pulling_agent, plane, web, image, disk):
+    before = disk.read_bytes()
+    pulling_agent().start()
+    web.answer = hang
+    record = plane.give(NAME, job(web.url, image.sha256))
+    plane.wait_for(record, "preflight")
+    record.action = CANCEL
+    failed = plane.wait_for(record, "error", "done")
+    assert (failed["error"]["diskState"], failed["error"]["hint"]) == (
+        "untouched",
+        DiskState.UNTOUCHED.sentence,
+    )
+    assert disk.read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_later_attempt_knows_what_the_one_before_has_done_to_the_disk(
+    pulling_agent, plane, slow_web, image, disk, number
+):
+    agent = pulling_agent().start()
+    record = plane.give(NAME, job(slow_web.url, image.sha256))
+    plane.wait_for(record, "write")
+    agent.end(number)
+    slow_web.answer = hang
+    agent.start()
+    agent.wait(lambda: record.statuses[-1].get("attempt") == 2, "the second attempt is told")
+    record.action = CANCEL
+    failed = plane.wait_for(record, "error", "done")
+    assert (failed["stage"], failed["error"]["diskState"]) in ((None, "empty"), ("preflight", "empty"))
+    assert_nothing_boots(disk)
 
 
 def test_a_deployment_that_was_deleted_there_is_cancelled_and_erased_here(
@@ -133,7 +186,8 @@ def test_a_deployment_that_is_deleted_here_is_told_there_as_cancelled(pulling_ag
     record = plane.give(NAME, job(slow_web.url, image.sha256))
     plane.wait_for(record, "write")
     assert agent.delete().status == 200
-    assert plane.wait_for(record, "error")["error"]["code"] == "job.cancelled"
+    told = plane.wait_for(record, "error")["error"]
+    assert (told["code"], told["diskState"]) == ("job.cancelled", "empty")
 
 
 def test_a_control_plane_that_is_down_slows_nothing_and_is_told_the_outcome_when_it_is_back(

@@ -1,12 +1,15 @@
 """The file source on real files."""
 
 import asyncio
+import ctypes
 import os
 
 import pytest
 
 from agent.errors import ImageChanged, ImageDownload
 from agent.transfer.file import READ_AT_LIMIT, FileSource
+
+IN_OPEN = 0x20  # linux/inotify.h
 
 
 @pytest.fixture
@@ -66,6 +69,25 @@ async def test_only_regular_files_and_block_devices_are_read(tmp_path):
         with pytest.raises(ImageDownload, match=kind):
             await asyncio.wait_for(source.open(), 5)
         await source.close()
+
+
+async def test_what_is_no_image_is_not_even_opened(tmp_path):
+    """To open some devices is to use them; the kernel's own watch over the file tells whether it was opened."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    libc = ctypes.CDLL(None, use_errno=True)
+    watch = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        assert libc.inotify_add_watch(watch, os.fsencode(fifo), IN_OPEN) > 0, os.strerror(ctypes.get_errno())
+        source = FileSource(str(fifo))
+        with pytest.raises(ImageDownload, match="a FIFO"):
+            await source.open()
+        with pytest.raises(BlockingIOError):
+            os.read(watch, 1024)
+        os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+        assert os.read(watch, 1024), "the watch works"
+    finally:
+        os.close(watch)
 
 
 @pytest.mark.parametrize("change", ["shrinks", "grows", "is rewritten"])

@@ -26,6 +26,7 @@ STATUS = Status(
     updated_at=1010.0,
     finished_at=1012.5,
     disk={"path": "/dev/sda"},
+    job={"checkSum": "abc"},
 )
 
 
@@ -44,6 +45,8 @@ def test_amounts_in_words():
 
 def test_the_last_line():
     assert summary(STATUS) == "done: 512.0 MiB deployed to /dev/sda in 12.5 s (sha256:abc)"
+    unchecked = summary(dataclasses.replace(STATUS, job={"checkSum": None}))
+    assert unchecked.endswith(" (sha256:abc; only the length was verified)")
 
 
 def test_events_are_lines():

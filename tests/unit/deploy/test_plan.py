@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from agent.deploy.plan import MIN_DISK_BYTES, Facts, Policy, plan
+from agent.deploy.plan import MIN_DISK_BYTES, Facts, Policy, plan, policy_faults
 from agent.formats.image import ImageFacts, examine
 from agent.model.disks import Disk, Holder
 from agent.model.job import parse_job
@@ -119,6 +119,17 @@ def test_the_policy_of_the_server():
     checked = job(checkSum="0" * 64, checkSumType="sha256")
     assert codes(checked, facts(policy=strict)) == []
     assert codes(plain, facts()) == []
+
+
+def test_files_of_the_server_are_for_those_who_are_on_it():
+    for url in ("file:///srv/image.raw", "FILE:/srv/image.raw"):
+        local = job(URL=url)
+        assert policy_faults(local, Policy(), remote=False) == []
+        (fault,) = policy_faults(local, Policy(), remote=True)
+        assert fault.path == "URL"
+        assert "allow_file" in fault.message
+        assert policy_faults(local, Policy(allow_file=True), remote=True) == []
+    assert policy_faults(job(), Policy(), remote=True) == []
 
 
 @pytest.mark.parametrize("kind", ["qcow2", "ova"])

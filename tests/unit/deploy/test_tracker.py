@@ -1,8 +1,9 @@
 import pytest
 
 from agent.deploy.plan import Step
-from agent.deploy.tracker import MAX_NOTES, MESSAGES, Tracker, concluded, starting
+from agent.deploy.tracker import MAX_NOTES, MESSAGES, UNCHECKED_MESSAGES, Tracker, concluded, starting
 from agent.errors import ChecksumMismatch, JobCancelled, JobInterrupted
+from agent.model.disk_state import DiskState
 from agent.model.events import Finished, Noted, StageBegan, StageEnded
 from agent.model.job import parse_job
 from agent.model.stage import STAGES, State
@@ -49,6 +50,20 @@ def advance_to(tracker: Tracker, state: State) -> None:
         tracker.next()
 
 
+@pytest.mark.parametrize("checked", [False, True])
+def test_only_what_was_compared_is_told_as_verified(checked):
+    checksum = {"checkSum": "0" * 64, "checkSumType": "sha256"} if checked else {}
+    tracker = Tracker(
+        parse_job({"URL": "http://a.example/x", "type": "raw"} | checksum), None, lambda _: None
+    )
+    advance_to(tracker, State.VERIFY)
+    assert ("length" in tracker.snapshot().message) != checked
+    advance_to(tracker, State.DONE)
+    done = tracker.snapshot()
+    assert done.message == (MESSAGES if checked else UNCHECKED_MESSAGES)[State.DONE]
+    assert ("Only its length was verified" in done.message) != checked
+
+
 def test_a_client_sees_starting_first(tracker):
     document = tracker.snapshot().document()
     assert document["status"] == "doing"
@@ -64,7 +79,7 @@ def test_a_deployment_goes_through_all_stages(tracker, events):
         tracker.next()
         seen.append(tracker.state)
         status = tracker.snapshot()
-        assert status.message == MESSAGES[tracker.state]
+        assert status.message == UNCHECKED_MESSAGES[tracker.state]
         assert status.status == ("done" if tracker.state is State.DONE else "doing")
     assert seen == [*STAGES, State.DONE]
     assert [event.stage for event in events if isinstance(event, StageBegan)] == list(STAGES)
@@ -141,7 +156,10 @@ def test_an_agent_that_comes_back_goes_on_from_the_percentage_that_was_shown():
     tracker.progress = lambda: Progress(bytes_written=1000, bytes_total=1000)
     assert tracker.snapshot().percent == 95
     assert starting(JOB, None, attempt=2, floor=61.5).percent == 61.5
-    ended = concluded(JOB, None, attempt=5, outcome=JobInterrupted(reason="x"), floor=61.5)
+    outcome, left = JobInterrupted(reason="x"), DiskState.EMPTY
+    ended = concluded(JOB, None, attempt=5, outcome=outcome, disk_state=left, floor=61.5)
+    assert ended.error is not None
+    assert (ended.error["diskState"], ended.error["hint"]) == ("empty", left.sentence)
     assert ended.percent == 61.5
     assert Tracker(JOB, None, lambda _: None, floor=900).snapshot().percent == 100
 

@@ -224,6 +224,7 @@ def test_a_partitioned_array_is_stopped_once_after_what_is_on_its_partition():
         Node("dm-0", "253:0", "dm-0", slaves=("md0p1",), dm_name="x", dm_uuid="CRYPT-LUKS2-1"),
     )
     assert [upper.name for upper, _ in tree.top_down("sda")] == ["dm-0", "md0p1", "md0"]
+    assert [node.name for node in tree.all_below(["253:0"])] == ["dm-0", "md0p1", "md0", "sda"]
 
 
 def test_a_stack_without_end_is_refused():

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from agent import errors
 from agent.errors import DeployError, Fault, JobInvalid
 from agent.model import schema
+from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.disks import GroupSpec, Holder, configured_groups, disk_groups, eligibility
 from agent.model.job import parse_job
 from agent.model.stage import ACTIVE, STAGES, State
@@ -225,7 +226,8 @@ def test_a_full_status_is_of_the_schema():
 
 @pytest.mark.parametrize("error", every_error(), ids=lambda error: error.code)
 def test_a_status_with_each_error_is_of_the_schema(error):
-    STATUS.validate(status(State.ERROR, error=error.document()))
+    for state in DiskState:
+        STATUS.validate(status(State.ERROR, error=with_disk_state(error.document(), state)))
 
 
 @pytest.mark.parametrize("enabled", [True, False])

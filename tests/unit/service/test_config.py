@@ -42,6 +42,7 @@ disks = ["/dev/disk/by-id/wwn-1", "/srv/trial.img"]
 [policy]
 require_checksum = true
 allow_http = false
+allow_file = true
 
 [download]
 ca_file = "/etc/byoi-agent/image-ca.crt"
@@ -97,7 +98,7 @@ def test_every_option_is_read(load):
             GroupSpec(1, ("/dev/disk/by-id/wwn-1", "/srv/trial.img")),
             GroupSpec(2, ("/dev/disk/by-id/wwn-2",)),
         ),
-        policy=Policy(require_checksum=True, allow_http=False),
+        policy=Policy(require_checksum=True, allow_http=False, allow_file=True),
         download=Download("/etc/byoi-agent/image-ca.crt"),
         reboot=Reboot(enabled=False, command=("sh", "-c", "sync; reboot -f"), grace_seconds=0.0),
         state=State("/var/lib/byoi-agent"),

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.errors import ConfigInvalid
 from agent.model.disks import GroupSpec
+from agent.service.config import load_config, load_disk_groups
 from agent.service.config_read import Settings, split_command_line, take_command_line
 
 NAME = "byoi.service_name=ns1 "
@@ -167,3 +169,21 @@ def test_an_authentication_given_wrongly_is_not_told_to_be_missing_too(faults):
 
 def test_words_of_others_are_left_alone(load):
     assert load(cmdline=f"{NAME}byoi byoix.a=b xbyoi.a=1 systemd.unit=byoi.target").service_name == "ns1"
+
+
+def test_commands_without_the_daemon_read_the_same_groups(tmp_path):
+    path = tmp_path / "agent.toml"
+    path.write_text(
+        '[[disk_group]]\nid = 2\ndisks = ["/dev/a"]\n[[disk_group]]\nid = 1\ndisks = ["/dev/b"]\n'
+    )
+    words = "byoi.disk_group.2=/dev/c byoi.policy.allow_http=no"
+    found = load_disk_groups(str(path), cmdline=words)
+    assert found == (GroupSpec(1, ("/dev/b",)), GroupSpec(2, ("/dev/c",)))
+    assert (
+        found
+        == load_config(str(path), cmdline=f"{words} byoi.service_name=ns1", credentials=None).disk_groups
+    )
+    assert load_disk_groups(None, cmdline="", default_path=tmp_path / "absent") == ()
+    for bad in ("byoi.disk_group.0=/dev/c", "byoi.disk-groups=/dev/c"):
+        with pytest.raises(ConfigInvalid):
+            load_disk_groups(str(path), cmdline=bad)
