@@ -9,6 +9,7 @@ import pytest
 
 from agent.deploy.tracker import concluded, starting
 from agent.errors import StateUnusable
+from agent.model.disk_state import DiskState
 from agent.model.job import parse_job
 from agent.model.seal import Seal
 from agent.service.board import Board
@@ -174,7 +175,7 @@ class Deployed:
 
     async def run(self):
         await leave_a_cancellation_counted()
-        self._status = concluded(JOB, "ns1", attempt=1, outcome=SEAL)
+        self._status = concluded(JOB, "ns1", attempt=1, outcome=SEAL, disk_state=DiskState.COMMITTED)
         return self._status
 
 
