@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from agent.errors import Blame, DeployError, Fault, JobCancelled, JobInvalid
-from agent.model.disk_state import DiskState, with_disk_state
+from agent.model.disk_state import DiskState
 from agent.model.disks import printable
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_OUTPUT, EXIT_CANCELLED = 0, 1, 2, 3, 130
@@ -84,7 +84,7 @@ def print_error(error: DeployError, *, as_json: bool = False) -> int:
         # The members that every status document begins with, for those who read only these.
         seed = {"servername": None, "status": "error", "message": error.message, "checksum": None}
         # What is raised to a command came before any disk was opened for writing.
-        return end_with_json(status, seed | {"error": with_disk_state(error.document(), DiskState.UNTOUCHED)})
+        return end_with_json(status, seed | {"error": error.document() | {"diskState": DiskState.UNTOUCHED}})
     return status
 
 
