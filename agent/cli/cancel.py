@@ -3,14 +3,13 @@
 import argparse
 import asyncio
 import contextlib
-import sys
 import time
 
 from agent.cli.client import Client, socket_path
 from agent.cli.deploy import server_name
 from agent.cli.failures import ClientError, Refused
 from agent.cli.interrupt import cancel_on_signals
-from agent.cli.output import EXIT_CANCELLED, EXIT_DONE
+from agent.cli.output import EXIT_CANCELLED, EXIT_DONE, say, tell
 from agent.cli.words import NO_DEPLOYMENT, stage_name
 from agent.model.disks import printable
 from agent.model.stage import State
@@ -31,18 +30,16 @@ async def run(options: argparse.Namespace) -> int:
     cancel_on_signals()
     report = await client.report()
     if report.status is None:
-        print(NO_DEPLOYMENT)
+        say(NO_DEPLOYMENT)
         return EXIT_DONE
     if not report.status.is_over:
-        _say(f"cancelling in stage {stage_name(report.status)}, at {report.status.percent:.1f} %")
+        tell(f"cancelling in stage {stage_name(report.status)}, at {report.status.percent:.1f} %")
     try:
         await _cancel(client, server_name(client, report))
     except asyncio.CancelledError:
-        _say("The cancellation goes on without this command.")
+        tell("The cancellation goes on without this command.")
         return EXIT_CANCELLED
-    print(_outcome(report.status))
-    for note in await _notes(client):
-        print(printable(note))
+    say("\n".join((_outcome(report.status), *map(printable, await _notes(client)))))
     return EXIT_DONE
 
 
@@ -54,7 +51,7 @@ async def _cancel(client: Client, name: str) -> None:
         except Refused as refused:
             if refused.http_status != 503 or time.monotonic() - began > PATIENCE_SECONDS:
                 raise
-            _say(refused.message)
+            tell(refused.message)
         await asyncio.sleep(RETRY_SECONDS)
 
 
@@ -69,7 +66,3 @@ async def _notes(client: Client) -> tuple[str, ...]:
 
 def _outcome(before: Status) -> str:
     return {State.DONE: _CALLED_OFF, State.ERROR: _ERASED}.get(before.state, _CANCELLED)
-
-
-def _say(text: str) -> None:
-    print(printable(text), file=sys.stderr)

@@ -186,8 +186,8 @@ unbootable.
         description="""\
 List the disks with the group that diskGroupId names, and the reasons why a disk cannot be written. Groups
 are made of like disks (transport, rotation, size, model) and numbered in an order that does not depend on
-how the kernel found them, or are those that the configuration of byoi-agent names. Where byoi-agent runs, it is
-asked; where it does not, its configuration and the kernel command line are read, and stderr says so.
+how the kernel found them, or are those that the configuration of byoi-agent names. Where byoi-agent runs,
+it is asked; where it does not, its configuration is read in its stead, and stderr says so.
 """,
         examples="""\
   byoi disks

@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import sys
 
 from agent.cli.client import Client, socket_path
 from agent.cli.failures import BadAnswer
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.job_options import job_text
-from agent.cli.output import EXIT_DONE, print_json
+from agent.cli.output import EXIT_DONE, print_json, tell
 from agent.cli.report import Report
 from agent.cli.status import watch
 from agent.model.job import load_job
@@ -27,7 +26,7 @@ async def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json((await client.report()).document)
     elif not options.quiet:
-        print("byoi-agent has taken the job; `byoi status --watch` follows it.", file=sys.stderr)
+        tell("byoi-agent has taken the job; `byoi status --watch` follows it.")
     return EXIT_DONE
 
 

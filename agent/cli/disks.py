@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from agent.cli.client import Client, socket_path
 from agent.cli.commands import SOCKET_VARIABLE
 from agent.cli.failures import Unreachable
 from agent.cli.groups import configured_groups
-from agent.cli.output import EXIT_DONE, print_json
+from agent.cli.output import EXIT_DONE, print_json, say, tell
 from agent.model.disks import printable
 from agent.units import format_size
 
@@ -52,7 +51,7 @@ def _tell_source(error: Unreachable, document: Mapping[str, Any]) -> None:
         else "made of like disks: it configures none"
     )
     for text in (f"byoi-agent was not asked: {error.message}", f"the disk groups are {groups}"):
-        print(printable(f"note: {text}"), file=sys.stderr)
+        tell(f"note: {text}")
 
 
 def _has_configured(document: Mapping[str, Any]) -> bool:
@@ -69,7 +68,10 @@ def _print_table(document: Mapping[str, Any]) -> None:
     for disk in document["disks"]:
         if isinstance(disk, dict):
             table.add_row(*(Text(printable(cell)) for cell in _row(disk)))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    with console.capture() as drawn:
+        console.print(table, end="")
+    say(drawn.get())
 
 
 def _row(disk: Mapping[str, Any]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from agent.cli.output import EXIT_FAILED, EXIT_USAGE, print_failure, print_faults, print_json
+from agent.cli.output import EXIT_FAILED, EXIT_USAGE, end_with_json, print_failure, print_faults
 from agent.errors import Fault
 
 
@@ -76,11 +76,12 @@ def _read_faults(items: object) -> tuple[Fault, ...]:
     )
 
 
-def print_client_error(error: ClientError, *, as_json: bool) -> None:
-    """Tell it on stderr; the error body as JSON also on stdout, where it cannot be taken for a status."""
+def print_client_error(error: ClientError, *, as_json: bool) -> int:
+    """Tell it on stderr, and the error body as JSON also on stdout, where it cannot be taken for a status; returns the
+    exit status.
+    """
     if error.faults:
         print_faults(error.message, error.faults)
     else:
         print_failure({"message": error.message, "hint": error.hint})
-    if as_json:
-        print_json(error.document)
+    return end_with_json(error.exit_status, error.document) if as_json else error.exit_status

@@ -7,19 +7,27 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from agent import __version__
 from agent.cli.commands import COMMANDS
 from agent.cli.failures import ClientError, print_client_error
-from agent.cli.output import EXIT_CANCELLED, EXIT_FAILED, exit_status, print_error
-from agent.errors import DeployError
+from agent.cli.output import (
+    EXIT_CANCELLED,
+    EXIT_DONE,
+    EXIT_OUTPUT,
+    OutputLost,
+    print_error,
+    print_lost,
+)
+from agent.errors import DeployError, OutOfMemory
 
 EXIT_STATUS = """\
 exit status:
   0    done
   1    the deployment failed or was refused; the message and what to do are on stderr
   2    wrong usage, or a job with faults; all of them are listed
+  3    it went well, but stdout is closed or full and has not got all of the output
   130  cancelled or interrupted (Ctrl-C, SIGTERM); an interrupted `byoi write` says what is on the disk
 """
 
@@ -55,38 +63,62 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    options = make_parser().parse_args(arguments)
+    _fill_standard_descriptors()
     try:
-        return _run(options)
+        return _run(arguments)
+    except OutputLost as lost:
+        print_lost(lost)
+        return EXIT_OUTPUT
     finally:
-        _let_go_of_stderr()
+        for stream in (sys.stdout, sys.stderr):
+            _let_go(stream)
 
 
-def _let_go_of_stderr() -> None:
-    """A terminal that went away must not become the exit status, as it does when Python flushes at the end."""
+def _fill_standard_descriptors() -> None:
+    """Where one of the three is closed, the next file that is opened would get its number: it may be the disk."""
+    while (number := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        pass
+    os.close(number)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - it stays open to the end
+
+
+def _let_go(stream: TextIO | None) -> None:
+    """A reader that went away must not become the exit status, as it does when Python flushes at the end."""
+    if stream is None:
+        return
     try:
-        sys.stderr.flush()
+        stream.flush()
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-            os.dup2(null, sys.stderr.fileno())
+            os.dup2(null, stream.fileno())
             os.close(null)
 
 
-def _run(options: argparse.Namespace) -> int:
-    command = importlib.import_module(options.module)
+def _run(arguments: Sequence[str] | None) -> int:
     try:
+        options = make_parser().parse_args(arguments)
+    except SystemExit as leave:  # the help, or wrong usage
+        _flush_help()
+        return leave.code if isinstance(leave.code, int) else EXIT_DONE
+    try:
+        command = importlib.import_module(options.module)
         status: int = asyncio.run(command.run(options))
+    except MemoryError:
+        return print_error(OutOfMemory(), as_json=options.json)
     except DeployError as error:
-        print_error(error, as_json=options.json)
-        return exit_status(error.document())
+        return print_error(error, as_json=options.json)
     except ClientError as error:
-        print_client_error(error, as_json=options.json)
-        return error.exit_status
+        return print_client_error(error, as_json=options.json)
     except (KeyboardInterrupt, asyncio.CancelledError):
         return EXIT_CANCELLED
-    except BrokenPipeError:
-        # The reader of our output has gone; there is nobody left to tell.
-        sys.stderr.close()
-        return EXIT_FAILED
     return status
+
+
+def _flush_help() -> None:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        raise OutputLost(error.strerror or str(error)) from None

@@ -2,14 +2,22 @@
 
 import argparse
 import asyncio
-import sys
 import time
 
 from agent.cli.client import Client, socket_path
 from agent.cli.display import show_progress
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.job_options import usage
-from agent.cli.output import EXIT_CANCELLED, EXIT_DONE, exit_status, print_failure, print_json
+from agent.cli.output import (
+    EXIT_CANCELLED,
+    EXIT_DONE,
+    end_with_json,
+    exit_status,
+    print_failure,
+    print_json,
+    say,
+    tell,
+)
 from agent.cli.report import Report
 from agent.cli.watch import Watcher
 from agent.cli.words import describe, reboot_line
@@ -27,7 +35,7 @@ async def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(report.document)
     else:
-        print("\n".join(describe(report, time.time())))
+        say("\n".join(describe(report, time.time())))
     return EXIT_DONE
 
 
@@ -43,22 +51,21 @@ async def watch(client: Client, *, as_json: bool, quiet: bool = False, forever: 
     except asyncio.CancelledError:
         if forever:
             return EXIT_DONE  # a console that is stopped has not failed
-        print("A deployment goes on without this command; `byoi cancel` cancels it.", file=sys.stderr)
+        tell("A deployment goes on without this command; `byoi cancel` cancels it.")
         return EXIT_CANCELLED
-    if as_json:
-        print_json(report.document)
-    return _tell_end(report, quiet=quiet)
+    end = _tell_end(report, quiet=quiet)
+    return end_with_json(end, report.document) if as_json else end
 
 
 def _tell_end(report: Report, *, quiet: bool) -> int:
     status = report.status
     if status is None:
-        print("The deployment was cancelled and its state erased.", file=sys.stderr)
+        tell("The deployment was cancelled and its state erased.")
         return EXIT_CANCELLED
     if status.error is not None:
         print_failure(status.error)
         return exit_status(status.error)
     line = reboot_line(report.reboot, time.time())
     if line is not None and not quiet:
-        print(line, file=sys.stderr)
+        tell(line)
     return EXIT_DONE

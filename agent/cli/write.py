@@ -12,7 +12,7 @@ from agent.cli.display import show_progress
 from agent.cli.groups import configured_groups
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.job_options import job_text, usage
-from agent.cli.output import EXIT_DONE, exit_status, print_failure, print_json
+from agent.cli.output import EXIT_DONE, end_with_json, exit_status, print_failure, say
 from agent.deploy.plan import Plan
 from agent.deploy.runner import Deployment
 from agent.deploy.target import Options
@@ -54,36 +54,33 @@ async def _deploy(job: Job, deploy_options: Options, options: argparse.Namespace
             status = await deployment.run()
     except asyncio.CancelledError:
         status = deployment.snapshot()
-    document = status.document()
     if status.error is not None:
         print_failure(status.error)
-    if options.json:
-        print_json(document)
-    return EXIT_DONE if status.error is None else exit_status(status.error)
+    end = EXIT_DONE if status.error is None else exit_status(status.error)
+    return end_with_json(end, status.document()) if options.json else end
 
 
 async def _preview(job: Job, deploy_options: Options, *, as_json: bool) -> int:
     plan = await Deployment(job, deploy_options).preview()
+    end = exit_status(plan.refusals[0].document()) if plan.refusals else EXIT_DONE
     if as_json:
-        print_json(plan.document())
-    else:
-        _print_plan(plan)
-    return exit_status(plan.refusals[0].document()) if plan.refusals else EXIT_DONE
+        return end_with_json(end, plan.document())
+    say("\n".join(_plan_lines(plan)))
+    return end
 
 
-def _print_plan(plan: Plan) -> None:
-    for note in plan.notes:
-        print(note)
-    print("stages:")
+def _plan_lines(plan: Plan) -> Iterator[str]:
+    yield from plan.notes
+    yield "stages:"
     for step in plan.steps:
-        print(f"  {'!' if step.destructive else ' '} {step.stage.value:<10} {step.title}")
-    print("  (! writes to the disk)")
+        yield f"  {'!' if step.destructive else ' '} {step.stage.value:<10} {step.title}"
+    yield "  (! writes to the disk)"
     if not plan.refusals:
-        print("Nothing stands against it. Nothing was written.")
+        yield "Nothing stands against it. Nothing was written."
     for refusal in plan.refusals:
-        print(f"refused [{refusal.code}]: {refusal}")
+        yield f"refused [{refusal.code}]: {refusal}"
         if refusal.hint:
-            print(f"  hint: {refusal.hint}")
+            yield f"  hint: {refusal.hint}"
 
 
 @contextmanager

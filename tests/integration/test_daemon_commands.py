@@ -342,7 +342,7 @@ def test_a_dead_socket(byoi, tmp_path):
 
 AS_NOBODY = """
 import os, sys, agent.cli.status
-from agent.cli import main
+from agent.cli.main import main
 if os.geteuid() == 0:
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
