@@ -29,11 +29,12 @@ class Qcow2Decoder:
     """Decodes a qcow2 image of version 2 or 3.
 
     Memory, at most: `limits.runs` * 16 bytes (32 MiB) for runs, `limits.early_bytes` (16 MiB) for early data,
-    1.5 times `limits.l1_bytes` (3 MiB) for the L1 table, 8 MiB for the digests of 262144 fetched tables, 1 MiB of
-    doubtful sectors, 4 MiB for a compressed cluster, and `limits.places` * 48 bytes (6 MiB, half as much again for a
-    moment) for what has been placed and may be named again, and 18 MiB for the moment in which it is found out what
-    of a chunk has no owner, if it was made for that. While a table is read, up to 14 times its length: 28 MiB for one
-    of 2 MiB, 0.9 MiB for one of 64 KiB.
+    `limits.l2_tables` * 12 bytes (6 MiB, twice as much for a moment) for what the L1 table names, beside the table
+    itself while it is read (32 MiB at most), 16 MiB for the digests of as many fetched tables, 1 MiB of doubtful
+    sectors, 4 MiB for a compressed cluster, and `limits.places` * 48 bytes (6 MiB, half as much again for a moment)
+    for what has been placed and may be named again, and 18 MiB for the moment in which it is found out what of a chunk
+    has no owner, if it was made for that. While an L2 table is read, up to 14 times its length: 28 MiB for one of
+    2 MiB, 0.9 MiB for one of 64 KiB.
 
     Every byte that it gives has passed in the stream: only what lies ahead of the stream is fetched, tables alone, and
     the stream has to bring the same bytes later.

@@ -39,8 +39,10 @@ _FLATTEN = "Make one self-contained file of it: qemu-img convert -O qcow2 IMAGE 
 class Qcow2Limits:
     """The bounds that keep a hostile image from eating the memory; the sum is in the decoder's docstring."""
 
-    l1_bytes: int = 2 * MiB
-    """The active L1 table; 2 MiB map 128 TiB at clusters of 64 KiB."""
+    l1_bytes: int = 32 * MiB
+    """The active L1 table, as qemu bounds it; 32 MiB map 128 GiB at clusters of 512 bytes."""
+    l2_tables: int = 512 * KiB
+    """Tables that the L1 table may name, 12 bytes each and twice as much while they are put in order."""
     virtual_size: int = 1024 * TiB
     early_bytes: int = 16 * MiB
     """Bytes of the file that wait in memory for their table."""

@@ -22,6 +22,7 @@ from agent.formats.qcow2_table import (
     L2Table,
     Run,
     guest_holes,
+    in_file_order,
     l1_holes,
     read_l1,
     read_l2,
@@ -158,9 +159,10 @@ class ForwardPass:
 
     def _take_table(self, data: bytes | bytearray | memoryview) -> Iterator[Extent]:
         if self._l1 is None:
-            self._l1 = read_l1(data, self.header, self._file_size)
-            for hole in l1_holes(self._l1, self.header):
+            l1 = read_l1(data, self.header, self._file_size, self._means.limits.l2_tables)
+            for hole in l1_holes(l1, self.header):
                 yield Zero(*hole)
+            self._l1 = in_file_order(l1)
             return
         tables: dict[int, L2Table] = {}
         for index in self._owners(self._l1):
@@ -326,13 +328,7 @@ class ForwardPass:
     def _fetch_tables(self) -> Iterator[Extent]:
         """Fetch every table that is missing; ends early, and changes nothing more, when the source cannot do it."""
         if self._l1 is None:
-            start, end = self.header.l1_offset, self.header.l1_offset + self.header.l1_length
-            data = yield from self._fetch_rest(start, end)
-            if data is None:
-                return
-            self._remember(self._fetched_l1, start, data)
-            yield from self._take_table(data)
-            yield from self._read_tables()
+            yield from self._fetch_l1()
         cluster = self.header.cluster_size
         while (group := self._next_group()) is not None:
             start, end = group
@@ -344,13 +340,23 @@ class ForwardPass:
                 self._remember(self._fetched_l2, wanted[0], table)
                 yield from self._take_table(table)
 
-    def _fetch_rest(self, start: int, end: int) -> Generator[Extent, None, bytes | None]:
+    def _fetch_l1(self) -> Iterator[Extent]:
+        start, end = self.header.l1_offset, self.header.l1_offset + self.header.l1_length
+        data = yield from self._fetch_rest(start, end)
+        if data is not None:
+            self._remember(self._fetched_l1, start, data)
+            yield from self._take_table(data)
+            del data
+            yield from self._read_tables()
+
+    def _fetch_rest(self, start: int, end: int) -> Generator[Extent, None, bytearray | None]:
         """A range that begins with the wanted table, of which the stream may have brought the first part."""
         rest = yield from self._fetch(start + len(self._table), end)
         if rest is None:
             return None
         passed, self._table = self._table, bytearray()
-        return bytes(passed + rest)
+        passed += rest
+        return passed
 
     def _next_group(self) -> tuple[int, int] | None:
         """The file range of the next missing table, and of those that follow closely."""
@@ -366,11 +372,11 @@ class ForwardPass:
             end = following + cluster
         return start, end
 
-    def _remember(self, ranges: FetchedRanges, start: int, data: bytes | memoryview) -> None:
+    def _remember(self, ranges: FetchedRanges, start: int, data: bytearray | memoryview) -> None:
         ahead = max(self._chunk.end - start, 0)
-        ranges.remember(start + ahead, data[ahead:])
+        ranges.remember(start + ahead, memoryview(data)[ahead:])
 
-    def _fetch(self, start: int, end: int) -> Generator[Extent, None, bytes | None]:
+    def _fetch(self, start: int, end: int) -> Generator[Extent, None, bytearray | None]:
         """A range of the file by `Fetch`, or None where the source cannot do it."""
         data = bytearray()
         while self._means.can_fetch and start + len(data) < end:
@@ -382,7 +388,7 @@ class ForwardPass:
             if len(fetch.data) != fetch.length:
                 raise damaged(f"it ends at byte {fetch.offset + len(fetch.data)}, before byte {end}")
             data += fetch.data
-        return bytes(data) if self._means.can_fetch else None
+        return data if self._means.can_fetch else None
 
 
 def _passed(start: int, end: int) -> ImageMemory:

@@ -87,6 +87,24 @@ def test_the_largest_documented_config_drive_stays_below_the_limit_too(served, t
     assert peak < LIMIT
 
 
+def test_an_l1_table_of_32_mib_stays_below_the_limit(served, tmp_path):
+    """Clusters of 512 bytes under 128 GiB, as far as qemu goes."""
+    size = 128 * GiB
+    raw, path = tmp_path / "image.raw", tmp_path / "image.qcow2"
+    make_sparse_image(raw, size)
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=512", path, str(size)], check=True
+    )
+    with raw.open("rb") as file:
+        for at in (0, size - 64 * KiB):
+            file.seek(at)
+            (tmp_path / "piece").write_bytes(file.read(64 * KiB))
+            command = f"write -q -s {tmp_path / 'piece'} {at} {64 * KiB}"
+            subprocess.run(["qemu-io", "-f", "qcow2", "-c", command, path], check=True)
+    peak = deploy(f"{served}/image.qcow2", tmp_path / "disk.img", size + GiB, kind="qcow2")
+    assert peak < LIMIT
+
+
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "compressed"])
 def test_a_qcow2_of_8_tib_takes_no_more(served, tmp_path, compressed):
     """Both ends of an 8 TiB disk, and 96 MiB in the middle."""

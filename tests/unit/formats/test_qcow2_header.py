@@ -81,7 +81,7 @@ def test_a_real_header_is_read(real):
         ("virtual_size", [(">Q", SIZE, 1024 * TiB + 512)]),
         ("l1_size", [(">Q", SIZE, 512 * MiB + 1)]),
         ("l1_size", [(">I", L1_SIZE, 0)]),
-        ("l1_size", [(">I", L1_SIZE, 256 * 1024 + 1)]),
+        ("l1_size", [(">I", L1_SIZE, 4 * 1024 * 1024 + 1)]),
         ("l1_size", [(">Q", SIZE, 256 * TiB)]),
         ("l1_table", [(">Q", L1_OFFSET, 0)]),
         ("l1_table", [(">Q", L1_OFFSET, 512)]),
