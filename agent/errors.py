@@ -80,6 +80,7 @@ class JobInvalid(DeployError):
     code = "job.invalid"
     blame = Blame.REQUEST
     template = "{summary}"
+    default_hint = "Mend what the message names and post the job again; docs/api.md has every field."
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
@@ -158,6 +159,7 @@ class ImageFormat(DeployError):
     code = "image.format"
     blame = Blame.REQUEST
     template = "Bad format image, expected: qcow2, raw, ova."
+    default_hint = "Set type to one of them; other formats can be converted (qemu-img convert -O qcow2)."
 
 
 class ImageType(DeployError):
@@ -166,6 +168,7 @@ class ImageType(DeployError):
     code = "image.type"
     blame = Blame.IMAGE
     template = "image provided format is `{found}` which does not match expected {expected} format"
+    default_hint = "Set type to what the file is, or check that the URL names the image that is meant."
 
 
 class ImageNoTable(DeployError):
@@ -174,7 +177,7 @@ class ImageNoTable(DeployError):
     code = "image.no_table"
     blame = Blame.IMAGE
     template = (
-        "image provided format is not of type raw because no partition table was found. "
+        "image provided format is not of type {type} because no partition table was found. "
         "It seems to contain: `{found}`"
     )
     default_hint = "Check that the URL names a disk image (not a filesystem, an archive or a web page)."
@@ -219,6 +222,10 @@ class ImageUnsafe(DeployError):
     code = "image.unsafe"
     blame = Blame.IMAGE
     template = "The image was refused by the check {check}."
+    default_hint = (
+        "Make the image anew as one plain file (qemu-img convert -O qcow2 IMAGE image.qcow2); docs/formats.md tells "
+        "what is accepted."
+    )
 
 
 class ImageDamaged(DeployError):
@@ -236,6 +243,7 @@ class ImageMemory(DeployError):
     code = "image.memory"
     blame = Blame.IMAGE
     template = "Could not download, qcow2 image is too big to download in memory."
+    default_hint = "Lay the image out in order (qemu-img convert -O qcow2), or use a server with byte ranges."
 
 
 class ImageDownload(DeployError):
@@ -245,6 +253,7 @@ class ImageDownload(DeployError):
     blame = Blame.NETWORK
     retryable = True
     template = "Could not download image located: {url}"
+    default_hint = "Check that the URL can be fetched from the server's network (curl -I), then deploy again."
 
 
 class ChecksumMismatch(DeployError):
@@ -262,6 +271,7 @@ class GptRelocate(DeployError):
     code = "gpt.relocate"
     blame = Blame.IMAGE
     template = "Can not move backup GPT data structures to the end of disk."
+    default_hint = "Repair the image's partition table (gdisk), or use a larger disk."
 
 
 class ConfigDriveCreate(DeployError):
@@ -270,6 +280,9 @@ class ConfigDriveCreate(DeployError):
     code = "configdrive.create"
     blame = Blame.IMAGE
     template = "Could not create configdrive on disk."
+    default_hint = (
+        "Leave a partition slot and 2 MiB behind the last partition free, and keep the user data small."
+    )
 
 
 class BootEsp(DeployError):
@@ -356,6 +369,7 @@ class JobInterrupted(DeployError):
     blame = Blame.AGENT
     retryable = True
     template = "The deployment was interrupted: {reason}."
+    default_hint = "Look at the agent's log for the reason, then post the job again."
 
 
 class StateUnusable(DeployError):

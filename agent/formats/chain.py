@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from agent.errors import ImageUnsafe
+from agent.formats.advice import way_out
 from agent.formats.compressed import Decompressor
 from agent.formats.detect import SNIFF_BYTES, sniff
 from agent.formats.extent import Decoder, Extent, Fetch
@@ -15,7 +16,9 @@ BLOCK_BYTES = 1 * MiB
 SMALL_BLOCK_BYTES = 256 * KiB
 LONG_WINDOW = 16 * MiB
 # What `sniff` calls compressed content.
-COMPRESSED = frozenset({"gzip", "xz", "zstd", "bzip2", "lz4", "zip", "7z", "rar"})
+COMPRESSED = frozenset(
+    {"gzip", "xz", "zstd", "bzip2", "lz4", "zip", "7z", "rar", "lzma", "lzip", "lzop", "compress"}
+)
 
 
 class Chained:
@@ -102,6 +105,7 @@ class Chained:
                 raise ImageUnsafe(
                     check="nested_compression",
                     detail=f"the {self._outer.kind} file holds {self.content} again",
+                    hint=way_out(self.content),
                 )
             self._inner = self._make_inner(self.content)
         return _without_fetch(self._inner.feed(block))

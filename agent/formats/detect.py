@@ -8,10 +8,15 @@ from agent.formats.table import TableError, read_table
 
 # How much of the file's head `sniff` wants to see at most.
 SNIFF_BYTES = 128 * 1024
+DMG_TRAILER_BYTES = 512
 
 _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"QFI\xfb\x00\x00\x00\x01", "qcow"),
     (0, b"QFI\xfb", "qcow2"),
+    (0, b"QED\0", "qed"),
+    (0, b"WithoutFreeSpace", "parallels"),
+    (0, b"WithouFreSpacExt", "parallels"),
+    (0, b"encrcdsa", "dmg"),
     (0, b"KDMV", "vmdk"),
     (0, b"COWD", "vmdk"),
     (0, b"# Disk DescriptorFile", "vmdk"),
@@ -26,6 +31,10 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     *((0, bytes([number]) + b"\x2a\x4d\x18", "zstd") for number in range(0x50, 0x60)),
     (0, b"BZh", "bzip2"),
     (0, b"\x04\x22\x4d\x18", "lz4"),
+    (0, b"LZIP", "lzip"),
+    (0, b"\x89LZO\0\r\n\x1a\n", "lzop"),
+    (0, b"\x1f\x9d", "compress"),
+    (0, b"070701", "cpio"),
     (0, b"PK\x03\x04", "zip"),
     (0, b"7z\xbc\xaf\x27\x1c", "7z"),
     (0, b"Rar!", "rar"),
@@ -49,10 +58,23 @@ def sniff(head: bytes) -> str:
             return "ova" if name == "tar" and _first_member_is_ovf(head) else name
     return (
         _table(head)
+        or _lzma(head)
         or sniff_filesystem(head)
         or _text(head)
         or ("zeros" if not any(head) else "unknown data")
     )
+
+
+def _lzma(head: bytes) -> str | None:
+    """The header of .lzma has no signature: its usual properties, a dictionary of 2^n bytes, a size or none."""
+    dictionary, size = int.from_bytes(head[1:5], "little"), int.from_bytes(head[5:13], "little")
+    usual = head[:1] == b"\x5d" and dictionary.bit_count() == 1 and dictionary >= 4096
+    return "lzma" if usual and (size == 2**64 - 1 or size < 2**48) else None
+
+
+def is_dmg(trailer: bytes) -> bool:
+    """Whether a file with these last `DMG_TRAILER_BYTES` is an Apple disk image: only its end is signed."""
+    return len(trailer) == DMG_TRAILER_BYTES and trailer[:4] == b"koly"
 
 
 def _first_member_is_ovf(head: bytes) -> bool:

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass, replace
 
 from agent.formats import mbr
-from agent.formats.partition import HEAD, Partition, TableError, first_overlap
+from agent.formats.partition import HEAD, TABLE_REACH, Partition, TableError, first_overlap
 from agent.units import align_up
 
 SIGNATURE = b"EFI PART"
@@ -53,6 +53,11 @@ class Gpt:
     def array_sectors(self) -> int:
         """Sectors that one copy of the entry array takes."""
         return -(-self.entry_count * self.entry_size // self.sector_size)
+
+    @property
+    def primary_end(self) -> int:
+        """The byte behind the primary copy, header and entries."""
+        return max(self.my_lba + 1, self.entries_lba + self.array_sectors) * self.sector_size
 
     @property
     def first_free_lba(self) -> int:
@@ -99,20 +104,20 @@ class Gpt:
         )
 
 
-def parse(head: bytes, sector_size: int) -> Gpt:
-    """Read the primary copy from the first bytes of a disk (1 MiB of them, where it is that long).
+def parse(window: bytes | memoryview, sector_size: int) -> Gpt:
+    """Read the primary copy from the first bytes of a disk: as many as its entries reach, `TABLE_REACH` at most.
 
     Raises:
-        TableError: it is damaged, or lies outside the first MiB; the message says what is wrong.
+        TableError: it is damaged, or lies outside of these bytes; the message says what is wrong.
     """
-    gpt, entries_crc = _parse_header(head[sector_size : 2 * sector_size], sector_size, 1, "primary")
+    window = memoryview(window)[:TABLE_REACH]
+    gpt, entries_crc = _parse_header(bytes(window[sector_size : 2 * sector_size]), sector_size, 1, "primary")
     start = gpt.entries_lba * sector_size
     end = start + gpt.entry_count * gpt.entry_size
-    if gpt.entries_lba < 2 or end > min(len(head), HEAD):
-        raise TableError(
-            f"primary GPT: bounds: the entry array at bytes {start} to {end} is not within the first MiB"
-        )
-    gpt = replace(gpt, entries=_checked_entries(head[start:end], entries_crc, "primary"))
+    if gpt.entries_lba < 2 or end > len(window):
+        place = f"the entry array at bytes {start} to {end}"
+        raise TableError(f"primary GPT: bounds: {place} is not within the first {len(window)} bytes")
+    gpt = replace(gpt, entries=_checked_entries(bytes(window[start:end]), entries_crc, "primary"))
     _check_partitions(gpt)
     return gpt
 
@@ -266,8 +271,11 @@ def _parse_header(sector: bytes, sector_size: int, lba: int, copy: str) -> tuple
         raise TableError(f"{copy} GPT: MyLBA: the header at LBA {lba} says that it is at LBA {my_lba}")
     if first > last or last * sector_size > _MAX_OFFSET:
         raise TableError(f"{copy} GPT: bounds: the usable LBA are {first} to {last}")
-    if entry_size % 128 or not 128 <= entry_size <= _MAX_ENTRY_SIZE or not 0 < count * entry_size <= HEAD:
+    if entry_size % 128 or not 128 <= entry_size <= _MAX_ENTRY_SIZE or not count:
         raise TableError(f"{copy} GPT: bounds: {count} entries of {entry_size} bytes")
+    if count * entry_size + sector_size > HEAD:
+        limit = f"the backup copy has to fit into the last {HEAD} bytes of a disk"
+        raise TableError(f"{copy} GPT: bounds: {count} entries of {entry_size} bytes are too many: {limit}")
     header = Gpt(
         sector_size=sector_size,
         revision=revision,

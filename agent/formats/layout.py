@@ -17,7 +17,7 @@ from agent.formats import gpt as gpt_format
 from agent.formats import mbr as mbr_format
 from agent.formats.gpt import Gpt
 from agent.formats.mbr import Logical, Mbr, Writes
-from agent.formats.partition import HEAD, Partition, TableError
+from agent.formats.partition import HEAD, Partition
 from agent.formats.superblock import LABEL_BYTES, volume_label
 from agent.units import MiB, align_down, align_up
 
@@ -296,15 +296,12 @@ def _finished(head: bytes, table: Gpt | Mbr, disk_size: int, writes: Writes) -> 
     changed = bytearray(head)
     tail: list[tuple[int, bytes]] = []
     others: list[tuple[int, bytes]] = []
-    for offset, data in writes:
-        if offset < len(head):
-            changed[offset : offset + len(data)] = data
-        elif offset >= disk_size - HEAD:
-            tail.append((offset, data))
-        else:
-            others.append((offset, data))
-    if len(changed) != len(head):
-        raise TableError("a write to the table would cross the end of the first MiB")
+    for start, data in writes:
+        held = data[: max(0, len(head) - start)]
+        changed[start : start + len(held)] = held
+        rest = (start + len(held), data[len(held) :])
+        if rest[1]:
+            (tail if rest[0] >= disk_size - HEAD else others).append(rest)
     return Finished(table, bytes(changed), tuple(tail), tuple(others))
 
 
@@ -323,7 +320,11 @@ def stale_backup(table: Gpt, image_size: int, disk_size: int) -> Ranges:
         disk_size: size of the target disk.
     """
     new = gpt_format.relocate(table, disk_size)
-    keep = [(0, HEAD), _backup_range(new), *((p.start, p.end) for p in table.partitions)]
+    keep = [
+        (0, max(HEAD, table.primary_end)),
+        _backup_range(new),
+        *((p.start, p.end) for p in table.partitions),
+    ]
     start, end = _backup_range(table)
     return _lengths(_subtract(max(0, start), min(end, image_size, disk_size), keep))
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 from agent.units import MiB
 
-# Tables and boot code must lie within this many first bytes of the disk: they are held back until the commit.
+# MBR, GPT header and boot code must lie within this many first bytes of the disk: they are held back until the commit.
 HEAD = MiB
+# The entries of a GPT may lie behind it, where the boot loader of a board has the first MiB for itself: without the
+# header nothing finds them. They must lie within what preflight examines.
+TABLE_REACH = 10 * MiB
 
 
 class TableError(ValueError):

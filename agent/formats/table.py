@@ -27,7 +27,7 @@ def read_table(window: bytes | memoryview, sector_size: int | None) -> Table | N
     read again with that.
 
     Args:
-        window: the first bytes of the disk, 1 MiB of them where it is that long.
+        window: the first bytes of the disk: 1 MiB, or as far as the entries of its GPT reach (`TABLE_REACH`).
         sector_size: 512, 4096, or None where it is not known.
 
     Returns:
@@ -44,7 +44,7 @@ def read_table(window: bytes | memoryview, sector_size: int | None) -> Table | N
         sizes = _SECTOR_SIZES if sector_size is None else (sector_size,)
         signed = [size for size in sizes if head[size : size + 8] == gpt.SIGNATURE]
         if signed:
-            return _first_whole_gpt(head, signed)
+            return _first_whole_gpt(window, signed)
         if any(entry.start_lba == 1 and entry.flag in (0x00, 0x80) for entry in protective):
             raise TableError(_missing_header(head, sizes))
     if sniff_filesystem(head[: mbr.SIZE]) in _BOOT_SECTOR_FILESYSTEMS:
@@ -52,11 +52,11 @@ def read_table(window: bytes | memoryview, sector_size: int | None) -> Table | N
     return mbr.parse(head, sector_size or 512)
 
 
-def _first_whole_gpt(head: bytes, sizes: list[int]) -> Gpt:
+def _first_whole_gpt(window: bytes | memoryview, sizes: list[int]) -> Gpt:
     faults = []
     for size in sizes:
         try:
-            return gpt.parse(head, size)
+            return gpt.parse(window, size)
         except TableError as error:
             faults.append(error)
     raise faults[0]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from agent.errors import ToolMissing, VerifyFailed
 from agent.formats.gpt import Gpt, is_mirror, parse_backup
+from agent.formats.partition import TABLE_REACH
 from agent.formats.table import Table, TableError, read_table
 from agent.host import drive as drives
 from agent.host import parttable, udev
@@ -74,7 +75,7 @@ def _is_whole(sealed: Seal) -> bool:
         if digests != (sealed.head_sha256, sealed.tail_sha256):
             return False
         try:
-            _sound_table(head, tail, sealed.sector_size, sealed.size)
+            _sound_table(disk.read(0, min(disk.size, TABLE_REACH)), tail, sealed.sector_size, sealed.size)
         except TableError:
             return False
         length = sealed.drive_length
@@ -131,7 +132,7 @@ def _table_sector_size(ctx: Context) -> int | None:
 def _table_fault(ctx: Context) -> str | None:
     disk, sink = ctx.opened()
     try:
-        table = _sound_table(bytes(sink.head), bytes(sink.tail), _table_sector_size(ctx), disk.size)
+        table = _sound_table(ctx.table_window(), bytes(sink.tail), _table_sector_size(ctx), disk.size)
     except TableError as error:
         return str(error)
     if disk.sector_size is None and table.sector_size != 512:

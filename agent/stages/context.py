@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from agent.formats.gpt import Gpt
 from agent.formats.image import ImageFacts
 from agent.formats.layout import DriveSlot
 from agent.host.disk import TargetDisk
@@ -69,6 +70,13 @@ class Context:
         if self.info is None or self.image is None:
             raise RuntimeError("the image is used before it was examined")
         return self.info, self.image
+
+    def table_window(self) -> bytes:
+        """The first bytes of the guest disk as it will be, as far as its partition table reaches."""
+        _, sink = self.opened()
+        _, image = self.examined()
+        reach = image.table.primary_end if isinstance(image.table, Gpt) else 0
+        return sink.read(0, max(len(sink.head), reach))
 
     def close(self) -> None:
         """Close the disk and let all memory go. No thread may be at work any more.

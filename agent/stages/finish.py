@@ -54,9 +54,8 @@ def finish(ctx: Context) -> None:
 
 
 def _held_table(ctx: Context) -> Table:
-    _, sink = ctx.opened()
     _, image = ctx.examined()
-    table = read_table(bytes(sink.head), image.table.sector_size if image.table else None)
+    table = read_table(ctx.table_window(), image.table.sector_size if image.table else None)
     if table is None:
         raise TableError("the partition table is gone")
     return table

@@ -12,7 +12,7 @@ from dataclasses import replace
 from agent.aio import run_blocking
 from agent.errors import ConfigDriveCreate, ImageDownload, ImageMemory
 from agent.formats.compressed import OutputTooLarge
-from agent.formats.detect import SNIFF_BYTES, sniff
+from agent.formats.detect import DMG_TRAILER_BYTES, SNIFF_BYTES, is_dmg, sniff
 from agent.formats.extent import Decoder, Extent, GuestTooLarge
 from agent.formats.image import WINDOW_BYTES, ImageFacts, examine
 from agent.formats.layout import drive_candidates, is_drive, place_drive
@@ -63,6 +63,8 @@ async def probe_image(ctx: Context) -> None:
 async def _probe(ctx: Context) -> ImageFacts:
     first = await _next_buffer(ctx)
     ctx.content = sniff(bytes(first.data[:SNIFF_BYTES]))
+    if ctx.content == "unknown data" and await _ends_as_dmg(ctx):
+        ctx.content = "dmg"
     decoder = new_decoder(ctx)
     window = _Window(ctx.target.size, decoder)
     applier = Applier(window)
@@ -90,6 +92,13 @@ async def _probe(ctx: Context) -> ImageFacts:
     data = bytes(memoryview(window.data)[: min(WINDOW_BYTES, window.covered if size is None else size)])
     ctx.head_window, ctx.window = data[:HEAD_BYTES], data
     return examine(data, size, ctx.container)
+
+
+async def _ends_as_dmg(ctx: Context) -> bool:
+    info = ctx.info
+    if info is None or info.size is None or not info.seekable or info.size < DMG_TRAILER_BYTES:
+        return False
+    return is_dmg(await ctx.source.read_at(info.size - DMG_TRAILER_BYTES, DMG_TRAILER_BYTES) or b"")
 
 
 async def _fill_window(ctx: Context, decoder: Decoder, applier: Applier, window: "_Window") -> bool:

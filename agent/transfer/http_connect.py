@@ -254,7 +254,7 @@ def _describe(error: Exception, origin: Origin) -> TransientFault | FatalFault:
                 "the request cannot be made", hint="Check the URL, and the names and values of httpHeader."
             )
         case _:
-            return TransientFault(_describe_transient(error, origin))
+            return TransientFault(_describe_transient(error, origin), hint=_transient_hint(error))
 
 
 def _describe_transient(error: Exception, origin: Origin) -> str:
@@ -279,6 +279,23 @@ def _describe_transient(error: Exception, origin: Origin) -> str:
         case _:
             text = f"the connection to {origin} failed: {describe_os_error(error)}"
     return text
+
+
+def _transient_hint(error: Exception) -> str:
+    """The way out where it is known; the order matters as above."""
+    match error:
+        case aiohttp.ClientProxyConnectionError():
+            return "Check the proxy in the agent's environment: http_proxy, https_proxy, no_proxy."
+        case aiohttp.ClientConnectorDNSError():
+            return "Check the host's name in the URL, and the name servers of the rescue system (resolvectl status)."
+        case aiohttp.ClientSSLError():
+            return ""
+        case aiohttp.ClientConnectorError() if isinstance(error.os_error, ConnectionRefusedError):
+            return "Nothing listens there: check host and port in the URL, and that the image's server runs."
+        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+            return "Check the server's network and the firewalls between it and the image's server."
+        case _:
+            return ""
 
 
 def _describe_proxy_refusal(status: int, origin: Origin) -> TransientFault | FatalFault:

@@ -56,9 +56,11 @@ class TransientFault(Exception):
     Args:
         reason: what happened, fit for the user.
         retry_after: the raw Retry-After header of the answer, if there was one.
+        hint: what to do about it when the attempts are used up.
     """
 
-    def __init__(self, reason: str, *, retry_after: str | None = None) -> None:
+    def __init__(self, reason: str, *, retry_after: str | None = None, hint: str = "") -> None:
+        self.hint = hint
         self.retry_after = retry_after
         super().__init__(reason)
 
@@ -178,7 +180,7 @@ class Retry:
         self._failures += 1
         if self._failures >= self._limits.attempts:
             place = f"byte {position}" if total is None else f"byte {position} of {total}"
-            raise FatalFault(f"{fault}, at {place}, after {self._failures} attempts")
+            raise FatalFault(f"{fault}, at {place}, after {self._failures} attempts", hint=fault.hint)
         delay = retry_delay(self._failures, fault.retry_after, self._limits, self._rng)
         self._on_event(
             "retrying",

@@ -149,6 +149,42 @@ def test_what_is_no_raw_image_is_named_before_the_first_write(gpt_image, web, by
     outcome = byoi("write", "--url", url, "--type", "raw", "--disk", target, "--json", "--hostname", "a")
     error = assert_refused(outcome, "image.no_table", no_table(kind))
     assert error["blame"] == "image"
+    assert ("Set type to qcow2" in error["hint"]) == (kind == "qcow2")
+    assert_untouched(target)
+
+
+@pytest.mark.parametrize("kind", ["vmdk", "vhdx", "dmg"])
+def test_what_can_be_converted_is_told_how(gpt_image, byoi, tmp_path, target, kind):
+    path = tmp_path / "image"
+    if kind == "dmg":
+        path.write_bytes(b"\x78\x01\x63\xf8" * MiB + b"koly".ljust(512, b"\0"))
+    else:
+        run("qemu-img", "convert", "-O", kind, gpt_image.path, path)
+    outcome = byoi("write", "--url", path, "--type", "raw", "--disk", target, "--json")
+    error = assert_refused(outcome, "image.no_table", no_table(kind))
+    assert "qemu-img convert -O qcow2" in error["hint"]
+    assert_untouched(target)
+
+
+def test_a_file_that_is_compressed_twice_is_told_to_be_unpacked(gpt_image, web, byoi, target):
+    url = web.publish(gzip.compress(gzip.compress(gpt_image.path.read_bytes())))
+    outcome = byoi("write", "--url", url, "--type", "raw", "--disk", target, "--json")
+    assert outcome.error["code"] == "image.unsafe"
+    assert "Decompress it" in outcome.error["hint"]
+    assert_untouched(target)
+
+
+def test_no_table_is_told_with_the_type_of_the_job(byoi, tmp_path, target):
+    plain, path = tmp_path / "ext4", tmp_path / "image.qcow2"
+    plain.write_bytes(bytes(8 * MiB))
+    run("mkfs.ext4", "-q", plain)
+    run("qemu-img", "convert", "-O", "qcow2", plain, path)
+    outcome = byoi("write", "--url", path, "--type", "qcow2", "--disk", target, "--json")
+    message = (
+        "image provided format is not of type qcow2 because no partition table was found."
+        " It seems to contain: `ext4`"
+    )
+    assert_refused(outcome, "image.no_table", message)
     assert_untouched(target)
 
 

@@ -160,6 +160,34 @@ def test_the_drive_leaves_the_entry_that_an_isohybrid_boots_from(write, isohybri
     assert after[2].kind == 0x83
 
 
+# -- entries behind the first MiB -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lba", [2040, 4096, 20000])
+def test_a_gpt_whose_entries_lie_behind_the_first_mib_is_deployed(write, tmp_path, target, lba):
+    """Boards whose loader has the first MiB: sgdisk --move-main-table, genimage's gpt-location."""
+    path = tmp_path / "moved.raw"
+    path.write_bytes(bytes(SIZE))
+    run("sgdisk", "-n", "1:24576:32767", "-c", "1:root", "-j", lba, path)
+    outcome = write(path.read_bytes(), "--hostname", "h1")
+    assert outcome.status == 0, outcome.err
+    assert not any("libparted" in note for note in outcome.document["notes"])
+    assert "No problems found" in run("sgdisk", "-v", target)
+    table = gpt.parse(target.read_bytes()[: 16 * MiB], 512)
+    assert table.entries_lba == lba
+    assert [part.name for part in table.partitions] == ["root", "config-2"]
+
+
+def test_more_entries_than_the_end_of_the_disk_can_hold_back_are_refused(write, tmp_path, target):
+    path = tmp_path / "many.raw"
+    path.write_bytes(bytes(SIZE))
+    run("sgdisk", "-S", "8192", "-n", "1:24576:32767", path)
+    outcome = write(path.read_bytes())
+    assert outcome.error["code"] == "gpt.relocate"
+    assert "8192 entries of 128 bytes are too many" in outcome.error["detail"]
+    assert target.read_bytes() == DIRT * DISK
+
+
 # -- a last partition without content ------------------------------------------------------------------------
 
 

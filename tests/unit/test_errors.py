@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from agent import errors
@@ -51,7 +53,7 @@ def test_every_code_is_used_once_and_says_whose_fault_it_is():
             "image provided has a size of `9` bytes which is larger than `/dev/sda` of `8` bytes",
         ),
         (
-            errors.ImageNoTable(found="html"),
+            errors.ImageNoTable(type="raw", found="html"),
             "image.no_table",
             (
                 "image provided format is not of type raw because no partition table was found. "
@@ -90,3 +92,18 @@ def test_the_document_carries_detail_and_hint_apart_from_the_message():
     assert document["message"] == "Input/output fault on /dev/sda: EIO."
     assert document["detail"] == "at byte 512"
     assert "SMART" in document["hint"]
+
+
+@pytest.mark.parametrize("cls", family(), ids=lambda cls: cls.code)
+def test_every_error_has_a_hint_even_where_its_raiser_gives_none(cls):
+    assert cls.default_hint.endswith(".")
+    assert len(cls.default_hint) > 20
+
+
+@pytest.mark.parametrize("code", sorted({cls.code for cls in family()} | {"checksum.type", "checksum.pair"}))
+def test_every_code_is_in_the_documentation_with_its_cause_and_its_cure(code):
+    page = Path(__file__).parents[2] / "docs" / "errors.md"
+    (row,) = [line for line in page.read_text().splitlines() if line.startswith(f"| `{code}` |")]
+    cause, cure = row.split(" | ")[1:]
+    assert len(cause) > 10
+    assert cure.strip(" |")

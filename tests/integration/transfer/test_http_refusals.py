@@ -96,6 +96,7 @@ async def test_refused_connection_is_tried_again(serve, probe, content):
     one = probe(url, limits=HttpLimits(attempts=3))
     error = await failure(one)
     assert "Connect call failed" in error.detail or "refused" in error.detail.lower()
+    assert "Nothing listens there" in error.hint
     assert (len(one.sleeps), "after 3 attempts" in error.detail) == (2, True)
 
 
@@ -103,6 +104,7 @@ async def test_unknown_name_is_tried_again(probe):
     one = probe("http://no-such-host.invalid/image", limits=HttpLimits(attempts=2))
     error = await failure(one)
     assert "no-such-host.invalid cannot be resolved" in error.detail
+    assert "name servers" in error.hint
     assert len(one.sleeps) == 1
 
 

@@ -83,6 +83,7 @@ def test_compressed_files(disk, tmp_path):
     packed = {"gzip": gzip.compress(data), "bzip2": bz2.compress(data), "xz": lzma.compress(data)}
     with zipfile.ZipFile(tmp_path / "image.zip", "w") as archive:
         archive.write(disk)
+    packed["lzma"] = lzma.compress(data, lzma.FORMAT_ALONE)
     packed["zip"] = head(tmp_path / "image.zip")
     packed["zstd"] = subprocess.run(["zstd", "-qc", disk], check=True, capture_output=True).stdout
     for kind, content in packed.items():
@@ -118,6 +119,15 @@ def test_an_ova_is_a_tar_that_begins_with_its_ovf(tmp_path, form):
         (b"%PDF-1.7\n", "pdf"),
         (b"\x7fELF\x02\x01\x01", "elf"),
         (b"\x00\x01\x02\x03garbage\xff", "unknown data"),
+        (b"QED\0" + bytes(64), "qed"),
+        (b"LZIP\x01\x0c" + bytes(64), "lzip"),
+        (b"WithoutFreeSpace" + bytes(48), "parallels"),
+        (b"encrcdsa" + bytes(64), "dmg"),
+        (b"\x89LZO\0\r\n\x1a\n\x10", "lzop"),
+        (b"\x1f\x9d\x90abc", "compress"),
+        (b"070701000", "cpio"),
+        (b"]" + bytes(64), "unknown data"),
+        (b"]\x00\x00\x80\x00" + bytes(range(1, 60)), "unknown data"),
     ],
 )
 def test_other_things_that_servers_answer_with(content, kind):

@@ -1,0 +1,29 @@
+"""What to do about a file that is not what the job says: hints that name the way out, by the content that was found.
+
+Pure. The names of contents are those of `agent.formats.detect`.
+"""
+
+_ACCEPTED = ("raw", "qcow2", "ova")
+_CONVERTIBLE = ("qcow", "vmdk", "vhd", "vhdx", "vdi", "qed", "dmg", "parallels")
+_PACKED = ("tar", "zip", "7z", "rar", "lzma", "lzip", "lz4", "lzop", "compress", "cpio")
+_COMPRESSED = ("gzip", "xz", "zstd", "bzip2")
+_PAGES = ("html", "xml", "json", "text")
+
+
+def way_out(content: str) -> str:
+    """The hint for a file with this content."""
+    if content in _ACCEPTED:
+        return f"Set type to {content}, or check that the URL names the image that is meant."
+    if content in _CONVERTIBLE:
+        return "Convert it (qemu-img convert -O qcow2 IMAGE image.qcow2), and deploy that with type qcow2."
+    if content in _PACKED:
+        return "Unpack it and serve the disk image that is in it; that may be compressed with gzip, xz, zstd or bzip2."
+    if content in _COMPRESSED:
+        return "Decompress it until a disk image is left; one layer of gzip, xz, zstd or bzip2 may stay around it."
+    if content in _PAGES:
+        return "A page came and no image: check the URL, and whether it needs credentials (httpHeader)."
+    if content in ("zeros", "nothing"):
+        return "The file is empty: upload the image again."
+    return (
+        "Check that the URL names an image of a whole disk with its partition table, not of one filesystem."
+    )

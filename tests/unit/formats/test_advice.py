@@ -1,0 +1,29 @@
+import pytest
+
+from agent.formats.advice import way_out
+from agent.formats.detect import is_dmg
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("qcow2", "Set type to qcow2"),
+        ("raw", "Set type to raw"),
+        ("ova", "Set type to ova"),
+        *((kind, "qemu-img convert -O qcow2") for kind in ("vmdk", "vhd", "vhdx", "vdi", "qcow", "qed", "dmg")),
+        *((kind, "Unpack it") for kind in ("tar", "zip", "7z", "rar", "lzma", "lzip", "lz4")),
+        *((kind, "Decompress it") for kind in ("gzip", "xz", "zstd", "bzip2")),
+        ("html", "check the URL"),
+        ("nothing", "upload"),
+        ("ext4", "whole disk"),
+        ("unknown data", "whole disk"),
+    ],
+)  # fmt: skip
+def test_the_hint_names_the_way_out(content, words):
+    assert words in way_out(content)
+
+
+def test_an_apple_image_is_known_by_its_end():
+    assert is_dmg(b"koly".ljust(512, b"\0"))
+    assert not is_dmg(b"koly")
+    assert not is_dmg(bytes(512))
