@@ -173,7 +173,7 @@ what to do about it. Without --watch the exit status tells only whether the agen
         description="""\
 Cancel the running deployment and wait until it has stopped, erase the state of one that is over, and call a
 pending reboot off: the server stays in its rescue system. A disk that was not committed yet is left
-unbootable.
+unbootable. A reboot that has been ordered is not called off any more: that is said, and nothing is done.
 """,
         examples="""\
   byoi cancel

@@ -50,9 +50,8 @@ def test_a_job_is_deployed(make_agent, web, image, disk, tmp_path):
     assert [stage["name"] for stage in document["stages"]] == [
         "preflight", "claim", "write", "verify", "finish", "commit",
     ]  # fmt: skip
-    assert document["reboot"] == dict.fromkeys(("at", "reason", "waitingFor", "since")) | {
-        "state": "disabled"
-    }
+    unset = dict.fromkeys(("at", "reason", "waitingFor", "since"))
+    assert document["reboot"] == unset | {"state": "disabled"}
 
 
 def test_the_same_routes_answer_under_1_0(make_agent, web, image):
