@@ -22,6 +22,7 @@ from agent.aio import run_blocking
 from agent.model.events import DeployEvent, Finished
 from agent.model.stage import ACTIVE, State
 from agent.model.status import Status
+from agent.service.logs import dropped_lines
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -126,6 +127,11 @@ class Metrics:
         for (method, route, status), count in self._requests.items():
             requests.add_metric((method, route, str(status)), count)
         yield requests
+        yield CounterMetricFamily(
+            f"{_FAMILY}_log_dropped_lines",
+            "Lines of the log that nobody took from stderr",
+            value=dropped_lines(),
+        )
         yield from _deployment(self._status)
 
     def _counted_bytes(self, what: str, text: str) -> "Metric":
