@@ -1,10 +1,11 @@
 """Every system call that Python's os module lacks, in one place: ioctls of block devices, fallocate,
-sync_file_range.
+sync_file_range, renameat2.
 
 Each function raises OSError with the errno of the kernel; none logs, none retries.
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
@@ -29,6 +30,10 @@ SYNC_FILE_RANGE_WAIT_BEFORE = 1
 SYNC_FILE_RANGE_WRITE = 2
 SYNC_FILE_RANGE_WAIT_AFTER = 4
 
+# linux/fs.h and linux/fcntl.h, for renameat2(2)
+RENAME_EXCHANGE = 2
+AT_FDCWD = -100
+
 # malloc.h
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
@@ -39,6 +44,7 @@ _fallocate = _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _sync_file_range = _libc.sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_renameat2 = getattr(_libc, "renameat2", None)  # since glibc 2.28
 
 
 def _int_ioctl(fd: int, request: int) -> int:
@@ -111,6 +117,16 @@ def finish_writeback(fd: int, offset: int, length: int) -> None:
     """
     flags = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
     _check(_sync_file_range(fd, offset, length, flags))
+
+
+def exchange_files(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> None:
+    """Give each of two files the other's name, at once: renameat2(RENAME_EXCHANGE).
+
+    Not every filesystem can (EINVAL), nor every C library (ENOSYS).
+    """
+    if _renameat2 is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), os.fspath(one))
+    _check(_renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE))
 
 
 def return_large_blocks(threshold: int) -> None:

@@ -15,6 +15,7 @@ as accepted or over before the journal has it. All methods belong to the event l
 
 import asyncio
 import contextlib
+import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -28,8 +29,8 @@ from agent.model.job import Job, parse_job
 from agent.model.status import DOING, Status
 from agent.service.board import Board
 from agent.service.handover import HandOver, HandOverState
-from agent.service.journal import Book, Ending, Entry, Origin, Phase
-from agent.service.ledger import Ledger
+from agent.service.journal import OUTCOME_BYTES, Book, Ending, Entry, Origin, Phase
+from agent.service.ledger import RETRY_SECONDS, Ledger
 from agent.service.life import UNTOUCHED, Crew, Life
 
 log = structlog.get_logger(__name__)
@@ -84,6 +85,7 @@ class Slot:
         self._accepting = asyncio.Lock()
         """Held while a job is accepted, and while one is told to end: neither sees the other half done."""
         self._closing = False
+        ledger.watch(self._show_and_tell)
 
     # -- what others ask ---------------------------------------------------------------------------------
 
@@ -106,6 +108,8 @@ class Slot:
         life = self._life
         if life is not None and life.hand_over is not None and life.hand_over.is_due:
             return False  # the server is about to go down
+        if self._is_untold():
+            return False
         return life is None or life.task.done() or self._is_over()
 
     @property
@@ -133,6 +137,11 @@ class Slot:
             return entry is not None
         return life is not None and life.hand_over is not None and life.hand_over.is_over
 
+    def _is_untold(self) -> bool:
+        """Whether the job is over and nobody may know it yet, because the journal does not."""
+        entry = self.entry
+        return entry is not None and entry.is_over and not self._ledger.has_outcome(entry.id)
+
     # -- what others do ----------------------------------------------------------------------------------
 
     async def resume(self, note: str | None = None) -> None:
@@ -151,6 +160,8 @@ class Slot:
                 self._notes = (f"the job in the journal cannot be read any more and was dropped: {error}",)
                 entry = None
         kept = None if entry is None else self._kept(entry, boot_id)
+        if kept is not None and kept.is_over:
+            kept = replace(kept, job=self._job_now().spent())  # an older agent kept its secrets
 
         def change(book: Book) -> Book:
             farewells = book.farewells if entry is None or kept is not None else self._with_farewell(book)
@@ -177,8 +188,10 @@ class Slot:
         return entry
 
     def _over(self, entry: Entry, error: DeployError) -> Entry:
-        status = concluded(self._job_now(), self._server_name, attempt=entry.attempt, outcome=error)
-        return replace(entry, phase=Phase.FAILED, status=status.document())
+        name, floor = self._server_name, entry.percent
+        status = concluded(self._job_now(), name, attempt=entry.attempt, outcome=error, floor=floor)
+        job = self._job_now().spent()
+        return replace(entry, phase=Phase.FAILED, status=status.document(), job=job)
 
     async def post(self, document: Mapping[str, Any], job: Job, *, job_id: str | None, origin: Origin) -> str:
         """Take a job; durable when this returns.
@@ -208,7 +221,9 @@ class Slot:
                 raise SlotClosing
             if not self._has_room() or (self._life is not None and not await self._life.wait(STEPS_SECONDS)):
                 raise SlotTaken
-            await self._ledger.change(lambda book: self._accept(book, new))
+            # Its status holds the job once more, and an error may name the URL.
+            room = OUTCOME_BYTES + 2 * len(json.dumps(job.redacted()))
+            await self._ledger.change(lambda book: self._accept(book, new), room=room)
             self._notes, self._job = (), job
             self._begin(new)
         log.info("accepted", id=new.id, origin=origin, job=job.redacted())
@@ -394,24 +409,49 @@ class Slot:
             return False  # over, and not yet in the journal
         return self._board.show(self._document())
 
+    def _show_and_tell(self) -> None:
+        if self._show():
+            self._board.tell("status")
+
     def _document(self) -> dict[str, Any]:
         entry, life = self.entry, self._life
         if entry is None:
-            return idle_document(self._server_name, self._notes)
+            return self._with_trouble(idle_document(self._server_name, self._notes))
         if entry.status is not None:
             document = dict(entry.status)
+            if self._is_untold():
+                document |= self._untold()
         elif life is not None and life.deployment is not None:
             document = life.deployment.snapshot().document()
         else:
             name, floor = self._server_name, entry.percent
             document = starting(self._job_now(), name, attempt=entry.attempt, floor=floor).document()
         if document["status"] == DOING:
-            document["percent"] = max(document["percent"], entry.percent)
+            document["percent"] = min(document["percent"], self._ledger.promised_percent(entry.id))
             if entry.ending is not None and life is not None:
                 document["message"] = f"Cancelling: {life.waiting_for()}."
         hand_over = None if life is None else life.hand_over
         reboot = document.get("reboot") if hand_over is None else hand_over.document()
-        return {**document, "id": entry.id, "reboot": reboot}
+        return self._with_trouble({**document, "id": entry.id, "reboot": reboot})
+
+    def _untold(self) -> dict[str, Any]:
+        """What is shown of a job that is over while the journal cannot take its outcome: the next agent may begin it
+        again.
+        """
+        message = f"The deployment is over, and its outcome cannot be stored. {self._cure()}"
+        return {"status": DOING, "message": message, "error": None, "finishedAt": None}
+
+    def _with_trouble(self, document: dict[str, Any]) -> dict[str, Any]:
+        if self._ledger.is_durable:
+            return document
+        return {**document, "notes": [*document["notes"], self._cure()]}
+
+    def _cure(self) -> str:
+        """Why the journal cannot be written, and what helps."""
+        trouble = self._ledger.trouble
+        if trouble is None:
+            return ""
+        return f"{trouble.message} {trouble.hint} The agent tries again every {RETRY_SECONDS:.0f} s."
 
 
 def _with_ending(book: Book, job_id: str, ending: Ending) -> Book | None:
