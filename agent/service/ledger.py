@@ -59,9 +59,12 @@ class Ledger:
         return self.durable is self.book
 
     @property
-    def trouble(self) -> StateUnusable | None:
-        """Why the journal does not hold what memory holds; None where it does."""
-        return None if self.is_durable else self._trouble
+    def trouble(self) -> str | None:
+        """Why the journal does not hold what memory holds, and what helps; None where it does."""
+        if self.is_durable or self._trouble is None:
+            return None
+        error = self._trouble
+        return f"{error.message} {error.hint} The agent tries again every {RETRY_SECONDS:.0f} s."
 
     def has_outcome(self, job_id: str) -> bool:
         """Whether the journal knows what has become of this job."""

@@ -254,7 +254,7 @@ class Life:
         """
         self._outcome = status
         document = status.document()
-        document["notes"] = _last_notes(document["notes"])
+        document["notes"] = last_notes(document["notes"])
         phase = Phase.DONE if status.state is State.DONE else Phase.FAILED
 
         def record(old: Entry) -> Entry:
@@ -309,7 +309,7 @@ class Life:
             try:
                 await self._forget(self._entry.id, tell=self._tell_of_end)
             except StateUnusable:
-                if self._current_phase() in (Phase.RUNNING, Phase.SEALED):
+                if self.hand_over is None:
                     await self._conclude(self._outcome or self._status_of(JobCancelled()), wait=False)
                 await self._call_off()
             return
@@ -387,7 +387,7 @@ class Life:
             await self._keep(lambda old: replace(old, percent=ceiling))
 
 
-def _last_notes(notes: list[str]) -> list[str]:
+def last_notes(notes: list[str]) -> list[str]:
     """The last notes, as many as the journal has room for."""
     sizes = accumulate(len(json.dumps(note)) + 2 for note in reversed(notes))
     count = sum(size <= MAX_NOTES_BYTES for size in sizes)

@@ -30,7 +30,7 @@ from agent.model.status import DOING, Status
 from agent.service.board import Board
 from agent.service.handover import HandOver, HandOverState
 from agent.service.journal import OUTCOME_BYTES, Book, Ending, Entry, Origin, Phase
-from agent.service.ledger import RETRY_SECONDS, Ledger
+from agent.service.ledger import Ledger
 from agent.service.life import UNTOUCHED, Crew, Life
 
 log = structlog.get_logger(__name__)
@@ -414,44 +414,31 @@ class Slot:
             self._board.tell("status")
 
     def _document(self) -> dict[str, Any]:
-        entry, life = self.entry, self._life
+        document, trouble = self._document_of_job(), self._ledger.trouble
+        return document if trouble is None else {**document, "notes": [*document["notes"], trouble]}
+
+    def _document_of_job(self) -> dict[str, Any]:
+        life, entry = self._life, self.entry
         if entry is None:
-            return self._with_trouble(idle_document(self._server_name, self._notes))
+            return idle_document(self._server_name, self._notes)
         if entry.status is not None:
             document = dict(entry.status)
-            if self._is_untold():
-                document |= self._untold()
         elif life is not None and life.deployment is not None:
             document = life.deployment.snapshot().document()
         else:
             name, floor = self._server_name, entry.percent
             document = starting(self._job_now(), name, attempt=entry.attempt, floor=floor).document()
+        if self._is_untold():
+            # The next agent may begin it again.
+            message = f"The deployment is over, and its outcome cannot be stored. {self._ledger.trouble}"
+            document |= {"status": DOING, "message": message, "error": None, "finishedAt": None}
+        elif document["status"] == DOING and entry.ending is not None and life is not None:
+            document["message"] = f"Cancelling: {life.waiting_for()}."
         if document["status"] == DOING:
             document["percent"] = min(document["percent"], self._ledger.promised_percent(entry.id))
-            if entry.ending is not None and life is not None:
-                document["message"] = f"Cancelling: {life.waiting_for()}."
         hand_over = None if life is None else life.hand_over
         reboot = document.get("reboot") if hand_over is None else hand_over.document()
-        return self._with_trouble({**document, "id": entry.id, "reboot": reboot})
-
-    def _untold(self) -> dict[str, Any]:
-        """What is shown of a job that is over while the journal cannot take its outcome: the next agent may begin it
-        again.
-        """
-        message = f"The deployment is over, and its outcome cannot be stored. {self._cure()}"
-        return {"status": DOING, "message": message, "error": None, "finishedAt": None}
-
-    def _with_trouble(self, document: dict[str, Any]) -> dict[str, Any]:
-        if self._ledger.is_durable:
-            return document
-        return {**document, "notes": [*document["notes"], self._cure()]}
-
-    def _cure(self) -> str:
-        """Why the journal cannot be written, and what helps."""
-        trouble = self._ledger.trouble
-        if trouble is None:
-            return ""
-        return f"{trouble.message} {trouble.hint} The agent tries again every {RETRY_SECONDS:.0f} s."
+        return {**document, "id": entry.id, "reboot": reboot}
 
 
 def _with_ending(book: Book, job_id: str, ending: Ending) -> Book | None:

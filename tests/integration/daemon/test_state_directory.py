@@ -121,6 +121,20 @@ def test_an_outcome_is_not_told_before_it_is_kept_and_the_status_names_the_cure(
         agent.wait(agent.rebooted.exists, "the server is handed over")
 
 
+def test_a_deletion_before_the_outcome_is_kept_calls_the_reboot_off(make_agent, slow_web, image, small):
+    agent = make_agent(reboot=True).start()
+    in_stage(agent, slow_web, image)
+    with read_only(small):
+        agent.wait(lambda: "outcome cannot be stored" in agent.status()["message"], "the trouble is told", 60)
+        answer = agent.delete()
+        assert (answer.status, answer.json["errorCode"]) == (500, "agent.state")
+        assert agent.status()["status"] == "doing"
+    assert agent.wait_for("done")["reboot"]["state"] == "calledOff"
+    assert agent.delete().status == 200
+    assert agent.get().status == 404
+    assert not agent.rebooted.exists()
+
+
 def test_an_agent_that_dies_before_its_outcome_is_kept_has_told_nothing(
     make_agent, slow_web, image, disk, tmp_path, small
 ):
