@@ -329,14 +329,16 @@ class Journal:
         """Give both files room for `size` bytes; what they hold stays."""
         if not self._path.exists():
             self._replace(self.stored or Book(), None)
-        for path in (self._spare, self._path):
-            with _opened(path) as fd:
-                before = os.fstat(fd).st_size
-                try:
+        before: dict[Path, int] = {}
+        try:
+            for path in (self._spare, self._path):
+                with _opened(path) as fd:
+                    before[path] = os.fstat(fd).st_size
                     os.posix_fallocate(fd, 0, size)
-                except OSError:
-                    os.ftruncate(fd, before)
-                    raise
+        except OSError:
+            for path, length in before.items():
+                os.truncate(path, length)
+            raise
 
     def _renew_spare(self, size: int, *, blank: bool) -> None:
         """Have the next spare file ready, without the secrets of a job that is over."""
