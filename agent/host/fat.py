@@ -2,19 +2,18 @@
 
 A disk with sectors of 4096 bytes cannot carry ISO 9660 for Linux, so its config drive is FAT with sectors as
 large. Owns the geometry of that filesystem and the dealings with mkfs.vfat and mtools. Used by
-`agent.host.drive` and by the check for the boot loader. The image is built in a private directory that is
-gone when the call ends, in whatever way. Every failure is an OSError, but for a missing tool (ToolMissing). What a
-filesystem brings may be built to hurt its reader: the tools run under limits.
+`agent.host.drive` and by the check for the boot loader. The image is built in memory, in a file without a name
+(memfd): it is gone with the process, in whatever way that ends. Every failure is an OSError, but for a missing tool
+(ToolMissing). What a filesystem brings may be built to hurt its reader: the tools run under limits.
 """
 
 import errno
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from agent.formats.configdrive import LABEL, directories
 from agent.host import process
@@ -104,16 +103,16 @@ def build_fat(tree: Mapping[str, bytes], sector_size: int = 4096, label: str = L
     for path in tree:
         _split(path)
     geometry = geometry_for(tree, sector_size)
-    with _private_file() as image:
-        os.truncate(image, geometry.size)
+    with _nameless_file() as (fd, image):
+        os.truncate(fd, geometry.size)
         shape = ["-S", str(sector_size), "-s", "1", "-F", str(geometry.bits), "-r", str(_ROOT_ENTRIES), "-a"]
-        process.run(["mkfs.vfat", *shape, "-n", label, str(image)], timeout=_TIMEOUT)
+        process.run(["mkfs.vfat", *shape, "-n", label, image], timeout=_TIMEOUT)
         for directory in directories(tree):
-            _mtools("mmd", str(image), f"::/{directory}")
+            _mtools("mmd", image, f"::/{directory}")
         for path, data in tree.items():
             # By stdin: the contents are secret and need no file beside the image.
-            _mtools("mcopy", str(image), "-", f"::/{path}", content=data)
-        return image.read_bytes()
+            _mtools("mcopy", image, "-", f"::/{path}", content=data)
+        return _content(fd)
 
 
 def read_fat(data: bytes) -> dict[str, bytes]:
@@ -129,11 +128,12 @@ def read_fat(data: bytes) -> dict[str, bytes]:
     """
     if len(data) > MAX_IMAGE:
         raise OSError(errno.EFBIG, f"the FAT image has {len(data)} bytes, at most {MAX_IMAGE} are read")
-    with _private_file() as image:
-        image.write_bytes(data)
+    with _nameless_file() as (fd, image):
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
         tree: dict[str, bytes] = {}
         total = 0
-        for path in _walk(str(image)):
+        for path in _walk(image):
             tree[path] = _extract(image, path)
             total += len(tree[path])
             if total > MAX_IMAGE:
@@ -232,14 +232,17 @@ def _walk(image: str) -> Iterator[str]:
                 yield path[1:]
 
 
-def _extract(image: Path, path: str) -> bytes:
+def _extract(image: str, path: str) -> bytes:
     # Into a file: a program's stdout is bounded more tightly than the size of user data.
-    target = image.with_name("content")
-    try:
-        _mtools("mcopy", str(image), f"::/{path}", str(target))
-        return target.read_bytes()
-    finally:
-        target.unlink(missing_ok=True)
+    with _nameless_file() as (fd, target):
+        _mtools("mcopy", image, "-n", f"::/{path}", target)
+        return _content(fd)
+
+
+def _content(fd: int) -> bytes:
+    with open(fd, "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read()
 
 
 def _mtools(tool: str, image: str, *arguments: str, content: bytes | None = None) -> bytes:
@@ -250,14 +253,13 @@ def _mtools(tool: str, image: str, *arguments: str, content: bytes | None = None
 
 
 @contextmanager
-def _private_file() -> Iterator[Path]:
-    """An empty file in a directory (0700) that goes with it."""
-    with tempfile.TemporaryDirectory(prefix="byoi-drive-") as directory:
-        image = Path(directory) / "image"
-        image.touch(mode=0o600)
-        if "@@" in directory:
-            raise OSError(errno.EINVAL, "a path with @@ in it cannot be used by mtools", directory)
-        yield image
+def _nameless_file() -> Iterator[tuple[int, str]]:
+    """An empty file in memory: its descriptor, and the path by which children of this process can open it."""
+    fd = os.memfd_create("byoi-drive", os.MFD_CLOEXEC)
+    try:
+        yield fd, f"/proc/{os.getpid()}/fd/{fd}"
+    finally:
+        os.close(fd)
 
 
 def _split(path: str) -> list[str]:

@@ -1,5 +1,5 @@
 """Every system call that Python's os module lacks, in one place: ioctls of block devices, fallocate,
-sync_file_range.
+sync_file_range, renameat2.
 
 Each function raises OSError with the errno of the kernel; none logs. A call that a signal interrupts is made again, as
 Python's os module does it (PEP 475); `fcntl.ioctl` and what is called through ctypes do not by themselves.
@@ -33,6 +33,10 @@ SYNC_FILE_RANGE_WAIT_BEFORE = 1
 SYNC_FILE_RANGE_WRITE = 2
 SYNC_FILE_RANGE_WAIT_AFTER = 4
 
+# linux/fs.h and linux/fcntl.h, for renameat2(2)
+RENAME_EXCHANGE = 2
+AT_FDCWD = -100
+
 # malloc.h
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
@@ -43,6 +47,7 @@ _fallocate = _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _sync_file_range = _libc.sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_renameat2 = getattr(_libc, "renameat2", None)  # since glibc 2.28
 
 
 def _ioctl(fd: int, request: int, argument: bytes) -> bytes:
@@ -123,6 +128,16 @@ def finish_writeback(fd: int, offset: int, length: int) -> None:
     call(_sync_file_range, fd, offset, length, flags)
 
 
+def exchange_files(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> None:
+    """Give each of two files the other's name, at once: renameat2(RENAME_EXCHANGE).
+
+    Not every filesystem can (EINVAL), nor every C library (ENOSYS).
+    """
+    if _renameat2 is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), os.fspath(one))
+    call(_renameat2, AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE)
+
+
 def return_large_blocks(threshold: int) -> None:
     """From now on memory blocks of `threshold` bytes or more go back to the system when they are freed.
 
@@ -148,7 +163,7 @@ def address(view: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
-def call(function: Callable[..., int], *arguments: int) -> None:
+def call(function: Callable[..., int], *arguments: int | bytes) -> None:
     """Call a function of the C library that gives 0, or another number and errno.
 
     Raises:

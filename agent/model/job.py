@@ -113,6 +113,14 @@ class Job:
             key: shortened(document[key], limits[key]) for key in limits.keys() & document.keys()
         }
 
+    def spent(self) -> dict[str, Any]:
+        """What is kept of the document when the job is over: no secret of it, and `parse_job` still reads it."""
+        document = self.redacted()
+        document["URL"] = document["URL"].partition("?")[0]
+        for key in ("sshKey", "networkData"):  # a blank is no key, and no object
+            document["configdrive"].pop(key, None)
+        return document
+
 
 def _present(document: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if value is not None}

@@ -16,6 +16,8 @@ HIDDEN = "***"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _MALFORMED = "the host or the port of the URL is malformed"
 _FORBIDDEN_IN_AUTHORITY = re.compile(r'[\\<>"{}|^`]')
+# Names of members are words; a token is longer, or has other characters.
+_QUERY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 
 
 class Origin(NamedTuple):
@@ -71,6 +73,7 @@ def _check_file(parts: SplitResult) -> str | None:
 def redact_url(text: str) -> str:
     """The URL as it may be shown: without userinfo, fragment, and the values of its query (signed URLs).
 
+    Of the query only what is the name of a value is shown.
     Never raises; of a text that is no URL only the scheme is shown.
     """
     parts = _split(text) if len(text) <= MAX_URL_LENGTH else None
@@ -85,8 +88,9 @@ def redact_url(text: str) -> str:
 
 
 def _hide_value(item: str) -> str:
-    name, equals, _value = item.partition("=")
-    return f"{name}={HIDDEN}" if equals else HIDDEN
+    name, _, value = item.partition("=")
+    # Base64 ends with equal signs: what has nothing else behind it is a value itself.
+    return f"{name}={HIDDEN}" if value.strip("=") and _QUERY_NAME.fullmatch(name) else HIDDEN
 
 
 def printable(text: str, limit: int = MAX_URL_LENGTH) -> str:

@@ -110,7 +110,7 @@ def run(config: Config, *, stall_seconds: float = STALL_SECONDS) -> int:
     """
     from agent.host.syscalls import return_large_blocks  # noqa: PLC0415 - not needed by --check
     from agent.service.listen import ListenError  # noqa: PLC0415
-    from agent.service.logs import configure_logs  # noqa: PLC0415
+    from agent.service.logs import configure_logs, say  # noqa: PLC0415
     from agent.units import MiB  # noqa: PLC0415
 
     return_large_blocks(4 * MiB)
@@ -119,9 +119,9 @@ def run(config: Config, *, stall_seconds: float = STALL_SECONDS) -> int:
     try:
         return asyncio.run(_serve(config, stall_seconds))
     except (StateUnusable, ListenError) as error:
-        print(f"byoi-agent: {error}", file=sys.stderr)
+        say(f"byoi-agent: {error}")
         if isinstance(error, StateUnusable) and error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+            say(f"hint: {error.hint}")
         return EXIT_FAILED
 
 
@@ -149,7 +149,9 @@ async def _serve(config: Config, stall_seconds: float) -> int:
 
 def _abandon() -> NoReturn:
     """End without waiting for the thread that hangs, as the interpreter would."""
-    sys.stderr.flush()
+    from agent.service.logs import flush_logs  # noqa: PLC0415
+
+    flush_logs()
     os._exit(EXIT_FAILED)
 
 

@@ -1,9 +1,12 @@
 """The journal: the job slot on disk, so that the agent survives its own death.
 
-One small JSON file, replaced atomically (a new file, flushed, renamed over the old one), 0600 in a directory of 0700,
-because it holds the job with its secrets. What it says is what the next agent does: a job that was running starts
-again, a sealed one is compared with its disk, a finished one still answers. A file that is torn, or not ours, is set
-aside under another name and never guessed at.
+One small JSON file, replaced atomically, 0600 in a directory of 0700, because it holds the job with its secrets. What
+it says is what the next agent does: a job that was running starts again, a sealed one is compared with its disk, a
+finished one still answers. A file that is torn, or not ours, is set aside under another name and never guessed at.
+
+There are two files of one size, and they swap their names: the spare one is written and flushed, then it is the journal
+and what was the journal is the spare. Both get their room when a job is accepted, that for its outcome included, and
+keep it until the outcome is stored: a filesystem that fills up meanwhile loses nothing. Spaces fill the rest.
 
 Used by the slot only. `open` first; `store` when something has to outlive the process. A `store` that fails leaves the
 last state in place and raises.
@@ -15,7 +18,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -25,9 +28,10 @@ import aiofiles
 
 from agent.aio import run_blocking
 from agent.errors import StateUnusable
+from agent.host.syscalls import exchange_files
 from agent.model.disk_state import DiskState
 from agent.model.seal import Seal
-from agent.units import MiB
+from agent.units import KiB, MiB
 
 FORMAT = "byoi-agent journal"
 VERSION = 1
@@ -35,6 +39,10 @@ NAME = "journal.json"
 LOCK = "lock"
 # A job of the largest size, each of its characters escaped by JSON, and statuses.
 MAX_BYTES = 192 * MiB
+# What the status of a job that is over takes, its job left out.
+OUTCOME_BYTES = 64 * KiB
+# What is still noted of it then: seen, told, the reboot.
+SLACK_BYTES = 4 * KiB
 
 Origin = Literal["api", "control"]
 Ending = Literal["erase", "cancel"]
@@ -54,7 +62,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One job. `job` is the document as posted, `status` the last status document of a job that is over."""
+    """One job. `job` is the document as posted; once it is over, without its secrets, and `status` is its last one."""
 
     id: str
     origin: Origin
@@ -71,11 +79,16 @@ class Entry:
     ending: Ending | None = None
     """What somebody was promised who wanted it to end, and is done even by the next agent."""
     percent: float = 0.0
-    """How far clients have been told it was: the next attempt begins there."""
+    """How far clients may have been told it is, and no further: the next attempt begins there."""
     ordered_at: float | None = None
     """When the reboot was ordered: it is not ordered again in the same boot."""
     disk_state: DiskState = DiskState.UNTOUCHED
     """What the attempts so far have left of the disk."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has its outcome."""
+        return self.status is not None
 
     def document(self) -> dict[str, Any]:
         """The entry as JSON, secrets included."""
@@ -153,6 +166,7 @@ class Journal:
         """
         self._directory = Path(directory)
         self._path = self._directory / NAME
+        self._spare = self._directory / f".{NAME}.new"
         self._server_name = server_name
         self._lock_fd: int | None = None
         self._directory_fd: int | None = None
@@ -172,7 +186,7 @@ class Journal:
             await run_blocking(self._prepare)
             text = await self._read()
         except OSError as error:
-            raise StateUnusable(path=str(self._directory), reason=error.strerror or str(error)) from error
+            raise self._unusable(error) from error
         if text is None:
             return Book(), None
         try:
@@ -181,30 +195,29 @@ class Journal:
             aside = await run_blocking(self._set_aside)
             return Book(), f"the journal was not usable and is kept as {aside}: {error}"
 
-    async def store(self, book: Book) -> None:
+    async def store(self, book: Book, *, room: int | None = None) -> None:
         """Make a book durable; a cancellation is let through only when it is, or when it failed.
+
+        Args:
+            book: what the file is to hold.
+            room: bytes that later books may take beyond this one; they are reserved, or nothing is stored. None where
+                the room that there is has to do.
 
         Raises:
             StateUnusable: it could not be written; the file holds what it held before.
         """
-        document = {
-            "format": FORMAT,
-            "version": VERSION,
-            "server": self._server_name,
-            "boot": book.boot_id,
-            "taken": list(book.taken),
-            "farewells": [dict(farewell) for farewell in book.farewells],
-            "revision": book.revision,
-            "entry": None if book.entry is None else book.entry.document(),
-        }
         try:
-            await run_blocking(self._replace, document, book)
+            await run_blocking(self._replace, book, room)
         except OSError as error:
-            raise StateUnusable(path=str(self._path), reason=error.strerror or str(error)) from error
+            raise self._unusable(error) from error
         except (ValueError, RecursionError):
             raise StateUnusable(
                 path=str(self._path), reason="the job is too large, or nested too deep"
             ) from None
+
+    def _unusable(self, error: OSError) -> StateUnusable:
+        path, reason = str(self._directory), error.strerror or str(error)
+        return StateUnusable(path=path, reason=reason, hint=_cure(error.errno, path))
 
     def close(self) -> None:
         """Let the directory go."""
@@ -216,7 +229,7 @@ class Journal:
     def _prepare(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory.chmod(0o700)
-        fd = os.open(self._directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(self._directory / LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -244,6 +257,7 @@ class Journal:
             raise
 
     def _parse(self, text: bytes) -> Book:
+        text = text.rstrip(b" \0")  # zeros: room that was reserved and not written yet
         if len(text) > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES} bytes")
         try:
@@ -276,22 +290,109 @@ class Journal:
         self._path.rename(aside)
         return str(aside)
 
-    def _replace(self, document: Mapping[str, Any], book: Book) -> None:
-        text = json.dumps(document).encode()
-        if len(text) > MAX_BYTES:
-            raise ValueError("larger than the next agent would read")
-        fresh = self._path.with_name(f".{NAME}.new")
-        fresh.unlink(missing_ok=True)  # of an agent that died while it wrote
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
+    def _replace(self, book: Book, room: int | None) -> None:
+        self._take_again()
+        text = self._encode(book)
+        size = min(len(text) + SLACK_BYTES + (room or 0), MAX_BYTES)
+        if room is not None:
+            self._reserve(size)
+        has_job_to_do = book.entry is not None and not book.entry.is_over
+        with _opened(self._spare) as spare:
+            if has_job_to_do:
+                size = max(size, os.fstat(spare).st_size)  # what was reserved stays
+            _fill(spare, text, size)
+        try:
+            exchange_files(self._spare, self._path)
+        except OSError:  # there is no journal yet, or the filesystem cannot
+            self._spare.replace(self._path)
         self.stored = book  # from here on it is what the next agent finds
+        with contextlib.suppress(OSError):
+            self._renew_spare(size, blank=not has_job_to_do)
         if self._directory_fd is not None:
             with contextlib.suppress(OSError):
                 os.fsync(self._directory_fd)
+
+    def _encode(self, book: Book) -> bytes:
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "server": self._server_name,
+            "boot": book.boot_id,
+            "taken": list(book.taken),
+            "farewells": [dict(farewell) for farewell in book.farewells],
+            "revision": book.revision,
+            "entry": None if book.entry is None else book.entry.document(),
+        }
+        text = json.dumps(document).encode()
+        if len(text) > MAX_BYTES:
+            raise ValueError("larger than the next agent would read")
+        return text
+
+    def _take_again(self) -> None:
+        """Somebody who made the directory anew while the agent ran has made another one: it has to be locked too."""
+        here = self._directory.stat()
+        if self._directory_fd is None or not os.path.samestat(here, os.fstat(self._directory_fd)):
+            self.close()
+            self._prepare()
+
+    def _reserve(self, size: int) -> None:
+        """Give both files room for `size` bytes; what they hold stays."""
+        if not self._path.exists():
+            self._replace(self.stored or Book(), None)
+        before: dict[Path, int] = {}
+        try:
+            for path in (self._spare, self._path):
+                with _opened(path) as fd:
+                    before[path] = os.fstat(fd).st_size
+                    os.posix_fallocate(fd, 0, size)
+        except OSError:
+            for path, length in before.items():
+                os.truncate(path, length)
+            raise
+
+    def _renew_spare(self, size: int, *, blank: bool) -> None:
+        """Have the next spare file ready, without the secrets of a job that is over."""
+        with _opened(self._spare) as fd:
+            if blank:
+                _fill(fd, b"", os.fstat(fd).st_size)
+                os.ftruncate(fd, size)
+            os.posix_fallocate(fd, 0, size)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _fill(fd: int, text: bytes, size: int) -> None:
+    """Write a text and spaces behind it, `size` bytes in all or as many as there is room for, and flush."""
+    with contextlib.suppress(OSError):
+        os.posix_fallocate(fd, 0, size)
+    rest = memoryview(text.ljust(min(size, os.fstat(fd).st_size)))
+    os.lseek(fd, 0, os.SEEK_SET)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+    os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
+    os.fsync(fd)
+
+
+def _cure(number: int | None, directory: str) -> str:
+    """What helps against an error of the system; empty where nothing more is known than for any other."""
+    match number:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"Make room on the filesystem of {directory}."
+        case errno.ENOENT | errno.ENOTDIR:
+            return (
+                f"{directory} is gone: make it again (mkdir -m 0700 {directory}), or start the agent again."
+            )
+        case errno.EROFS:
+            return f"Mount the filesystem of {directory} writable again."
+        case _:
+            return ""
 
 
 def _member(document: Mapping[str, Any], key: str, *kinds: type) -> Any:

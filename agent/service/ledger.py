@@ -3,6 +3,7 @@
 Everybody who changes the book does it by a function of the book as it is then, under one lock: who decided on an older
 one is told so by the identity of the entry. What memory holds is what the journal holds, also where a cancellation
 comes while a thread still writes; the one exception is `keep`, for facts that are true whatever the journal can take.
+Those are told to nobody before the journal has them: `durable` is what may be told.
 """
 
 import asyncio
@@ -36,17 +37,56 @@ class Ledger:
         self._journal = journal
         self._revision = revision
         self._lock = asyncio.Lock()
+        self._stored = asyncio.Event()
+        self._trouble: StateUnusable | None = None
+        self._recovered: Callable[[], object] = lambda: None
         self.book = book
-        self.is_durable = True
-        """Whether the journal holds what memory holds."""
+        self.durable = book
+        """What the journal holds."""
+
+    def watch(self, recovered: Callable[[], object]) -> None:
+        """Have this called when the journal holds again what memory holds."""
+        self._recovered = recovered
 
     @property
     def entry(self) -> Entry | None:
         """The job in the slot."""
         return self.book.entry
 
-    async def change(self, change: Change) -> bool:
+    @property
+    def is_durable(self) -> bool:
+        """Whether the journal holds what memory holds."""
+        return self.durable is self.book
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the journal does not hold what memory holds, and what helps; None where it does."""
+        if self.is_durable or self._trouble is None:
+            return None
+        error = self._trouble
+        return f"{error.message} {error.hint} The agent tries again every {RETRY_SECONDS:.0f} s."
+
+    def has_outcome(self, job_id: str) -> bool:
+        """Whether the journal knows what has become of this job."""
+        entry = self.durable.entry
+        return entry is not None and entry.id == job_id and entry.is_over
+
+    def promised_percent(self, job_id: str) -> float:
+        """How far the next agent would begin; nobody may be told that this job is further."""
+        entry = self.durable.entry
+        return 0.0 if entry is None or entry.id != job_id else entry.percent
+
+    async def until_outcome(self, job_id: str) -> None:
+        """Wait until the journal knows what has become of this job."""
+        while not self.has_outcome(job_id):
+            await self._stored.wait()
+
+    async def change(self, change: Change, *, room: int | None = None) -> bool:
         """Store the changed book; False where there is nothing to change.
+
+        Args:
+            change: makes the next book.
+            room: bytes to reserve for later ones, if any.
 
         Raises:
             StateUnusable: the journal could not be written, and nothing has changed.
@@ -57,12 +97,24 @@ class Ledger:
                 return False
             book = replace(book, revision=self._revision())
             try:
-                await self._journal.store(book)
+                await self._journal.store(book, room=room)
+            except StateUnusable as error:
+                self._trouble = error
+                raise
             finally:
                 # A cancellation that came meanwhile has waited for the thread: what is stored is true.
                 if self._journal.stored is book:
-                    self.book, self.is_durable = book, True
+                    self._take(book)
             return True
+
+    def _take(self, book: Book) -> None:
+        was_durable = self.is_durable
+        self.book = self.durable = book
+        self._stored.set()
+        self._stored = asyncio.Event()
+        if not was_durable:
+            log.info("journal_recovered")
+            self._recovered()
 
     async def keep(self, job_id: str, change: Callable[[Entry], Entry]) -> None:
         """Change the entry of a job, if it is still there; see `impose`."""
@@ -83,9 +135,8 @@ class Ledger:
         try:
             await self.change(change)
         except StateUnusable as error:
-            log.error("journal_failed", reason=str(error))  # noqa: TRY400 - the text says all
+            log.error("journal_failed", reason=str(error), hint=error.hint)  # noqa: TRY400 - the text says all
             self.book = change(self.book) or self.book
-            self.is_durable = False
 
     async def flush(self) -> bool:
         """Store what could not be stored; whether the journal holds everything now."""

@@ -5,9 +5,11 @@ cancellation leaves the task: a fault of ours becomes the job's error, never the
 """
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Literal, Protocol
 
 from agent.aio import alongside
@@ -24,13 +26,18 @@ from agent.service.config import Reboot
 from agent.service.handover import HandOver
 from agent.service.journal import Book, Entry, Phase
 from agent.service.ledger import Ledger
+from agent.units import KiB
 
 log = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS = 5
 TICK_SECONDS = 1.0
-# How much further a deployment is, in per cent, before the journal is told.
+# How far ahead the journal knows what clients may be told, in per cent, and where that ends: only a job that is over is
+# at 100.
 PERCENT_STEP = 5.0
+MAX_PERCENT = 99.0
+# Of a status that is kept: the room for it is reserved.
+MAX_NOTES_BYTES = 32 * KiB
 
 Why = Literal["erase", "cancel", "stop"]
 
@@ -110,7 +117,6 @@ class Life:
         self._outcome: Status | None = None
         """What the deployment came to, from the moment on at which nothing can change it."""
         self._pulse: tuple[object, ...] = ()
-        self._percent = self._percent_kept = entry.percent
         self._moved_at = time.monotonic()
         self.deployment: Running | None = None
         self.hand_over: HandOver | None = None
@@ -255,6 +261,7 @@ class Life:
             outcome=outcome,
             disk_state=self._entry_now().disk_state,
             note=note,
+            floor=self._ledger.promised_percent(self._entry.id),
         )
 
     async def _deploy(self) -> None:
@@ -269,27 +276,34 @@ class Life:
                 self._outcome = deployment.snapshot()
         await self._conclude(deployment.snapshot())
 
-    async def _conclude(self, status: Status) -> None:
-        """Record an outcome, then show it. The first one counts."""
+    async def _conclude(self, status: Status, *, wait: bool = True) -> None:
+        """Record an outcome, then show it. The first one counts.
+
+        Args:
+            status: the outcome.
+            wait: until the journal has it, however long that takes. A life that was told to end does not.
+        """
         self._outcome = status
         document = status.document()
+        document["notes"] = last_notes(document["notes"])
         phase = Phase.DONE if status.state is State.DONE else Phase.FAILED
 
         def record(old: Entry) -> Entry:
-            if old.status is not None:
-                return old
-            percent = max(document["percent"], old.percent)
-            return replace(old, phase=phase, status={**document, "percent": percent})
+            return old if old.is_over else replace(old, phase=phase, status=document, job=self._job.spent())
 
         await self._keep(record)
+        self.deployment = None
+        if wait:
+            self._show()
+            await self._ledger.until_outcome(self._entry.id)
         self._announce()
 
     def _announce(self) -> None:
         if self._current_phase() is Phase.DONE and self.hand_over is None:
             self._prepare_hand_over()
-        self.deployment = None
         self._show()
-        self._tell("result")
+        if self._ledger.has_outcome(self._entry.id):
+            self._tell("result")
 
     def _prepare_hand_over(self) -> None:
         entry = self._ledger.entry or self._entry
@@ -354,28 +368,24 @@ class Life:
             try:
                 await self._forget(self._entry.id, tell=self._tell_of_end)
             except StateUnusable:
-                if self._current_phase() in (Phase.RUNNING, Phase.SEALED):
-                    await self._conclude(self._outcome or self._status_of(JobCancelled()))
+                if self.hand_over is None:
+                    await self._conclude(self._outcome or self._status_of(JobCancelled()), wait=False)
                 await self._close_called_off()
             return
         outcome = self._outcome
         if outcome is not None and (self._why == "cancel" or not _is_cancelled(outcome)):
-            await self._conclude(outcome)
+            await self._conclude(outcome, wait=False)
         elif self._why == "cancel" and self._current_phase() in (Phase.RUNNING, Phase.SEALED):
-            await self._conclude(self._status_of(JobCancelled()))
+            await self._conclude(self._status_of(JobCancelled()), wait=False)
         if self._why == "cancel":
             await self._close_called_off()
         elif self._current_phase() in (Phase.RUNNING, Phase.SEALED):
             await self._leave_to_the_next()
 
     async def _leave_to_the_next(self) -> None:
-        """The agent stops: keep how far this attempt has come, and what it leaves of the disk."""
-        entry = self._entry_now()
-        percent, disk_state = max(self._percent, entry.percent), entry.disk_state
+        """The agent stops: keep what this attempt leaves of the disk."""
         if self._outcome is not None and self._outcome.error is not None:
-            disk_state = DiskState(self._outcome.error["diskState"])
-        if (percent, disk_state) != (entry.percent, entry.disk_state):
-            await self._keep(lambda old: replace(old, percent=percent, disk_state=disk_state))
+            await self._keep_fact(DiskState(self._outcome.error["diskState"]))
 
     async def _close_called_off(self) -> None:
         if self.hand_over is not None:
@@ -431,12 +441,23 @@ class Life:
         pulse = deployment.pulse()
         if pulse != self._pulse:
             self._pulse, self._moved_at = pulse, time.monotonic()
+        await self._promise(deployment.snapshot().percent)
         if self._show():
             self._tell("progress")
-        self._percent = round(deployment.snapshot().percent, 1)
-        if self._percent >= self._percent_kept + PERCENT_STEP:
-            self._percent_kept = self._percent
-            await self._keep(lambda old: replace(old, percent=self._percent))
+
+    async def _promise(self, percent: float) -> None:
+        """Have the journal know of a percentage, and of the next ones, before any client does."""
+        ceiling = min(round(percent + PERCENT_STEP, 1), MAX_PERCENT)
+        entry = self._ledger.entry
+        if entry is not None and entry.percent < min(percent, MAX_PERCENT):
+            await self._keep(lambda old: replace(old, percent=ceiling))
+
+
+def last_notes(notes: list[str]) -> list[str]:
+    """The last notes, as many as the journal has room for."""
+    sizes = accumulate(len(json.dumps(note)) + 2 for note in reversed(notes))
+    count = sum(size <= MAX_NOTES_BYTES for size in sizes)
+    return notes[len(notes) - count :]
 
 
 def _is_cancelled(status: Status) -> bool:

@@ -1,11 +1,15 @@
 """Logging of the daemon and of `byoi write`: structlog, one event a line on stderr.
 
+The daemon's lines are written by a thread (`agent.service.log_lines`): a reader that stops holds nobody up.
+`byoi write` writes them itself, between the lines of its progress.
+
 JSON where a journal or a file reads it, with systemd's priority in front of each line (sd-daemon(3)) when the journal
 does; readable text on a terminal. One event a stage, none a chunk. Events carry no secrets by themselves; a last filter
 blanks the members that would, should one ever do. A fault that nobody expected is told by its kind and its places: its
 text, and the variables around it, may hold what was being worked on.
 """
 
+import atexit
 import logging
 import os
 import re
@@ -18,6 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from agent.lean import structlog
+from agent.service.log_lines import LineWriter
 
 if TYPE_CHECKING:
     from agent.service.config import Log  # not for `byoi write`, which has no configuration to load
@@ -29,6 +34,8 @@ _RENDER = structlog.processors.JSONRenderer(sort_keys=True)
 SECRET_KEYS = frozenset(
     {"userData", "user_data", "sshKey", "ssh_key", "token", "authorization", "secret", "password", "value"}
 )
+# What the end of the process waits for a reader.
+FLUSH_SECONDS = 1.0
 # Of one fault: what caused it and what it is made of included.
 _MAX_FAULTS = 16
 _MAX_PLACES = 40
@@ -36,16 +43,26 @@ _OWN_WORDS = re.compile(r"[^\n(<\[{'\"%]*")
 
 
 def configure_logs(log: "Log") -> None:
-    """Set structlog and the standard library's logging (aiohttp's) up, both to stderr."""
+    """Set structlog and the standard library's logging (aiohttp's) up, both to stderr by way of a thread."""
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
     set_up(
-        _LEVELS[log.level], as_json=log.format == "json" or (log.format == "auto" and not sys.stderr.isatty())
+        _LEVELS[log.level],
+        as_json=log.format == "json" or (log.format == "auto" and not is_terminal),
+        lines=None if sys.stderr is None else _QueuedLines(LineWriter(sys.stderr.fileno())),
     )
 
 
-def set_up(level: int, *, as_json: bool) -> None:
+def set_up(level: int, *, as_json: bool, lines: "_QueuedLines | None" = None) -> None:
     """Log from this level (of the standard library's numbers) on, and take over what Python itself would print of
     faults that nobody has caught.
+
+    Args:
+        level: the lowest that is logged.
+        as_json: rather than as text for people.
+        lines: takes the lines; without it whoever logs writes them to stderr.
     """
+    global _queued  # noqa: PLW0603 - one process has one stderr
+    _queued = lines
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -58,12 +75,14 @@ def set_up(level: int, *, as_json: bool) -> None:
     else:
         plain = structlog.dev.plain_traceback
         processors.append(
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr is not None and sys.stderr.isatty(), exception_formatter=plain
+            )
         )
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_Lines,
+        logger_factory=_Lines if lines is None else lambda *_: lines,
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[_Bridge()], force=True)
@@ -85,6 +104,44 @@ class _Lines:
             sys.stderr.flush()
 
     log = debug = info = warning = error = critical = exception = msg
+
+
+class _QueuedLines:
+    """Has lines written by a thread, and tells of those that were dropped as soon as lines get through again."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self.writer = writer
+
+    def msg(self, message: str) -> None:
+        """Have one line written."""
+        dropped = self.writer.newly_dropped()
+        if dropped:
+            structlog.get_logger(__name__).error("log_lines_dropped", count=dropped)
+        self.writer.write(message)
+
+    log = debug = info = warning = error = critical = exception = msg
+
+
+_queued: _QueuedLines | None = None
+
+
+def say(line: str) -> None:
+    """Print a line for people on stderr, behind what is logged already and as little held up."""
+    (_Lines() if _queued is None else _queued).msg(line)
+
+
+def dropped_lines() -> int:
+    """How many lines of the log nobody will ever read, because nobody read those before them."""
+    return 0 if _queued is None else _queued.writer.dropped
+
+
+def flush_logs() -> None:
+    """Wait until stderr has taken what was logged, for a second at the most: the process ends."""
+    if _queued is not None:
+        _queued.writer.flush(FLUSH_SECONDS)
+
+
+atexit.register(flush_logs)
 
 
 def _log_uncaught(

@@ -22,6 +22,7 @@ from agent.aio import run_blocking
 from agent.model.events import DeployEvent, Finished
 from agent.model.stage import ACTIVE, State
 from agent.model.status import Status
+from agent.service.logs import dropped_lines
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -135,6 +136,11 @@ class Metrics:
             f"{_FAMILY}_outcomes_refused",
             "Outcomes that the control plane did not take and that were set aside",
             value=self._outcomes_refused,
+        )
+        yield CounterMetricFamily(
+            f"{_FAMILY}_log_dropped_lines",
+            "Lines of the log that nobody took from stderr",
+            value=dropped_lines(),
         )
         yield from _deployment(self._status)
 

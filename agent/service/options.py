@@ -58,7 +58,8 @@ SECTION_HELP = {
     "download": "How images are fetched.",
     "reboot": "The reboot into the deployed system.",
     "state": "What outlives a restart of the agent.",
-    "log": "The log, on standard error.",
+    "log": "The log, on standard error. Nothing waits for whoever reads it: beyond 1 MiB that nobody takes lines are "
+    "dropped, counted and told.",
 }
 
 TABLE = (
@@ -221,7 +222,8 @@ TABLE = (
     Option(
         "state.directory",
         kinds.PATH,
-        "Where the journal is kept. It holds the job with its secrets and is for the agent alone.",
+        "Where the journal is kept. It holds the job, its secrets until that is over, and room for its outcome; "
+        "it is for the agent alone.",
         default="/run/byoi-agent",
     ),
     Option(

@@ -15,6 +15,7 @@ as accepted or over before the journal has it. All methods belong to the event l
 
 import asyncio
 import contextlib
+import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ from agent.model.job import Job, parse_job
 from agent.model.status import DOING, DONE, Status
 from agent.service.board import Board
 from agent.service.handover import HandOverState, reboot_document
-from agent.service.journal import Book, Ending, Entry, Origin, Phase
+from agent.service.journal import OUTCOME_BYTES, Book, Ending, Entry, Origin, Phase
 from agent.service.ledger import Ledger
 from agent.service.life import Crew, Life
 
@@ -89,6 +90,7 @@ class Slot:
         self._accepting = asyncio.Lock()
         """Held while a job is accepted, and while one is told to end: neither sees the other half done."""
         self._closing = False
+        ledger.watch(self._show_and_tell)
 
     # -- what others ask ---------------------------------------------------------------------------------
 
@@ -109,6 +111,8 @@ class Slot:
 
     def _has_room(self) -> bool:
         life = self._life
+        if self._is_untold():
+            return False
         if life is None or life.hand_over is not None:
             return not self.reboot_is_to_come  # whatever has become of the task
         return life.task.done() or self._is_over()
@@ -144,6 +148,11 @@ class Slot:
             return entry is not None
         return life is not None and life.hand_over is not None and life.hand_over.is_over
 
+    def _is_untold(self) -> bool:
+        """Whether the job is over and nobody may know it yet, because the journal does not."""
+        entry = self.entry
+        return entry is not None and entry.is_over and not self._ledger.has_outcome(entry.id)
+
     # -- what others do ----------------------------------------------------------------------------------
 
     async def resume(self, note: str | None = None) -> None:
@@ -162,6 +171,8 @@ class Slot:
                 self._notes = (f"the job in the journal cannot be read any more and was dropped: {error}",)
                 entry = None
         kept = None if entry is None else self._kept(entry, boot_id)
+        if kept is not None and kept.is_over:
+            kept = replace(kept, job=self._job_now().spent())  # an older agent kept its secrets
 
         def change(book: Book) -> Book:
             farewells = book.farewells if entry is None or kept is not None else self._with_farewell(book)
@@ -194,8 +205,9 @@ class Slot:
             attempt=entry.attempt,
             outcome=error,
             disk_state=entry.disk_state,
+            floor=entry.percent,
         )
-        return replace(entry, phase=Phase.FAILED, status=status.document())
+        return replace(entry, phase=Phase.FAILED, status=status.document(), job=self._job_now().spent())
 
     def check_free(self) -> None:
         """Whether a job would be accepted now.
@@ -234,7 +246,9 @@ class Slot:
                 raise SlotClosing
             if not self._has_room() or (self._life is not None and not await self._life.wait(STEPS_SECONDS)):
                 raise SlotTaken
-            await self._ledger.change(lambda book: self._accept(book, new))
+            # Its status holds the job once more, and an error may name the URL.
+            room = OUTCOME_BYTES + 2 * len(json.dumps(job.redacted()))
+            await self._ledger.change(lambda book: self._accept(book, new), room=room)
             self._notes, self._job = (), job
             self._begin(new)
         log.info("accepted", id=new.id, origin=origin, job=job.summary())
@@ -454,8 +468,16 @@ class Slot:
             return False  # over, and not yet in the journal
         return self._board.show(self._document())
 
+    def _show_and_tell(self) -> None:
+        if self._show():
+            self._board.tell("status")
+
     def _document(self) -> dict[str, Any]:
-        entry, life = self.entry, self._life
+        document, trouble = self._document_of_job(), self._ledger.trouble
+        return document if trouble is None else {**document, "notes": [*document["notes"], trouble]}
+
+    def _document_of_job(self) -> dict[str, Any]:
+        life, entry = self._life, self.entry
         if entry is None:
             return idle_document(self._server_name, self._notes)
         if entry.status is not None:
@@ -465,10 +487,14 @@ class Slot:
         else:
             name, floor = self._server_name, entry.percent
             document = starting(self._job_now(), name, attempt=entry.attempt, floor=floor).document()
+        if self._is_untold():
+            # The next agent may begin it again.
+            message = f"The deployment is over, and its outcome cannot be stored. {self._ledger.trouble}"
+            document |= {"status": DOING, "message": message, "error": None, "finishedAt": None}
+        elif document["status"] == DOING and entry.ending is not None and life is not None:
+            document["message"] = f"Cancelling: {life.waiting_for()}."
         if document["status"] == DOING:
-            document["percent"] = max(document["percent"], entry.percent)
-            if entry.ending is not None and life is not None:
-                document["message"] = f"Cancelling: {life.waiting_for()}."
+            document["percent"] = min(document["percent"], self._ledger.promised_percent(entry.id))
         hand_over = None if life is None else life.hand_over
         reboot = document.get("reboot") if hand_over is None else hand_over.document()
         return {**document, "id": entry.id, "reboot": reboot}

@@ -62,6 +62,8 @@ class AgentProcess:
     environment: Mapping[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ("-m", "agent.service.daemon")
     """What Python runs, with `--config FILE` behind it."""
+    stderr: int | None = None
+    """A descriptor to log to, instead of the file."""
     process: subprocess.Popen[bytes] | None = None
     exits: list[int] = field(default_factory=list)
 
@@ -131,7 +133,7 @@ class AgentProcess:
             self.process = subprocess.Popen(
                 [sys.executable, *self.command, "--config", str(path)],
                 stdout=log,
-                stderr=log,
+                stderr=log if self.stderr is None else self.stderr,
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **self.environment},

@@ -67,10 +67,14 @@ LOGS = {
 }
 
 
-def start(program: str, **options) -> subprocess.Popen[bytes]:
+def start(program: str, *, input: bool = False, **options) -> subprocess.Popen[bytes]:  # noqa: A002
     env = {"PATH": os.environ["PATH"], "CANARY": SECRET, "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=env, **options
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE if input else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=env,
+        **options,
     )
 
 
@@ -138,3 +142,39 @@ def test_a_log_that_nobody_reads_stops_nothing(who):
     process.stderr = None
     out, _ = process.communicate(timeout=60)
     assert out == b"went on\n"
+
+
+FLOOD = """
+import sys, time
+from agent.service.config import Log
+from agent.service.logs import configure_logs, dropped_lines
+import structlog
+configure_logs(Log(level="{level}"))
+log = structlog.get_logger("test")
+for number in range(3000):
+    log.error("flood", number=number, text="x" * 1000)
+print(dropped_lines(), flush=True)
+sys.stdin.readline()
+log.error("after")
+"""
+
+
+@pytest.mark.parametrize("level", ["info", "error"])
+def test_lines_that_nobody_takes_are_dropped_and_told_when_somebody_does(level):
+    process = start(FLOOD.format(level=level), stderr=subprocess.PIPE, input=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    dropped = int(process.stdout.readline())
+    assert 1000 < dropped < 3000
+    first = [json.loads(process.stderr.readline()) for _ in range(3000 - dropped)]
+    assert [line["number"] for line in first] == list(range(3000 - dropped)), (
+        "the first ones are kept, in order"
+    )
+    process.stdin.close()
+    told = json.loads(process.stderr.readline())
+    assert (told["event"], told["count"]) == ("log_lines_dropped", dropped)
+    assert json.loads(process.stderr.readline())["event"] == "after"
+    assert process.wait(60) == 0
+    process.stdout.close()
+    process.stderr.close()

@@ -3,7 +3,7 @@ import os
 import struct
 import subprocess
 import sys
-import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agent.host.fat import MAX_FILES, FatUnsound, build_fat, fat_has_file, geometry_for, read_fat
 from agent.units import KiB, MiB
 
+ROOT = Path(__file__).parents[3]
 LATEST = "openstack/latest"
 TREE = {
     f"{LATEST}/meta_data.json": b'{"uuid": "1"}',
@@ -116,12 +117,31 @@ def test_any_bytes_come_back(user_data):
     assert read_fat(build_fat(tree)) == tree
 
 
-def test_nothing_is_left_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def test_no_descriptor_is_left_behind():
+    before = len(list(Path("/proc/self/fd").iterdir()))
     read_fat(build_fat(TREE))
     with pytest.raises(OSError, match="non DOS media"):
         read_fat(bytes(MiB))
-    assert list(tmp_path.iterdir()) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_process_that_is_killed_leaves_no_drive_behind(tmp_path):
+    """Killed at any instant: nothing sweeps up after it, so there is nothing to sweep up at any time."""
+    builds = (
+        "from agent.host.fat import build_fat, read_fat\n"
+        "print('begins', flush=True)\n"
+        "while True: read_fat(build_fat({'openstack/latest/user_data': b'canary' * 10000}))\n"
+    )
+    for number in range(5):
+        process = subprocess.Popen(
+            [sys.executable, "-c", builds], env={"TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE, cwd=ROOT
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.03 * number)
+        process.kill()
+        process.communicate()
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("path", ["a*", "a?b", "[a]", "../x", "a//b", "", ".", "a/..", "a\nb", "é", "a:b"])
