@@ -61,7 +61,8 @@ def openapi_document(config: Config) -> dict[str, Any]:
             "version": __version__,
             "summary": "Deploys an image to this server.",
             "description": "Each path also answers under /1.0. On the Unix socket the mode of its file decides who may "
-            "call; over the network there is TLS, and one of the credentials below.",
+            "call; over the network there is TLS, and one of the credentials below. What a browser sends for a page of "
+            "another origin is refused (403).",
         },
         "servers": [{"url": "/"}, {"url": "/1.0", "description": "For clients of the OVH API."}],
         "security": _security(config),

@@ -28,7 +28,7 @@ def test_bodies_of_millions_of_values_cost_nothing_and_others_are_answered_meanw
     assert asked
     assert [answer.status for answer in answers] == [400] * 4
     assert "holds more than 50000 values" in answers[0].json["message"]
-    assert agent.most_memory < 200 * MiB  # one such body was 700 MiB
+    assert agent.most_memory < 300 * MiB  # one such body alone was 700 MiB
 
 
 def test_the_largest_body_of_any_kind_stays_within_the_bound(make_agent):
