@@ -101,6 +101,15 @@ def _void() -> web.Response:
     return web.Response(body=b"null", content_type="application/json")
 
 
+def _reboot_ordered() -> ApiError:
+    return ApiError(
+        409,
+        "The reboot into the deployed system has been ordered and cannot be called off any more.",
+        error_code="REBOOT_ORDERED",
+        details={"hint": "If the server does not go down, `byoi status` says so after 300 s."},
+    )
+
+
 def _parse(body: bytes) -> tuple[dict[str, Any], Job]:
     document = read_json(body)
     return document, parse_job(document)
@@ -155,16 +164,19 @@ class _Api:
         try:
             yield
         except SlotTaken:
-            raise ApiError(409, self._taken_by()) from None
+            raise self._taken() from None
         except SlotClosing:
             raise ApiError(503, "The agent is stopping; try again.", headers={"Retry-After": "10"}) from None
 
-    def _taken_by(self) -> str:
-        if (self._board.document.get("reboot") or {}).get("state") == HandOverState.DUE:
-            return "A deployment is done and the server is rebooting."
-        if self._board.document.get("status") == DONE:
-            return "A deployment is done and the server is about to reboot: DELETE it to call the reboot off."
-        return "A deployment is under way on this server: wait for its end, or DELETE it."
+    def _taken(self) -> ApiError:
+        document = self._board.document
+        if (document.get("reboot") or {}).get("state") == HandOverState.DUE:
+            return _reboot_ordered()
+        if document.get("status") == DONE:
+            text = "A deployment is done and the server is about to reboot: DELETE it to call the reboot off."
+        else:
+            text = "A deployment is under way on this server: wait for its end, or DELETE it."
+        return ApiError(409, text)
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         self._check_server(request)
@@ -182,11 +194,7 @@ class _Api:
         try:
             await self._slot.erase()
         except RebootOrdered:
-            raise ApiError(
-                409,
-                "The reboot into the deployed system has been ordered and cannot be called off any more.",
-                error_code="REBOOT_ORDERED",
-            ) from None
+            raise _reboot_ordered() from None
         except StillCancelling as waiting:
             raise ApiError(
                 503,

@@ -228,10 +228,9 @@ class ControlClient:
         if farewell is not None:
             await self._slot.told_farewell(farewell)
             return
+        text = f"The control plane does not take the outcome, it is set aside: {fault}."
+        await self._slot.note(job_id, text)
         self._set_aside.add(job_id)
-        await self._slot.note(
-            job_id, f"The control plane does not take the outcome, it is set aside: {fault}."
-        )
 
     async def _tell(self, api: ControlPlaneApi, document: Mapping[str, Any]) -> Action:
         try:
