@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from agent.aio import run_blocking
-from agent.errors import ConfigDriveCreate, ImageDownload, ImageMemory
+from agent.errors import ConfigDriveCreate, DiskSame, ImageDownload, ImageMemory
 from agent.formats.compressed import OutputTooLarge
 from agent.formats.detect import DMG_TRAILER_BYTES, SNIFF_BYTES, is_dmg, sniff
 from agent.formats.extent import Decoder, Extent, GuestTooLarge
@@ -18,6 +18,7 @@ from agent.formats.image import WINDOW_BYTES, ImageFacts, examine
 from agent.formats.layout import drive_candidates, is_drive, place_drive
 from agent.formats.superblock import LABEL_BYTES
 from agent.formats.table import TableError
+from agent.host.same import shared_storage
 from agent.model.url import redact_url
 from agent.stages.context import HEAD_BYTES, Context
 from agent.stages.decoding import new_decoder
@@ -38,12 +39,17 @@ async def probe_image(ctx: Context) -> None:
     """Open the source, decode the head of the image, and put what it tells into the context.
 
     Raises:
+        DiskSame: a path that led elsewhere a moment ago leads to the target now.
         ImageDownload: the image cannot be reached, or a cut of it could not be told from its end.
         ImageChanged: it changed between two requests.
         DeployError: the decoder refuses the image.
     """
     ctx.info = await ctx.source.open()
     ctx.meter.total = ctx.info.size
+    if ctx.info.opened is not None:
+        shared = await run_blocking(shared_storage, ctx.info.opened, ctx.target.path)
+        if shared is not None:
+            raise DiskSame(reason=shared)
     if not ctx.info.length_checked and ctx.job.checksum is None:
         raise ImageDownload(
             url=redact_url(ctx.job.url),

@@ -46,7 +46,8 @@ class FileSource:
         """Open the file and learn its size; see `Source.open`."""
         async with self._lock:
             await run_blocking(self._open)
-        return SourceInfo(url=self._shown_url, size=self._size, seekable=True)
+        opened = f"/proc/self/fd/{self._fd}"
+        return SourceInfo(url=self._shown_url, size=self._size, seekable=True, opened=opened)
 
     async def fill(self, buffer: memoryview) -> int:
         """Fill the buffer from the current position; see `Source.fill`."""

@@ -23,6 +23,8 @@ class SourceInfo:
     """Whether `read_at` can work."""
     length_checked: bool = True
     """Whether a cut would be noticed; False where only the end of the connection ends the file."""
+    opened: str | None = None
+    """A path to the very file that was opened, whatever its name leads to by now; None behind a URL."""
 
 
 class Source(Protocol):

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from agent.aio import run_blocking
+from agent.errors import DiskSame
+from agent.host.inventory import describe_path
 from agent.host.same import shared_storage
+from agent.model.job import parse_job
+from agent.stages.context import Context
+from agent.stages.preflight import probe_image
+from agent.transfer.open import open_source
 from agent.units import MiB
 from tests.integration.harness import run
 
@@ -43,6 +50,20 @@ def test_image_and_target_are_one_file(byoi, image_maker, tmp_path, link):
     assert "is the target" in refused(byoi, image, other)["message"]
     refused(byoi, other, image)
     assert image.read_bytes() == before
+
+
+async def test_what_counts_is_the_file_that_was_opened(backing):
+    """The name may lead to the target only after the plan was made."""
+    job = parse_job({"URL": backing.as_uri(), "type": "raw"})
+    source = open_source(job.url)
+    target = await run_blocking(describe_path, str(backing))
+    ctx = Context(job=job, target=target, source=source, drive=None, drive_tree={}, note=print)
+    try:
+        with pytest.raises(DiskSame, match="is the target"):
+            await probe_image(ctx)
+    finally:
+        await source.close()
+        ctx.close()
 
 
 def test_a_dry_run_refuses_it_too(byoi, backing):
