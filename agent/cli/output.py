@@ -9,7 +9,7 @@ import re
 import sys
 from typing import Any
 
-from agent.errors import Blame, DeployError, Fault, JobCancelled, JobInvalid
+from agent.errors import Blame, DeployError, Fault, ImageDownload, JobCancelled, JobInvalid
 from agent.model.disks import printable
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_CANCELLED = 0, 1, 2, 130
@@ -19,7 +19,9 @@ def exit_status(error: dict[str, Any]) -> int:
     """The exit status that stands for the error of a status document."""
     if error["code"] == JobCancelled.code:
         return EXIT_CANCELLED
-    return EXIT_USAGE if error["blame"] == Blame.REQUEST else EXIT_FAILED
+    # A download that fails is a deployment that fails, whoever has to mend it: the disk may have been wiped by then.
+    is_usage = error["blame"] == Blame.REQUEST and error["code"] != ImageDownload.code
+    return EXIT_USAGE if is_usage else EXIT_FAILED
 
 
 def print_json(document: Any) -> None:
