@@ -1,8 +1,9 @@
 """Every way a deployment can fail: one family, one file.
 
-Each class has a stable `code`, says whose fault it is (`blame`), whether another try may help (`retryable`),
-and makes its message from typed fields. `detail` names the object and both numbers; `hint` says what to do
-about it. HTTP statuses and exit codes belong to the API and the commands, not here. No constructor logs.
+Each class has a stable `code`, says whose fault it is (`blame`), whether another try may help (`retryable`), and
+makes its message from typed fields. An error may know blame and retryable better than its class. `detail` names the
+object and both numbers; `hint` says what to do about it. HTTP statuses and exit codes belong to the API and the
+commands, not here. No constructor logs.
 
 The messages of the codes that the seed API had are kept to the letter: clients match on them.
 """
@@ -44,13 +45,23 @@ class DeployError(Exception):
     """The base of the family; only subclasses are raised."""
 
     code: str
-    blame: ClassVar[Blame]
-    retryable: ClassVar[bool] = False
+    blame: Blame
+    retryable: bool = False
     template: ClassVar[str]
     default_hint: ClassVar[str] = ""
 
-    def __init__(self, *, detail: str = "", hint: str = "", **fields: object) -> None:
+    def __init__(
+        self,
+        *,
+        detail: str = "",
+        hint: str = "",
+        blame: Blame | None = None,
+        retryable: bool | None = None,
+        **fields: object,
+    ) -> None:
         self.message = self.template.format(**fields)
+        self.blame = self.blame if blame is None else blame
+        self.retryable = self.retryable if retryable is None else retryable
         self.detail = detail
         self.hint = hint or self.default_hint
         super().__init__(self.message)

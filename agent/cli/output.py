@@ -11,7 +11,7 @@ import re
 import sys
 from typing import Any
 
-from agent.errors import Blame, DeployError, Fault, JobCancelled, JobInvalid
+from agent.errors import Blame, DeployError, Fault, ImageDownload, JobCancelled, JobInvalid
 from agent.model.disk_state import DiskState
 from agent.model.disks import printable
 
@@ -26,7 +26,9 @@ def exit_status(error: dict[str, Any]) -> int:
     """The exit status that stands for the error of a status document."""
     if error["code"] == JobCancelled.code:
         return EXIT_CANCELLED
-    return EXIT_USAGE if error["blame"] == Blame.REQUEST else EXIT_FAILED
+    # A download that fails is a deployment that fails, whoever has to mend it: the disk may have been wiped by then.
+    is_usage = error["blame"] == Blame.REQUEST and error["code"] != ImageDownload.code
+    return EXIT_USAGE if is_usage else EXIT_FAILED
 
 
 def say(text: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from agent.aio import run_blocking
-from agent.errors import ConfigDriveCreate, DiskSame, ImageDownload, ImageMemory
+from agent.errors import Blame, ConfigDriveCreate, DiskSame, ImageDownload, ImageMemory
 from agent.formats.compressed import OutputTooLarge
 from agent.formats.detect import DMG_TRAILER_BYTES, SNIFF_BYTES, is_dmg, sniff
 from agent.formats.extent import Decoder, Extent, GuestTooLarge
@@ -55,6 +55,8 @@ async def probe_image(ctx: Context) -> None:
             url=redact_url(ctx.job.url),
             detail="the server tells neither the length nor the end of the file, so a cut cannot be noticed",
             hint="Give checkSum and checkSumType, or use a server that sends Content-Length.",
+            blame=Blame.REQUEST,
+            retryable=False,
         )
     while True:
         try:

@@ -2,7 +2,7 @@
 the disk.
 """
 
-from agent.errors import ChecksumMismatch, ImageChanged, ImageDownload, ImageTruncated
+from agent.errors import Blame, ChecksumMismatch, ImageChanged, ImageDownload, ImageTruncated
 from agent.formats.image import WINDOW_BYTES, examine
 from agent.formats.layout import is_cut
 from agent.stages.context import Context
@@ -22,7 +22,7 @@ def verify(ctx: Context) -> None:
         raise ImageDownload(url=info.url, detail=detail)
     got = ctx.digest.hexdigest()
     if ctx.job.checksum is not None and got != ctx.job.checksum:
-        raise ChecksumMismatch(algorithm=ctx.digest.algorithm, got=got, expected=ctx.job.checksum)
+        raise _mismatch(ctx, got, ctx.job.checksum)
     if image.table is not None and is_cut(image.table, ctx.guest_size):
         raise ImageTruncated(size=ctx.guest_size, expected=image.reach)
     # A restarted transfer may have brought another file than the one that preflight examined.
@@ -30,6 +30,23 @@ def verify(ctx: Context) -> None:
         raise ImageChanged(
             url=info.url, detail="its first bytes differ from those that were examined before writing"
         )
+
+
+def _mismatch(ctx: Context, got: str, expected: str) -> ChecksumMismatch:
+    algorithm = ctx.digest.algorithm
+    info, _ = ctx.examined()
+    if info.length_checked:
+        return ChecksumMismatch(algorithm=algorithm, got=got, expected=expected)
+    return ChecksumMismatch(
+        algorithm=algorithm,
+        got=got,
+        expected=expected,
+        detail=f"{ctx.digest.length} bytes came, and the server did not tell how many there are",
+        hint="The transfer was probably cut: deploy again, or use a server that sends Content-Length. "
+        "If it fails each time with as many bytes, check that checkSum belongs to the file behind the URL.",
+        blame=Blame.NETWORK,
+        retryable=True,
+    )
 
 
 def examine_written(ctx: Context) -> None:

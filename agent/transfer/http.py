@@ -17,7 +17,15 @@ from agent.errors import ImageChanged, ImageDownload
 from agent.model.url import check_url, redact_url
 from agent.transfer.http_body import Body, take_body
 from agent.transfer.http_connect import Answer, HttpClient
-from agent.transfer.http_head import Head, check_again, check_first, check_range, is_same_file, range_headers
+from agent.transfer.http_head import (
+    TOO_LONG_HINT,
+    Head,
+    check_again,
+    check_first,
+    check_range,
+    is_same_file,
+    range_headers,
+)
 from agent.transfer.http_retry import (
     DEFAULT_LIMITS,
     ChangedFault,
@@ -33,6 +41,11 @@ from agent.units import MiB
 
 READ_AT_LIMIT = 16 * MiB
 """The longest range that `read_at` gives."""
+
+_RESUMABLE_HINT = (
+    "A transfer can be resumed where the server has byte ranges, a Content-Length and a strong ETag; "
+    "with checkSum and checkSumType no ETag is needed."
+)
 
 
 class HttpSource:
@@ -81,7 +94,7 @@ class HttpSource:
         self._first: Head | None = None
         self._body: Body | None = None
         self._position = 0
-        self._restarts = 0
+        self._cuts: list[int] = []  # where the transfer was when it had to begin again
         self._has_ranges: bool | None = None  # None: the server has not shown it yet
         self._ended = False
         self._closed = False
@@ -191,18 +204,29 @@ class HttpSource:
         """The body of an answer with the whole file; the caller has to know if it is past byte 0 already."""
         if self._position == 0:
             return self._take(answer, answer.head.length)
-        with answer.closed_on_error():
-            self._restarts += 1
-            if self._restarts > self._limits.restarts:
-                raise FatalFault(
-                    f"the transfer was cut {self._restarts} times and cannot be resumed",
-                    hint="Serve the image from a server with byte ranges, a Content-Length and a strong ETag; "
-                    "with checkSum and checkSumType no ETag is needed.",
-                )
+        self._cuts.append(self._position)
+        restarts = len(self._cuts)
+        if restarts > self._limits.restarts:
+            answer.close()
+            raise self._cut_too_often()
         self._position = 0
         self._body = self._take(answer, answer.head.length)
-        self._on_event("restarted", {"restart": self._restarts, "restarts": self._limits.restarts})
+        self._on_event("restarted", {"restart": restarts, "restarts": self._limits.restarts})
         raise TransferRestart
+
+    def _cut_too_often(self) -> FatalFault:
+        cuts, total = self._cuts, None if self._first is None else self._first.length
+        if len(set(cuts)) > 1 or total is None:
+            return FatalFault(
+                f"the transfer was cut {len(cuts)} times and cannot be resumed",
+                hint=_RESUMABLE_HINT,
+                retryable=True,
+            )
+        # No accident cuts all of them at one byte.
+        return FatalFault(
+            f"the transfer was cut {len(cuts)} times, at byte {cuts[0]} of {total} each time, and cannot be resumed",
+            hint=f"{TOO_LONG_HINT} {_RESUMABLE_HINT}",
+        )
 
     async def _receive(self, body: Body, view: memoryview) -> None:
         """Move on by what the body has for the view, and see whether the file is at its end."""
@@ -287,7 +311,13 @@ class HttpSource:
             yield
         except FatalFault as fault:
             self._drop_body()
-            raise ImageDownload(url=self._shown_url, detail=str(fault), hint=fault.hint) from fault
+            raise ImageDownload(
+                url=self._shown_url,
+                detail=str(fault),
+                hint=fault.hint,
+                blame=fault.blame,
+                retryable=fault.retryable,
+            ) from fault
         except ChangedFault as fault:
             self._drop_body()
             raise ImageChanged(url=self._shown_url, detail=str(fault)) from fault

@@ -21,6 +21,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from agent.aio import run_blocking
+from agent.errors import Blame
 from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.url import (
     Origin,
@@ -165,7 +166,7 @@ class HttpClient:
         hint = _HINTS.get(status, "")
         if status in (401, 403) and origin_of(url) != self._origin:
             hint = f"httpHeader goes to {self._origin} only, but a redirect led to {origin_of(url)}."
-        raise FatalFault(reason, hint=hint)
+        raise FatalFault(reason, hint=hint, blame=_blame_of(status))
 
     async def _request(self, url: str, extra: dict[str, str]) -> Answer:
         """One request to one URL. Foreign exceptions end here."""
@@ -235,6 +236,7 @@ def _check_headers(headers: Sequence[tuple[str, str]]) -> None:
             raise FatalFault(
                 f"the header {printable(name, 64)!r} cannot be sent",
                 hint="Check httpHeader: a name has no spaces or colons, a value no line breaks.",
+                blame=Blame.REQUEST,
             )
 
 
@@ -248,10 +250,12 @@ def _describe(error: Exception, origin: Origin) -> TransientFault | FatalFault:
                 hint="Check the server's certificate, the CA file and the clock of the rescue system.",
             )
         case aiohttp.ClientHttpProxyError():
-            return _describe_proxy_refusal(error.status, origin)
+            return _describe_proxy_refusal(error, origin)
         case ValueError():  # aiohttp.InvalidURL is one as well
             return FatalFault(
-                "the request cannot be made", hint="Check the URL, and the names and values of httpHeader."
+                "the request cannot be made",
+                hint="Check the URL, and the names and values of httpHeader.",
+                blame=Blame.REQUEST,
             )
         case _:
             return TransientFault(_describe_transient(error, origin), hint=_transient_hint(error))
@@ -298,11 +302,21 @@ def _transient_hint(error: Exception) -> str:
             return ""
 
 
-def _describe_proxy_refusal(status: int, origin: Origin) -> TransientFault | FatalFault:
-    reason = f"the proxy answered {_status_text(status)} when asked for {origin}"
-    if status in RETRYABLE_STATUSES:
-        return TransientFault(reason)
-    return FatalFault(reason, hint=_HINTS.get(status, "Check the proxy in the agent's environment."))
+def _describe_proxy_refusal(
+    error: aiohttp.ClientHttpProxyError, origin: Origin
+) -> TransientFault | FatalFault:
+    reason = f"the proxy answered {_status_text(error.status)} when asked for {origin}"
+    if error.status in RETRYABLE_STATUSES:
+        return TransientFault(reason, retry_after=error.headers.get("Retry-After") if error.headers else None)
+    hint = _HINTS[407] if error.status == 407 else "Check the proxy in the agent's environment."
+    return FatalFault(reason, hint=hint, blame=Blame.AGENT)
+
+
+def _blame_of(status: int) -> Blame:
+    """Who has to mend what a final status says: 4xx is about what was asked for (RFC 9110, section 15.5)."""
+    if status == 407:
+        return Blame.AGENT
+    return Blame.REQUEST if 400 <= status < 500 else Blame.NETWORK
 
 
 def _answer(response: aiohttp.ClientResponse) -> Answer:
@@ -329,6 +343,7 @@ def _tls_context(ca_file: str | None) -> ssl.SSLContext:
         raise FatalFault(
             f"the CA file {ca_file} cannot be used: {describe_os_error(error)}",
             hint="Check the path of the CA file and that it holds certificates in PEM form.",
+            blame=Blame.AGENT,
         ) from error
 
 
@@ -352,5 +367,6 @@ def _proxy_for(origin: Origin) -> str | None:
         raise FatalFault(
             f"the environment names a proxy of the kind {printable(scheme, 32)}, which is not supported",
             hint="Use an http or https proxy, or exclude the host by no_proxy.",
+            blame=Blame.AGENT,
         )
     return proxy

@@ -12,10 +12,13 @@ from agent.model.url import printable
 from agent.transfer.http_retry import ChangedFault, FatalFault
 
 _LENGTH = re.compile(r"[0-9]{1,18}")
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
-_UNSATISFIED = re.compile(r"bytes \*/([0-9]{1,18})")
+# The name of a unit is the same in any case; a server may leave the total open.
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
+_UNSATISFIED = re.compile(r"bytes \*/([0-9]{1,18})", re.IGNORECASE)
 _SHOWN = 120
 """Characters of a header's value that an error message repeats."""
+
+TOO_LONG_HINT = "The file on the server is incomplete, or its Content-Length is wrong."
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +148,7 @@ def check_range(first: Head, now: Head, start: int) -> int | None:
         check_again(first, now)
         return None
     if now.status == 416:
-        raise ChangedFault(
-            f"it had {first.length} bytes at first and {_unsatisfied(now)} now: no byte {start}"
-        )
+        raise _unsatisfied(first, now, start)
     match = _CONTENT_RANGE.fullmatch((now.content_range or "").strip())
     if now.status != 206 or match is None:
         raise FatalFault(
@@ -155,11 +156,11 @@ def check_range(first: Head, now: Head, start: int) -> int | None:
             f"to a request from byte {start}"
         )
     begin, last = int(match[1]), int(match[2])
-    if match[3] != str(first.length):
+    if match[3] not in ("*", str(first.length)):
         raise ChangedFault(f"it had {first.length} bytes at first and has {match[3]} now")
     if begin != start:
         raise ChangedFault(f"the server sent the bytes from {begin} when asked for those from {start}")
-    if last < begin or last >= int(match[3]):
+    if last < begin or last >= (first.length or 0):
         raise FatalFault(f"the server sent an impossible Content-Range: {_show(now.content_range)}")
     _check_validators(first, now)
     if now.length is not None and now.length != last - begin + 1:
@@ -184,9 +185,18 @@ def _check_validators(first: Head, now: Head) -> None:
         )
 
 
-def _unsatisfied(head: Head) -> str:
-    match = _UNSATISFIED.fullmatch((head.content_range or "").strip())
-    return "an unknown number" if match is None else match[1]
+def _unsatisfied(first: Head, now: Head, start: int) -> ChangedFault | FatalFault:
+    """Why there is no byte `start`: the file is shorter than at first, or than the server made believe.
+
+    Raises:
+        ChangedFault: the validators differ.
+    """
+    _check_validators(first, now)
+    match = _UNSATISFIED.fullmatch((now.content_range or "").strip())
+    length = "an unknown number" if match is None else match[1]
+    if length == str(start):
+        return FatalFault(f"the server announced {first.length} bytes and has {start}", hint=TOO_LONG_HINT)
+    return ChangedFault(f"it had {first.length} bytes at first and {length} now: no byte {start}")
 
 
 def _show(value: str | None) -> str:

@@ -12,10 +12,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
+from agent.errors import Blame
 from agent.units import KiB, format_duration, format_size
 
-RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Answers that another try may mend (RFC 9110, RFC 6585, RFC 8470); every other error status is final."""
+RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 531)})
+"""Answers that another try may mend (RFC 9110, RFC 6585, RFC 8470; 520 to 530 are those of content delivery networks
+whose origin fails); every other error status is final."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +68,21 @@ class TransientFault(Exception):
 
 
 class FatalFault(Exception):
-    """A fault that no further try can mend."""
+    """A fault that ends the transfer.
 
-    def __init__(self, reason: str, *, hint: str = "") -> None:
+    Args:
+        reason: what happened, fit for the user.
+        hint: what to do about it.
+        blame: who has to mend it; the servers on the way are of the network.
+        retryable: whether the same transfer may work later.
+    """
+
+    def __init__(
+        self, reason: str, *, hint: str = "", blame: Blame = Blame.NETWORK, retryable: bool = False
+    ) -> None:
         self.hint = hint
+        self.blame = blame
+        self.retryable = retryable
         super().__init__(reason)
 
 
@@ -180,7 +193,9 @@ class Retry:
         self._failures += 1
         if self._failures >= self._limits.attempts:
             place = f"byte {position}" if total is None else f"byte {position} of {total}"
-            raise FatalFault(f"{fault}, at {place}, after {self._failures} attempts", hint=fault.hint)
+            raise FatalFault(
+                f"{fault}, at {place}, after {self._failures} attempts", hint=fault.hint, retryable=True
+            )
         delay = retry_delay(self._failures, fault.retry_after, self._limits, self._rng)
         self._on_event(
             "retrying",

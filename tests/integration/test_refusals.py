@@ -270,7 +270,7 @@ def test_a_server_that_has_no_image(gpt_image, web, byoi, target, status):
     url = web.publish(b"<html>no", status=status, content_type="text/html")
     outcome = byoi("write", "--url", url, "--type", "raw", "--disk", target, "--json")
     error = assert_refused(outcome, "image.download", f"Could not download image located: {url}")
-    assert error["blame"] == "network"
+    assert (error["blame"], error["retryable"]) == ("request", False)
     assert str(status) in error["detail"]
     assert len(web.requests) == 1
     assert_untouched(target)

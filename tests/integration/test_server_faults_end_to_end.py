@@ -192,6 +192,7 @@ def test_close_delimited_without_a_checksum_is_refused(write: Write, image):
     result = write(lambda request, _: until_closed(request, image.data), sha256=None)
     assert_failed(result, "image.download", "old")
     assert "checkSum" in result.error["hint"]
+    assert (result.error["blame"], result.error["retryable"]) == ("request", False)
 
 
 def test_html_page_is_refused(write: Write):
@@ -205,6 +206,7 @@ def test_missing_file_is_not_asked_for_again(write: Write):
     result = write(lambda request, _: request.head(404, Content_Length=0))
     assert_failed(result, "image.download", "old")
     assert result.asked == [None]
+    assert (result.error["blame"], result.error["retryable"]) == ("request", False)
     assert result.error["message"].startswith("Could not download image located: http://127.0.0.1:")
 
 
@@ -274,6 +276,9 @@ def test_file_that_changes_between_ranges(write: Write, image, how: str):
 def test_close_delimited_and_cut_is_found_by_the_checksum(write: Write, image):
     result = write(lambda request, _: until_closed(request, image.data[:CUT]))
     assert_failed(result, "checksum.mismatch", "blank")
+    assert (result.error["blame"], result.error["retryable"]) == ("network", True)
+    assert f"{CUT} bytes came" in result.error["detail"]
+    assert "cut" in result.error["hint"]
 
 
 def test_wrong_bytes_are_found_by_the_checksum(write: Write, image, disk: Path):
@@ -283,6 +288,7 @@ def test_wrong_bytes_are_found_by_the_checksum(write: Write, image, disk: Path):
     got = hashlib.sha256(wrong).hexdigest()
     wanted = f"Bad sha256 for downloaded file, got: {got} while expecting {image.sha256}."
     assert result.error["message"] == wanted
+    assert (result.error["blame"], result.error["retryable"]) == ("image", False)
     harness.assert_nothing_boots(disk)
 
 

@@ -22,7 +22,7 @@ async def failure(probe_of, kind=ImageDownload, chunk: int = 65536):
 # -- statuses ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, *range(520, 531)])
 async def test_busy_server_is_asked_again(serve, probe, content, status):
     server = serve(first_then(lambda ex: ex.reply(status), lambda ex: ex.file(content)))
     one = probe(server.url())
@@ -31,25 +31,56 @@ async def test_busy_server_is_asked_again(serve, probe, content, status):
 
 
 @pytest.mark.parametrize(
-    ("status", "detail", "hint"),
+    ("status", "detail", "hint", "blame"),
     [
-        (400, "the server answered 400 Bad Request", ""),
-        (401, "the server answered 401 Unauthorized", "httpHeader"),
-        (403, "the server answered 403 Forbidden", "expiry"),
-        (404, "the server answered 404 Not Found", "Check the URL."),
-        (501, "the server answered 501 Not Implemented", ""),
-        (799, "the server answered 799", ""),
-        (204, "the server answered 204 No Content", ""),
-        (304, "the server answered 304 Not Modified", ""),
+        (400, "the server answered 400 Bad Request", "", "request"),
+        (401, "the server answered 401 Unauthorized", "httpHeader", "request"),
+        (403, "the server answered 403 Forbidden", "expiry", "request"),
+        (404, "the server answered 404 Not Found", "Check the URL.", "request"),
+        (410, "the server answered 410 Gone", "Check the URL.", "request"),
+        (451, "the server answered 451 Unavailable For Legal Reasons", "", "request"),
+        (407, "the server answered 407 Proxy Authentication Required", "proxy", "agent"),
+        (501, "the server answered 501 Not Implemented", "", "network"),
+        (531, "the server answered 531", "", "network"),
+        (799, "the server answered 799", "", "network"),
+        (204, "the server answered 204 No Content", "", "network"),
+        (304, "the server answered 304 Not Modified", "", "network"),
     ],
 )
-async def test_refusal_is_final_at_once(serve, probe, status, detail, hint):
+async def test_refusal_is_final_at_once(serve, probe, status, detail, hint, blame):
     server = serve(lambda ex: ex.reply(status))
     one = probe(server.url("/a?sig=geheim"))
     error = await failure(one)
     assert (error.detail, len(server.requests), one.sleeps) == (detail, 1, [])
     assert hint in error.hint
     assert error.message == f"Could not download image located: {server.url('/a?sig=***')}"
+    assert (error.code, error.blame, error.retryable) == ("image.download", blame, False)
+
+
+@pytest.mark.parametrize("url", ["http://a..b/image", f"http://{'a' * 70}.example/image"])
+async def test_host_that_can_be_none_is_a_fault_of_the_request(probe, url):
+    one = probe(url)
+    error = await failure(one)
+    assert (error.blame, error.retryable, one.sleeps) == ("request", False, [])
+
+
+@pytest.mark.parametrize("offered", [True, False])
+async def test_content_length_that_is_too_long_is_told_as_that(serve, probe, content, offered):
+    """The server has less than it announces, and closes early for ever; where it has ranges it says so."""
+
+    def handler(exchange):
+        if offered and exchange.start:
+            exchange.reply(416, {"Content-Range": f"bytes */{len(content)}", "ETag": '"v1"'})
+        else:
+            more = {"Accept-Ranges": "bytes"} if offered else {}
+            exchange.head(200, {"Content-Length": len(content) + 50, "ETag": '"v1"'} | more)
+            exchange.send(content)
+
+    error = await failure(probe(serve(handler).url()))
+    assert str(len(content)) in error.detail
+    assert str(len(content) + 50) in error.detail
+    assert "Content-Length" in error.hint
+    assert (error.blame, error.retryable) == ("network", False)
 
 
 async def test_partial_answer_to_a_request_for_everything_is_refused(serve, probe, content):
@@ -83,7 +114,7 @@ async def test_attempts_are_used_up_with_the_last_fault_and_the_place(serve, pro
         "the server answered 503 Service Unavailable, at byte 5000 of 300000, after 6 attempts"
     )
     assert len(one.sleeps) == 5
-    assert error.retryable
+    assert (error.blame, error.retryable) == ("network", True)
 
 
 # -- no connection -------------------------------------------------------------------------------------------
@@ -161,4 +192,5 @@ async def test_header_that_cannot_be_sent_is_refused_without_showing_it(probe, s
     with pytest.raises(ImageDownload) as caught:
         await probe("http://127.0.0.1:1/", headers=[("X-Token", "geheim\r\nX: y")]).source.open()
     assert caught.value.detail == "the header 'X-Token' cannot be sent"
+    assert (caught.value.blame, caught.value.retryable) == ("request", False)
     assert "geheim" not in show_all(caught.value)

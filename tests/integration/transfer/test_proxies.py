@@ -119,6 +119,7 @@ async def test_refusal_of_the_proxy_is_told_without_its_password(probe, make_pro
     with pytest.raises(ImageDownload) as caught:
         await probe("https://example.org/image").source.open()
     assert "the proxy answered 407 Proxy Authentication Required" in caught.value.detail
+    assert (caught.value.blame, caught.value.retryable) == ("agent", False)
     assert "geheim" not in show_all(caught.value)
 
 
@@ -127,3 +128,4 @@ async def test_socks_proxy_is_refused_with_a_hint(probe, monkeypatch):
     with pytest.raises(ImageDownload, match="socks5") as caught:
         await probe("http://example.org/image").source.open()
     assert "no_proxy" in caught.value.hint
+    assert (caught.value.blame, caught.value.retryable) == ("agent", False)

@@ -40,6 +40,7 @@ async def test_unknown_authority_is_fatal_at_once(serve, probe, tls):
     assert "certificate" in error.detail.partition(": ")[2]
     assert "CA file" in error.hint
     assert (one.sleeps, server.requests) == ([], [])
+    assert (error.blame, error.retryable) == ("network", False)
 
 
 async def test_wrong_authority_is_fatal_at_once(serve, probe, tls, tmp_path):
@@ -103,3 +104,4 @@ async def test_bad_ca_file_is_named(probe, tmp_path, text):
         path.write_text(text)
     error = await failure(probe("https://127.0.0.1:1/", ca_file=str(path)))
     assert f"the CA file {path} cannot be used" in error.detail
+    assert (error.blame, error.retryable) == ("agent", False)

@@ -81,6 +81,7 @@ def test_long_header_values_are_cut_in_messages():
 def test_good_range_tells_the_length_of_its_body():
     assert check_range(FIRST, head(206, content_range="bytes 400-999/1000"), 400) == 600
     assert check_range(FIRST, head(206, content_range="bytes 400-499/1000", content_length="100"), 400) == 100
+    assert check_range(FIRST, head(206, content_range="Bytes 400-499/*"), 400) == 100
 
 
 def test_same_file_sent_whole_means_no_ranges():
@@ -92,8 +93,8 @@ def test_same_file_sent_whole_means_no_ranges():
     [
         ("bytes 401-999/1000", ChangedFault),
         ("bytes 400-999/1001", ChangedFault),
-        ("bytes 400-999/*", ChangedFault),
         ("bytes 400-1000/1000", FatalFault),
+        ("bytes 400-1000/*", FatalFault),
         ("bytes 400-399/1000", FatalFault),
         ("items 400-999/1000", FatalFault),
         ("", FatalFault),
@@ -102,6 +103,13 @@ def test_same_file_sent_whole_means_no_ranges():
 def test_wrong_ranges(content_range, kind):
     with pytest.raises(kind):
         check_range(FIRST, head(206, content_range=content_range), 400)
+
+
+def test_file_that_ends_where_the_transfer_was_cut_was_announced_too_long():
+    with pytest.raises(FatalFault, match="announced 1000 bytes and has 400"):
+        check_range(FIRST, head(416, content_range="bytes */400"), 400)
+    with pytest.raises(ChangedFault):
+        check_range(FIRST, head(416, content_range="bytes */400", etag='"b"'), 400)
 
 
 def test_unsatisfiable_range_is_a_change():

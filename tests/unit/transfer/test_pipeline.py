@@ -306,6 +306,10 @@ async def test_a_copy_that_failed_keeps_nothing_alive(at_fault):
         with suppress(TransferRestart, SinkFailed, ImageDamaged):
             await copy(source, pool, Digest("sha256"), decoder, sink, Meter(len(data)))
         del source.fault, sink.fault, decoder
+        for _ in range(200):  # the thread that raised may still be on its way out
+            if gone() is None:
+                break
+            await asyncio.sleep(0.01)
         assert gone() is None
     finally:
         gc.enable()
