@@ -79,7 +79,7 @@ def _read_faults(items: object) -> tuple[Fault, ...]:
 def print_client_error(error: ClientError, *, as_json: bool) -> None:
     """Tell it on stderr; the error body as JSON also on stdout, where it cannot be taken for a status."""
     if error.faults:
-        print_faults(error.message, error.faults)
+        print_faults(error.message, error.faults, error.hint)
     else:
         print_failure({"message": error.message, "hint": error.hint})
     if as_json:

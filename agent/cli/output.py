@@ -35,7 +35,7 @@ def _escaped(character: str) -> str:
 def print_error(error: DeployError, *, as_json: bool = False) -> None:
     """Tell an error on stderr; as JSON also on stdout."""
     if isinstance(error, JobInvalid):
-        print_faults(error.message, error.faults)
+        print_faults(error.message, error.faults, error.hint)
     else:
         print_failure(error.document())
     if as_json:
@@ -44,8 +44,8 @@ def print_error(error: DeployError, *, as_json: bool = False) -> None:
         print_json(seed | {"error": error.document()})
 
 
-def print_faults(message: str, faults: tuple[Fault, ...]) -> None:
-    """The faults of a job, each with its path."""
+def print_faults(message: str, faults: tuple[Fault, ...], hint: str) -> None:
+    """The faults of a job, each with its path, and the hint if there is one."""
     if len(faults) > 1:
         _tell("error: the job has faults:")
         for fault in faults:
@@ -53,6 +53,8 @@ def print_faults(message: str, faults: tuple[Fault, ...]) -> None:
     else:
         path = faults[0].path if faults and message == faults[0].message else ""
         _tell(f"error: {message} ({path})" if path else f"error: {message}")
+    if hint:
+        _tell(f"hint: {hint}")
 
 
 def print_failure(error: dict[str, Any]) -> None:
