@@ -81,7 +81,7 @@ def print_client_error(error: ClientError, *, as_json: bool) -> int:
     exit status.
     """
     if error.faults:
-        print_faults(error.message, error.faults)
+        print_faults(error.message, error.faults, error.hint)
     else:
         print_failure({"message": error.message, "hint": error.hint})
     return end_with_json(error.exit_status, error.document) if as_json else error.exit_status

@@ -78,7 +78,7 @@ def _escaped(character: str) -> str:
 def print_error(error: DeployError, *, as_json: bool = False) -> int:
     """Tell an error on stderr, as JSON also on stdout; returns the exit status."""
     if isinstance(error, JobInvalid):
-        print_faults(error.message, error.faults)
+        print_faults(error.message, error.faults, error.hint)
     else:
         print_failure(error.document())
     status = exit_status(error.document())
@@ -90,8 +90,8 @@ def print_error(error: DeployError, *, as_json: bool = False) -> int:
     return status
 
 
-def print_faults(message: str, faults: tuple[Fault, ...]) -> None:
-    """The faults of a job, each with its path."""
+def print_faults(message: str, faults: tuple[Fault, ...], hint: str) -> None:
+    """The faults of a job, each with its path, and the hint if there is one."""
     if len(faults) > 1:
         tell("error: the job has faults:")
         for fault in faults:
@@ -99,6 +99,8 @@ def print_faults(message: str, faults: tuple[Fault, ...]) -> None:
     else:
         path = faults[0].path if faults and message == faults[0].message else ""
         tell(f"error: {message} ({path})" if path else f"error: {message}")
+    if hint:
+        tell(f"hint: {hint}")
 
 
 def print_failure(error: dict[str, Any]) -> None:

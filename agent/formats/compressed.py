@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 import zstandard
 from isal import igzip_lib, isal_zlib
 
-from agent.errors import ImageUnsafe
+from agent.errors import ImageDamaged, ImageUnsafe
 from agent.formats.intake import Intake, Parser
 from agent.units import KiB, MiB
 
@@ -304,6 +304,17 @@ def _xz(intake: Intake, window: _Window) -> _Pieces:
             raise intake.damaged(f"its padding before byte {intake.offset} is not in units of 4 bytes")
         if (yield from intake.at_end()):
             return
+
+
+def check_xz_end(end: bytes) -> None:
+    """Look at the last bytes of an xz file, before all the others have come.
+
+    Raises:
+        ImageDamaged: no stream ends there (its footer ends with YZ, padding may follow): the file was cut.
+    """
+    content = end.rstrip(b"\0")
+    if content and not content.endswith(b"YZ"):
+        raise ImageDamaged(format="xz", reason="it does not end with the footer of a stream: it was cut")
 
 
 def _bzip2(intake: Intake, notes: list[str]) -> _Pieces:

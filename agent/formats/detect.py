@@ -8,7 +8,8 @@ from agent.formats.table import TableError, read_table
 
 # How much of the file's head `sniff` wants to see at most.
 SNIFF_BYTES = 128 * 1024
-DMG_TRAILER_BYTES = 512
+# How much of its end tells more.
+END_BYTES = 512
 
 _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"QFI\xfb\x00\x00\x00\x01", "qcow"),
@@ -73,8 +74,8 @@ def _lzma(head: bytes) -> str | None:
 
 
 def is_dmg(trailer: bytes) -> bool:
-    """Whether a file with these last `DMG_TRAILER_BYTES` is an Apple disk image: only its end is signed."""
-    return len(trailer) == DMG_TRAILER_BYTES and trailer[:4] == b"koly"
+    """Whether a file with these last `END_BYTES` is an Apple disk image: only its end is signed."""
+    return len(trailer) == END_BYTES and trailer[:4] == b"koly"
 
 
 def _first_member_is_ovf(head: bytes) -> bool:

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from agent.aio import run_blocking
 from agent.errors import Blame, ConfigDriveCreate, DiskSame, ImageDownload, ImageMemory
-from agent.formats.compressed import OutputTooLarge
-from agent.formats.detect import DMG_TRAILER_BYTES, SNIFF_BYTES, is_dmg, sniff
+from agent.formats.compressed import OutputTooLarge, check_xz_end
+from agent.formats.detect import END_BYTES, SNIFF_BYTES, is_dmg, sniff
 from agent.formats.extent import Decoder, Extent, GuestTooLarge
 from agent.formats.image import WINDOW_BYTES, ImageFacts, examine
 from agent.formats.layout import drive_candidates, is_drive, place_drive
@@ -71,8 +71,7 @@ async def probe_image(ctx: Context) -> None:
 async def _probe(ctx: Context) -> ImageFacts:
     first = await _next_buffer(ctx)
     ctx.content = sniff(bytes(first.data[:SNIFF_BYTES]))
-    if ctx.content == "unknown data" and await _ends_as_dmg(ctx):
-        ctx.content = "dmg"
+    await _look_at_end(ctx)
     decoder = new_decoder(ctx)
     window = _Window(ctx.target.size, decoder)
     applier = Applier(window)
@@ -102,11 +101,19 @@ async def _probe(ctx: Context) -> ImageFacts:
     return examine(data, size, ctx.container)
 
 
-async def _ends_as_dmg(ctx: Context) -> bool:
+async def _look_at_end(ctx: Context) -> None:
+    """Where only the end of a file tells what it is, or that it was cut, and the source can read there."""
     info = ctx.info
-    if info is None or info.size is None or not info.seekable or info.size < DMG_TRAILER_BYTES:
-        return False
-    return is_dmg(await ctx.source.read_at(info.size - DMG_TRAILER_BYTES, DMG_TRAILER_BYTES) or b"")
+    if info is None or info.size is None or not info.seekable or ctx.content not in ("unknown data", "xz"):
+        return
+    length = min(info.size, END_BYTES)
+    end = await ctx.source.read_at(info.size - length, length)
+    if end is None:
+        return
+    if ctx.content == "xz":
+        check_xz_end(end)
+    elif is_dmg(end):
+        ctx.content = "dmg"
 
 
 async def _fill_window(ctx: Context, decoder: Decoder, applier: Applier, window: "_Window") -> bool:

@@ -3,6 +3,7 @@
 import fcntl
 import gzip
 import json
+import lzma
 import os
 from pathlib import Path
 
@@ -163,6 +164,18 @@ def test_what_can_be_converted_is_told_how(gpt_image, byoi, tmp_path, target, ki
     outcome = byoi("write", "--url", path, "--type", "raw", "--disk", target, "--json")
     error = assert_refused(outcome, "image.no_table", no_table(kind))
     assert "qemu-img convert -O qcow2" in error["hint"]
+    assert_untouched(target)
+
+
+def test_an_xz_file_that_was_cut_is_refused_before_the_first_write(image_maker, byoi, tmp_path, target):
+    """Its first 12 MiB are sound, so only its end tells."""
+    path, noise = tmp_path / "image.xz", Piece(10, 30, "noise", "type=linux")
+    content = lzma.compress(image_maker.gpt((BIOS_PIECE, ESP_PIECE, noise)).path.read_bytes(), preset=0)
+    assert len(content) > 20 * MiB
+    path.write_bytes(content[:-100])
+    outcome = byoi("write", "--url", path, "--type", "raw", "--disk", target, "--json")
+    assert outcome.error["code"] == "image.damaged"
+    assert "it was cut" in outcome.error["message"]
     assert_untouched(target)
 
 

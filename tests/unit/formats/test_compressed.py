@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.errors import DeployError, ImageDamaged, ImageUnsafe
-from agent.formats.compressed import Decompressor, OutputTooLarge
+from agent.formats.compressed import Decompressor, OutputTooLarge, check_xz_end
 from agent.units import GiB, KiB, MiB
 from tests.fuzz import examples
 
@@ -202,6 +202,15 @@ def test_xz_streams_may_have_padding_between_them():
     assert inflate("xz", one + bytes(8) + one) == b"oneone"
     with pytest.raises(ImageDamaged, match="units of 4"):
         inflate("xz", one + bytes(5) + one)
+
+
+def test_the_end_of_an_xz_file_tells_a_cut():
+    whole = lzma.compress(SAMPLE)
+    for padding in (0, 4, 512, 1024):
+        check_xz_end((whole + bytes(padding))[-512:])
+    for cut in range(1, 40):
+        with pytest.raises(ImageDamaged, match="cut"):
+            check_xz_end(whole[:-cut][-512:])
 
 
 def test_gzip_members_may_not_follow_padding():
