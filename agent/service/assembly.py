@@ -123,7 +123,7 @@ class Daemon:
         crew = Crew(
             tasks=tasks,
             launch=launch,
-            hand_over=lambda changed: HandOver(config.reboot, changed, ledger.flush),
+            hand_over=lambda changed: HandOver(config.reboot, changed, ledger.knows_outcome),
             is_committed=_is_committed,
             observers=(log_event, event_teller(board), self._metrics.listen),
         )
