@@ -145,6 +145,11 @@ class Ledger:
                 await self.change(lambda book: book)
         return self.is_durable
 
+    async def knows_outcome(self) -> bool:
+        """Whether the next agent would know what has become of the job, be it without what happened since."""
+        await self.flush()
+        return self.entry is None or self.has_outcome(self.entry.id)
+
     async def run(self) -> None:
         """Try again, for ever, what could not be stored."""
         while True:

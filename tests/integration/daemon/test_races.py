@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from tests.integration.daemon.agent_process import ROOT
-from tests.integration.harness import assert_complete, assert_nothing_boots, job, run
+from tests.integration.harness import assert_complete, assert_nothing_boots, job
 
 
 def _many(count, act):
@@ -264,36 +264,6 @@ def test_a_reboot_that_was_called_off_stays_called_off(make_agent, web, image):
     assert agent.status()["reboot"]["state"] == "calledOff"
     time.sleep(2)
     assert not agent.rebooted.exists()
-
-
-def test_a_server_whose_outcome_cannot_be_kept_is_not_rebooted_until_it_can(make_agent, web, image, tmp_path):
-    """An agent that starts after the reboot would take the job for one that was interrupted, and deploy it again."""
-    where = tmp_path / "agent" / "state"
-    where.mkdir(parents=True)
-    run("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", where)
-    try:
-        agent = make_agent(reboot=True, grace_seconds=0).start()
-
-        def fill(request, _number):
-            with (where / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
-                while True:
-                    ballast.write(bytes(4096))
-            request.file(image.data)
-
-        web.answer = fill
-        agent.post(job(web.url, image.sha256))
-        agent.wait(lambda: (agent.status()["reboot"] or {}).get("state") == "failed", "it says so")
-        document = agent.status()
-        assert document["status"] == "done"
-        assert "journal" in document["reboot"]["reason"]
-        assert not agent.rebooted.exists()
-        (where / "ballast").unlink()
-        agent.wait(
-            lambda: json.loads(agent.journal.read_text())["entry"]["phase"] == "closed", "it is written later"
-        )
-        agent.end()
-    finally:
-        run("umount", "--lazy", where)
 
 
 def test_a_deletion_while_the_server_goes_down_is_not_answered_as_if_it_stayed(make_agent, web, image):

@@ -121,6 +121,18 @@ def test_an_outcome_is_not_told_before_it_is_kept_and_the_status_names_the_cure(
         agent.wait(agent.rebooted.exists, "the server is handed over")
 
 
+def test_what_is_noted_after_the_outcome_does_not_keep_the_server_from_its_reboot(
+    make_agent, slow_web, image, small
+):
+    """Who has seen the outcome cannot be stored any more; the outcome has been."""
+    agent = make_agent(reboot=True, grace_seconds=3600).start()
+    in_stage(agent, slow_web, image)
+    agent.wait_for("done")
+    with read_only(small):
+        assert agent.get().json["status"] == "done"
+        agent.wait(agent.rebooted.exists, "the server is handed over")
+
+
 def test_a_deletion_before_the_outcome_is_kept_calls_the_reboot_off(make_agent, slow_web, image, small):
     agent = make_agent(reboot=True).start()
     in_stage(agent, slow_web, image)
