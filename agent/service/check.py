@@ -22,6 +22,7 @@ from agent.service.config_read import DEFAULT
 from agent.service.option_text import plain, toml
 from agent.service.options import TABLE, Option
 from agent.service.secret_file import read_regular
+from agent.service.trusted_path import distrust
 from agent.units import MiB
 
 MAX_PEM_BYTES = MiB
@@ -59,7 +60,9 @@ def _value(config: Config, option: Option) -> Any:
 
 
 def file_faults(config: Config) -> list[Fault]:
-    """Open what the configuration names: certificates, keys, CA certificates, the group of the socket."""
+    """Open what the configuration names: certificates, keys, CA certificates, the group of the socket; and look
+    whether its directories can be believed.
+    """
     named = (
         ("api.client_ca", config.api.client_ca),
         ("control_plane.ca_file", config.control_plane.ca_file if config.control_plane else None),
@@ -67,6 +70,9 @@ def file_faults(config: Config) -> list[Fault]:
     )
     found = [(key, _ca_fault(path)) for key, path in named if path is not None]
     found += _listener_faults(config.api)
+    # Who made the state's directory made the jobs in it; who may write that of the socket can put their own there.
+    found.append(("state.directory", _directory_fault(config.journal_directory)))
+    found.append(("api.socket", _directory_fault(Path(config.api.socket).parent, may_be_link=True)))
     if config.api.socket_group is not None:
         found.append(("api.socket_group", _group_fault(config.api.socket_group)))
     return [
@@ -84,8 +90,16 @@ def _group_fault(name: str) -> str | None:
     return None
 
 
+def _directory_fault(path: Path, *, may_be_link: bool = False) -> str | None:
+    fault = distrust(path, may_be_link=may_be_link)
+    return None if fault is None else str(fault)
+
+
 def _pem_fault(path: str, label: bytes, what: str, *, private: bool = False) -> str | None:
-    """Whether a file can be read and holds a block with that label (RFC 7468)."""
+    """Whether a file can be believed and read, and holds a block with that label (RFC 7468)."""
+    fault = distrust(path, may_be_link=not private)
+    if fault is not None:
+        return str(fault)
     try:
         content, status = read_regular(path, MAX_PEM_BYTES)
     except OSError as error:

@@ -104,6 +104,14 @@ class Config:
     origins: Mapping[str, str] = field(default_factory=dict)
     doubts: tuple[Fault, ...] = ()
 
+    @property
+    def journal_directory(self) -> Path:
+        """The state's directory, or one below it where the socket is in it too: its group has to get at the socket,
+        and nobody at the journal.
+        """
+        directory = Path(self.state.directory)
+        return directory / "state" if directory == Path(self.api.socket).parent else directory
+
 
 def load_config(
     path: str | None, *, cmdline: str, credentials: Path | None, default_path: Path = DEFAULT_PATH

@@ -16,7 +16,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from agent import __version__
@@ -133,7 +132,7 @@ async def _serve(config: Config, stall_seconds: float) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    journal = Journal(_journal_directory(config), config.service_name)
+    journal = Journal(config.journal_directory, config.service_name)
     try:
         book, note = await journal.open()
         listeners = _listen(config)
@@ -166,14 +165,6 @@ def _listen(config: Config) -> "list[Listener]":
             listeners[0].close()
             raise
     return listeners
-
-
-def _journal_directory(config: Config) -> Path:
-    """The state's directory, or one below it where the socket is in it too: its group has to get at the socket, and
-    nobody at the journal.
-    """
-    directory = Path(config.state.directory)
-    return directory / "state" if directory == Path(config.api.socket).parent else directory
 
 
 def _raise_file_limit() -> None:

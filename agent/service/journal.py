@@ -26,6 +26,7 @@ import aiofiles
 from agent.aio import run_blocking
 from agent.errors import StateUnusable
 from agent.model.seal import Seal
+from agent.service.trusted_path import require_own_state
 from agent.units import MiB
 
 FORMAT = "byoi-agent journal"
@@ -205,6 +206,7 @@ class Journal:
 
     def _prepare(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        require_own_state(self._directory)
         self._directory.chmod(0o700)
         fd = os.open(self._directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:

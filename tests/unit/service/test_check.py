@@ -33,6 +33,12 @@ class Pki:
         path.chmod(mode)
         return path
 
+    def link(self, name, target):
+        path = self.directory / name
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+        return path
+
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory):
@@ -134,6 +140,13 @@ def bad_files(pki):
             pki.file("open.key", pki.key.read_bytes(), 0o644),
             "is open to every user (mode 0644)",
         ),
+        ("api.tls_key", pki.link("link.key", pki.key), f"is a link to {pki.key}: name the file itself"),
+        (
+            "api.tls_cert",
+            pki.link("link.crt", pki.file("loose.crt", pki.cert.read_bytes(), 0o664)),
+            "loose.crt can be written by its group (mode 0664): look through it, then chmod go-w",
+        ),
+        ("api.client_ca", pki.file("loose.ca", pki.ca.read_bytes(), 0o646), "can be written by every user"),
         ("api.client_ca", pki.directory, "cannot be read: Is a directory"),
         ("api.client_ca", pki.file("damaged.crt", damaged), "holds a certificate that cannot be read"),
         ("api.client_ca", pki.file("large.crt", bytes(2**20 + 1)), "is larger than 1048576 bytes"),
@@ -148,6 +161,26 @@ def test_a_file_that_cannot_be_used_is_a_fault_that_says_why(capsys, pki, config
         assert line.startswith(f"byoi-agent: {key}: "), message
         assert message in line
         assert "(given in: " in line
+
+
+def test_public_files_may_be_links_of_root_s_own(capsys, pki, configured):
+    links = {"tls_cert": pki.link("a", pki.cert), "client_ca": pki.link("b", pki.ca)}
+    assert run(capsys, configured(**links))[0] == 0
+
+
+@pytest.mark.parametrize("key", ["state.directory", "api.socket"])
+def test_a_directory_that_others_may_write_is_a_fault_with_the_way_out(capsys, configured, tmp_path, key):
+    directory = tmp_path / "state"
+    value = directory if key == "state.directory" else directory / "api.sock"
+    assert run(capsys, configured(), cmdline=f"byoi.{key}={value}")[0] == 0  # it is made by the daemon
+    directory.mkdir()
+    directory.chmod(0o770)
+    status, _, err = run(capsys, configured(), cmdline=f"byoi.{key}={value}")
+    assert status == 2
+    assert err == (
+        f"byoi-agent: {key}: {directory} can be written by its group (mode 0770): look through it, then "
+        f"chmod go-w {directory} (given in: kernel command line)\n"
+    )
 
 
 def test_the_files_of_control_plane_and_images_are_looked_at_too(capsys, configured):
