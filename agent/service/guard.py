@@ -2,11 +2,16 @@
 
 | bound | what happens beyond it |
 |---|---|
-| connections at once, over all listeners | the next one is closed at once; the Unix socket keeps some for itself |
+| connections at once | a stranger of the network gives way, else the next one is closed at once |
+| streams and long polls at once | the next one is answered with 503 |
+| answers to a stranger of the network: one | the connection is closed |
 | the time until a request's head and body are here, TLS handshake included | the connection is closed |
 | the size of a request's head, and of what is sent ahead of an answer | the connection is closed |
 | the time between requests | the connection is closed |
 | the time until an answer is taken, streams included | the connection is closed |
+
+The network, the Unix socket and root on it have places of their own, and none takes those of another (`places.py`,
+`crowd.py`).
 
 aiohttp has a time-out for idle connections only. So connections are accepted here, before any handshake, and handed to
 a protocol of aiohttp's that also tells when bytes came and answers went; one task looks at all of them at intervals.
@@ -19,8 +24,8 @@ import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
@@ -28,9 +33,14 @@ from aiohttp.http_parser import RawRequestMessage
 
 from agent.aio import run_blocking
 from agent.lean import structlog
-from agent.service.documents import error_of_status
+from agent.service.caller import Caller
+from agent.service.connection import DEFAULT, Connection, Limits
+from agent.service.crowd import Crowd
+from agent.service.documents import ApiError, error_of_status
 from agent.service.json_errors import error_response, response_of
 from agent.service.listen import Listener
+from agent.service.peer import Peer, peer_of
+from agent.service.places import Places, Shares
 from agent.units import KiB
 
 log = structlog.get_logger(__name__)
@@ -63,95 +73,47 @@ def abandonable(request: web.BaseRequest) -> Iterator[None]:
     """Where a handler only waits for something to tell its client: it is cancelled there when the client goes away.
 
     Elsewhere a handler goes on without its client: what it does concerns others too.
+
+    Raises:
+        ApiError: 503 where too many wait already.
     """
-    request[_ABANDONABLE] = True
+    with _waiting(request.protocol):
+        request[_ABANDONABLE] = True
+        try:
+            yield
+        finally:
+            request[_ABANDONABLE] = False
+
+
+@contextmanager
+def _waiting(protocol: web.RequestHandler) -> Iterator[None]:
+    if not isinstance(protocol, _Protocol):  # another server's, which has bounds of its own
+        yield
+        return
+    places = protocol.server.waiting
+    kind = places.take(protocol.peer)
+    if kind is None:
+        message = "Too many clients follow this server in long polls and streams of events; try again."
+        raise ApiError(503, message, error_code="TOO_MANY_STREAMS", headers={"Retry-After": "5"})
     try:
         yield
     finally:
-        request[_ABANDONABLE] = False
+        places.give_back(kind)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The bounds of all listeners together. Times are seconds, sizes are bytes."""
-
-    connections: int = 1024
-    reserved: int = 384
-    """Connections that only the Unix socket may take: the network cannot lock out who sits at the machine. Those of the
-    network hold about 290 KiB each, nearly all of it asyncio's buffers for TLS (measured)."""
-    request_seconds: float = 30.0
-    idle_seconds: float = 75.0
-    answer_seconds: float = 60.0
-    linger_seconds: float = 5.0
-    """How long the rest of a body is taken in after it was refused, so that the client gets to read why."""
-    tls_shutdown_seconds: float = 5.0
-    head_bytes: int = 32 * KiB
-    line_bytes: int = 8190
-    """One header, and the request line."""
-
-
-class Connection:
-    """What is known of one connection's time. Pure: it is told what happens and asked what is overdue."""
-
-    def __init__(self, limits: Limits, now: float) -> None:
-        self._limits = limits
-        self._since: float | None = now
-        """When the request began that is not complete yet; None while none is on its way."""
-        self._payload: StreamReader | None = None
-        self._busy = False
-        self._ahead = 0
-        """Bytes of a head, or behind a request that is being answered, as far as nobody has looked at them."""
-        self._stuck_since: float | None = None
-
-    def received(self, length: int, now: float) -> bool:
-        """Bytes came; False if they are more than a client may send unasked."""
-        if self._busy and not self._complete():
-            return True  # the body of the request: its length is the reader's business
-        too_many = self._ahead > self._limits.head_bytes
-        self._ahead += length
-        if self._since is None and not self._busy:
-            self._since = now
-        return not too_many
-
-    def began(self, payload: StreamReader, now: float) -> None:
-        """A request's head is complete, its handler begins."""
-        self._busy, self._payload, self._ahead = True, payload, 0
-        if self._since is None:
-            self._since = now
-
-    def answered(self) -> None:
-        """The answer has been handed to the transport. What is missing of the body is still waited for."""
-        self._busy, self._ahead = False, 0
-        if self._complete():
-            self._since = self._payload = None
-
-    def _complete(self) -> bool:
-        return self._payload is not None and self._payload.is_eof()
-
-    def stuck(self, now: float) -> None:
-        """Bytes of an answer wait to be taken by the client."""
-        self._stuck_since = now
-
-    def taken(self) -> None:
-        """None wait any more."""
-        self._stuck_since = None
-
-    def overdue(self, now: float) -> str | None:
-        """Why the connection has to be closed; None if it may stay."""
-        if self._stuck_since is not None and now - self._stuck_since >= self._limits.answer_seconds:
-            return "answer_not_taken"
-        waiting = self._since is not None and not self._complete()
-        if waiting and self._since is not None and now - self._since >= self._limits.request_seconds:
-            return "request_not_complete"
-        return None
+def recognise(request: web.BaseRequest, caller: Caller) -> None:
+    """The caller of this request has shown who they are: their connection is no stranger's any more."""
+    protocol = request.protocol
+    if isinstance(protocol, _Protocol):
+        protocol.recognise(caller)
 
 
 class _Protocol(web.RequestHandler):
     """aiohttp's protocol, that also tells what happens, and whose own refusals are JSON objects."""
 
-    __slots__ = ("_link", "_orphan", "_server", "connection")
+    __slots__ = ("_caller", "_client", "_dropped", "_link", "_orphan", "connection", "peer", "server")
 
-    def __init__(self, server: "Server", connection: Connection) -> None:
+    def __init__(self, server: "Server", connection: Connection, client: socket.socket, peer: Peer) -> None:
         limits = server.limits
         super().__init__(
             server.server,
@@ -164,8 +126,13 @@ class _Protocol(web.RequestHandler):
             # A body is taken as it was sent: signatures are of those bytes, and nothing unpacks to a huge one.
             auto_decompress=False,
         )
-        self._server = server
+        self.server = server
+        self._client = client
+        self.peer = peer
         self._link: asyncio.Transport | None = None
+        self._dropped = False
+        self._caller: Caller | None = None
+        """Who was recognised last."""
         self._orphan: asyncio.Task[None] | None = None
         self.connection = connection
 
@@ -175,6 +142,8 @@ class _Protocol(web.RequestHandler):
             # So that each of `pause_writing` and `resume_writing` means what it says: bytes wait, or none.
             transport.set_write_buffer_limits(high=1, low=0)
         super().connection_made(transport)
+        if self._dropped and self._link is not None:
+            self._link.abort()  # its handshake was faster
 
     def connection_lost(self, exc: BaseException | None) -> None:
         # A handler may go on for a while without its client: until it ends the connection is counted.
@@ -183,10 +152,10 @@ class _Protocol(web.RequestHandler):
         super().connection_lost(exc)
         self._link = None
         if handler is None or handler.done():
-            self._server.left(self)
+            self.server.left(self)
         else:
             self._orphan = handler
-            handler.add_done_callback(lambda _: self._server.left(self))
+            handler.add_done_callback(lambda _: self.server.left(self))
             if may_end:
                 handler.cancel()
 
@@ -203,7 +172,14 @@ class _Protocol(web.RequestHandler):
         self.connection.taken()
         super().resume_writing()
 
+    def recognise(self, caller: Caller) -> None:
+        """A request came from this caller."""
+        self._caller = caller
+        self.server.crowd.recognise(self)
+
     def data_received(self, data: bytes) -> None:
+        if self._dropped:
+            return
         if data and not self.connection.received(len(data), self._loop.time()):
             self.drop("sent_too_much")
         else:
@@ -216,9 +192,14 @@ class _Protocol(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Answers that no middleware saw come here as well: they get a body like all others."""
+        """Answers that no middleware saw come here as well: they get a body like all others.
+
+        A stranger gets one answer: connections that stay would keep others out, and a guess costs a handshake.
+        """
         if isinstance(resp, web.HTTPException):
             resp = response_of(resp)
+        if self.peer.is_remote and self._caller is None:
+            resp.force_close()
         return await super().finish_response(request, resp, start_time)
 
     def handle_error(
@@ -243,10 +224,18 @@ class _Protocol(web.RequestHandler):
             self.drop(reason)
 
     def drop(self, reason: str) -> None:
-        """Close the connection at once; what is not sent is not sent."""
+        """Close the connection at once, be it in its handshake; what is not sent is not sent."""
+        log.debug("connection_dropped", reason=reason)
+        self._dropped = True
         if self._link is not None:
-            log.debug("connection_dropped", reason=reason)
             self._link.abort()
+        else:
+            with suppress(OSError):  # the client was faster
+                self._client.shutdown(socket.SHUT_RDWR)
+
+    def give_way(self) -> None:
+        """A newcomer has the place now."""
+        self.drop("gave_way")
 
 
 class Server:
@@ -259,10 +248,10 @@ class Server:
         self._make_request = server.request_factory
         server.request_factory = self._begin
         self._open: set[_Protocol] = set()
+        self.crowd = Crowd(_affordable(limits.connections), limits.per_address)
+        self.waiting = Places(limits.waiting)
         self._empty = asyncio.Event()
         self._empty.set()
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = max(2 * limits.reserved, min(limits.connections, descriptors - _OTHER_DESCRIPTORS))
 
     @property
     def connections(self) -> int:
@@ -284,13 +273,13 @@ class Server:
 
     def left(self, protocol: _Protocol) -> None:
         """A connection is over, and so is its handler."""
+        self.crowd.leave(protocol)
         self._open.discard(protocol)
         if not self._open:
             self._empty.set()
 
     async def accept(self, listener: Listener, group: asyncio.TaskGroup) -> None:
         """Take connections of a listener, for ever."""
-        most = self._most if listener.local else self._most - self.limits.reserved
         failure: int | None = None
         while True:
             try:
@@ -305,13 +294,24 @@ class Server:
                 await asyncio.sleep(_ACCEPT_PAUSE)
                 continue
             failure = None
-            if len(self._open) >= most:
+            protocol = self._admit(client)
+            if protocol is None:
                 client.close()
-                continue
-            protocol = _Protocol(self, Connection(self.limits, self.loop.time()))
-            self._open.add(protocol)
-            self._empty.clear()
-            group.create_task(self._establish(protocol, client, listener.tls()))
+            else:
+                group.create_task(self._establish(protocol, client, listener.tls()))
+
+    def _admit(self, client: socket.socket) -> _Protocol | None:
+        """Take a connection in, if there is a place for it."""
+        try:
+            peer = peer_of(client)
+        except OSError:
+            return None  # gone already
+        protocol = _Protocol(self, Connection(self.limits, self.loop.time()), client, peer)
+        if not self.crowd.enter(protocol):
+            return None
+        self._open.add(protocol)
+        self._empty.clear()
+        return protocol
 
     async def _establish(
         self, protocol: _Protocol, client: socket.socket, tls: ssl.SSLContext | None
@@ -364,11 +364,18 @@ class Server:
         return True
 
 
+def _affordable(shares: Shares) -> Shares:
+    """The places of connections, fewer for the network where the process may not open so many files."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = descriptors - _OTHER_DESCRIPTORS - shares.local - shares.root
+    return replace(shares, network=min(shares.network, max(shares.local, most)))
+
+
 @asynccontextmanager
 async def serve(
     app: web.Application,
     listeners: Sequence[Listener],
-    limits: Limits = Limits(),
+    limits: Limits = DEFAULT,
     *,
     shutdown_seconds: float = 5.0,
 ) -> AsyncIterator[Server]:

@@ -16,7 +16,8 @@ from aiohttp import web
 from agent.aio import run_blocking
 from agent.service.auth import CALLER, Authenticator, authenticate
 from agent.service.bodies import Bodies
-from agent.service.guard import Limits, Server, serve
+from agent.service.connection import Limits
+from agent.service.guard import Server, abandonable, serve
 from agent.service.json_errors import json_errors
 from agent.service.listen import Certificates, TlsFiles, listen_tls, listen_unix
 
@@ -147,6 +148,14 @@ def make_app(authenticator: Authenticator, bodies: Bodies, site: Callable[[], Si
         await response.write(b"begun")
         raise RuntimeError
 
+    async def followed(request: web.Request) -> web.StreamResponse:
+        with abandonable(request):
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(b"begun")
+            await site().gate.wait()
+        return response
+
     app = web.Application(middlewares=[json_errors, authenticate(authenticator, bodies)])
     for prefix in ("", "/1.0"):
         app.router.add_get(prefix + "/healthz", healthz)
@@ -155,6 +164,7 @@ def make_app(authenticator: Authenticator, bodies: Bodies, site: Callable[[], Si
         app.router.add_get(prefix + "/crash", crash)
         app.router.add_get(prefix + "/stream", stream)
         app.router.add_get(prefix + "/broken", broken_stream)
+        app.router.add_get(prefix + "/followed", followed)
         for method in ("GET", "POST", "DELETE"):
             app.router.add_route(method, prefix + "/dedicated/server/{name}/bringYourOwnImage", take)
     return app
