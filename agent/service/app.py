@@ -21,6 +21,7 @@ from agent.errors import JobInvalid
 from agent.model.job import Job, parse_job, read_json
 from agent.model.schema import MAX_REVISION
 from agent.model.status import DONE
+from agent.service.audit import acted
 from agent.service.auth import CALLER, Authenticator, authenticate
 from agent.service.board import Board, Subscription
 from agent.service.bodies import Bodies
@@ -131,11 +132,12 @@ class _Api:
         if faults:
             raise JobInvalid(faults)
         try:
-            await self._slot.post(document, job, job_id=None, origin="api")
+            job_id = await self._slot.post(document, job, job_id=None, origin="api")
         except SlotTaken:
             raise ApiError(409, self._taken_by()) from None
         except SlotClosing:
             raise ApiError(503, "The agent is stopping; try again.", headers={"Retry-After": "10"}) from None
+        acted("accepted", request[CALLER], job_id)
         return _void()
 
     def _taken_by(self) -> str:
@@ -156,17 +158,21 @@ class _Api:
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         self._check_server(request)
+        job_id = self._board.document.get("id")
         try:
             await self._slot.erase()
         except SlotClosing:
             raise ApiError(503, "The reboot was ordered, and the server goes down.") from None
         except StillCancelling as waiting:
+            acted("erased", request[CALLER], job_id)
             raise ApiError(
                 503,
                 f"The deployment is being cancelled and has not stopped yet: {waiting}. It is erased when it has.",
                 error_code="STILL_CANCELLING",
                 headers={"Retry-After": "10"},
             ) from None
+        if job_id is not None:
+            acted("erased", request[CALLER], job_id)
         return _void()
 
     async def time(self, request: web.Request) -> web.StreamResponse:

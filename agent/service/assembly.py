@@ -15,9 +15,11 @@ from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBega
 from agent.model.job import Job
 from agent.model.seal import Seal
 from agent.service.app import Parts, make_app
+from agent.service.audit import Failures
 from agent.service.auth import Authenticator
 from agent.service.board import Board, event_teller
 from agent.service.bodies import Bodies
+from agent.service.caller import Way
 from agent.service.config import Config
 from agent.service.guard import serve
 from agent.service.handover import HandOver
@@ -28,6 +30,7 @@ from agent.service.listen import Listener as Socket
 from agent.service.listen import ListenError
 from agent.service.metrics import Metrics
 from agent.service.notify import Notifier, feed_watchdog, keep_status
+from agent.service.peer import Peer
 from agent.service.slot import Slot, idle_document
 
 log = structlog.get_logger(__name__)
@@ -49,6 +52,7 @@ class Daemon:
         self._notifier = Notifier()
         self._board = Board(idle_document(config.service_name))
         self._metrics = Metrics()
+        self._failures = Failures()
 
     async def run(
         self,
@@ -76,7 +80,7 @@ class Daemon:
             app = make_app(self._make_parts(slot))
             app.on_shutdown.append(self._end_streams)
             await slot.resume(note)
-            async with serve(app, self._sockets):
+            async with serve(app, self._sockets, bad_certificate=self._bad_certificate):
                 background = [tasks.create_task(work) for work in self._background(slot, ledger)]
                 self._notifier.send(READY="1")
                 log.info("serving", on=[socket.name for socket in self._sockets])
@@ -97,6 +101,7 @@ class Daemon:
         yield _always("watchdog", lambda: feed_watchdog(self._notifier, slot, self._stall_seconds))
         yield _always("warm-up", _warm_up)
         yield _always("journal", ledger.run)
+        yield _always("audit", self._failures.run)
         if self._config.control_plane is not None:
             yield _always("control plane", lambda: self._pull(slot))
 
@@ -109,6 +114,9 @@ class Daemon:
                     log.info("certificates_reloaded", on=socket.name)
                 except ListenError as error:
                     log.error("certificates_kept", reason=str(error))  # noqa: TRY400 - the text says all
+
+    def _bad_certificate(self, peer: Peer, reason: str) -> None:
+        self._failures.failed(peer, Way.CERTIFICATE.value, reason)
 
     async def _end_streams(self, _: object) -> None:
         self._board.close()
@@ -138,6 +146,7 @@ class Daemon:
             accept_client_certificates=api.client_ca is not None,
             ovh=api.ovh,
             bodies=bodies,
+            failures=self._failures,
         )
         return Parts(
             config=self._config,

@@ -26,6 +26,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from agent.aio import run_blocking
 from agent.model.url import printable
+from agent.service.audit import Failures
 from agent.service.bodies import Bodies
 from agent.service.caller import Caller, Way
 from agent.service.documents import ApiError
@@ -86,6 +87,7 @@ class Authenticator:
         accept_client_certificates: bool,
         ovh: OvhKeys | None,
         bodies: Bodies,
+        failures: Failures,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Args:
@@ -93,12 +95,14 @@ class Authenticator:
         accept_client_certificates: whether the TLS listener verifies certificates of clients against a CA.
         ovh: the keys of OVH's signature; None where none are configured.
         bodies: reads the body of a signed request.
+        failures: is told of everybody who is refused.
         clock: seconds since the epoch.
         """
         self._token = None if token is None else _digest(token)
         self._certificates = accept_client_certificates
         self._ovh = ovh
         self._bodies = bodies
+        self._failures = failures
         self._clock = clock
 
     async def check(self, request: web.Request) -> Caller:
@@ -109,6 +113,14 @@ class Authenticator:
                 raises for the body of a signed request.
         """
         peer = peer_of_request(request)
+        try:
+            return await self._caller(request, peer)
+        except ApiError as error:
+            if error.status in (401, 403):
+                self._failures.failed(peer, _way_tried(request), error.error_code)
+            raise
+
+    async def _caller(self, request: web.Request, peer: Peer) -> Caller:
         if request.path in OPEN_PATHS and request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
             return Caller(Way.OPEN, peer)
         caller = None if peer.is_remote else Caller(Way.SOCKET, peer)
@@ -217,6 +229,12 @@ def peer_of_request(request: web.Request) -> Peer:
 
 def _is_signed(request: web.Request) -> bool:
     return any(name in request.headers for name in _OVH_SIGNED)
+
+
+def _way_tried(request: web.Request) -> str:
+    if _is_signed(request):
+        return Way.SIGNATURE.value
+    return Way.TOKEN.value if hdrs.AUTHORIZATION in request.headers else "none"
 
 
 def _verified_certificate(request: web.Request) -> Mapping[str, Any]:

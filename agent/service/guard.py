@@ -23,7 +23,7 @@ import errno
 import resource
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 
@@ -65,6 +65,7 @@ _CLIENT_GONE = frozenset(
 _OTHER_DESCRIPTORS = 256
 # What the kernel keeps of answers that nobody takes, for each connection.
 _SEND_BUFFER = 64 * KiB
+BadCertificate = Callable[[Peer, str], None]
 _ABANDONABLE = web.RequestKey("abandonable", bool)
 
 
@@ -241,10 +242,11 @@ class _Protocol(web.RequestHandler):
 class Server:
     """All connections of one application. Made by `serve`."""
 
-    def __init__(self, server: web.Server, limits: Limits) -> None:
+    def __init__(self, server: web.Server, limits: Limits, bad_certificate: BadCertificate) -> None:
         self.loop = asyncio.get_running_loop()
         self.limits = limits
         self.server = server
+        self._bad_certificate = bad_certificate
         self._make_request = server.request_factory
         server.request_factory = self._begin
         self._open: set[_Protocol] = set()
@@ -331,6 +333,8 @@ class Server:
             self.left(protocol)
             if not isinstance(error, OSError):  # a failed handshake is an ssl.SSLError, which is one
                 raise
+            if isinstance(error, ssl.SSLCertVerificationError):
+                self._bad_certificate(protocol.peer, error.verify_message)
             log.debug("handshake_failed", fault=getattr(error, "reason", None) or type(error).__name__)
 
     async def watch(self) -> None:
@@ -377,6 +381,7 @@ async def serve(
     listeners: Sequence[Listener],
     limits: Limits = DEFAULT,
     *,
+    bad_certificate: BadCertificate = lambda _peer, _reason: None,
     shutdown_seconds: float = 5.0,
 ) -> AsyncIterator[Server]:
     """Serve the application on the listeners while the context lasts, then close them.
@@ -384,7 +389,7 @@ async def serve(
     At the end no new connection is taken, the application's `on_shutdown` is called (streams and long polls end
     there), and handlers have `shutdown_seconds` to finish before they are cancelled.
 
-    Entered and left by one and the same task.
+    Entered and left by one and the same task. `bad_certificate` is told of clients whose certificate fails, and why.
     """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=shutdown_seconds)
     await runner.setup()
@@ -393,7 +398,7 @@ async def serve(
     try:
         if runner.server is None:
             raise RuntimeError("the runner has no server")
-        server = Server(runner.server, limits)
+        server = Server(runner.server, limits, bad_certificate)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(server.watch())]
             tasks += [group.create_task(server.accept(listener, group)) for listener in listeners]

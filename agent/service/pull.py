@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from agent.aio import run_blocking
 from agent.deploy.plan import Policy, policy_faults
@@ -19,9 +20,12 @@ from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
 from agent.lean import structlog
 from agent.model.job import Job, parse_job
 from agent.model.status import DOING, timestamp
+from agent.service.audit import acted
 from agent.service.board import Board
+from agent.service.caller import Caller, Way
 from agent.service.config import ControlPlane
 from agent.service.control import Action, ControlFault, ControlPlaneApi, Offer, tls_context
+from agent.service.peer import Peer
 from agent.service.slot import Slot, SlotClosing, SlotTaken, StillCancelling
 from agent.transfer.client import aiohttp
 from agent.transfer.http_retry import HttpLimits, retry_delay
@@ -73,6 +77,7 @@ class ControlClient:
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._config = config
+        self._caller = _caller_of(config)
         self._service_name = service_name
         self._slot = slot
         self._board = board
@@ -127,6 +132,7 @@ class ControlClient:
         try:
             job = await run_blocking(_read, offer, self._policy)
             await self._slot.post(offer.job, job, job_id=offer.id, origin="control")
+            acted("accepted", self._caller, offer.id)
         except JobInvalid as error:
             await self._refuse(api, offer, error)
         except (SlotTaken, SlotClosing):
@@ -215,12 +221,12 @@ class ControlClient:
                 case Action.CONTINUE if over:
                     await self._slot.told(job_id)
                 case Action.CANCEL:
-                    log.info("cancelled_by_control_plane", id=job_id)
+                    acted("cancelled", self._caller, job_id)
                     await self._slot.cancel(job_id, CANCEL_SECONDS)
                     if over:
                         await self._slot.told(job_id)
                 case Action.GONE:
-                    log.info("deleted_by_control_plane", id=job_id)
+                    acted("erased", self._caller, job_id)
                     await self._slot.erase(CANCEL_SECONDS, job_id=job_id, tell=False)
                 case _:
                     pass
@@ -230,6 +236,13 @@ class ControlClient:
             log.warning("cancel_waits", reason=str(waiting))
         except StateUnusable as error:
             log.error("journal_failed", reason=str(error))  # noqa: TRY400 - the text says all
+
+
+def _caller_of(config: ControlPlane) -> Caller:
+    """The control plane, as the log names it."""
+    url = urlsplit(config.url)
+    peer = Peer(address=url.hostname or "", port=url.port or (443 if url.scheme == "https" else 80))
+    return Caller(Way.CONTROL_PLANE, peer, "" if config.token is None else "control_plane.token")
 
 
 def _milestone(document: Mapping[str, Any]) -> tuple[object, ...]:

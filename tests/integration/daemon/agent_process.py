@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import re
 import signal
 import socket
 import subprocess
@@ -68,9 +67,9 @@ class AgentProcess:
     @property
     def url(self) -> str:
         """Of the TLS listener, whose port the kernel chose."""
-        found = re.findall(r"127\.0\.0\.1:([1-9]\d*)", self.log)
-        assert found, self.log
-        return f"https://127.0.0.1:{found[-1]}"
+        served = [line["on"] for line in self.lines if line["event"] == "serving"]
+        assert served, self.log
+        return f"https://{served[-1][-1]}"
 
     @property
     def journal(self) -> Path:
@@ -86,6 +85,11 @@ class AgentProcess:
         """All that any of its processes wrote to stderr."""
         path = self.directory / "agent.log"
         return path.read_text() if path.exists() else ""
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What is an event in its log."""
+        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
 
     def write_config(self) -> Path:
         groups = "".join(

@@ -14,6 +14,7 @@ import trustme
 from aiohttp import web
 
 from agent.aio import run_blocking
+from agent.service.audit import Failures
 from agent.service.auth import CALLER, Authenticator, authenticate
 from agent.service.bodies import Bodies
 from agent.service.connection import Limits
@@ -189,7 +190,12 @@ def start(tmp_path, tls_files):
         remote = await run_blocking(listen_tls, "127.0.0.1", 0, files)
         bodies = Bodies(**bodies_options)
         authenticator = Authenticator(
-            token, accept_client_certificates=certificates, ovh=ovh, bodies=bodies, clock=clock
+            token,
+            accept_client_certificates=certificates,
+            ovh=ovh,
+            bodies=bodies,
+            failures=Failures(),
+            clock=clock,
         )
         sites: list[Site] = []
         app = make_app(authenticator, bodies, lambda: sites[0])
