@@ -15,11 +15,12 @@ from agent.service.peer import Peer
 
 log = structlog.get_logger(__name__)
 
+Act = Literal["accepted", "erased", "cancelled"]
 WINDOW_SECONDS = 60.0
 MAX_TOLD = 32
 
 
-def acted(act: Literal["accepted", "erased", "cancelled"], caller: Caller, job_id: object) -> None:
+def acted(act: Act, caller: Caller, job_id: object) -> None:
     """Tell who gave a job, erased it, or had it cancelled.
 
     Args:

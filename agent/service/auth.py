@@ -98,12 +98,28 @@ class Authenticator:
         failures: is told of everybody who is refused.
         clock: seconds since the epoch.
         """
-        self._token = None if token is None else _digest(token)
-        self._certificates = accept_client_certificates
-        self._ovh = ovh
+        self.take(token, accept_client_certificates=accept_client_certificates, ovh=ovh)
         self._bodies = bodies
         self._failures = failures
         self._clock = clock
+
+    def take(self, token: str | None, *, accept_client_certificates: bool, ovh: OvhKeys | None) -> None:
+        """Take these credentials from now on, and no others."""
+        self._token = None if token is None else _digest(token)
+        self._certificates = accept_client_certificates
+        self._ovh = ovh
+
+    def is_current(self, caller: Caller) -> bool:
+        """Whether what a caller showed is still taken. Which certificates are is the listener's business."""
+        match caller.way:
+            case Way.TOKEN:
+                return caller.credential == self._token
+            case Way.SIGNATURE:
+                return self._ovh is not None and caller.credential == _keys_digest(self._ovh)
+            case Way.CERTIFICATE:
+                return self._certificates
+            case _:
+                return True
 
     async def check(self, request: web.Request) -> Caller:
         """Who calls; checks every credential that the request presents.

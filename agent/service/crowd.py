@@ -1,8 +1,9 @@
 """All who are connected: the place that each has, and who gives way when there is none left.
 
 Who has shown over the network who they are keeps their place. All others there are strangers: they get one answer each
-(`agent.service.guard` closes behind it), and the one who has been there the longest gives way to the next who comes. So
-strangers, however many, keep nobody out who has a credential: who comes is heard. Pure.
+(`agent.service.guard` closes behind it), and where no place is left the oldest of the address that has the most of them
+gives way to a newcomer whose own address has fewer. So strangers keep nobody out who comes from elsewhere, however many
+they are and however fast they come back. Pure.
 """
 
 from collections import Counter
@@ -57,14 +58,13 @@ class Crowd:
         return peer.is_remote and self._addresses[peer.who] >= self._per_address
 
     def _make_room(self, peer: Peer) -> bool:
-        """Have the oldest stranger give way: one of the same address, where that is what has no place left."""
-        if not peer.is_remote:
+        """Have a stranger give way, if another address has more of them than this peer's has connections."""
+        if not peer.is_remote or self._is_crowded(peer) or not self._strangers:
             return False
-        crowded = self._is_crowded(peer)
-        candidates = (other for other in self._strangers if not crowded or other.peer.who == peer.who)
-        oldest = next(candidates, None)
-        if oldest is None:
+        [(address, many)] = Counter(guest.peer.who for guest in self._strangers).most_common(1)
+        if many <= self._addresses[peer.who]:
             return False
+        oldest = next(guest for guest in self._strangers if guest.peer.who == address)
         oldest.give_way()
         self.leave(oldest)
         return True

@@ -112,9 +112,22 @@ def recognise(request: web.BaseRequest, caller: Caller) -> None:
 class _Protocol(web.RequestHandler):
     """aiohttp's protocol, that also tells what happens, and whose own refusals are JSON objects."""
 
-    __slots__ = ("_caller", "_client", "_dropped", "_link", "_orphan", "connection", "peer", "server")
+    __slots__ = (
+        "_caller",
+        "_certificates",
+        "_client",
+        "_dropped",
+        "_link",
+        "_orphan",
+        "_trust",
+        "connection",
+        "peer",
+        "server",
+    )
 
-    def __init__(self, server: "Server", connection: Connection, client: socket.socket, peer: Peer) -> None:
+    def __init__(
+        self, server: "Server", connection: Connection, client: socket.socket, peer: Peer, listener: Listener
+    ) -> None:
         limits = server.limits
         super().__init__(
             server.server,
@@ -130,6 +143,8 @@ class _Protocol(web.RequestHandler):
         self.server = server
         self._client = client
         self.peer = peer
+        self._certificates = listener.certificates
+        self._trust = listener.trust
         self._link: asyncio.Transport | None = None
         self._dropped = False
         self._caller: Caller | None = None
@@ -177,6 +192,14 @@ class _Protocol(web.RequestHandler):
         """A request came from this caller."""
         self._caller = caller
         self.server.crowd.recognise(self)
+
+    def is_outdated(self, is_current: Callable[[Caller], bool]) -> bool:
+        """Whether what this connection was let in by, or may be in its handshake, is not taken any more."""
+        if self._caller is not None and not is_current(self._caller):
+            return True
+        if self._certificates is None or self._certificates.trust == self._trust:
+            return False
+        return self._link is None or bool(self._link.get_extra_info("peercert"))
 
     def data_received(self, data: bytes) -> None:
         if self._dropped:
@@ -296,19 +319,19 @@ class Server:
                 await asyncio.sleep(_ACCEPT_PAUSE)
                 continue
             failure = None
-            protocol = self._admit(client)
+            protocol = self._admit(client, listener)
             if protocol is None:
                 client.close()
             else:
                 group.create_task(self._establish(protocol, client, listener.tls()))
 
-    def _admit(self, client: socket.socket) -> _Protocol | None:
+    def _admit(self, client: socket.socket, listener: Listener) -> _Protocol | None:
         """Take a connection in, if there is a place for it."""
         try:
             peer = peer_of(client)
         except OSError:
             return None  # gone already
-        protocol = _Protocol(self, Connection(self.limits, self.loop.time()), client, peer)
+        protocol = _Protocol(self, Connection(self.limits, self.loop.time()), client, peer, listener)
         if not self.crowd.enter(protocol):
             return None
         self._open.add(protocol)
@@ -346,6 +369,23 @@ class Server:
             now = self.loop.time()
             for protocol in list(self._open):
                 protocol.look(now)
+
+    def drop_outdated(self, is_current: Callable[[Caller], bool]) -> int:
+        """Close every connection whose credential is not taken any more, whatever it is doing.
+
+        A client certificate is checked in the handshake only: where the CA or the revocation list is another one
+        now, all connections with a certificate are closed, and those that are still good come back.
+
+        Args:
+            is_current: whether what a caller was recognised by would be taken today.
+
+        Returns:
+            How many there were.
+        """
+        outdated = [protocol for protocol in self._open if protocol.is_outdated(is_current)]
+        for protocol in outdated:
+            protocol.drop("credential_gone")
+        return len(outdated)
 
     async def end(self, seconds: float) -> None:
         """Close what is still connected, at once. Handlers get `seconds` to finish, and then `seconds` to be cancelled.

@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
 from agent.lean import structlog
 from agent.model.job import Job, parse_job
 from agent.model.status import DOING, timestamp
-from agent.service.audit import acted
+from agent.service.audit import Act, acted
 from agent.service.board import Board
 from agent.service.caller import Caller, Way
 from agent.service.config import ControlPlane
@@ -78,6 +79,8 @@ class ControlClient:
     ) -> None:
         self._config = config
         self._caller = _caller_of(config)
+        self._api: ControlPlaneApi | None = None
+        self._noted: tuple[str, str] | None = None
         self._service_name = service_name
         self._slot = slot
         self._board = board
@@ -88,12 +91,19 @@ class ControlClient:
     async def run(self) -> None:
         """Ask for jobs and push statuses, for ever."""
         context = await run_blocking(tls_context, self._config)
-        connector = aiohttp.TCPConnector(ssl=context, limit=4)
+        connector = aiohttp.TCPConnector(limit=4)
         async with aiohttp.ClientSession(connector=connector, trust_env=True) as session:
-            api = ControlPlaneApi(self._config, self._service_name, session)
+            self._api = api = ControlPlaneApi(self._config, self._service_name, session, context)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._ask_for_jobs(api))
                 tasks.create_task(self._report(api))
+
+    async def renew(self, config: ControlPlane) -> None:
+        """Go on with the token and the CA of this configuration; its URL and its times are not taken up."""
+        context = await run_blocking(tls_context, config)
+        self._config = replace(self._config, token=config.token, ca_file=config.ca_file)
+        if self._api is not None:
+            self._api.take(config.token, context)
 
     # -- asking ------------------------------------------------------------------------------------------
 
@@ -215,18 +225,24 @@ class ControlClient:
             if rest <= 0 or not await self._board.wait(self._board.revision, rest):
                 return
 
+    def _note(self, act: Act, job_id: str) -> None:
+        """Tell the log once, however often the control plane says it."""
+        if self._noted != (act, job_id):
+            self._noted = (act, job_id)
+            acted(act, self._caller, job_id)
+
     async def _obey(self, action: Action, job_id: str, *, over: bool) -> None:
         try:
             match action:
                 case Action.CONTINUE if over:
                     await self._slot.told(job_id)
                 case Action.CANCEL:
-                    acted("cancelled", self._caller, job_id)
+                    self._note("cancelled", job_id)
                     await self._slot.cancel(job_id, CANCEL_SECONDS)
                     if over:
                         await self._slot.told(job_id)
                 case Action.GONE:
-                    acted("erased", self._caller, job_id)
+                    self._note("erased", job_id)
                     await self._slot.erase(CANCEL_SECONDS, job_id=job_id, tell=False)
                 case _:
                     pass

@@ -70,9 +70,9 @@ FEW = Shares(network=8, local=4, root=2)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
 
-async def open_plain(site: Site) -> asyncio.StreamReader:
-    """A connection to the TLS listener on which no handshake is begun."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+async def open_plain(site: Site, address: str = "127.0.0.1") -> asyncio.StreamReader:
+    """A connection to the TLS listener, from an address, on which no handshake is begun."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port, local_addr=(address, 0))
     site.writers.append(writer)
     return reader
 
@@ -117,11 +117,12 @@ async def test_strangers_who_say_nothing_give_way_and_who_is_known_stays(start):
         known, writer = await site.open_tls(KNOWN)
         assert (await answer_of(known))[0] == 200
         # Counted before their handshake, and closed within it.
-        silent = [await open_plain(site) for _ in range(3 * FEW.network)]
+        silent = [await open_plain(site, f"127.0.0.{2 + number % 2}") for number in range(3 * FEW.network)]
         await until(lambda: sum(reader.at_eof() for reader in silent) == 2 * FEW.network + 1)
         await until(lambda: site.server.connections == FEW.network)
         newcomer, _ = await site.open_tls(KNOWN)
         assert (await answer_of(newcomer))[0] == 200
+        assert sum(reader.at_eof() for reader in silent) == 2 * FEW.network + 2
         writer.write(KNOWN)
         assert (await answer_of(known))[0] == 200
         assert await healthy(site)
@@ -433,7 +434,7 @@ async def test_a_failure_inside_comes_out_as_it_is(start):
             raise ZeroDivisionError
 
 
-async def test_renewed_certificates_are_used_after_a_reload(start, ca, tmp_path):
+async def test_renewed_certificates_are_used_after_a_reload(start, ca, tmp_path, tls_files):
     async def serial(site: Site) -> str:
         _, writer = await site.open_tls()
         return writer.get_extra_info("peercert")["serialNumber"]
@@ -442,7 +443,7 @@ async def test_renewed_certificates_are_used_after_a_reload(start, ca, tmp_path)
         first = await serial(site)
         await run_blocking(write_cert, ca, tmp_path)
         assert await serial(site) == first
-        await run_blocking(site.certificates.reload)
+        await run_blocking(site.certificates.load, tls_files)
         assert await serial(site) != first
 
 

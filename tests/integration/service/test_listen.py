@@ -171,7 +171,7 @@ def test_a_reload_of_broken_files_keeps_what_is_in_force(files, tmp_path):
     before = certificates.context
     (tmp_path / "tls.crt").write_text("half of a")
     with pytest.raises(ListenError):
-        certificates.reload()
+        certificates.load(files)
     assert certificates.context is before
 
 

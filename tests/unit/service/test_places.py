@@ -28,36 +28,52 @@ def test_each_kind_of_caller_has_places_of_its_own_and_root_some_beside_them():
     assert [places.take(ROOT), places.take(USER)] == [Kind.LOCAL, None]
 
 
-def test_the_oldest_stranger_gives_way_and_only_a_stranger_of_the_network():
-    crowd = Crowd(Shares(network=3, local=1, root=0), per_address=9)
-    guests = [Guest(FAR) for _ in range(3)]
+def far(number: int) -> Guest:
+    return Guest(Peer(address=f"192.0.2.{number}", port=1))
+
+
+def test_the_oldest_stranger_of_the_greediest_address_gives_way():
+    crowd = Crowd(Shares(network=6, local=1, root=0), per_address=9)
+    guests = [far(number) for number in (1, 2, 2, 3, 3, 3)]
     assert all(map(crowd.enter, guests))
-    crowd.recognise(guests[0])
-    assert crowd.enter(Guest(FAR))
-    assert [guest.gave_way for guest in guests] == [[], [True], []]
+    crowd.recognise(guests[3])
+    crowd.recognise(guests[4])
+    assert crowd.enter(far(4))
+    assert [bool(guest.gave_way) for guest in guests] == [False, True, False, False, False, False]
     crowd.leave(guests[1])  # its connection has closed meanwhile: the place is another's
+    assert not crowd.enter(far(2))
     assert crowd.enter(Guest(USER))
     assert not crowd.enter(Guest(USER))
-    assert guests[2].gave_way == []
+
+
+def test_who_comes_back_as_fast_as_they_like_drives_out_none_but_their_own():
+    crowd = Crowd(Shares(network=100, local=0, root=0), per_address=90)
+    mine = far(1)
+    assert crowd.enter(mine)
+    for turn in range(1000):
+        crowd.enter(far(2 + turn % 3))
+    assert mine.gave_way == []
+    assert crowd.enter(far(1))
 
 
 def test_nobody_who_is_known_gives_way():
     crowd = Crowd(Shares(network=2, local=0, root=0), per_address=9)
-    for guest in (Guest(FAR), Guest(FAR)):
+    for guest in (far(1), far(1)):
         assert crowd.enter(guest)
         crowd.recognise(guest)
-    assert not crowd.enter(Guest(FAR))
+    assert not crowd.enter(far(2))
 
 
-def test_a_crowded_address_takes_places_of_its_own_only():
+def test_an_address_has_its_bound_however_many_places_are_left():
     crowd = Crowd(Shares(network=9, local=0, root=0), per_address=2)
-    first, second, other = Guest(FAR), Guest(FAR), Guest(Peer(address="192.0.2.8", port=1))
-    assert all(map(crowd.enter, (other, first, second)))
-    assert crowd.enter(Guest(FAR))
-    assert [guest.gave_way for guest in (other, first, second)] == [[], [True], []]
-    crowd.leave(other)
-    crowd.leave(second)
-    assert crowd.enter(Guest(FAR))
+    first, second = far(1), far(1)
+    assert all(map(crowd.enter, (first, second)))
+    assert not crowd.enter(far(1))
+    assert (first.gave_way, second.gave_way) == ([], [])
+    crowd.leave(first)
+    crowd.leave(first)
+    assert crowd.enter(far(1))
+    assert not crowd.enter(far(1))
 
 
 @pytest.mark.parametrize(
