@@ -103,7 +103,11 @@ def agent_page(date: str) -> str:
     page.item(
         bold("SIGTERM") + ", " + bold("SIGINT"), "Cancel what runs, keep the job in the journal, and end."
     )
-    page.item(bold("SIGHUP"), "Read the certificates of the TLS listener again.")
+    page.item(
+        bold("SIGHUP"),
+        "Take up certificates, revocation lists, tokens and secrets as they are now, and close the connections whose "
+        "credential is gone. Where one has a fault, all that was in force stays so; the log says why.",
+    )
     _add_epilog(page, parser)
     _add_files(
         page,

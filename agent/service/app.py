@@ -23,6 +23,7 @@ from agent.model.job import Job, parse_job
 from agent.model.job_text import read_json
 from agent.model.schema import MAX_REVISION
 from agent.model.status import DONE
+from agent.service.audit import acted
 from agent.service.auth import CALLER, Authenticator, authenticate
 from agent.service.board import Board, Subscription
 from agent.service.bodies import Bodies
@@ -143,7 +144,8 @@ class _Api:
         with self._slot_refusals():
             self._slot.check_free()  # while it is not, no body is worth reading
             document, job = await self._read_job(request)
-            await self._slot.post(document, job, job_id=None, origin="api")
+            job_id = await self._slot.post(document, job, job_id=None, origin="api")
+        acted("accepted", request[CALLER], job_id)
         return _void()
 
     async def _read_job(self, request: web.Request) -> tuple[dict[str, Any], Job]:
@@ -191,17 +193,21 @@ class _Api:
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         self._check_server(request)
+        job_id = self._board.document.get("id")
         try:
             await self._slot.erase()
         except RebootOrdered:
             raise _reboot_ordered() from None
         except StillCancelling as waiting:
+            acted("erased", request[CALLER], job_id)
             raise ApiError(
                 503,
                 f"The deployment is being cancelled and has not stopped yet: {waiting}. It is erased when it has.",
                 error_code="STILL_CANCELLING",
                 headers={"Retry-After": "10"},
             ) from None
+        if job_id is not None:
+            acted("erased", request[CALLER], job_id)
         return _void()
 
     async def time(self, request: web.Request) -> web.StreamResponse:

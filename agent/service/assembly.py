@@ -4,7 +4,7 @@ import asyncio
 import importlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import agent.transfer.client  # noqa: F401 - before any other import of aiohttp
 
@@ -15,19 +15,25 @@ from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBega
 from agent.model.job import Job
 from agent.model.seal import Seal
 from agent.service.app import Parts, make_app
+from agent.service.audit import Failures
 from agent.service.auth import Authenticator
 from agent.service.board import Board, event_teller
 from agent.service.bodies import Bodies
+from agent.service.caller import Way
 from agent.service.config import Config
-from agent.service.guard import serve
+from agent.service.guard import Server, serve
 from agent.service.journal import Book, Entry, Journal
 from agent.service.ledger import Ledger
 from agent.service.life import Crew, Keep, Running
 from agent.service.listen import Listener as Socket
-from agent.service.listen import ListenError
 from agent.service.metrics import Metrics
 from agent.service.notify import Notifier, feed_watchdog, keep_status
+from agent.service.peer import Peer
+from agent.service.rotation import Rotation
 from agent.service.slot import Slot, idle_document
+
+if TYPE_CHECKING:
+    from agent.service.pull import ControlClient
 
 log = structlog.get_logger(__name__)
 
@@ -38,9 +44,22 @@ class Daemon:
     """One daemon. `run` is called once."""
 
     def __init__(
-        self, config: Config, journal: Journal, sockets: Sequence[Socket], stall_seconds: float
+        self,
+        config: Config,
+        journal: Journal,
+        sockets: Sequence[Socket],
+        stall_seconds: float,
+        reread: Callable[[], Config],
     ) -> None:
-        """`stall_seconds`: for how long a deployment may move nothing before the watchdog is no longer fed."""
+        """Args:
+        config: what is in force.
+        journal: of this server, open.
+        sockets: to be served on; closed at the end.
+        stall_seconds: for how long a deployment may move nothing before the watchdog is no longer fed.
+        reread: reads the configuration again, for `reload`; blocking. Raises ConfigInvalid.
+        """
+        self._reread = reread
+        self._hangup = asyncio.Event()
         self._stall_seconds = stall_seconds
         self._config = config
         self._journal = journal
@@ -48,6 +67,8 @@ class Daemon:
         self._notifier = Notifier()
         self._board = Board(idle_document(config.service_name))
         self._metrics = Metrics()
+        self._failures = Failures()
+        self._bodies = Bodies()
 
     async def run(
         self,
@@ -72,11 +93,15 @@ class Daemon:
         ledger = Ledger(self._journal, book, lambda: self._board.revision)
         async with asyncio.TaskGroup() as tasks:
             slot = self._make_slot(tasks, ledger)
-            app = make_app(self._make_parts(slot))
+            authenticator, client = self._make_authenticator(), self._make_client(slot)
+            app = make_app(self._make_parts(slot, authenticator))
             app.on_shutdown.append(self._end_streams)
             await slot.resume(note)
-            async with slot, serve(app, self._sockets):
-                background = [tasks.create_task(work) for work in self._background(slot, ledger)]
+            async with slot, serve(app, self._sockets, bad_certificate=self._bad_certificate) as server:
+                rotation = Rotation(self._config, self._reread, self._sockets, authenticator, client)
+                rotating = _always("reload", lambda: self._rotate(rotation, server))
+                works = [*self._background(slot, ledger, client), rotating]
+                background = [tasks.create_task(work) for work in works]
                 self._notifier.send(READY="1")
                 log.info("serving", on=[socket.name for socket in self._sockets])
                 await stop.wait()
@@ -91,23 +116,29 @@ class Daemon:
         self._notifier.close()
         log.info("stopped")
 
-    def _background(self, slot: Slot, ledger: Ledger) -> Iterator[Coroutine[Any, Any, None]]:
+    def _background(
+        self, slot: Slot, ledger: Ledger, client: "ControlClient | None"
+    ) -> Iterator[Coroutine[Any, Any, None]]:
         yield _always("status", lambda: keep_status(self._notifier, self._board))
         yield _always("watchdog", lambda: feed_watchdog(self._notifier, slot, self._stall_seconds))
         yield _always("warm-up", _warm_up)
         yield _always("journal", ledger.run)
-        if self._config.control_plane is not None:
-            yield _always("control plane", lambda: self._pull(slot))
+        yield _always("audit", self._failures.run)
+        if client is not None:
+            yield _always("control plane", client.run)
 
     def reload(self) -> None:
-        """SIGHUP: read the certificates again."""
-        for socket in self._sockets:
-            if socket.certificates is not None:
-                try:
-                    socket.certificates.reload()
-                    log.info("certificates_reloaded", on=socket.name)
-                except ListenError as error:
-                    log.error("certificates_kept", reason=str(error))  # noqa: TRY400 - the text says all
+        """SIGHUP: take up certificates, tokens and secrets as they are now."""
+        self._hangup.set()
+
+    async def _rotate(self, rotation: Rotation, server: Server) -> None:
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            await rotation.turn(server)
+
+    def _bad_certificate(self, peer: Peer, reason: str) -> None:
+        self._failures.failed(peer, Way.CERTIFICATE.value, reason)
 
     async def _end_streams(self, _: object) -> None:
         self._board.close()
@@ -130,20 +161,23 @@ class Daemon:
             server_name=config.service_name, ledger=ledger, board=board, crew=crew, boot_id=_boot_id()
         )
 
-    def _make_parts(self, slot: Slot) -> Parts:
-        api, bodies = self._config.api, Bodies()
-        authenticator = Authenticator(
+    def _make_authenticator(self) -> Authenticator:
+        api = self._config.api
+        return Authenticator(
             api.token,
             accept_client_certificates=api.client_ca is not None,
             ovh=api.ovh,
-            bodies=bodies,
+            bodies=self._bodies,
+            failures=self._failures,
         )
+
+    def _make_parts(self, slot: Slot, authenticator: Authenticator) -> Parts:
         return Parts(
             config=self._config,
             slot=slot,
             board=self._board,
             authenticator=authenticator,
-            bodies=bodies,
+            bodies=self._bodies,
             disks=self._disks,
             metrics=lambda: self._metrics.text(slot.last_status()),
             middlewares=(self._metrics.middleware,),
@@ -154,19 +188,20 @@ class Daemon:
 
         return inventory_document(self._config.disk_groups)
 
-    async def _pull(self, slot: Slot) -> None:
+    def _make_client(self, slot: Slot) -> "ControlClient | None":
+        config = self._config
+        if config.control_plane is None:
+            return None
         from agent.service.pull import ControlClient  # noqa: PLC0415 - only where one is configured
 
-        if self._config.control_plane is not None:
-            client = ControlClient(
-                self._config.control_plane,
-                self._config.service_name,
-                slot,
-                self._board,
-                self._config.policy,
-                outcome_refused=self._metrics.refuse_outcome,
-            )
-            await client.run()
+        return ControlClient(
+            config.control_plane,
+            config.service_name,
+            slot,
+            self._board,
+            config.policy,
+            outcome_refused=self._metrics.refuse_outcome,
+        )
 
 
 def log_event(event: DeployEvent) -> None:

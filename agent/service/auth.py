@@ -18,18 +18,20 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from agent.aio import run_blocking
+from agent.model.url import printable
+from agent.service.audit import Failures
 from agent.service.bodies import Bodies
+from agent.service.caller import Caller, Way
 from agent.service.documents import ApiError
-from agent.service.heads import over_unix_socket
+from agent.service.guard import recognise
+from agent.service.peer import Peer, peer_of
 from agent.units import KiB
 
 OPEN_PATHS = frozenset(prefix + path for prefix in ("", "/1.0") for path in ("/healthz", "/auth/time"))
@@ -51,6 +53,8 @@ _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +(\S+) *")
 # Below this a SHA-1 takes less time than handing it to a thread.
 _HASH_HERE = 64 * KiB
+_MAX_NAME = 200
+"""Characters of a credential's name in the log."""
 
 
 class OvhKeys(Protocol):
@@ -69,24 +73,6 @@ class OvhKeys(Protocol):
         """Names the user of the application; sent in the clear, and part of what is signed."""
 
 
-class Way(StrEnum):
-    """What let a caller pass."""
-
-    OPEN = "open"
-    SOCKET = "socket"
-    CERTIFICATE = "certificate"
-    TOKEN = "token"  # noqa: S105 -- the name of the way, not a token
-    SIGNATURE = "signature"
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who called: how they passed, and whether they came over the network."""
-
-    way: Way
-    remote: bool
-
-
 CALLER = web.RequestKey("caller", Caller)
 """Where a handler finds its caller: `request[CALLER]`."""
 
@@ -101,6 +87,7 @@ class Authenticator:
         accept_client_certificates: bool,
         ovh: OvhKeys | None,
         bodies: Bodies,
+        failures: Failures,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Args:
@@ -108,13 +95,31 @@ class Authenticator:
         accept_client_certificates: whether the TLS listener verifies certificates of clients against a CA.
         ovh: the keys of OVH's signature; None where none are configured.
         bodies: reads the body of a signed request.
+        failures: is told of everybody who is refused.
         clock: seconds since the epoch.
         """
+        self.take(token, accept_client_certificates=accept_client_certificates, ovh=ovh)
+        self._bodies = bodies
+        self._failures = failures
+        self._clock = clock
+
+    def take(self, token: str | None, *, accept_client_certificates: bool, ovh: OvhKeys | None) -> None:
+        """Take these credentials from now on, and no others."""
         self._token = None if token is None else _digest(token)
         self._certificates = accept_client_certificates
         self._ovh = ovh
-        self._bodies = bodies
-        self._clock = clock
+
+    def is_current(self, caller: Caller) -> bool:
+        """Whether what a caller showed is still taken. Which certificates are is the listener's business."""
+        match caller.way:
+            case Way.TOKEN:
+                return caller.credential == self._token
+            case Way.SIGNATURE:
+                return self._ovh is not None and caller.credential == _keys_digest(self._ovh)
+            case Way.CERTIFICATE:
+                return self._certificates
+            case _:
+                return True
 
     async def check(self, request: web.Request) -> Caller:
         """Who calls; checks every credential that the request presents.
@@ -123,23 +128,29 @@ class Authenticator:
             ApiError: 401 no credential or a wrong token; 403 a signature that is not right; what `Bodies.read`
                 raises for the body of a signed request.
         """
-        remote = not over_unix_socket(request)
+        peer = peer_of_request(request)
+        try:
+            return await self._caller(request, peer)
+        except ApiError as error:
+            if error.status in (401, 403):
+                self._failures.failed(peer, _way_tried(request), error.error_code)
+            raise
+
+    async def _caller(self, request: web.Request, peer: Peer) -> Caller:
         if request.path in OPEN_PATHS and request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
-            return Caller(Way.OPEN, remote)
-        ways = []
-        if not remote:
-            ways.append(Way.SOCKET)
-        if self._certificates and _has_verified_certificate(request):
-            ways.append(Way.CERTIFICATE)
+            return Caller(Way.OPEN, peer)
+        caller = None if peer.is_remote else Caller(Way.SOCKET, peer)
+        certificate = _verified_certificate(request) if self._certificates else {}
+        if certificate:
+            caller = Caller(Way.CERTIFICATE, peer, certificate_name(certificate))
         if hdrs.AUTHORIZATION in request.headers:
-            self._check_token(request)
-            ways.append(Way.TOKEN)
-        if any(name in request.headers for name in _OVH_SIGNED):
-            await self._check_signature(request)
-            ways.append(Way.SIGNATURE)
-        if not ways:
+            caller = Caller(Way.TOKEN, peer, "api.token", self._check_token(request))
+        if _is_signed(request):
+            keys = await self._check_signature(request)
+            caller = Caller(Way.SIGNATURE, peer, keys.application_key, _keys_digest(keys))
+        if caller is None:
             raise _unauthorized(f"Credentials are required: {self._accepted()}.")
-        return Caller(ways[-1], remote)
+        return caller
 
     def _accepted(self) -> str:
         """What this server takes, in words."""
@@ -148,7 +159,8 @@ class Authenticator:
         ways += ["a signature with the application key"] if self._ovh is not None else []
         return " or ".join(ways) or "none are configured for this listener"
 
-    def _check_token(self, request: web.Request) -> None:
+    def _check_token(self, request: web.Request) -> bytes:
+        """The digest of the token that was shown."""
         if self._token is None:
             raise _unauthorized("No token is configured on this server (api.token_file).")
         match = _BEARER.fullmatch(_only(request, hdrs.AUTHORIZATION) or "")
@@ -156,13 +168,14 @@ class Authenticator:
             raise _unauthorized("The Authorization header must be one `Bearer TOKEN`.")
         if not hmac.compare_digest(_digest(match[1]), self._token):
             raise _unauthorized("The bearer token is not the one of this server.")
+        return self._token
 
     # -- OVH's signature ---------------------------------------------------------------------------------------
 
-    async def _check_signature(self, request: web.Request) -> None:
+    async def _check_signature(self, request: web.Request) -> OvhKeys:
         """The rules of OVH's API: "$1$" and the SHA-1 of secret, consumer key, method, URL, body and timestamp.
 
-        All that can be refused without the body is refused without it.
+        All that can be refused without the body is refused without it. Returns the keys that it was signed with.
         """
         keys = self._ovh
         if keys is None:
@@ -181,6 +194,7 @@ class Authenticator:
             raise _forbidden(
                 "INVALID_CREDENTIAL", f"The signature is not that of {request.method} {_url_of(request)}."
             )
+        return keys
 
     def _check_timestamp(self, request: web.Request) -> str:
         timestamp = _only(request, OVH_TIMESTAMP) or ""
@@ -212,17 +226,43 @@ def _signature(head: str, body: bytes, timestamp: str) -> str:
 
 def _url_of(request: web.Request) -> str:
     """The URL as the client wrote it: our scheme, its Host header, and the target of its request line untouched."""
-    scheme = "http" if over_unix_socket(request) else "https"
+    scheme = "https" if peer_of_request(request).is_remote else "http"
     return f"{scheme}://{_only(request, hdrs.HOST) or ''}{request.raw_path}"
 
 
 # -- the request -------------------------------------------------------------------------------------------------
 
 
-def _has_verified_certificate(request: web.Request) -> bool:
-    """Whether the client has a certificate that the handshake verified: one that was not is given as empty."""
+def peer_of_request(request: web.Request) -> Peer:
+    """Who is at the other end; what cannot be told any more came over the network."""
     transport = request.transport
-    return transport is not None and bool(transport.get_extra_info("peercert"))
+    sock = None if transport is None else transport.get_extra_info("socket")
+    try:
+        return Peer() if sock is None else peer_of(sock)
+    except OSError:
+        return Peer()
+
+
+def _is_signed(request: web.Request) -> bool:
+    return any(name in request.headers for name in _OVH_SIGNED)
+
+
+def _way_tried(request: web.Request) -> str:
+    if _is_signed(request):
+        return Way.SIGNATURE.value
+    return Way.TOKEN.value if hdrs.AUTHORIZATION in request.headers else "none"
+
+
+def _verified_certificate(request: web.Request) -> Mapping[str, Any]:
+    """The client's certificate, if the handshake verified it: one that was not is given as empty."""
+    transport = request.transport
+    return (None if transport is None else transport.get_extra_info("peercert")) or {}
+
+
+def certificate_name(certificate: Mapping[str, Any]) -> str:
+    """Subject and serial number of a certificate, as `ssl.SSLSocket.getpeercert` gives it, for the log."""
+    names = [f"{key}={value}" for part in certificate.get("subject", ()) for key, value in part]
+    return printable(", ".join([*names, f"serial {certificate.get('serialNumber', '?')}"]), _MAX_NAME)
 
 
 def _only(request: web.Request, name: str) -> str | None:
@@ -242,6 +282,10 @@ def _bytes(text: str) -> bytes:
 def _digest(text: str) -> bytes:
     """Of equal length whatever the text, so that comparing tells nothing of either."""
     return hashlib.sha256(_bytes(text)).digest()
+
+
+def _keys_digest(keys: OvhKeys) -> bytes:
+    return _digest(f"{keys.application_key}\0{keys.application_secret}\0{keys.consumer_key}")
 
 
 def _same(given: str | None, expected: str) -> bool:
@@ -268,7 +312,9 @@ def authenticate(authenticator: Authenticator, bodies: Bodies) -> Middleware:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         async with bodies.of(request):
-            request[CALLER] = await authenticator.check(request)
+            caller = request[CALLER] = await authenticator.check(request)
+            if caller.way is not Way.OPEN:
+                recognise(request, caller)
             return await handler(request)
 
     return check

@@ -12,6 +12,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from agent.errors import ConfigInvalid, Fault
 from agent.model.url import HIDDEN
 from agent.service.config import Api, Config, load_config
 from agent.service.config_read import DEFAULT
+from agent.service.crl import spans
 from agent.service.option_text import plain, toml
 from agent.service.options import TABLE, Option
 from agent.service.secret_file import read_regular
+from agent.service.trusted_path import distrust
 from agent.units import MiB
 
 MAX_PEM_BYTES = MiB
@@ -59,14 +62,21 @@ def _value(config: Config, option: Option) -> Any:
 
 
 def file_faults(config: Config) -> list[Fault]:
-    """Open what the configuration names: certificates, keys, CA certificates, the group of the socket."""
+    """Open what the configuration names: certificates, keys, CA certificates, the group of the socket; and look
+    whether its directories can be believed.
+    """
     named = (
         ("api.client_ca", config.api.client_ca),
         ("control_plane.ca_file", config.control_plane.ca_file if config.control_plane else None),
         ("download.ca_file", config.download.ca_file),
     )
     found = [(key, _ca_fault(path)) for key, path in named if path is not None]
+    if config.api.client_crl is not None:
+        found.append(("api.client_crl", _crl_fault(config.api.client_crl)))
     found += _listener_faults(config.api)
+    # Who made the state's directory made the jobs in it; who may write that of the socket can put their own there.
+    found.append(("state.directory", _directory_fault(config.journal_directory)))
+    found.append(("api.socket", _directory_fault(Path(config.api.socket).parent, may_be_link=True)))
     if config.api.socket_group is not None:
         found.append(("api.socket_group", _group_fault(config.api.socket_group)))
     return [
@@ -84,8 +94,16 @@ def _group_fault(name: str) -> str | None:
     return None
 
 
+def _directory_fault(path: Path, *, may_be_link: bool = False) -> str | None:
+    fault = distrust(path, may_be_link=may_be_link)
+    return None if fault is None else str(fault)
+
+
 def _pem_fault(path: str, label: bytes, what: str, *, private: bool = False) -> str | None:
-    """Whether a file can be read and holds a block with that label (RFC 7468)."""
+    """Whether a file can be believed and read, and holds a block with that label (RFC 7468)."""
+    fault = distrust(path, may_be_link=not private)
+    if fault is not None:
+        return str(fault)
     try:
         content, status = read_regular(path, MAX_PEM_BYTES)
     except OSError as error:
@@ -106,6 +124,30 @@ def _ca_fault(path: str) -> str | None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
     except ssl.SSLError as error:
         return f"{path} holds a certificate that cannot be read: {_reason(error)}"
+    return None
+
+
+def _crl_fault(path: str) -> str | None:
+    fault = _pem_fault(path, b"X509 CRL-----", "revocation list")
+    if fault is not None:
+        return fault
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cafile=path)
+        found = spans(read_regular(path, MAX_PEM_BYTES)[0])
+    except ssl.SSLError as error:
+        return f"{path} holds a revocation list that cannot be read: {_reason(error)}"
+    except (OSError, ValueError) as error:
+        return f"{path} {error}"
+    now = datetime.now(UTC)
+    for span in found:
+        if span.until is not None and span.until <= now:
+            end = span.until.isoformat()
+            return f"{path} expired at {end}; every client certificate would be refused: get a new list from the CA"
+        if span.since > now:
+            start = span.since.isoformat()
+            return (
+                f"{path} holds only from {start} on: set this server's clock, or get the list that holds now"
+            )
     return None
 
 

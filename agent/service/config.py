@@ -19,7 +19,7 @@ DEFAULT_PATH = Path("/etc/byoi-agent/agent.toml")
 
 _OVH = tuple(option.key for option in TABLE if option.section == "api.ovh")
 _PULLING = {"reboot.untold_seconds", *(option.key for option in TABLE if option.section == "control_plane")}
-_LISTENER = {"api.tls_cert", "api.tls_key", "api.client_ca", "api.token_file", *_OVH}
+_LISTENER = {"api.tls_cert", "api.tls_key", "api.client_ca", "api.client_crl", "api.token_file", *_OVH}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Api:
     tls_cert: str | None = None
     tls_key: str | None = None
     client_ca: str | None = None
+    client_crl: str | None = None
     token: str | None = field(default=None, repr=False)
     ovh: Ovh | None = None
 
@@ -105,6 +106,14 @@ class Config:
     origins: Mapping[str, str] = field(default_factory=dict)
     doubts: tuple[Fault, ...] = ()
 
+    @property
+    def journal_directory(self) -> Path:
+        """The state's directory, or one below it where the socket is in it too: its group has to get at the socket,
+        and nobody at the journal.
+        """
+        directory = Path(self.state.directory)
+        return directory / "state" if directory == Path(self.api.socket).parent else directory
+
 
 def load_config(
     path: str | None, *, cmdline: str, credentials: Path | None, default_path: Path = DEFAULT_PATH
@@ -166,7 +175,12 @@ def _check_rules(settings: Settings, file: Path) -> None:
     if settings.given("api.listen"):
         _check_listener(settings)
     _check_ovh(settings)
-    for switch, section in (("api.listen", _LISTENER), ("control_plane.url", _PULLING)):
+    switches = (
+        ("api.listen", _LISTENER),
+        ("api.client_ca", {"api.client_crl"}),
+        ("control_plane.url", _PULLING),
+    )
+    for switch, section in switches:
         for key in () if settings.given(switch) else sorted(section & settings.named):
             settings.doubt(key, f"has no effect without {switch} (given in: {settings.origins[key]})")
 
@@ -231,6 +245,7 @@ def _api(settings: Settings) -> Api:
         tls_cert=values["api.tls_cert"],
         tls_key=values["api.tls_key"],
         client_ca=values["api.client_ca"],
+        client_crl=values["api.client_crl"],
         token=secrets.get("api.token_file"),
         ovh=None
         if application_key is None

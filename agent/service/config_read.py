@@ -17,6 +17,7 @@ from agent.model.url import printable
 from agent.service.option_kinds import Kind
 from agent.service.options import DEFAULTS, GROUP_TABLE, OPTIONS, SECTIONS, TABLE, Option, unknown
 from agent.service.secret_file import read_regular, read_secret
+from agent.service.trusted_path import distrust
 from agent.units import KiB
 
 DEFAULT = "default"
@@ -90,7 +91,7 @@ def take_file(settings: Settings, path: Path, *, may_be_absent: bool) -> None:
     """Read the TOML file."""
     shown = printable(str(path))
     try:
-        content, status = read_regular(path, MAX_FILE_BYTES)
+        content, _ = read_regular(path, MAX_FILE_BYTES)
         document = _decode(content)
     except FileNotFoundError:
         if not may_be_absent:
@@ -103,8 +104,9 @@ def take_file(settings: Settings, path: Path, *, may_be_absent: bool) -> None:
         _refuse_file(settings, f"{shown} {error}")
         return
     # It names the command that root runs to reboot.
-    if status.st_mode & 0o002:
-        settings.fault("", f"{shown} can be written by every user: chmod o-w it, and look through it")
+    fault = distrust(path)
+    if fault is not None:
+        settings.fault("", str(fault))
     take_document(settings, document, shown)
 
 
@@ -302,6 +304,10 @@ def _take_secret(settings: Settings, option: Option, path: Path, origin: str) ->
         # The path is left out unless it leads somewhere: it may be the secret itself, in the wrong place.
         shown = origin if os.path.lexists(path) else settings.origins[option.key]
         settings.fault(option.key, f"the file {error}", shown)
+        return
+    fault = distrust(path)
+    if fault is not None:
+        settings.fault(option.key, str(fault), origin)
         return
     settings.secrets[option.key] = secret.value
     settings.origins[option.key] = origin

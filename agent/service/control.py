@@ -64,12 +64,19 @@ class Offer:
 class ControlPlaneApi:
     """The calls. `session` belongs to the caller."""
 
-    def __init__(self, config: ControlPlane, service_name: str, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, config: ControlPlane, service_name: str, session: aiohttp.ClientSession, context: ssl.SSLContext
+    ) -> None:
         self._base = f"{config.url}/agents/{quote(service_name, safe='')}"
         self._session = session
+        self.take(config.token, context)
+
+    def take(self, token: str | None, context: ssl.SSLContext) -> None:
+        """Show this token, and check the control plane by this context, from the next request on."""
+        self._context = context
         self._headers = {"Accept": "application/json", "User-Agent": f"byoi-agent/{__version__}"}
-        if config.token is not None:
-            self._headers["Authorization"] = f"Bearer {config.token}"
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
 
     async def ask(self, wait: float) -> Offer | None:
         """Ask for a job; the control plane may hold the answer back for `wait` seconds.
@@ -119,6 +126,7 @@ class ControlPlaneApi:
                 url,
                 json=document,
                 headers=self._headers,
+                ssl=self._context,
                 timeout=timeout,
                 allow_redirects=False,
             ) as response:

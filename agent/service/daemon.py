@@ -14,9 +14,8 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from agent import __version__
@@ -88,24 +87,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cmdline, credentials = kernel_command_line(), credentials_directory(os.environ)
     if options.check:
         return check(options.config, cmdline=cmdline, credentials=credentials, as_json=options.json)
-    try:
+
+    def read() -> Config:
         config = load_config(options.config, cmdline=cmdline, credentials=credentials)
         faults = file_faults(config)
         if faults:
             raise ConfigInvalid(faults)
+        return config
+
+    try:
+        config = read()
     except ConfigInvalid as error:
         print("byoi-agent: the configuration has faults:", file=sys.stderr)
         for fault in error.faults:
             print(f"  {fault}", file=sys.stderr)
         return EXIT_USAGE
-    return run(config)
+    return run(config, read)
 
 
-def run(config: Config, *, stall_seconds: float = STALL_SECONDS) -> int:
+def run(
+    config: Config, reread: Callable[[], Config] | None = None, *, stall_seconds: float = STALL_SECONDS
+) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         config: what is in force.
+        reread: reads it again, at SIGHUP; without it the same is used again.
         stall_seconds: for how long a deployment may move nothing before the watchdog is no longer fed.
     """
     from agent.host.syscalls import return_large_blocks  # noqa: PLC0415 - not needed by --check
@@ -117,7 +124,7 @@ def run(config: Config, *, stall_seconds: float = STALL_SECONDS) -> int:
     configure_logs(config.log)
     _raise_file_limit()
     try:
-        return asyncio.run(_serve(config, stall_seconds))
+        return asyncio.run(_serve(config, stall_seconds, reread or (lambda: config)))
     except (StateUnusable, ListenError) as error:
         say(f"byoi-agent: {error}")
         if isinstance(error, StateUnusable) and error.hint:
@@ -125,7 +132,7 @@ def run(config: Config, *, stall_seconds: float = STALL_SECONDS) -> int:
         return EXIT_FAILED
 
 
-async def _serve(config: Config, stall_seconds: float) -> int:
+async def _serve(config: Config, stall_seconds: float, reread: Callable[[], Config]) -> int:
     from agent.service.assembly import Daemon  # noqa: PLC0415 - aiohttp is not needed by --check
     from agent.service.journal import Journal  # noqa: PLC0415
 
@@ -133,13 +140,13 @@ async def _serve(config: Config, stall_seconds: float) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    journal = Journal(_journal_directory(config), config.service_name)
+    journal = Journal(config.journal_directory, config.service_name)
     try:
         book, note = await journal.open()
         listeners = _listen(config)
         for doubt in doubts(config):
             log.warning("config_doubt", key=doubt.path, text=doubt.message)
-        daemon = Daemon(config, journal, listeners, stall_seconds)
+        daemon = Daemon(config, journal, listeners, stall_seconds, reread)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
         await daemon.run(book, note, stop, STOP_SECONDS, _abandon)
     finally:
@@ -156,26 +163,17 @@ def _abandon() -> NoReturn:
 
 
 def _listen(config: Config) -> "list[Listener]":
-    from agent.service.listen import TlsFiles, listen_tls, listen_unix  # noqa: PLC0415
+    from agent.service.listen import listen_tls, listen_unix, tls_files  # noqa: PLC0415
 
-    api = config.api
+    api, files = config.api, tls_files(config.api)
     listeners = [listen_unix(api.socket, api.socket_group)]
-    if api.listen is not None and api.tls_cert is not None and api.tls_key is not None:
+    if api.listen is not None and files is not None:
         try:
-            files = TlsFiles(api.tls_cert, api.tls_key, api.client_ca)
             listeners.append(listen_tls(*api.listen, files))
         except BaseException:
             listeners[0].close()
             raise
     return listeners
-
-
-def _journal_directory(config: Config) -> Path:
-    """The state's directory, or one below it where the socket is in it too: its group has to get at the socket, and
-    nobody at the journal.
-    """
-    directory = Path(config.state.directory)
-    return directory / "state" if directory == Path(config.api.socket).parent else directory
 
 
 def _raise_file_limit() -> None:

@@ -2,11 +2,16 @@
 
 | bound | what happens beyond it |
 |---|---|
-| connections at once, over all listeners | the next one is closed at once; the Unix socket keeps some for itself |
+| connections at once | a stranger of the network gives way, else the next one is closed at once |
+| streams and long polls at once | the next one is answered with 503 |
+| answers to a stranger of the network: one | the connection is closed |
 | the time until a request's head and body are here, TLS handshake included | the connection is closed |
 | the size of a request's head, and of what is sent ahead of an answer | the connection is closed |
 | the time between requests | the connection is closed |
 | the time until an answer is taken, streams included | the connection is closed |
+
+The network, the Unix socket and root on it have places of their own, and none takes those of another (`places.py`,
+`crowd.py`).
 
 aiohttp has a time-out for idle connections only. So connections are accepted here, before any handshake, and handed to
 a protocol of aiohttp's that also tells when bytes came and answers went; one task looks at all of them at intervals.
@@ -19,9 +24,9 @@ import resource
 import select
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
@@ -31,10 +36,14 @@ from multidict import CIMultiDict
 
 from agent.aio import run_blocking
 from agent.lean import structlog
-from agent.service.documents import error_of_status
-from agent.service.heads import MAX_HEAD_BYTES
+from agent.service.caller import Caller
+from agent.service.connection import DEFAULT, Connection, Limits
+from agent.service.crowd import Crowd
+from agent.service.documents import ApiError, error_of_status
 from agent.service.json_errors import error_response, response_of
 from agent.service.listen import Listener
+from agent.service.peer import Peer, peer_of
+from agent.service.places import Places, Shares
 from agent.units import KiB
 
 log = structlog.get_logger(__name__)
@@ -61,6 +70,7 @@ _OTHER_DESCRIPTORS = 256
 _SEND_BUFFER = 64 * KiB
 # poll(2) tells unasked that both halves of a connection are closed.
 _GONE = 0
+BadCertificate = Callable[[Peer, str], None]
 _ABANDONABLE = web.RequestKey("abandonable", bool)
 
 
@@ -69,31 +79,32 @@ def abandonable(request: web.BaseRequest) -> Iterator[None]:
     """Where a handler only waits for something to tell its client: it is cancelled there when the client goes away.
 
     Elsewhere a handler goes on without its client: what it does concerns others too.
+
+    Raises:
+        ApiError: 503 where too many wait already.
     """
-    request[_ABANDONABLE] = True
+    with _waiting(request.protocol):
+        request[_ABANDONABLE] = True
+        try:
+            yield
+        finally:
+            request[_ABANDONABLE] = False
+
+
+@contextmanager
+def _waiting(protocol: web.RequestHandler) -> Iterator[None]:
+    if not isinstance(protocol, _Protocol):  # another server's, which has bounds of its own
+        yield
+        return
+    places = protocol.server.waiting
+    kind = places.take(protocol.peer)
+    if kind is None:
+        message = "Too many clients follow this server in long polls and streams of events; try again."
+        raise ApiError(503, message, error_code="TOO_MANY_STREAMS", headers={"Retry-After": "5"})
     try:
         yield
     finally:
-        request[_ABANDONABLE] = False
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The bounds of all listeners together. Times are seconds, sizes are bytes."""
-
-    connections: int = 1024
-    reserved: int = 384
-    """Connections that only the Unix socket may take: the network cannot lock out who sits at the machine. Those of the
-    network hold about 290 KiB each, nearly all of it asyncio's buffers for TLS (measured)."""
-    request_seconds: float = 30.0
-    idle_seconds: float = 75.0
-    answer_seconds: float = 60.0
-    linger_seconds: float = 5.0
-    """How long the rest of a body is taken in after it was refused, so that the client gets to read why."""
-    tls_shutdown_seconds: float = 5.0
-    head_bytes: int = MAX_HEAD_BYTES
-    line_bytes: int = 8190
-    """One header, and the request line."""
+        places.give_back(kind)
 
 
 class _Writer(StreamWriter):
@@ -104,73 +115,34 @@ class _Writer(StreamWriter):
         await super().write_headers(status_line, headers)
 
 
-class Connection:
-    """What is known of one connection's time. Pure: it is told what happens and asked what is overdue."""
-
-    def __init__(self, limits: Limits, now: float) -> None:
-        self._limits = limits
-        self._since: float | None = now
-        """When the request began that is not complete yet; None while none is on its way."""
-        self._payload: StreamReader | None = None
-        self._busy = False
-        self._ahead = 0
-        """Bytes of a head, or behind a request that is being answered, as far as nobody has looked at them."""
-        self._stuck_since: float | None = None
-
-    def received(self, length: int, now: float) -> bool:
-        """Bytes came; False if they are more than a client may send unasked."""
-        if self._busy and not self._complete():
-            return True  # the body of the request: its length is the reader's business
-        too_many = self._ahead > self._limits.head_bytes
-        self._ahead += length
-        if self._since is None and not self._busy:
-            self._since = now
-        return not too_many
-
-    def began(self, payload: StreamReader, now: float) -> None:
-        """A request's head is complete, its handler begins."""
-        self._busy, self._payload, self._ahead = True, payload, 0
-        if self._since is None:
-            self._since = now
-
-    def answered(self) -> None:
-        """The answer has been handed to the transport. What is missing of the body is still waited for."""
-        self._busy, self._ahead = False, 0
-        if self._complete():
-            self._since = self._payload = None
-
-    @property
-    def is_answering(self) -> bool:
-        """Whether a request that is here to its end is being answered."""
-        return self._busy and self._complete()
-
-    def _complete(self) -> bool:
-        return self._payload is not None and self._payload.is_eof()
-
-    def stuck(self, now: float) -> None:
-        """Bytes of an answer wait to be taken by the client."""
-        self._stuck_since = now
-
-    def taken(self) -> None:
-        """None wait any more."""
-        self._stuck_since = None
-
-    def overdue(self, now: float) -> str | None:
-        """Why the connection has to be closed; None if it may stay."""
-        if self._stuck_since is not None and now - self._stuck_since >= self._limits.answer_seconds:
-            return "answer_not_taken"
-        waiting = self._since is not None and not self._complete()
-        if waiting and self._since is not None and now - self._since >= self._limits.request_seconds:
-            return "request_not_complete"
-        return None
+def recognise(request: web.BaseRequest, caller: Caller) -> None:
+    """The caller of this request has shown who they are: their connection is no stranger's any more."""
+    protocol = request.protocol
+    if isinstance(protocol, _Protocol):
+        protocol.recognise(caller)
 
 
 class _Protocol(web.RequestHandler):
     """aiohttp's protocol, that also tells what happens, and whose own refusals are JSON objects."""
 
-    __slots__ = ("_half_closed", "_link", "_orphan", "_over_tls", "_server", "_socket", "connection")
+    __slots__ = (
+        "_caller",
+        "_certificates",
+        "_client",
+        "_dropped",
+        "_half_closed",
+        "_link",
+        "_orphan",
+        "_over_tls",
+        "_trust",
+        "connection",
+        "peer",
+        "server",
+    )
 
-    def __init__(self, server: "Server", connection: Connection) -> None:
+    def __init__(
+        self, server: "Server", connection: Connection, client: socket.socket, peer: Peer, listener: Listener
+    ) -> None:
         limits = server.limits
         super().__init__(
             server.server,
@@ -183,21 +155,28 @@ class _Protocol(web.RequestHandler):
             # A body is taken as it was sent: signatures are of those bytes, and nothing unpacks to a huge one.
             auto_decompress=False,
         )
-        self._server = server
+        self.server = server
+        self._client = client
+        self.peer = peer
+        self._certificates = listener.certificates
+        self._trust = listener.trust
         self._half_closed = self._over_tls = False
         self._link: asyncio.Transport | None = None
-        self._socket: socket.socket | None = None
+        self._dropped = False
+        self._caller: Caller | None = None
+        """Who was recognised last."""
         self._orphan: asyncio.Task[None] | None = None
         self.connection = connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.Transport):
             self._link = transport
-            self._socket = transport.get_extra_info("socket")
             self._over_tls = transport.get_extra_info("sslcontext") is not None
             # So that each of `pause_writing` and `resume_writing` means what it says: bytes wait, or none.
             transport.set_write_buffer_limits(high=1, low=0)
         super().connection_made(transport)
+        if self._dropped and self._link is not None:
+            self._link.abort()  # its handshake was faster
 
     def connection_lost(self, exc: BaseException | None) -> None:
         # A handler may go on for a while without its client: until it ends the connection is counted.
@@ -206,10 +185,10 @@ class _Protocol(web.RequestHandler):
         super().connection_lost(exc)
         self._link = None
         if handler is None or handler.done():
-            self._server.left(self)
+            self.server.left(self)
         else:
             self._orphan = handler
-            handler.add_done_callback(lambda _: self._server.left(self))
+            handler.add_done_callback(lambda _: self.server.left(self))
             if may_end:
                 handler.cancel()
 
@@ -226,7 +205,22 @@ class _Protocol(web.RequestHandler):
         self.connection.taken()
         super().resume_writing()
 
+    def recognise(self, caller: Caller) -> None:
+        """A request came from this caller."""
+        self._caller = caller
+        self.server.crowd.recognise(self)
+
+    def is_outdated(self, is_current: Callable[[Caller], bool]) -> bool:
+        """Whether what this connection was let in by, or may be in its handshake, is not taken any more."""
+        if self._caller is not None and not is_current(self._caller):
+            return True
+        if self._certificates is None or self._certificates.trust == self._trust:
+            return False
+        return self._link is None or bool(self._link.get_extra_info("peercert"))
+
     def data_received(self, data: bytes) -> None:
+        if self._dropped:
+            return
         if data and not self.connection.received(len(data), self._loop.time()):
             self.drop("sent_too_much")
         else:
@@ -242,7 +236,7 @@ class _Protocol(web.RequestHandler):
 
     def _peer_has(self, event: int) -> bool:
         """Whether the client has closed both halves of the connection, or only the one (`select.POLLRDHUP`)."""
-        number = -1 if self._socket is None else self._socket.fileno()
+        number = self._client.fileno()
         if number < 0:
             return True
         poll = select.poll()
@@ -261,9 +255,14 @@ class _Protocol(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Answers that no middleware saw come here as well: they get a body like all others."""
+        """Answers that no middleware saw come here as well: they get a body like all others.
+
+        A stranger gets one answer: connections that stay would keep others out, and a guess costs a handshake.
+        """
         if isinstance(resp, web.HTTPException):
             resp = response_of(resp)
+        if self.peer.is_remote and self._caller is None:
+            resp.force_close()
         return await super().finish_response(request, resp, start_time)
 
     def handle_error(
@@ -289,29 +288,38 @@ class _Protocol(web.RequestHandler):
             self.drop(reason)
 
     def drop(self, reason: str) -> None:
-        """Close the connection at once; what is not sent is not sent."""
+        """Close the connection at once, be it in its handshake; what is not sent is not sent."""
+        log.debug("connection_dropped", reason=reason)
+        self._dropped = True
         if self._link is not None:
-            log.debug("connection_dropped", reason=reason)
             with suppress(
                 AttributeError
             ):  # asyncio's TLS, closed twice, has forgotten what to abort: it is ending
                 self._link.abort()
+        else:
+            with suppress(OSError):  # the client was faster
+                self._client.shutdown(socket.SHUT_RDWR)
+
+    def give_way(self) -> None:
+        """A newcomer has the place now."""
+        self.drop("gave_way")
 
 
 class Server:
     """All connections of one application. Made by `serve`."""
 
-    def __init__(self, server: web.Server, limits: Limits) -> None:
+    def __init__(self, server: web.Server, limits: Limits, bad_certificate: BadCertificate) -> None:
         self.loop = asyncio.get_running_loop()
         self.limits = limits
         self.server = server
+        self._bad_certificate = bad_certificate
         self._make_request = server.request_factory
         server.request_factory = self._begin
         self._open: set[_Protocol] = set()
+        self.crowd = Crowd(_affordable(limits.connections), limits.per_address)
+        self.waiting = Places(limits.waiting)
         self._empty = asyncio.Event()
         self._empty.set()
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = max(2 * limits.reserved, min(limits.connections, descriptors - _OTHER_DESCRIPTORS))
 
     @property
     def connections(self) -> int:
@@ -333,13 +341,13 @@ class Server:
 
     def left(self, protocol: _Protocol) -> None:
         """A connection is over, and so is its handler."""
+        self.crowd.leave(protocol)
         self._open.discard(protocol)
         if not self._open:
             self._empty.set()
 
     async def accept(self, listener: Listener, group: asyncio.TaskGroup) -> None:
         """Take connections of a listener, for ever."""
-        most = self._most if listener.local else self._most - self.limits.reserved
         failure: int | None = None
         while True:
             try:
@@ -354,13 +362,24 @@ class Server:
                 await asyncio.sleep(_ACCEPT_PAUSE)
                 continue
             failure = None
-            if len(self._open) >= most:
+            protocol = self._admit(client, listener)
+            if protocol is None:
                 client.close()
-                continue
-            protocol = _Protocol(self, Connection(self.limits, self.loop.time()))
-            self._open.add(protocol)
-            self._empty.clear()
-            group.create_task(self._establish(protocol, client, listener.tls()))
+            else:
+                group.create_task(self._establish(protocol, client, listener.tls()))
+
+    def _admit(self, client: socket.socket, listener: Listener) -> _Protocol | None:
+        """Take a connection in, if there is a place for it."""
+        try:
+            peer = peer_of(client)
+        except OSError:
+            return None  # gone already
+        protocol = _Protocol(self, Connection(self.limits, self.loop.time()), client, peer, listener)
+        if not self.crowd.enter(protocol):
+            return None
+        self._open.add(protocol)
+        self._empty.clear()
+        return protocol
 
     async def _establish(
         self, protocol: _Protocol, client: socket.socket, tls: ssl.SSLContext | None
@@ -380,6 +399,8 @@ class Server:
             self.left(protocol)
             if not isinstance(error, OSError):  # a failed handshake is an ssl.SSLError, which is one
                 raise
+            if isinstance(error, ssl.SSLCertVerificationError):
+                self._bad_certificate(protocol.peer, error.verify_message)
             log.debug("handshake_failed", fault=getattr(error, "reason", None) or type(error).__name__)
 
     async def watch(self) -> None:
@@ -391,6 +412,23 @@ class Server:
             now = self.loop.time()
             for protocol in list(self._open):
                 protocol.look(now)
+
+    def drop_outdated(self, is_current: Callable[[Caller], bool]) -> int:
+        """Close every connection whose credential is not taken any more, whatever it is doing.
+
+        A client certificate is checked in the handshake only: where the CA or the revocation list is another one
+        now, all connections with a certificate are closed, and those that are still good come back.
+
+        Args:
+            is_current: whether what a caller was recognised by would be taken today.
+
+        Returns:
+            How many there were.
+        """
+        outdated = [protocol for protocol in self._open if protocol.is_outdated(is_current)]
+        for protocol in outdated:
+            protocol.drop("credential_gone")
+        return len(outdated)
 
     async def end(self, seconds: float) -> None:
         """Close what is still connected, at once. Handlers get `seconds` to finish, and then `seconds` to be cancelled.
@@ -413,12 +451,20 @@ class Server:
         return True
 
 
+def _affordable(shares: Shares) -> Shares:
+    """The places of connections, fewer for the network where the process may not open so many files."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = descriptors - _OTHER_DESCRIPTORS - shares.local - shares.root
+    return replace(shares, network=min(shares.network, max(shares.local, most)))
+
+
 @asynccontextmanager
 async def serve(
     app: web.Application,
     listeners: Sequence[Listener],
-    limits: Limits = Limits(),
+    limits: Limits = DEFAULT,
     *,
+    bad_certificate: BadCertificate = lambda _peer, _reason: None,
     shutdown_seconds: float = 5.0,
 ) -> AsyncIterator[Server]:
     """Serve the application on the listeners while the context lasts, then close them.
@@ -426,7 +472,7 @@ async def serve(
     At the end no new connection is taken, the application's `on_shutdown` is called (streams and long polls end
     there), and handlers have `shutdown_seconds` to finish before they are cancelled.
 
-    Entered and left by one and the same task.
+    Entered and left by one and the same task. `bad_certificate` is told of clients whose certificate fails, and why.
     """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=shutdown_seconds)
     await runner.setup()
@@ -435,7 +481,7 @@ async def serve(
     try:
         if runner.server is None:
             raise RuntimeError("the runner has no server")
-        server = Server(runner.server, limits)
+        server = Server(runner.server, limits, bad_certificate)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(server.watch())]
             tasks += [group.create_task(server.accept(listener, group)) for listener in listeners]

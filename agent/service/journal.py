@@ -31,6 +31,7 @@ from agent.errors import StateUnusable
 from agent.host.syscalls import exchange_files
 from agent.model.disk_state import DiskState
 from agent.model.seal import Seal
+from agent.service.trusted_path import require_own_state
 from agent.units import KiB, MiB
 
 FORMAT = "byoi-agent journal"
@@ -228,6 +229,7 @@ class Journal:
 
     def _prepare(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        require_own_state(self._directory)
         self._directory.chmod(0o700)
         fd = os.open(self._directory / LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:

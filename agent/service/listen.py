@@ -7,6 +7,7 @@ file or the address, and the way out.
 import contextlib
 import errno
 import grp
+import hashlib
 import os
 import socket
 import ssl
@@ -14,9 +15,13 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.service.config import Api
+
 SOCKET_MODE = 0o660
 _BACKLOG = 1024
 _PROBE_SECONDS = 2.0
+# Of TLS 1.2: a key of its own for each connection, and no padding to be probed. Those of TLS 1.3 are all of that kind.
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 class ListenError(Exception):
@@ -25,32 +30,43 @@ class ListenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Where the TLS listener finds its certificate, its key, and the CA of client certificates (PEM)."""
+    """Where the TLS listener finds its certificate, its key, the CA of client certificates and its CRL (PEM)."""
 
     cert: str
     key: str
     client_ca: str | None = None
+    client_crl: str | None = None
+
+
+def tls_files(api: Api) -> TlsFiles | None:
+    """The files of a configuration; None where it has no TLS listener."""
+    if api.tls_cert is None or api.tls_key is None:
+        return None
+    return TlsFiles(api.tls_cert, api.tls_key, api.client_ca, api.client_crl)
 
 
 class Certificates:
-    """The TLS settings of a listener, from its files. Renewed files are read by `reload`, without a restart.
+    """The TLS settings of a listener, from its files. Renewed files are read by `load`, without a restart.
 
     Nothing watches the files: a certificate and its key are replaced one after the other, and only who replaced them
     knows when both are there. The daemon reloads on SIGHUP.
     """
 
     def __init__(self, files: TlsFiles) -> None:
-        """Raises ListenError, as `reload` does."""
-        self._files = files
-        self.context = _tls_context(files)
+        """Raises ListenError, as `load` does."""
+        self.trust = b""
+        """A digest of what client certificates are checked by: a connection made under another one may have to go."""
+        self.load(files)
 
-    def reload(self) -> None:
-        """Use the files as they are now for new connections.
+    def load(self, files: TlsFiles) -> None:
+        """Use these files, as they are now, for new connections.
 
         Raises:
             ListenError: they cannot be used; the settings in force stay.
         """
-        self.context = _tls_context(self._files)
+        trust = _digest_of(files.client_ca, files.client_crl)
+        self.context = _tls_context(files)
+        self.trust = trust
 
 
 @dataclass(slots=True)
@@ -71,6 +87,11 @@ class Listener:
     def tls(self) -> ssl.SSLContext | None:
         """The settings for the next connection."""
         return None if self.certificates is None else self.certificates.context
+
+    @property
+    def trust(self) -> bytes:
+        """What the next connection's client certificate is checked by, as a digest."""
+        return b"" if self.certificates is None else self.certificates.trust
 
     def close(self) -> None:
         """Stop listening. The file of a Unix socket goes, unless another one has taken its place."""
@@ -164,7 +185,7 @@ def _inode(path: str) -> tuple[int, int]:
 
 
 def listen_tls(host: str, port: int, files: TlsFiles) -> Listener:
-    """Listen on a TCP address, with TLS 1.2 or newer.
+    """Listen on a TCP address, with TLS 1.3, or 1.2 and one of its suites that are as good.
 
     Args:
         host: a name or an address; empty for every address of the machine.
@@ -201,8 +222,14 @@ def listen_tls(host: str, port: int, files: TlsFiles) -> Listener:
 def _tls_context(files: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS)
     context.set_alpn_protocols(["http/1.1"])
-    for key, path in (("tls_cert", files.cert), ("tls_key", files.key), ("client_ca", files.client_ca)):
+    for key, path in (
+        ("tls_cert", files.cert),
+        ("tls_key", files.key),
+        ("client_ca", files.client_ca),
+        ("client_crl", files.client_crl),
+    ):
         if path is not None:
             _require_readable(f"api.{key}", path)
     try:
@@ -219,15 +246,38 @@ def _tls_context(files: TlsFiles) -> ssl.SSLContext:
             f"api.tls_cert: {files.cert} with {files.key} cannot be used as a certificate and its key: {reason}"
         ) from error
     if files.client_ca is not None:
-        try:
-            context.load_verify_locations(cafile=files.client_ca)
-        except (ssl.SSLError, ValueError) as error:
-            reason = getattr(error, "reason", None) or "not PEM"
-            raise ListenError(
-                f"api.client_ca: {files.client_ca} holds no CA certificate: {reason}"
-            ) from error
-        context.verify_mode = ssl.CERT_OPTIONAL
+        _check_clients(context, files.client_ca, files.client_crl)
     return context
+
+
+def _check_clients(context: ssl.SSLContext, client_ca: str, client_crl: str | None) -> None:
+    """Have certificates of clients asked for and checked."""
+    _load(context, "api.client_ca", client_ca, "CA certificate")
+    context.verify_mode = ssl.CERT_OPTIONAL
+    # A session that is taken up again is not checked again, be its certificate expired meanwhile.
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    if client_crl is not None:
+        _load(context, "api.client_crl", client_crl, "revocation list")
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+
+
+def _load(context: ssl.SSLContext, key: str, path: str, what: str) -> None:
+    try:
+        context.load_verify_locations(cafile=path)
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or "not PEM"
+        raise ListenError(f"{key}: {path} holds no {what}: {reason}") from error
+
+
+def _digest_of(*paths: str | None) -> bytes:
+    """Of the content of files; one that cannot be read is a fault for whoever uses it."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with contextlib.suppress(OSError):
+            content = b"" if path is None else Path(path).read_bytes()
+            digest.update(len(content).to_bytes(8, "big") + content)
+    return digest.digest()
 
 
 class _PasswordAsked(Exception):

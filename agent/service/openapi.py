@@ -206,6 +206,7 @@ def _get_status(service_name: str) -> dict[str, Any]:
         "The state of the deployment, or that there is none. With `since` and `wait` it answers when the document's "
         "revision is another one, or the time is over.",
         _json("Status", schema, _status_example(service_name)),
+        (503,),
     )
     operation["parameters"] = [
         _query(
@@ -225,7 +226,9 @@ def _get_events() -> dict[str, Any]:
         '`note` {"text"} and `result` (the status). The id of an event is the revision. A comment comes every 15 '
         "seconds in which nothing happens."
     )
-    return _operation("getEvents", text, _response("The stream", "text/event-stream", {"type": "string"}))
+    return _operation(
+        "getEvents", text, _response("The stream", "text/event-stream", {"type": "string"}), (503,)
+    )
 
 
 # -- parts of operations -----------------------------------------------------------------------------------------

@@ -112,6 +112,13 @@ TABLE = (
         example="/etc/byoi-agent/clients.crt",
     ),
     Option(
+        "api.client_crl",
+        kinds.PATH,
+        "Revocation lists of those CAs in PEM, one for each CA that issues certificates to clients. A certificate that "
+        "is on its CA's list is refused; so is every certificate of a CA whose list is missing or has expired.",
+        example="/etc/byoi-agent/clients.crl",
+    ),
+    Option(
         "api.token_file",
         kinds.PATH,
         "A file that holds the bearer token (Authorization: Bearer) of the API.",

@@ -12,7 +12,9 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from agent.aio import run_blocking, run_together
 from agent.deploy.plan import Policy, policy_faults
@@ -22,9 +24,12 @@ from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.job import Job, parse_job
 from agent.model.job_text import shortened
 from agent.model.status import DOING, timestamp
+from agent.service.audit import Act, acted
 from agent.service.board import Board
+from agent.service.caller import Caller, Way
 from agent.service.config import ControlPlane
 from agent.service.control import Action, ControlFault, ControlPlaneApi, Offer, tls_context
+from agent.service.peer import Peer
 from agent.service.slot import RebootOrdered, Slot, SlotClosing, SlotTaken, StillCancelling
 from agent.transfer.client import aiohttp
 from agent.transfer.http_retry import HttpLimits, retry_delay
@@ -96,6 +101,9 @@ class ControlClient:
         self._set_aside: set[str] = set()
         """Ids of jobs whose outcome the control plane will not take."""
         self._config = config
+        self._caller = _caller_of(config)
+        self._api: ControlPlaneApi | None = None
+        self._noted: tuple[str, str] | None = None
         self._service_name = service_name
         self._slot = slot
         self._board = board
@@ -106,10 +114,17 @@ class ControlClient:
     async def run(self) -> None:
         """Ask for jobs and push statuses, for ever."""
         context = await run_blocking(tls_context, self._config)
-        connector = aiohttp.TCPConnector(ssl=context, limit=4)
+        connector = aiohttp.TCPConnector(limit=4)
         async with aiohttp.ClientSession(connector=connector, trust_env=True) as session:
-            api = ControlPlaneApi(self._config, self._service_name, session)
+            self._api = api = ControlPlaneApi(self._config, self._service_name, session, context)
             await run_together(self._ask_for_jobs(api), self._report(api))
+
+    async def renew(self, config: ControlPlane) -> None:
+        """Go on with the token and the CA of this configuration; its URL and its times are not taken up."""
+        context = await run_blocking(tls_context, config)
+        self._config = replace(self._config, token=config.token, ca_file=config.ca_file)
+        if self._api is not None:
+            self._api.take(config.token, context)
 
     # -- asking ------------------------------------------------------------------------------------------
 
@@ -146,6 +161,7 @@ class ControlClient:
         try:
             job = await run_blocking(_read, offer, self._policy)
             await self._slot.post(offer.job, job, job_id=offer.id, origin="control")
+            acted("accepted", self._caller, offer.id)
         except JobInvalid as error:
             await self._refuse(api, offer, error)
         except (SlotTaken, SlotClosing):
@@ -253,18 +269,24 @@ class ControlClient:
             if rest <= 0 or not await self._board.wait(self._board.revision, rest):
                 return
 
+    def _note(self, act: Act, job_id: str) -> None:
+        """Tell the log once, however often the control plane says it."""
+        if self._noted != (act, job_id):
+            self._noted = (act, job_id)
+            acted(act, self._caller, job_id)
+
     async def _obey(self, action: Action, job_id: str, *, over: bool) -> None:
         try:
             match action:
                 case Action.CONTINUE if over:
                     await self._slot.told(job_id)
                 case Action.CANCEL:
-                    log.info("cancelled_by_control_plane", id=job_id)
+                    self._note("cancelled", job_id)
                     await self._slot.cancel(job_id, CANCEL_SECONDS)
                     if over:
                         await self._slot.told(job_id)
                 case Action.GONE:
-                    log.info("deleted_by_control_plane", id=job_id)
+                    self._note("erased", job_id)
                     await self._slot.erase(CANCEL_SECONDS, job_id=job_id, tell=False)
                 case _:
                     pass
@@ -276,6 +298,13 @@ class ControlClient:
             log.warning("cancel_waits", reason=str(waiting))
         except StateUnusable as error:
             log.error("journal_failed", reason=str(error))  # noqa: TRY400 - the text says all
+
+
+def _caller_of(config: ControlPlane) -> Caller:
+    """The control plane, as the log names it."""
+    url = urlsplit(config.url)
+    peer = Peer(address=url.hostname or "", port=url.port or (443 if url.scheme == "https" else 80))
+    return Caller(Way.CONTROL_PLANE, peer, "" if config.token is None else "control_plane.token")
 
 
 def _milestone(document: Mapping[str, Any]) -> tuple[object, ...]:

@@ -74,9 +74,9 @@ class AgentProcess:
     @property
     def url(self) -> str:
         """Of the TLS listener, whose port the kernel chose."""
-        found = re.findall(r"127\.0\.0\.1:([1-9]\d*)", self.log)
-        assert found, self.log
-        return f"https://127.0.0.1:{found[-1]}"
+        served = [line["on"] for line in self.lines if line["event"] == "serving"]
+        assert served, self.log
+        return f"https://{served[-1][-1]}"
 
     @property
     def journal(self) -> Path:
@@ -99,6 +99,11 @@ class AgentProcess:
         assert self.process is not None
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What is an event in its log."""
+        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
 
     def write_config(self) -> Path:
         groups = "".join(

@@ -98,7 +98,7 @@ def make_tls_agent(make_agent, authority, tmp_path):
         path.chmod(0o600)
         return path
 
-    def make(**options):
+    def make(crl=None, **options):
         cert = authority.issue_cert("127.0.0.1")
         authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
         config = f"""
@@ -108,6 +108,7 @@ listen = "127.0.0.1:0"
 tls_cert = "{secret("tls.crt", cert.cert_chain_pems[0].bytes())}"
 tls_key = "{secret("tls.key", cert.private_key_pem.bytes())}"
 client_ca = "{tmp_path / "ca.pem"}"
+{f'client_crl = "{crl}"' if crl else ""}
 token_file = "{secret("token", TOKEN)}"
 [api.ovh]
 application_key = "{APPLICATION_KEY}"

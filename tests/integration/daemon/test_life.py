@@ -207,7 +207,7 @@ def test_a_journal_that_cannot_be_written_accepts_nothing(make_agent, web, image
     where = tmp_path / "agent" / "state"
     agent = make_agent()
     where.mkdir(parents=True)
-    run("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", where)
+    run("mount", "-t", "tmpfs", "-o", "size=256k,mode=0700", "tmpfs", where)
     try:
         agent.start()
         _fill(where / "ballast")

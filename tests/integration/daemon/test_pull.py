@@ -544,3 +544,24 @@ def test_a_cancellation_after_done_calls_the_reboot_off(pulling_agent, plane, we
     assert_complete(disk, image, tmp_path)
     time.sleep(2)
     assert not agent.rebooted.exists()
+
+
+def test_a_control_plane_is_named_for_what_it_gives_cancels_and_deletes(
+    pulling_agent, plane, slow_web, image
+):
+    agent = pulling_agent().start()
+
+    def told():
+        return [line for line in agent.lines if line["event"] == "audit"]
+
+    for action in (CANCEL, DELETED):
+        record = plane.give(NAME, job(slow_web.url, image.sha256))
+        agent.wait_for("write")
+        record.action = action
+        agent.wait(lambda: len(told()) % 2 == 0, "it is told")
+        agent.wait(lambda: agent.status()["status"] != "doing", "it has stopped")
+    assert [line["act"] for line in told()] == ["accepted", "cancelled", "accepted", "erased"]
+    for line in told():
+        assert line["way"] == "control plane"
+        assert line["peer"] == plane.url.removeprefix("https://").partition("/")[0]
+        assert line["credential"] == "control_plane.token"

@@ -14,9 +14,11 @@ import trustme
 from aiohttp import web
 
 from agent.aio import run_blocking
+from agent.service.audit import Failures
 from agent.service.auth import CALLER, Authenticator, authenticate
 from agent.service.bodies import Bodies
-from agent.service.guard import Limits, Server, abandonable, serve
+from agent.service.connection import Limits
+from agent.service.guard import Server, abandonable, serve
 from agent.service.heads import check_heads
 from agent.service.json_errors import json_errors
 from agent.service.listen import Certificates, TlsFiles, listen_tls, listen_unix
@@ -153,6 +155,14 @@ def make_app(authenticator: Authenticator, bodies: Bodies, site: Callable[[], Si
         await response.write(b"begun")
         raise RuntimeError
 
+    async def followed(request: web.Request) -> web.StreamResponse:
+        with abandonable(request):
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(b"begun")
+            await site().gate.wait()
+        return response
+
     app = web.Application(middlewares=[json_errors, check_heads, authenticate(authenticator, bodies)])
     for prefix in ("", "/1.0"):
         app.router.add_get(prefix + "/healthz", healthz)
@@ -162,6 +172,7 @@ def make_app(authenticator: Authenticator, bodies: Bodies, site: Callable[[], Si
         app.router.add_get(prefix + "/crash", crash)
         app.router.add_get(prefix + "/stream", stream)
         app.router.add_get(prefix + "/broken", broken_stream)
+        app.router.add_get(prefix + "/followed", followed)
         for method in ("GET", "POST", "DELETE"):
             app.router.add_route(method, prefix + "/dedicated/server/{name}/bringYourOwnImage", take)
     return app
@@ -186,7 +197,12 @@ def start(tmp_path, tls_files):
         remote = await run_blocking(listen_tls, "127.0.0.1", 0, files)
         bodies = Bodies(**bodies_options)
         authenticator = Authenticator(
-            token, accept_client_certificates=certificates, ovh=ovh, bodies=bodies, clock=clock
+            token,
+            accept_client_certificates=certificates,
+            ovh=ovh,
+            bodies=bodies,
+            failures=Failures(),
+            clock=clock,
         )
         sites: list[Site] = []
         app = make_app(authenticator, bodies, lambda: sites[0])

@@ -8,6 +8,7 @@ import pytest
 
 from agent.aio import run_blocking
 from agent.service.app import Parts, make_app
+from agent.service.audit import Failures
 from agent.service.auth import Authenticator
 from agent.service.board import Board
 from agent.service.bodies import Bodies
@@ -33,7 +34,9 @@ async def test_an_inventory_that_hangs_is_told_and_comes_when_it_can(tmp_path, g
         config=Config(service_name="ns1.example.net"),
         slot=sentinel.no_deployment,
         board=Board({"status": None}),
-        authenticator=Authenticator(None, accept_client_certificates=False, ovh=None, bodies=bodies),
+        authenticator=Authenticator(
+            None, accept_client_certificates=False, ovh=None, bodies=bodies, failures=Failures()
+        ),
         bodies=bodies,
         disks=read,
         disks_seconds=0.05,

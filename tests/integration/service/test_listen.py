@@ -1,14 +1,17 @@
+import contextlib
 import grp
 import os
 import socket
 import ssl
 import stat
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 
-from agent.service.listen import Certificates, ListenError, TlsFiles, listen_tls, listen_unix
+from agent.service.listen import Certificates, Listener, ListenError, TlsFiles, listen_tls, listen_unix
 
 
 @pytest.fixture
@@ -168,7 +171,7 @@ def test_a_reload_of_broken_files_keeps_what_is_in_force(files, tmp_path):
     before = certificates.context
     (tmp_path / "tls.crt").write_text("half of a")
     with pytest.raises(ListenError):
-        certificates.reload()
+        certificates.load(files)
     assert certificates.context is before
 
 
@@ -182,3 +185,59 @@ def test_an_address_in_use_is_named(files):
 def test_an_address_of_another_machine_is_refused(files):
     with pytest.raises(ListenError, match=r"api.listen: cannot listen on 192.0.2.1:0"):
         listen_tls("192.0.2.1", 0, files)
+
+
+def handshake(listener: Listener, ciphers: str | None, newest: ssl.TLSVersion) -> tuple[str, str]:
+    """Version and suite that a client and the listener agree on; raises SSLError where there is none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = newest
+    if ciphers is not None:
+        context.set_ciphers(ciphers)
+    settings = listener.tls()
+    assert settings is not None
+    ours, theirs = socket.socketpair()
+
+    def serve() -> None:
+        with (
+            contextlib.suppress(ssl.SSLError, OSError),
+            settings.wrap_socket(theirs, server_side=True) as tls,
+        ):
+            tls.recv(1)
+
+    server = threading.Thread(target=serve)
+    server.start()
+    try:
+        with context.wrap_socket(ours) as tls:
+            return str(tls.version()), (tls.cipher() or ("",))[0]
+    finally:
+        ours.close()
+        server.join()
+
+
+@pytest.fixture(params=[trustme.KeyType.ECDSA, trustme.KeyType.RSA], ids=lambda kind: kind.name)
+def listener(request, tmp_path) -> Iterator[Listener]:
+    cert = trustme.CA(key_type=request.param).issue_cert("127.0.0.1", key_type=request.param)
+    (tmp_path / "tls.crt").write_bytes(cert.cert_chain_pems[0].bytes())
+    (tmp_path / "tls.key").write_bytes(cert.private_key_pem.bytes())
+    made = listen_tls("127.0.0.1", 0, TlsFiles(str(tmp_path / "tls.crt"), str(tmp_path / "tls.key")))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("ciphers", ["ECDHE+AES:!AESGCM:!AESCCM", "DHE:!ECDHE", "RSA:!ECDHE:!DHE"])
+def test_tls_1_2_without_forward_secrecy_or_without_an_aead_is_refused(listener, ciphers):
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        handshake(listener, ciphers, ssl.TLSVersion.TLSv1_2)
+
+
+@pytest.mark.parametrize("ciphers", ["ECDHE+AESGCM", "ECDHE+CHACHA20"])
+def test_tls_1_2_with_ecdhe_and_an_aead_is_taken(listener, ciphers):
+    version, suite = handshake(listener, ciphers, ssl.TLSVersion.TLSv1_2)
+    assert version == "TLSv1.2"
+    assert suite.startswith("ECDHE-")
+    assert "GCM" in suite or "CHACHA20" in suite
+
+
+def test_tls_1_3_is_taken_as_it_is(listener):
+    assert handshake(listener, None, ssl.TLSVersion.TLSv1_3)[0] == "TLSv1.3"

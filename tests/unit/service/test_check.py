@@ -11,6 +11,7 @@ import trustme
 from agent.service.check import check, doubts, explain, file_faults
 from agent.service.config import Config
 from agent.service.options import TABLE
+from tests.revocation import DAY, make_crl
 
 TOKEN = "s3cret-token-of-the-api-0123456789"
 
@@ -20,7 +21,7 @@ class Pki:
 
     def __init__(self, directory):
         self.directory = directory
-        authority = trustme.CA()
+        authority = self.authority = trustme.CA()
         leaf, other = authority.issue_cert("localhost"), authority.issue_cert("localhost")
         self.ca = self.file("ca.crt", authority.cert_pem.bytes())
         self.cert = self.file("tls.crt", b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
@@ -31,6 +32,15 @@ class Pki:
         path = self.directory / name
         path.write_bytes(content)
         path.chmod(mode)
+        return path
+
+    def crl(self, **times):
+        return make_crl(self.authority, **times)
+
+    def link(self, name, target):
+        path = self.directory / name
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
         return path
 
 
@@ -134,6 +144,35 @@ def bad_files(pki):
             pki.file("open.key", pki.key.read_bytes(), 0o644),
             "is open to every user (mode 0644)",
         ),
+        ("api.tls_key", pki.link("link.key", pki.key), f"is a link to {pki.key}: name the file itself"),
+        (
+            "api.tls_cert",
+            pki.link("link.crt", pki.file("loose.crt", pki.cert.read_bytes(), 0o664)),
+            "loose.crt can be written by its group (mode 0664): look through it, then chmod go-w",
+        ),
+        ("api.client_ca", pki.file("loose.ca", pki.ca.read_bytes(), 0o646), "can be written by every user"),
+        ("api.client_crl", "/absent.crl", "/absent.crl cannot be read: No such file or directory"),
+        ("api.client_crl", pki.ca, "holds no revocation list in PEM"),
+        (
+            "api.client_crl",
+            pki.file("cut.crl", pki.crl().replace(b"\nM", b"\nA", 1)),
+            "revocation list that cannot",
+        ),
+        (
+            "api.client_crl",
+            pki.file("open.crl", pki.crl(), 0o666),
+            "can be written by its group and every user",
+        ),
+        (
+            "api.client_crl",
+            pki.file("old.crl", pki.crl() + pki.crl(since=-2 * DAY, until=-DAY)),
+            "every client certificate would be refused: get a new list from the CA",
+        ),
+        (
+            "api.client_crl",
+            pki.file("new.crl", pki.crl(since=DAY, until=2 * DAY)),
+            "set this server's clock, or get the list that holds now",
+        ),
         ("api.client_ca", pki.directory, "cannot be read: Is a directory"),
         ("api.client_ca", pki.file("damaged.crt", damaged), "holds a certificate that cannot be read"),
         ("api.client_ca", pki.file("large.crt", bytes(2**20 + 1)), "is larger than 1048576 bytes"),
@@ -148,6 +187,37 @@ def test_a_file_that_cannot_be_used_is_a_fault_that_says_why(capsys, pki, config
         assert line.startswith(f"byoi-agent: {key}: "), message
         assert message in line
         assert "(given in: " in line
+
+
+def test_public_files_may_be_links_of_root_s_own(capsys, pki, configured):
+    links = {"tls_cert": pki.link("a", pki.cert), "client_ca": pki.link("b", pki.ca)}
+    assert run(capsys, configured(**links))[0] == 0
+
+
+@pytest.mark.parametrize("key", ["state.directory", "api.socket"])
+def test_a_directory_that_others_may_write_is_a_fault_with_the_way_out(capsys, configured, tmp_path, key):
+    directory = tmp_path / "state"
+    value = directory if key == "state.directory" else directory / "api.sock"
+    assert run(capsys, configured(), cmdline=f"byoi.{key}={value}")[0] == 0  # it is made by the daemon
+    directory.mkdir()
+    directory.chmod(0o770)
+    status, _, err = run(capsys, configured(), cmdline=f"byoi.{key}={value}")
+    assert status == 2
+    assert err == (
+        f"byoi-agent: {key}: {directory} can be written by its group (mode 0770): look through it, then "
+        f"chmod go-w {directory} (given in: kernel command line)\n"
+    )
+
+
+def test_a_revocation_list_that_holds_is_no_fault_and_without_a_ca_is_doubtful(
+    capsys, pki, configured, tmp_path
+):
+    crl = pki.file("clients.crl", pki.crl())
+    assert run(capsys, configured(client_crl=crl))[0] == 0
+    path = Path(configured(client_crl=crl))
+    path.write_text(path.read_text().replace("client_ca", "#client_ca"))
+    status, _, err = run(capsys, str(path))
+    assert (status, "api.client_crl: has no effect without api.client_ca" in err) == (0, True)
 
 
 def test_the_files_of_control_plane_and_images_are_looked_at_too(capsys, configured):

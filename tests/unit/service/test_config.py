@@ -199,7 +199,7 @@ def test_the_file_must_be_a_regular_one_that_exists(tmp_path):
 def test_a_file_that_every_user_can_write_is_refused(load, tmp_path):
     load(NAME)
     (tmp_path / "agent.toml").chmod(0o646)
-    with pytest.raises(ConfigInvalid, match="chmod o-w"):
+    with pytest.raises(ConfigInvalid, match="chmod go-w"):
         load_config(str(tmp_path / "agent.toml"), cmdline="", credentials=None)
 
 

@@ -83,6 +83,26 @@ def test_a_secret_open_to_a_group_is_doubtful(load, secret_file):
     assert "(mode 0640); 0600 is safer" in config.doubts[0].message
 
 
+@pytest.mark.parametrize("mode", [0o620, 0o660])
+def test_a_secret_that_its_group_may_exchange_is_refused(faults, secret_file, mode):
+    path = secret_file("t", TOKEN, mode)
+    [(key, found)] = faults(f'{NAME}[api]\ntoken_file = "{path}"\n')
+    assert (key, f"{path} can be written by its group (mode {mode:04o})" in found) == ("api.token_file", True)
+
+
+def test_a_secret_behind_a_link_or_below_a_directory_of_others_is_refused(faults, secret_file, tmp_path):
+    path = secret_file("t", TOKEN)
+    (tmp_path / "link").symlink_to(path)
+    [(key, found)] = faults(f'{NAME}[api]\ntoken_file = "{tmp_path / "link"}"\n')
+    assert (key, "is a link to" in found) == ("api.token_file", True)
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir()
+    path.rename(open_to_all / "t")
+    open_to_all.chmod(0o777)
+    [(key, found)] = faults(f'{NAME}[api]\ntoken_file = "{open_to_all / "t"}"\n')
+    assert (key, f"chmod go-w {open_to_all}" in found) == ("api.token_file", True)
+
+
 def test_a_fifo_is_refused_without_waiting_for_a_writer(faults, tmp_path):
     os.mkfifo(tmp_path / "fifo", 0o600)
     [(key, found)] = faults(f'{NAME}[api]\ntoken_file = "{tmp_path / "fifo"}"\n')

@@ -3,13 +3,19 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from agent.model.job_text import MAX_DEPTH, MAX_JOB_BYTES, MAX_VALUES
 from agent.service.app import MAX_WAIT_SECONDS
 from agent.service.bodies import BODY_SECONDS, LARGE_BODIES, SMALL_BODY
-from agent.service.guard import Limits
+from agent.service.connection import Limits
 from agent.units import KiB, MiB
 
 PAGE = Path(__file__).parents[3] / "docs" / "api.md"
+PLACES = (
+    ("connections", Limits().connections, Limits().per_address),
+    ("streams of events and long polls among them", Limits().waiting, ""),
+)
 
 
 def documented() -> dict[str, str]:
@@ -32,5 +38,10 @@ def test_each_limit_is_documented_as_it_is():
         "an answer, until it is taken": f"{limits.answer_seconds:g} s",
         "the time between two requests": f"{limits.idle_seconds:g} s",
         "a long poll": f"{MAX_WAIT_SECONDS:g} s",
-        "connections": f"{limits.connections}, {limits.reserved} of them for the Unix socket alone",
     }
+
+
+@pytest.mark.parametrize(("name", "shares", "per_address"), PLACES, ids=["connections", "streams"])
+def test_each_caller_has_the_places_that_are_documented(name, shares, per_address):
+    row = f"| {name} | {shares.network} | {per_address} | {shares.local} | {shares.root} |"
+    assert row in PAGE.read_text()

@@ -1,7 +1,7 @@
 import pytest
 from aiohttp import EMPTY_PAYLOAD, StreamReader
 
-from agent.service.guard import Connection, Limits
+from agent.service.connection import Connection, Limits
 
 LIMITS = Limits(request_seconds=30, answer_seconds=60, head_bytes=1000)
 

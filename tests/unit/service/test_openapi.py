@@ -10,6 +10,7 @@ from jsonschema import Draft202012Validator
 
 from agent.model.job import parse_job
 from agent.service.app import PREFIXES, Parts, make_app
+from agent.service.audit import Failures
 from agent.service.auth import Authenticator
 from agent.service.board import Board
 from agent.service.bodies import Bodies
@@ -55,7 +56,9 @@ async def test_it_describes_every_route_and_no_other(document):
         config=FULL,
         slot=None,
         board=Board({}),
-        authenticator=Authenticator(SECRET, accept_client_certificates=False, ovh=None, bodies=bodies),
+        authenticator=Authenticator(
+            SECRET, accept_client_certificates=False, ovh=None, bodies=bodies, failures=Failures()
+        ),
         bodies=bodies,
         disks=dict,
     )
