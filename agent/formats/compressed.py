@@ -42,6 +42,8 @@ _MAGIC = {
 _SIGNS = {"gzip": b"\x1f\x8b\x08", "bzip2": b"1AY&SY"}
 # No trailer that tools append has more: what has is the rest of a file that something happened to.
 MAX_TRAILER = MiB
+# One that inflates to more is none.
+_MOST_INFLATED = 64 * MiB
 
 # RFC 1952, section 2.3.1
 _FHCRC, _FEXTRA, _FNAME, _FCOMMENT, _RESERVED_FLAGS = 2, 4, 8, 16, 0xE0
@@ -201,8 +203,8 @@ def _another_follows(intake: Intake, notes: list[str]) -> Generator[None, None, 
     """Whether another stream follows; a trailer is passed over and noted, zeros before it or alone as well.
 
     Raises:
-        ImageDamaged: what follows may be the rest of a stream: it begins as one, has one within it, or is too long for
-            a trailer.
+        ImageDamaged: what follows may be the rest of a stream: it begins as one, has one within it, is one but for its
+            first bytes, or is too long for a trailer.
     """
     magic = _MAGIC[intake.content]
     end = intake.offset
@@ -215,7 +217,11 @@ def _another_follows(intake: Intake, notes: list[str]) -> Generator[None, None, 
         intake.give_back(begin)
         return True
     trailer = begin + (yield from _up_to(intake, MAX_TRAILER))
-    if len(trailer) > MAX_TRAILER or _SIGNS[intake.content] in trailer:
+    if (
+        len(trailer) > MAX_TRAILER
+        or _SIGNS[intake.content] in trailer
+        or (intake.content == "gzip" and _is_beheaded_member(trailer))
+    ):
         raise intake.damaged(f"garbage follows at byte {start}, which may be the rest of a damaged file")
     length = padding + len(trailer)
     if trailer or (
@@ -243,6 +249,29 @@ def _gzip(intake: Intake, notes: list[str]) -> _Pieces:
         yield from _gzip_header(intake)
         yield from _gzip_body(intake)
         more = yield from _another_follows(intake, notes)
+
+
+def _is_beheaded_member(data: bytes) -> bool:
+    """Whether this is a member whose first bytes are damaged: behind its header it inflates to an end, and to what its
+    checksum says, or to more than any trailer would.
+    """
+    start, flags = 10, data[3] if len(data) > 3 else 0
+    if flags & _FEXTRA:
+        start += 2 + int.from_bytes(data[10:12], "little")
+    for flag in (_FNAME, _FCOMMENT):
+        if flags & flag:
+            start = data.find(b"\0", start) + 1 or len(data)
+    start += 2 if flags & _FHCRC else 0
+    library, rest, crc, length = zlib.decompressobj(-zlib.MAX_WBITS), data[start:], 0, 0
+    while not library.eof and length < _MOST_INFLATED:
+        try:
+            piece = library.decompress(rest, PIECE_BYTES)
+        except zlib.error:
+            return False
+        if not piece and not library.eof:
+            return False
+        crc, length, rest = zlib.crc32(piece, crc), length + len(piece), library.unconsumed_tail
+    return not library.eof or library.unused_data[:4] == struct.pack("<I", crc)
 
 
 def _gzip_header(intake: Intake) -> Generator[None, None, None]:
