@@ -26,3 +26,19 @@ def test_every_link_between_documents_leads_somewhere():
     for document in [*DOCS.glob("*.md"), DOCS.parent / "README.md"]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_test_that_a_promise_names_exists():
+    page = (DOCS / "reliability.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`", page)
+    file, missing, count = "", [], 0
+    for path, name in named:
+        file = path or file
+        if not (path or name):
+            continue
+        count += 1
+        text = (DOCS.parent / file).read_text() if (DOCS.parent / file).is_file() else ""
+        if not text or (name and f"def {name}(" not in text):
+            missing.append(f"{file}::{name}")
+    assert count > 40
+    assert missing == []
