@@ -6,7 +6,7 @@
 #   say, die       to stderr: stdout belongs to what a script prints for another one to read
 #   as_root        runs a command as root, by sudo where need be
 #   byoi_python    the interpreter that the virtual environment is made with
-#   byoi_venv      the path of this checkout's virtual environment (made by setup)
+#   byoi_venv      the path of this checkout's virtual environment (made by setup); the tier is its argument
 
 byoi_root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd -P)
 byoi_cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/byoi-agent
@@ -48,11 +48,12 @@ byoi_python() {
     die "no Python 3.11 or newer found: set PYTHON to one"
 }
 
-# One environment for each checkout, set of pins and interpreter, because the project is in it in editable mode.
+# One environment for each checkout, tier, set of pins and interpreter, because the project is in it in editable mode.
 byoi_venv() {
     python=$(byoi_python)
     key=$(
         {
+            printf '%s\n' "${1:-full}"
             cat "$byoi_root/packaging/requirements-build.txt" "$byoi_root/packaging/requirements-dev.txt"
             "$python" -c 'import sys; print(sys.version, sys.executable)'
             printf '%s\n' "$byoi_root"
