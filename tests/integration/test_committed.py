@@ -7,6 +7,7 @@ import pytest
 from agent.aio import run_blocking
 from agent.deploy.runner import Deployment
 from agent.deploy.target import Options
+from agent.model.disk_state import DiskState
 from agent.model.job import parse_job
 from agent.model.seal import Seal
 from agent.stages.commit import is_committed
@@ -24,9 +25,10 @@ async def committed(tmp_path, image):
     disk, seals = tmp_path / "disk", []
     await run_blocking(harness.dirty, disk, harness.DISK_SIZE, harness.DIRT)
 
-    async def keep(seal: Seal) -> None:
-        assert not await run_blocking(is_committed, seal, never)  # not yet
-        seals.append(Seal.parse(seal.document()))
+    async def keep(fact: DiskState | Seal) -> None:
+        if isinstance(fact, Seal):
+            assert not await run_blocking(is_committed, fact, never)  # not yet
+            seals.append(Seal.parse(fact.document()))
 
     with harness.serving(lambda request, _: request.file(image.data)) as server:
         job = parse_job(harness.job(server.url, image.sha256))
