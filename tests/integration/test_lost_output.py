@@ -74,6 +74,7 @@ def test_an_interrupt_while_the_command_still_loads(tmp_path):
     module = tmp_path / "sitecustomize.py"
     module.write_text(
         "import builtins, os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # in the background it is ignored
         "load = builtins.__import__\n"
         "def loading(name, *rest, **more):\n"
         "    if name == 'agent.cli.main':\n"
