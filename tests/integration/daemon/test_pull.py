@@ -521,7 +521,7 @@ def test_an_answer_to_a_status_beyond_the_bounds_is_none_and_the_deployment_goes
     plane.wait_for(record, "write")
     record.action = nested(100)
     assert plane.wait_for(record, "done", "error")["status"] == "done"
-    assert agent.get().json()["status"] == "done"
+    agent.wait_for("done")
 
 
 def test_a_cancellation_after_done_calls_the_reboot_off(pulling_agent, plane, web, image, disk, tmp_path):
