@@ -330,7 +330,8 @@ class Life:
             return await self._ledger.change(marked)
         except StateUnusable as error:
             log.error("journal_failed", reason=str(error))  # noqa: TRY400 - the text says all
-            return False
+            # Rather ordered twice in one boot than not at all, as long as the next agent knows the outcome.
+            return await self._ledger.knows_outcome()
 
     def _show_hand_over(self) -> None:
         if self._show():

@@ -163,7 +163,7 @@ def test_a_list_that_expires_shuts_certificates_out_and_nobody_else(
     crl.write_bytes(make_crl(authority, until=DAY / 86400 * 4))
     agent.start()
     agent.wait(lambda: refused(connect, agent, cert), "the list has expired")
-    assert "CRL has expired" in agent.log
+    agent.wait(lambda: "CRL has expired" in agent.log, "the log says so")
     assert status_of(connect(agent), token=TOKEN) == 200
 
 

@@ -23,7 +23,7 @@ def small(tmp_path):
     """A state directory on a filesystem of its own, which can run full."""
     where = tmp_path / "agent" / "state"
     where.mkdir(parents=True)
-    run("mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", where)
+    run("mount", "-t", "tmpfs", "-o", "size=512k,mode=0700", "tmpfs", where)
     yield where
     run("umount", "--lazy", where)
 
