@@ -5,7 +5,10 @@ import logging
 import os
 import resource
 import socket
+import ssl
+import struct
 import time
+from contextlib import suppress
 
 import pytest
 from aiohttp import web
@@ -535,3 +538,35 @@ async def test_a_listener_that_cannot_accept_leaves_the_others_their_loop(tmp_pa
                 writer.close()
                 await asyncio.sleep(0.4)
     assert [line["listener"] for line in logs if line["event"] == "accept_failed"] == ["broken"]
+
+
+# -- clients that leave within the handshake ---------------------------------------------------------------------
+
+
+def leave_at(site: Site, cut: int) -> None:
+    """Begin a TLS connection by hand, and reset it when so many bytes have been sent; or right after the handshake."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = site.tls().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    with socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        left = cut
+        while left > 0:
+            with suppress(ssl.SSLWantReadError):
+                client.do_handshake()
+                left = 0
+            data = outgoing.read()[: max(left, 1)]
+            connection.sendall(data)
+            left -= len(data)
+            if left > 0:
+                incoming.write(connection.recv(65536))
+
+
+@pytest.mark.parametrize("tail", [0, 1, 40], ids=["hello", "finished", "late"])
+async def test_clients_that_leave_within_the_handshake_end_no_other_connection(start, tail):
+    async with start() as site:
+        held, _ = await site.open_tls(KNOWN)
+        await answer_of(held)
+        for cut in range(1 + tail * 30, 600 + tail * 30, 37):
+            await run_blocking(leave_at, site, cut)
+        reader, _ = await site.open_tls(HEALTH)
+        assert (await answer_of(reader))[0] == 200
