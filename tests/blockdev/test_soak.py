@@ -467,7 +467,8 @@ def _assert_clean(lab: Soak, tmp_path: Path) -> None:
     assert len(mounts) == 1, mounts
     left = [path for path in Path("/proc").glob("[0-9]*") if str(tmp_path) in _command(path)]
     assert left == [], "processes of the daemon are left"
-    assert sorted(path.name for path in lab.agent.journal.parent.iterdir()) == ["journal.json", "lock"]
+    kept = sorted(path.name for path in lab.agent.journal.parent.iterdir())
+    assert kept == [".journal.json.new", "journal.json", "lock"], "the journal and its spare file"
 
 
 def _command(process: Path) -> str:
