@@ -7,6 +7,7 @@ by `close` alone.
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -14,7 +15,7 @@ import struct
 from urllib.parse import quote
 
 from agent.aio import run_blocking
-from agent.errors import ImageChanged, ImageDownload
+from agent.errors import Blame, ImageChanged, ImageDownload
 from agent.transfer.source import SourceInfo
 from agent.units import MiB
 
@@ -104,6 +105,8 @@ class FileSource:
                 url=self._shown_url,
                 detail=f"{self._path} is {_kind(mode)}",
                 hint="Name a regular file or a block device.",
+                blame=Blame.REQUEST,
+                retryable=False,
             )
 
     def _read(self, buffer: memoryview, offset: int) -> int:
@@ -133,6 +136,9 @@ class FileSource:
             url=self._shown_url,
             detail=f"{self._path} cannot be {what}: {error.strerror}",
             hint="Check the path, its permissions and the disk that it is on.",
+            # A path that leads nowhere is the job's to mend; what fails later is hardware.
+            blame=Blame.DISK if error.errno == errno.EIO else Blame.REQUEST,
+            retryable=False,
         )
 
     def _difference(self, status: os.stat_result, offset: int) -> str:

@@ -10,7 +10,8 @@ import sys
 try:
     status = json.load(sys.stdin)
     reboot = status.get("reboot") or {}
-    idle = status["status"] in (None, "done", "error") and reboot.get("state") in (None, "disabled", "failed")
+    stays_up = reboot.get("state") in (None, "disabled", "calledOff", "failed")
+    idle = status["status"] in (None, "done", "error") and stays_up
 except (ValueError, KeyError, AttributeError):
     idle = False
 sys.exit(0 if idle else 1)

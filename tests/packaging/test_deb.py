@@ -182,6 +182,7 @@ def test_a_second_build_of_the_same_state_is_the_first(package):
         ({"status": None, "message": None, "revision": 0}, True),
         ({"status": "error", "reboot": None}, True),
         ({"status": "done", "reboot": {"state": "disabled", "at": None}}, True),
+        ({"status": "done", "reboot": {"state": "calledOff", "at": None}}, True),
         ({"status": "doing", "reboot": None}, False),
         ({"status": "done", "reboot": {"state": "waiting", "at": None}}, False),
         ({"status": "done", "reboot": {"state": "due", "at": None}}, False),

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from agent.errors import ImageChanged, ImageDownload
+from agent.errors import Blame, ImageChanged, ImageDownload
 from agent.transfer.file import READ_AT_LIMIT, FileSource
 
 IN_OPEN = 0x20  # linux/inotify.h
@@ -55,6 +55,7 @@ async def test_missing_file_is_named(tmp_path):
     with pytest.raises(ImageDownload) as caught:
         await source.open()
     assert caught.value.detail == f"{tmp_path}/nothing cannot be opened: No such file or directory"
+    assert (caught.value.blame, caught.value.retryable) == (Blame.REQUEST, False)
     await source.close()
 
 
