@@ -118,13 +118,14 @@ class Ledger:
 
     async def keep(self, job_id: str, change: Callable[[Entry], Entry]) -> None:
         """Change the entry of a job, if it is still there; see `impose`."""
+        await self.impose(_in_entry(job_id, change))
 
-        def in_book(book: Book) -> Book | None:
-            if book.entry is None or book.entry.id != job_id:
-                return None
-            return replace(book, entry=change(book.entry))
+    async def require(self, job_id: str, change: Callable[[Entry], Entry]) -> bool:
+        """Change the entry of a job, if it is still there, or nothing; see `change`.
 
-        await self.impose(in_book)
+        For what is to happen only if the next agent knows of it.
+        """
+        return await self.change(_in_entry(job_id, change))
 
     async def impose(self, change: Change) -> None:
         """Change the book in memory even where the journal cannot be written; `run` tries that again then.
@@ -155,3 +156,12 @@ class Ledger:
         while True:
             await asyncio.sleep(RETRY_SECONDS)
             await self.flush()
+
+
+def _in_entry(job_id: str, change: Callable[[Entry], Entry]) -> Change:
+    def in_book(book: Book) -> Book | None:
+        if book.entry is None or book.entry.id != job_id:
+            return None
+        return replace(book, entry=change(book.entry))
+
+    return in_book

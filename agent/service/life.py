@@ -24,7 +24,7 @@ from agent.model.stage import State
 from agent.model.status import DOING, Status
 from agent.service.config import Reboot
 from agent.service.handover import HandOver
-from agent.service.journal import Book, Entry, Phase
+from agent.service.journal import Entry, Phase
 from agent.service.ledger import Ledger
 from agent.units import KiB
 
@@ -251,7 +251,7 @@ class Life:
                 self._outcome = self._status_of(seal, note)
         except OSError as error:
             log.warning("seal_unreadable", path=seal.path, reason=error.strerror or str(error))
-            await self._keep_fact(DiskState.UNKNOWN)
+            await self._keep(lambda old: replace(old, disk_state=DiskState.UNKNOWN))
 
     def _status_of(self, outcome: Seal | DeployError, note: str = "") -> Status:
         return concluded(
@@ -321,13 +321,8 @@ class Life:
             self.hand_over.call_off()
 
     async def _mark_ordered(self, when: float | None) -> bool:
-        def marked(book: Book) -> Book | None:
-            if book.entry is None or book.entry.id != self._entry.id:
-                return None
-            return replace(book, entry=replace(book.entry, ordered_at=when))
-
         try:
-            return await self._ledger.change(marked)
+            return await self._ledger.require(self._entry.id, lambda old: replace(old, ordered_at=when))
         except StateUnusable as error:
             log.error("journal_failed", reason=str(error))  # noqa: TRY400 - the text says all
             # Rather ordered twice in one boot than not at all, as long as the next agent knows the outcome.
@@ -386,7 +381,8 @@ class Life:
     async def _leave_to_the_next(self) -> None:
         """The agent stops: keep what this attempt leaves of the disk."""
         if self._outcome is not None and self._outcome.error is not None:
-            await self._keep_fact(DiskState(self._outcome.error["diskState"]))
+            left = DiskState(self._outcome.error["diskState"])
+            await self._keep(lambda old: replace(old, disk_state=left))
 
     async def _close_called_off(self) -> None:
         if self.hand_over is not None:
@@ -418,7 +414,15 @@ class Life:
         await self._ledger.keep(self._entry.id, change)
 
     async def _keep_fact(self, fact: DiskState | Seal) -> None:
-        if isinstance(fact, Seal):
+        """Keep what the deployment has done, or is about to do.
+
+        Raises:
+            StateUnusable: it is about to claim the disk, and the journal cannot be written: after a kill the next agent
+                would tell of an untouched disk.
+        """
+        if fact is DiskState.UNKNOWN:
+            await self._ledger.require(self._entry.id, lambda old: replace(old, disk_state=fact))
+        elif isinstance(fact, Seal):
             await self._keep(lambda old: replace(old, phase=Phase.SEALED, seal=fact))
         else:
             await self._keep(lambda old: replace(old, disk_state=fact))

@@ -98,6 +98,19 @@ def test_no_job_is_taken_without_room_for_its_outcome(make_agent, web, image, sm
     assert agent.post(job(web.url, image.sha256)).status == 200
 
 
+def test_no_disk_is_claimed_that_the_journal_could_not_say_so_of(make_agent, slow_web, image, disk, small):
+    before = disk.read_bytes()
+    agent = make_agent().start()
+    in_stage(agent, slow_web, image, "preflight")
+    with read_only(small):
+        agent.wait(
+            lambda: "outcome cannot be stored" in agent.status()["message"], "the deployment is over", 60
+        )
+        assert disk.read_bytes() == before
+    error = agent.wait_for("error")["error"]
+    assert (error["code"], error["diskState"]) == ("agent.state", "untouched")
+
+
 @pytest.mark.parametrize("outcome", ["done", "error"])
 def test_an_outcome_is_not_told_before_it_is_kept_and_the_status_names_the_cure(
     make_agent, slow_web, image, small, outcome
