@@ -73,9 +73,14 @@ class AgentProcess:
 
     @property
     def url(self) -> str:
-        """Of the TLS listener, whose port the kernel chose."""
-        served = [line["on"] for line in self.lines if line["event"] == "serving"]
-        assert served, self.log
+        """Of the TLS listener, whose port the kernel chose. A thread writes the log: the socket may answer before it."""
+        served: list[list[str]] = []
+
+        def look() -> bool:
+            served[:] = [line["on"] for line in self.lines if line["event"] == "serving"]
+            return len(served) > len(self.exits)
+
+        self.wait(look, "the log says where it serves")
         return f"https://{served[-1][-1]}"
 
     @property
