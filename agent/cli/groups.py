@@ -12,7 +12,7 @@ def configured_groups(path: str | None) -> tuple[GroupSpec, ...]:
     Raises:
         ConfigInvalid: the configuration cannot be read or has faults; nothing is guessed then.
     """
-    from agent.service.config import load_disk_groups  # noqa: PLC0415 - not for those who name their disk
-    from agent.service.config_read import kernel_command_line  # noqa: PLC0415
+    from agent.service.config.model import load_disk_groups  # noqa: PLC0415 - not for those who name their disk
+    from agent.service.config.sources import kernel_command_line  # noqa: PLC0415
 
     return load_disk_groups(path, cmdline=kernel_command_line())

@@ -17,10 +17,10 @@ from agent import __version__
 from agent.cli.commands import DEFAULT_SOCKET, SOCKET_VARIABLE
 from agent.cli.main import make_parser as make_byoi
 from agent.cli.roff import Page, bold, escape, italic
-from agent.service.config import DEFAULT_PATH
+from agent.service.config.model import DEFAULT_PATH
+from agent.service.config.options import SECTION_HELP, Option
+from agent.service.config.text import in_order, plain, toml
 from agent.service.daemon import make_parser as make_agent
-from agent.service.option_text import in_order, plain, toml
-from agent.service.options import SECTION_HELP, Option
 
 # Options whose value is a path: completion offers files for them.
 _PATH_METAVARS = ("FILE", "PATH", "JOB.json")

@@ -19,8 +19,8 @@ from agent.deploy.target import Options
 from agent.errors import DiskGroupUnknown
 from agent.host.disk import make_sparse
 from agent.host.syscalls import return_large_blocks
+from agent.logs import set_up
 from agent.model.job import Job, load_job
-from agent.service.logs import set_up
 from agent.units import MiB
 
 

@@ -25,9 +25,9 @@ from agent.errors import (
     SectorSize,
 )
 from agent.formats.advice import way_out
-from agent.formats.gpt import Gpt, relocate
 from agent.formats.image import ImageFacts
-from agent.formats.layout import (
+from agent.formats.tables.gpt import Gpt, relocate
+from agent.formats.tables.layout import (
     DriveSlot,
     absent_note,
     absent_partitions,
@@ -35,8 +35,8 @@ from agent.formats.layout import (
     logicals_damaged,
     place_drive,
 )
-from agent.formats.mbr import Mbr
-from agent.formats.table import TableError
+from agent.formats.tables.mbr import Mbr
+from agent.formats.tables.read import TableError
 from agent.model.disks import Disk, describe, require_eligible
 from agent.model.job import Job
 from agent.model.stage import State

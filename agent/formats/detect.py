@@ -3,8 +3,8 @@
 The names are those that messages show. Signatures are from each format's own specification.
 """
 
-from agent.formats.superblock import sniff_filesystem
-from agent.formats.table import TableError, read_table
+from agent.formats.tables.read import TableError, read_table
+from agent.formats.tables.superblock import sniff_filesystem
 
 # How much of the file's head `sniff` wants to see at most.
 SNIFF_BYTES = 128 * 1024

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from agent.formats.detect import SNIFF_BYTES, sniff
-from agent.formats.gpt import Gpt
-from agent.formats.layout import has_boot_code, has_esp, needed_size
-from agent.formats.mbr import Mbr
-from agent.formats.partition import TABLE_REACH
-from agent.formats.superblock import mbr_sector_size
-from agent.formats.table import Partition, TableError, read_table
+from agent.formats.tables.gpt import Gpt
+from agent.formats.tables.layout import has_boot_code, has_esp, needed_size
+from agent.formats.tables.mbr import Mbr
+from agent.formats.tables.partition import TABLE_REACH
+from agent.formats.tables.read import Partition, TableError, read_table
+from agent.formats.tables.superblock import mbr_sector_size
 
 # An MBR tells no sector size; the first filesystem does. With 4096-byte sectors a partition at the customary
 # LBA 2048 begins at 8 MiB, so this reaches its superblock, btrfs' at 64 KiB included.

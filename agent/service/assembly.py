@@ -14,26 +14,26 @@ from agent.lean import structlog
 from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
 from agent.model.job import Job
 from agent.model.seal import Seal
-from agent.service.app import Parts, make_app
-from agent.service.audit import Failures
-from agent.service.auth import Authenticator
-from agent.service.board import Board, event_teller
-from agent.service.bodies import Bodies
-from agent.service.caller import Way
-from agent.service.config import Config
-from agent.service.guard import Server, serve
-from agent.service.journal import Book, Entry, Journal
-from agent.service.ledger import Ledger
-from agent.service.life import Crew, Keep, Running
-from agent.service.listen import Listener as Socket
-from agent.service.metrics import Metrics
+from agent.service.api.app import Parts, make_app
+from agent.service.api.auth import Authenticator
+from agent.service.api.bodies import Bodies
+from agent.service.api.metrics import Metrics
+from agent.service.api.server import Server, serve
+from agent.service.api.sockets import Listener as Socket
+from agent.service.config.model import Config
+from agent.service.jobs.audit import Failures
+from agent.service.jobs.caller import Way
+from agent.service.jobs.journal import Book, Entry, Journal
+from agent.service.jobs.lifecycle import Crew, Keep, Running
+from agent.service.jobs.peer import Peer
+from agent.service.jobs.publisher import Board, event_teller
+from agent.service.jobs.slot import Slot, idle_document
+from agent.service.jobs.store import Ledger
 from agent.service.notify import Notifier, feed_watchdog, keep_status
-from agent.service.peer import Peer
 from agent.service.rotation import Rotation
-from agent.service.slot import Slot, idle_document
 
 if TYPE_CHECKING:
-    from agent.service.pull import ControlClient
+    from agent.service.control.poller import ControlClient
 
 log = structlog.get_logger(__name__)
 
@@ -192,7 +192,7 @@ class Daemon:
         config = self._config
         if config.control_plane is None:
             return None
-        from agent.service.pull import ControlClient  # noqa: PLC0415 - only where one is configured
+        from agent.service.control.poller import ControlClient  # noqa: PLC0415 - only where one is configured
 
         return ControlClient(
             config.control_plane,

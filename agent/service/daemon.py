@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, NoReturn
 from agent import __version__
 from agent.errors import ConfigInvalid, StateUnusable
 from agent.lean import structlog
-from agent.service.check import check, doubts, file_faults
-from agent.service.config import Config, load_config
-from agent.service.config_read import credentials_directory, kernel_command_line
+from agent.service.config.check import check, doubts, file_faults
+from agent.service.config.model import Config, load_config
+from agent.service.config.sources import credentials_directory, kernel_command_line
 
 if TYPE_CHECKING:
-    from agent.service.listen import Listener
+    from agent.service.api.sockets import Listener
 
 log = structlog.get_logger(__name__)
 
@@ -116,12 +116,12 @@ def run(
         stall_seconds: for how long a deployment may move nothing before the watchdog is no longer fed.
     """
     from agent.host.syscalls import return_large_blocks  # noqa: PLC0415 - not needed by --check
-    from agent.service.listen import ListenError  # noqa: PLC0415
-    from agent.service.logs import configure_logs, say  # noqa: PLC0415
+    from agent.logs import configure_logs, say  # noqa: PLC0415
+    from agent.service.api.sockets import ListenError  # noqa: PLC0415
     from agent.units import MiB  # noqa: PLC0415
 
     return_large_blocks(4 * MiB)
-    configure_logs(config.log)
+    configure_logs(config.log.level, config.log.format)
     _raise_file_limit()
     try:
         return asyncio.run(_serve(config, stall_seconds, reread or (lambda: config)))
@@ -134,7 +134,7 @@ def run(
 
 async def _serve(config: Config, stall_seconds: float, reread: Callable[[], Config]) -> int:
     from agent.service.assembly import Daemon  # noqa: PLC0415 - aiohttp is not needed by --check
-    from agent.service.journal import Journal  # noqa: PLC0415
+    from agent.service.jobs.journal import Journal  # noqa: PLC0415
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -156,14 +156,14 @@ async def _serve(config: Config, stall_seconds: float, reread: Callable[[], Conf
 
 def _abandon() -> NoReturn:
     """End without waiting for the thread that hangs, as the interpreter would."""
-    from agent.service.logs import flush_logs  # noqa: PLC0415
+    from agent.logs import flush_logs  # noqa: PLC0415
 
     flush_logs()
     os._exit(EXIT_FAILED)
 
 
 def _listen(config: Config) -> "list[Listener]":
-    from agent.service.listen import listen_tls, listen_unix, tls_files  # noqa: PLC0415
+    from agent.service.api.sockets import listen_tls, listen_unix, tls_files  # noqa: PLC0415
 
     api, files = config.api, tls_files(config.api)
     listeners = [listen_unix(api.socket, api.socket_group)]

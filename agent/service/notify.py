@@ -10,8 +10,8 @@ import socket
 from collections.abc import Mapping
 
 from agent.lean import structlog
-from agent.service.board import Board
-from agent.service.slot import Slot
+from agent.service.jobs.publisher import Board
+from agent.service.jobs.slot import Slot
 from agent.units import format_duration, format_size
 
 log = structlog.get_logger(__name__)

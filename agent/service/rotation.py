@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from agent.aio import run_blocking
 from agent.errors import ConfigInvalid
 from agent.lean import structlog
-from agent.service.auth import Authenticator
-from agent.service.check import explain
-from agent.service.config import Config
-from agent.service.guard import Server
-from agent.service.listen import Listener, ListenError, tls_files
-from agent.service.options import OPTIONS
+from agent.service.api.auth import Authenticator
+from agent.service.api.server import Server
+from agent.service.api.sockets import Listener, ListenError, tls_files
+from agent.service.config.check import explain
+from agent.service.config.model import Config
+from agent.service.config.options import OPTIONS
 
 if TYPE_CHECKING:
-    from agent.service.pull import ControlClient  # only where one is configured
+    from agent.service.control.poller import ControlClient  # only where one is configured
 
 log = structlog.get_logger(__name__)
 

@@ -9,10 +9,10 @@ system.
 import errno
 
 from agent.errors import DiskBusy, DiskIo
-from agent.formats.gpt import Gpt, parse_backup
-from agent.formats.layout import Ranges, stale_signature_ranges
-from agent.formats.mbr import Logical, Mbr, parse_logicals
-from agent.formats.table import Partition, TableError, read_table
+from agent.formats.tables.gpt import Gpt, parse_backup
+from agent.formats.tables.layout import Ranges, stale_signature_ranges
+from agent.formats.tables.mbr import Logical, Mbr, parse_logicals
+from agent.formats.tables.read import Partition, TableError, read_table
 from agent.host import holders, udev
 from agent.host.disk import TargetDisk, read_identity
 from agent.model.disks import Disk

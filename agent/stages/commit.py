@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 
 from agent.errors import ToolMissing, VerifyFailed
-from agent.formats.gpt import Gpt, is_mirror, parse_backup
-from agent.formats.partition import TABLE_REACH
-from agent.formats.table import Table, TableError, read_table
+from agent.formats.tables.gpt import Gpt, is_mirror, parse_backup
+from agent.formats.tables.partition import TABLE_REACH
+from agent.formats.tables.read import Table, TableError, read_table
 from agent.host import drive as drives
 from agent.host import parttable, udev
 from agent.host.readback import ReadBack

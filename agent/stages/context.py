@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from agent.formats.gpt import Gpt
 from agent.formats.image import ImageFacts
-from agent.formats.layout import DriveSlot
+from agent.formats.tables.gpt import Gpt
+from agent.formats.tables.layout import DriveSlot
 from agent.host.disk import TargetDisk
 from agent.host.drive import Drive
 from agent.model.disks import Disk

@@ -6,9 +6,9 @@ from agent.errors import ImageSize
 from agent.formats.chain import Chained
 from agent.formats.compressed import Decompressor, Kind
 from agent.formats.extent import Decoder
-from agent.formats.ova import OvaDecoder
-from agent.formats.qcow2 import Qcow2Decoder
-from agent.formats.qcow2_header import DEFAULT_LIMITS
+from agent.formats.ova.decoder import OvaDecoder
+from agent.formats.qcow2.decoder import Qcow2Decoder
+from agent.formats.qcow2.header import DEFAULT_LIMITS
 from agent.formats.raw import RawDecoder
 from agent.stages.context import Context
 from agent.units import MiB

@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Iterable, Mapping
 
 from agent.errors import BootEsp, GptRelocate
-from agent.formats.gpt import Gpt, is_mirror, parse_backup
-from agent.formats.layout import (
+from agent.formats.tables.gpt import Gpt, is_mirror, parse_backup
+from agent.formats.tables.layout import (
     Finished,
     absent_note,
     absent_partitions,
@@ -21,9 +21,9 @@ from agent.formats.layout import (
     place_drive,
     stale_backup,
 )
-from agent.formats.mbr import Logical, Mbr, parse_logicals
-from agent.formats.superblock import LABEL_BYTES
-from agent.formats.table import Partition, Table, TableError, read_table
+from agent.formats.tables.mbr import Logical, Mbr, parse_logicals
+from agent.formats.tables.read import Partition, Table, TableError, read_table
+from agent.formats.tables.superblock import LABEL_BYTES
 from agent.host import fat
 from agent.stages.context import Context
 from agent.stages.faults import disk_fault

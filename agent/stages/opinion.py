@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from agent.aio import run_blocking
-from agent.formats.layout import finish_head
-from agent.formats.mbr import Mbr, Writes, parse_logicals
-from agent.formats.partition import Partition
-from agent.formats.table import Table, TableError
+from agent.formats.tables.layout import finish_head
+from agent.formats.tables.mbr import Mbr, Writes, parse_logicals
+from agent.formats.tables.partition import Partition
+from agent.formats.tables.read import Table, TableError
 from agent.host import parttable
 from agent.stages.context import Context
 

@@ -15,9 +15,9 @@ from agent.formats.compressed import OutputTooLarge, check_xz_end
 from agent.formats.detect import END_BYTES, SNIFF_BYTES, is_dmg, sniff
 from agent.formats.extent import Decoder, Extent, GuestTooLarge
 from agent.formats.image import WINDOW_BYTES, ImageFacts, examine
-from agent.formats.layout import drive_candidates, is_drive, place_drive
-from agent.formats.superblock import LABEL_BYTES
-from agent.formats.table import TableError
+from agent.formats.tables.layout import drive_candidates, is_drive, place_drive
+from agent.formats.tables.read import TableError
+from agent.formats.tables.superblock import LABEL_BYTES
 from agent.host.same import shared_storage
 from agent.model.url import redact_url
 from agent.stages.context import HEAD_BYTES, Context

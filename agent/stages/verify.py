@@ -4,7 +4,7 @@ the disk.
 
 from agent.errors import Blame, ChecksumMismatch, ImageChanged, ImageDownload, ImageTruncated
 from agent.formats.image import WINDOW_BYTES, examine
-from agent.formats.layout import is_cut
+from agent.formats.tables.layout import is_cut
 from agent.stages.context import Context
 from agent.stages.faults import disk_fault
 

@@ -8,7 +8,7 @@ from agent.errors import ImageChanged, ImageWrite
 from agent.formats.chain import Chained
 from agent.formats.compressed import OutputTooLarge
 from agent.formats.extent import Decoder, GuestTooLarge
-from agent.formats.qcow2 import Qcow2Decoder
+from agent.formats.qcow2.decoder import Qcow2Decoder
 from agent.host.syscalls import return_free_memory
 from agent.model.url import redact_url
 from agent.stages.context import Context

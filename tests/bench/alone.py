@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from agent.formats.extent import Extent
 from agent.host.disk import TargetDisk, make_sparse
 from agent.transfer.digest import Digest
-from agent.transfer.http import HttpSource
+from agent.transfer.http.source import HttpSource
 from agent.transfer.meter import Meter
 from agent.transfer.pipeline import copy
 from agent.transfer.pool import Buffer, BufferPool

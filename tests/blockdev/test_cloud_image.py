@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from agent.formats.table import read_table
+from agent.formats.tables.read import read_table
 from agent.units import GiB, MiB
 from tests.integration.conftest import DRIVE, USER_DATA, run
 

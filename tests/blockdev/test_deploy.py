@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from agent.formats.table import read_table
+from agent.formats.tables.read import read_table
 from agent.units import MiB
 from tests.blockdev.conftest import DIRT, ENDS, Entry, LoopDisk
 from tests.integration.conftest import (

@@ -5,10 +5,10 @@ import uuid
 
 import pytest
 
-from agent.formats.gpt import Gpt, is_mirror, parse_backup
-from agent.formats.layout import finish_head, place_drive, stale_backup
-from agent.formats.mbr import parse_logicals
-from agent.formats.table import read_table
+from agent.formats.tables.gpt import Gpt, is_mirror, parse_backup
+from agent.formats.tables.layout import finish_head, place_drive, stale_backup
+from agent.formats.tables.mbr import parse_logicals
+from agent.formats.tables.read import read_table
 from agent.units import KiB, MiB
 
 SECTOR = 4096

@@ -11,8 +11,8 @@ import pytest
 from agent.cli.commands import COMMANDS
 from agent.cli.main import make_parser as make_byoi
 from agent.cli.manual import files, main
+from agent.service.config.options import GROUP_TABLE, TABLE
 from agent.service.daemon import make_parser as make_agent
-from agent.service.options import GROUP_TABLE, TABLE
 
 PAGES = ("byoi.1", "byoi-agent.8", "agent.toml.5")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.formats import gpt, mbr
+from agent.formats.tables import gpt, mbr
 from agent.units import KiB, MiB
 from tests.integration.conftest import run
 

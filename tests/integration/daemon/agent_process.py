@@ -73,7 +73,7 @@ class AgentProcess:
 
     @property
     def url(self) -> str:
-        """Of the TLS listener, whose port the kernel chose. A thread writes the log: the socket may answer before it."""
+        """Of the TLS listener, whose port the kernel chose. A thread writes the log, so the socket may answer first."""
         served: list[list[str]] = []
 
         def look() -> bool:

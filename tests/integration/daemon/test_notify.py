@@ -12,8 +12,8 @@ from itertools import pairwise
 import pytest
 
 from agent.service.daemon import STALL_SECONDS
-from agent.transfer.http_retry import HttpLimits
 from agent.transfer.pool import BUFFER_SIZE
+from agent.transfer.retry import HttpLimits
 from tests.integration.harness import job
 
 # The daemon as its command runs it, but for how long a deployment may stand still: longer than a slow server takes to
@@ -21,7 +21,7 @@ from tests.integration.harness import job
 IMPATIENT = """
 import sys
 from agent.service import daemon
-from agent.service.config import load_config
+from agent.service.config.model import load_config
 config = load_config(sys.argv[2], cmdline="", credentials=None)
 sys.exit(daemon.run(config, stall_seconds=8.0))
 """

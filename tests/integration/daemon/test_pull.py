@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from agent.model.disk_state import DiskState
-from agent.service.pull import MAX_REFUSALS
+from agent.service.control.poller import MAX_REFUSALS
 from agent.units import MiB
 from tests.control_plane import CANCEL, DELETED, MAX_GIVEN, control_plane
 from tests.integration.daemon.agent_process import NAME
@@ -19,9 +19,10 @@ from tests.integration.harness import assert_complete, assert_nothing_boots, job
 # The daemon as its command runs it, but with back-offs that a test can wait for.
 IMPATIENT = """
 import sys
-from agent.service import daemon, pull
-from agent.service.config import load_config
-pull.BACKOFF = pull.HttpLimits(backoff_base=0.05, backoff_cap=0.2)
+from agent.service import daemon
+from agent.service.control import poller
+from agent.service.config.model import load_config
+poller.BACKOFF = poller.HttpLimits(backoff_base=0.05, backoff_cap=0.2)
 sys.exit(daemon.run(load_config(sys.argv[2], cmdline="", credentials=None)))
 """
 TOKEN = "t0ken-of-the-control-plane"

@@ -14,14 +14,14 @@ import trustme
 from aiohttp import web
 
 from agent.aio import run_blocking
-from agent.service.audit import Failures
-from agent.service.auth import CALLER, Authenticator, authenticate
-from agent.service.bodies import Bodies
-from agent.service.connection import Limits
-from agent.service.guard import Server, abandonable, serve
-from agent.service.heads import check_heads
-from agent.service.json_errors import json_errors
-from agent.service.listen import Certificates, TlsFiles, listen_tls, listen_unix
+from agent.service.api.auth import CALLER, Authenticator, authenticate
+from agent.service.api.bodies import Bodies
+from agent.service.api.connection import Limits
+from agent.service.api.heads import check_heads
+from agent.service.api.middleware import json_errors
+from agent.service.api.server import Server, abandonable, serve
+from agent.service.api.sockets import Certificates, TlsFiles, listen_tls, listen_unix
+from agent.service.jobs.audit import Failures
 
 TOKEN = "correct-horse-battery"
 DEFAULT = Limits()

@@ -7,14 +7,14 @@ import aiohttp
 import pytest
 
 from agent.aio import run_blocking
-from agent.service.app import Parts, make_app
-from agent.service.audit import Failures
-from agent.service.auth import Authenticator
-from agent.service.board import Board
-from agent.service.bodies import Bodies
-from agent.service.config import Config
-from agent.service.guard import serve
-from agent.service.listen import listen_unix
+from agent.service.api.app import Parts, make_app
+from agent.service.api.auth import Authenticator
+from agent.service.api.bodies import Bodies
+from agent.service.api.server import serve
+from agent.service.api.sockets import listen_unix
+from agent.service.config.model import Config
+from agent.service.jobs.audit import Failures
+from agent.service.jobs.publisher import Board
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import StateUnusable
-from agent.service.journal import Book, Entry, Journal, Phase
+from agent.service.jobs.journal import Book, Entry, Journal, Phase
 from agent.units import KiB, MiB
 from tests.integration.harness import run
 
@@ -24,7 +24,7 @@ STATUS = {"status": "done", "notes": ["x" * 1000]}
 STORES = """
 import asyncio, itertools, sys
 from dataclasses import replace
-from agent.service.journal import Book
+from agent.service.jobs.journal import Book
 from tests.integration.service.test_journal import ENTRY, STATUS, Journal, Phase
 
 async def main():

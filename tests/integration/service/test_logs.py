@@ -60,10 +60,9 @@ thread.join()
 print("went on")
 crash()
 """
-DAEMON = {"module": "agent.service.logs", "function": "configure_logs"}
+DAEMON = {"module": "agent.logs", "function": "configure_logs"}
 LOGS = {
-    "daemon": DAEMON | {"arguments": '__import__("agent.service.config").service.config.Log(level="debug")'},
-    "command": {"module": "agent.cli.write", "function": "_configure_log", "arguments": "verbose=True"},
+    "daemon": DAEMON | {"arguments": '"debug", "auto"'},
 }
 
 
@@ -146,10 +145,9 @@ def test_a_log_that_nobody_reads_stops_nothing(who):
 
 FLOOD = """
 import sys, time
-from agent.service.config import Log
-from agent.service.logs import configure_logs, dropped_lines
+from agent.logs import configure_logs, dropped_lines
 import structlog
-configure_logs(Log(level="{level}"))
+configure_logs("{level}", "auto")
 log = structlog.get_logger("test")
 for number in range(3000):
     log.error("flood", number=number, text="x" * 1000)

@@ -9,11 +9,11 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.aio import run_blocking
-from agent.service.documents import ApiError
-from agent.service.guard import serve
-from agent.service.json_errors import json_errors
-from agent.service.listen import listen_unix
-from agent.service.metrics import Metrics
+from agent.service.api.errors import ApiError
+from agent.service.api.metrics import Metrics
+from agent.service.api.middleware import json_errors
+from agent.service.api.server import serve
+from agent.service.api.sockets import listen_unix
 from tests.integration.service.conftest import answer_of
 
 
@@ -66,7 +66,7 @@ async def test_requests_count_under_their_route_whatever_the_path(tmp_path):
 def test_the_library_is_never_imported_on_the_event_loop():
     program = """
 import asyncio, sys, threading
-from agent.service.metrics import Metrics, load_library
+from agent.service.api.metrics import Metrics, load_library
 
 class Watch:
     def find_spec(self, name, path=None, target=None):

@@ -16,7 +16,7 @@ import pytest
 
 from agent.errors import ImageDownload
 from agent.transfer.file import FileSource
-from agent.transfer.http import READ_AT_LIMIT, HttpSource
+from agent.transfer.http.source import READ_AT_LIMIT, HttpSource
 from agent.transfer.open import open_source
 from agent.units import MiB
 

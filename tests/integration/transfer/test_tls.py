@@ -7,7 +7,7 @@ import pytest
 import trustme
 
 from agent.errors import ImageDownload
-from agent.transfer.http_retry import HttpLimits
+from agent.transfer.retry import HttpLimits
 
 
 async def failure(one) -> ImageDownload:

@@ -10,7 +10,7 @@ from functools import cached_property
 import zstandard
 
 from agent.formats.extent import Copy, Fetch, Inflate, Recall, Write, Zero
-from agent.formats.qcow2 import Qcow2Decoder
+from agent.formats.qcow2.decoder import Qcow2Decoder
 from agent.units import MiB, align_up
 from tests.extents import inflated
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.formats.gpt import Gpt
 from agent.formats.image import WINDOW_BYTES, examine
-from agent.formats.mbr import Mbr
+from agent.formats.tables.gpt import Gpt
+from agent.formats.tables.mbr import Mbr
 from agent.units import MiB
 
 SIZE = 24 * MiB

@@ -17,10 +17,10 @@ from agent.model.disks import GroupSpec, Holder, configured_groups, disk_groups,
 from agent.model.job import parse_job
 from agent.model.stage import ACTIVE, STAGES, State
 from agent.model.status import Progress, StageTime, Status
-from agent.service.config import Reboot
-from agent.service.documents import refusal_of
-from agent.service.handover import HandOver, HandOverState
-from agent.service.slot import idle_document
+from agent.service.api.errors import refusal_of
+from agent.service.config.model import Reboot
+from agent.service.jobs.reboot import HandOver, HandOverState
+from agent.service.jobs.slot import idle_document
 from agent.transfer import meter
 from tests.unit.model.test_disks import ARRAY, HDD, MOUNT, NVME, SSD
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ConfigInvalid
-from agent.service.config import Config, load_config
+from agent.service.config.model import Config, load_config
 
 Load = Callable[..., Config]
 

@@ -7,8 +7,8 @@ import pytest
 
 from agent.errors import ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.extent import GuestTooLarge
-from agent.formats.qcow2 import Qcow2Decoder
-from agent.formats.vmdk import VmdkDecoder
+from agent.formats.ova.vmdk import VmdkDecoder
+from agent.formats.qcow2.decoder import Qcow2Decoder
 from agent.transfer.apply import Applier
 from agent.transfer.sink import SinkTooSmall
 from agent.units import KiB, MiB

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.transfer.http_retry import (
+from agent.transfer.retry import (
     FatalFault,
     HttpLimits,
     Pace,

@@ -1,0 +1,1 @@
+"""qcow2 in one forward pass."""

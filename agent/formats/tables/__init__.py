@@ -1,0 +1,1 @@
+"""Partition tables, GPT and MBR: read, checked, and changed for the disk that they come to."""

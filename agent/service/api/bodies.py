@@ -1,0 +1,102 @@
+"""The bodies of requests, read within bounds that hold for the whole server.
+
+A body is read at most once a request, at most MAX_JOB_BYTES long, and within a time. Small ones are read as they
+come. Of the large ones at most two are held at once, from the first byte to the end of their request: a caller who has
+not shown yet who they are cannot fill the memory with more.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import hdrs, web
+
+from agent.model.job_text import MAX_JOB_BYTES
+from agent.service.api.errors import ApiError
+from agent.service.api.heads import check_media_type
+from agent.units import KiB, format_size
+
+SMALL_BODY = 64 * KiB
+"""Bytes up to which a body needs no place among the large ones. Jobs without large user-data are smaller."""
+LARGE_BODIES = 2
+BODY_SECONDS = 30.0
+_BODY = web.RequestKey("body", bytes)
+_PLACE = web.RequestKey("place", str)
+_WAITED_FOR, _HELD = "waited for", "held"
+
+
+class Bodies:
+    """Reads bodies for one server."""
+
+    def __init__(
+        self,
+        *,
+        limit: int = MAX_JOB_BYTES,
+        small: int = SMALL_BODY,
+        large_at_once: int = LARGE_BODIES,
+        seconds: float = BODY_SECONDS,
+    ) -> None:
+        self._limit = limit
+        self._small = small
+        self._seconds = seconds
+        self._places = asyncio.Semaphore(large_at_once)
+
+    @asynccontextmanager
+    async def of(self, request: web.Request) -> AsyncIterator[None]:
+        """The span in which `read` may be called for this request; the body's place is free again after it."""
+        try:
+            yield
+        finally:
+            if request.get(_PLACE) == _HELD:
+                self._places.release()
+
+    async def read(self, request: web.Request) -> bytes:
+        """The whole body; a second call gives the same bytes. Only inside of `of(request)`.
+
+        Raises:
+            ApiError: 413 larger than the limit, 415 not said to be JSON (see `check_media_type`) or compressed (a
+                signature is of the bytes as sent, and a small body may unpack to a huge one), 408 not here in time,
+                503 too many large ones at once.
+        """
+        if _BODY not in request:
+            self._check_head(request)
+            try:
+                async with asyncio.timeout(self._seconds):
+                    request[_BODY] = await self._read(request)
+            except TimeoutError:
+                raise self._late(request) from None
+        return request[_BODY]
+
+    def _check_head(self, request: web.Request) -> None:
+        if request.content_length is not None and request.content_length > self._limit:
+            raise self._too_large()
+        check_media_type(request)
+        if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+            raise ApiError(415, "The body must be sent as it is, without Content-Encoding.")
+
+    async def _read(self, request: web.Request) -> bytes:
+        if (request.content_length or 0) > self._small:
+            await self._take_place(request)
+        parts, length = [], 0
+        while part := await request.content.readany():
+            length += len(part)
+            if length > self._limit:
+                raise self._too_large()
+            if length > self._small:
+                await self._take_place(request)
+            parts.append(part)
+        return b"".join(parts)
+
+    async def _take_place(self, request: web.Request) -> None:
+        if _PLACE not in request:
+            request[_PLACE] = _WAITED_FOR
+            await self._places.acquire()
+            request[_PLACE] = _HELD
+
+    def _late(self, request: web.Request) -> ApiError:
+        if request.get(_PLACE) == _WAITED_FOR:
+            return ApiError(503, "Too many large requests at once; try again.", headers={"Retry-After": "5"})
+        return ApiError(408, f"The body of the request did not arrive within {self._seconds:g} seconds.")
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"The body of the request may have at most {format_size(self._limit)}.")

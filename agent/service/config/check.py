@@ -1,0 +1,243 @@
+"""`byoi-agent --check`: what is in force and where each value came from, or every fault at once.
+
+Also owns the checks that open the files and names of the configuration (certificates, keys, the group of the
+socket), which the daemon makes at its start too.
+"""
+
+import grp
+import json
+import shutil
+import ssl
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agent.errors import ConfigInvalid, Fault
+from agent.model.url import HIDDEN
+from agent.service.config.crl import spans
+from agent.service.config.model import Api, Config, load_config
+from agent.service.config.options import TABLE, Option
+from agent.service.config.secrets import read_regular
+from agent.service.config.sources import DEFAULT
+from agent.service.config.text import plain, toml
+from agent.service.config.trusted_path import distrust
+from agent.units import MiB
+
+MAX_PEM_BYTES = MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One option in force. `value` is as in JSON, None where there is none; a secret is blanked."""
+
+    key: str
+    value: Any
+    origin: str
+
+
+def explain(config: Config) -> list[Row]:
+    """Every option with its value and where that came from, in the order of the table, groups last."""
+    rows = [
+        Row(option.key, _value(config, option), config.origins.get(option.key, DEFAULT)) for option in TABLE
+    ]
+    for group in config.disk_groups:
+        key = f"disk_group.{group.id}"
+        rows.append(Row(key, list(group.disks), config.origins.get(key, DEFAULT)))
+    return rows
+
+
+def _value(config: Config, option: Option) -> Any:
+    # A secret stands in the configuration under the name of its credential.
+    value: Any = config
+    for part in option.credential.split(".") if option.secret else option.key.split("."):
+        value = None if value is None else getattr(value, part)
+    return HIDDEN if option.secret and value is not None else plain(option, value)
+
+
+# -- what the configuration names -----------------------------------------------------------------------------
+
+
+def file_faults(config: Config) -> list[Fault]:
+    """Open what the configuration names: certificates, keys, CA certificates, the group of the socket; and look
+    whether its directories can be believed.
+    """
+    named = (
+        ("api.client_ca", config.api.client_ca),
+        ("control_plane.ca_file", config.control_plane.ca_file if config.control_plane else None),
+        ("download.ca_file", config.download.ca_file),
+    )
+    found = [(key, _ca_fault(path)) for key, path in named if path is not None]
+    if config.api.client_crl is not None:
+        found.append(("api.client_crl", _crl_fault(config.api.client_crl)))
+    found += _listener_faults(config.api)
+    # Who made the state's directory made the jobs in it; who may write that of the socket can put their own there.
+    found.append(("state.directory", _directory_fault(config.journal_directory)))
+    found.append(("api.socket", _directory_fault(Path(config.api.socket).parent, may_be_link=True)))
+    if config.api.socket_group is not None:
+        found.append(("api.socket_group", _group_fault(config.api.socket_group)))
+    return [
+        Fault(key, f"{message} (given in: {config.origins.get(key, DEFAULT)})", ConfigInvalid.code)
+        for key, message in found
+        if message is not None
+    ]
+
+
+def _group_fault(name: str) -> str | None:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return f"there is no group {name} on this system"
+    return None
+
+
+def _directory_fault(path: Path, *, may_be_link: bool = False) -> str | None:
+    fault = distrust(path, may_be_link=may_be_link)
+    return None if fault is None else str(fault)
+
+
+def _pem_fault(path: str, label: bytes, what: str, *, private: bool = False) -> str | None:
+    """Whether a file can be believed and read, and holds a block with that label (RFC 7468)."""
+    fault = distrust(path, may_be_link=not private)
+    if fault is not None:
+        return str(fault)
+    try:
+        content, status = read_regular(path, MAX_PEM_BYTES)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    except ValueError as error:
+        return f"{path} {error}"
+    if private and status.st_mode & 0o007:
+        mode = stat.S_IMODE(status.st_mode)
+        return f"{path} is open to every user (mode {mode:04o}): chmod 0600 it, and replace the key"
+    return None if label in content else f"{path} holds no {what} in PEM"
+
+
+def _ca_fault(path: str) -> str | None:
+    fault = _pem_fault(path, b"CERTIFICATE-----", "certificate")
+    if fault is not None:
+        return fault
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    except ssl.SSLError as error:
+        return f"{path} holds a certificate that cannot be read: {_reason(error)}"
+    return None
+
+
+def _crl_fault(path: str) -> str | None:
+    fault = _pem_fault(path, b"X509 CRL-----", "revocation list")
+    if fault is not None:
+        return fault
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cafile=path)
+        found = spans(read_regular(path, MAX_PEM_BYTES)[0])
+    except ssl.SSLError as error:
+        return f"{path} holds a revocation list that cannot be read: {_reason(error)}"
+    except (OSError, ValueError) as error:
+        return f"{path} {error}"
+    now = datetime.now(UTC)
+    for span in found:
+        if span.until is not None and span.until <= now:
+            end = span.until.isoformat()
+            return f"{path} expired at {end}; every client certificate would be refused: get a new list from the CA"
+        if span.since > now:
+            start = span.since.isoformat()
+            return (
+                f"{path} holds only from {start} on: set this server's clock, or get the list that holds now"
+            )
+    return None
+
+
+def _listener_faults(api: Api) -> Iterator[tuple[str, str | None]]:
+    if api.tls_cert is None or api.tls_key is None:
+        return
+    certificate = _pem_fault(api.tls_cert, b"CERTIFICATE-----", "certificate")
+    key = _pem_fault(api.tls_key, b"PRIVATE KEY-----", "private key", private=True)
+    yield "api.tls_cert", certificate
+    yield "api.tls_key", key
+    if certificate is None and key is None:
+        yield "api.tls_key", _chain_fault(api.tls_cert, api.tls_key)
+
+
+def _chain_fault(certificate: str, key: str) -> str | None:
+    def no_password() -> str:
+        raise ValueError(f"{key} is encrypted: nobody is there to type its password")
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, no_password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return f"{key} does not belong to the certificate {certificate}"
+        return f"{certificate} and {key} cannot be used: {_reason(error)}"
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return (error.reason or "damaged").replace("_", " ").lower()
+
+
+def doubts(config: Config) -> list[Fault]:
+    """What is allowed and yet looks wrong, for the log and for --check."""
+    found = list(config.doubts)
+    program = config.reboot.command[0]
+    if config.reboot.enabled and shutil.which(program) is None:
+        found.append(Fault("reboot.command", f"there is no program {program} on this system", "config.doubt"))
+    return found
+
+
+# -- the command ----------------------------------------------------------------------------------------------
+
+
+def check(path: str | None, *, cmdline: str, credentials: Path | None, as_json: bool = False) -> int:
+    """Print what is in force on stdout, and faults and doubts on stderr.
+
+    Args:
+        path: of --config; None: the default.
+        cmdline: the text of /proc/cmdline.
+        credentials: the directory of systemd's credentials, if there is one.
+        as_json: one JSON document on stdout, with everything.
+
+    Returns:
+        The exit status: 0, or 2 where there is a fault.
+    """
+    rows: list[Row] = []
+    warnings: list[Fault] = []
+    try:
+        config = load_config(path, cmdline=cmdline, credentials=credentials)
+    except ConfigInvalid as error:
+        faults = list(error.faults)
+    else:
+        rows, faults, warnings = explain(config), file_faults(config), doubts(config)
+    sys.stdout.write(_document(rows, faults, warnings) if as_json else _table(rows))
+    sys.stdout.flush()
+    sys.stderr.writelines(f"byoi-agent: {fault}\n" for fault in faults)
+    sys.stderr.writelines(f"byoi-agent: warning: {warning}\n" for warning in warnings)
+    return 2 if faults else 0
+
+
+def _document(rows: list[Row], faults: list[Fault], warnings: list[Fault]) -> str:
+    document = {
+        "valid": not faults,
+        "options": [{"key": row.key, "value": row.value, "origin": row.origin} for row in rows],
+        "faults": [fault.document() for fault in faults],
+        "warnings": [warning.document() for warning in warnings],
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _table(rows: list[Row]) -> str:
+    cells = [
+        (
+            row.key,
+            HIDDEN if row.value == HIDDEN else "-" if row.value is None else toml(row.value),
+            row.origin,
+        )
+        for row in rows
+    ]
+    wide = [min(48, max((len(cell[column]) for cell in cells), default=0)) for column in (0, 1)]
+    return "".join(f"{key:<{wide[0]}}  {value:<{wide[1]}}  {origin}\n" for key, value, origin in cells)

@@ -1,0 +1,257 @@
+"""The configuration in force: what the daemon is made from, and the rules that hold between options.
+
+Owns the dataclasses and `load_config`; the options themselves are in `agent.service.config.options`, their sources
+in `agent.service.config.sources`. Whoever holds a `Config` holds one without faults.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from agent.deploy.plan import Policy
+from agent.errors import ConfigInvalid, Fault
+from agent.model.disks import GroupSpec
+from agent.service.config.options import DEFAULTS, TABLE
+from agent.service.config.sources import Settings, take_command_line, take_file, take_secrets
+
+DEFAULT_PATH = Path("/etc/byoi-agent/agent.toml")
+
+_OVH = tuple(option.key for option in TABLE if option.section == "api.ovh")
+_PULLING = {"reboot.untold_seconds", *(option.key for option in TABLE if option.section == "control_plane")}
+_LISTENER = {"api.tls_cert", "api.tls_key", "api.client_ca", "api.client_crl", "api.token_file", *_OVH}
+
+
+@dataclass(frozen=True, slots=True)
+class Ovh:
+    """What requests in OVH's manner are signed with."""
+
+    application_key: str
+    application_secret: str = field(repr=False)
+    consumer_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The API's listeners, and who may call. Paths are absolute; `token` is the secret itself."""
+
+    socket: str = DEFAULTS["api.socket"]
+    socket_group: str | None = None
+    listen: tuple[str, int] | None = None
+    """Host and port; port 0: any free one. With it there are tls_cert, tls_key and a way to authenticate."""
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    client_ca: str | None = None
+    client_crl: str | None = None
+    token: str | None = field(default=None, repr=False)
+    ovh: Ovh | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlane:
+    """Where to pull jobs from. `url` has no slash at its end."""
+
+    url: str
+    token: str | None = field(default=None, repr=False)
+    ca_file: str | None = None
+    poll_seconds: float = DEFAULTS["control_plane.poll_seconds"]
+    push_seconds: float = DEFAULTS["control_plane.push_seconds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """How images are fetched."""
+
+    ca_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reboot:
+    """The reboot after a deployment."""
+
+    enabled: bool = DEFAULTS["reboot.enabled"]
+    command: tuple[str, ...] = DEFAULTS["reboot.command"]
+    grace_seconds: float = DEFAULTS["reboot.grace_seconds"]
+    untold_seconds: float = DEFAULTS["reboot.untold_seconds"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where the journal is."""
+
+    directory: str = DEFAULTS["state.directory"]
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What is logged and how: debug, info, warning, error; auto, json, text."""
+
+    level: str = DEFAULTS["log.level"]
+    format: str = DEFAULTS["log.format"]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All of it. `origins` tells by dotted key where each value came from; doubts are for the log."""
+
+    service_name: str
+    api: Api = Api()
+    control_plane: ControlPlane | None = None
+    disk_groups: tuple[GroupSpec, ...] = ()
+    policy: Policy = Policy()
+    download: Download = Download()
+    reboot: Reboot = Reboot()
+    state: State = State()
+    log: Log = Log()
+    origins: Mapping[str, str] = field(default_factory=dict)
+    doubts: tuple[Fault, ...] = ()
+
+    @property
+    def journal_directory(self) -> Path:
+        """The state's directory, or one below it where the socket is in it too: its group has to get at the socket,
+        and nobody at the journal.
+        """
+        directory = Path(self.state.directory)
+        return directory / "state" if directory == Path(self.api.socket).parent else directory
+
+
+def load_config(
+    path: str | None, *, cmdline: str, credentials: Path | None, default_path: Path = DEFAULT_PATH
+) -> Config:
+    """Read all sources: defaults, the TOML file, the kernel command line, secrets.
+
+    Args:
+        path: the TOML file; None: `default_path`, which may be absent.
+        cmdline: the text of /proc/cmdline.
+        credentials: the directory of systemd's credentials, if there is one.
+        default_path: for tests.
+
+    Raises:
+        ConfigInvalid: with all faults of all sources.
+    """
+    file = default_path if path is None else Path(path)
+    settings = Settings()
+    take_file(settings, file, may_be_absent=path is None)
+    take_command_line(settings, cmdline)
+    take_secrets(settings, credentials)
+    _check_rules(settings, file)
+    if settings.faults:
+        raise ConfigInvalid(settings.faults)
+    return _build(settings)
+
+
+def load_disk_groups(
+    path: str | None, *, cmdline: str, default_path: Path = DEFAULT_PATH
+) -> tuple[GroupSpec, ...]:
+    """The configured disk groups alone, as `load_config` reads them; empty where none are configured.
+
+    For commands that deploy without the daemon: they need neither the server's name nor a secret.
+
+    Raises:
+        ConfigInvalid: a source cannot be read or has a fault, be it anywhere: a mistyped table may have been a group,
+            and a number must not mean another disk than for the daemon.
+    """
+    settings = Settings()
+    take_file(settings, default_path if path is None else Path(path), may_be_absent=path is None)
+    take_command_line(settings, cmdline)
+    if settings.faults:
+        raise ConfigInvalid(settings.faults)
+    return _groups(settings)
+
+
+def _groups(settings: Settings) -> tuple[GroupSpec, ...]:
+    return tuple(settings.groups[number] for number in sorted(settings.groups))
+
+
+def _check_rules(settings: Settings, file: Path) -> None:
+    """The rules between options. What is given wrongly counts as given: it has its fault already."""
+    if settings.unread:
+        return
+    if not settings.given("service_name"):
+        settings.fault(
+            "service_name",
+            f"is required: set it in {file}, or boot with byoi.service_name=NAME on the kernel command line",
+        )
+    if settings.given("api.listen"):
+        _check_listener(settings)
+    _check_ovh(settings)
+    switches = (
+        ("api.listen", _LISTENER),
+        ("api.client_ca", {"api.client_crl"}),
+        ("control_plane.url", _PULLING),
+    )
+    for switch, section in switches:
+        for key in () if settings.given(switch) else sorted(section & settings.named):
+            settings.doubt(key, f"has no effect without {switch} (given in: {settings.origins[key]})")
+
+
+def _check_listener(settings: Settings) -> None:
+    for key in ("api.tls_cert", "api.tls_key"):
+        if not settings.given(key):
+            settings.fault("api.listen", f"needs {key}: there is no TCP without TLS")
+    if not any(map(settings.given, ("api.client_ca", "api.token_file", "api.ovh.application_key"))):
+        settings.fault(
+            "api.listen",
+            "needs a way to tell who calls: give api.client_ca, api.token_file or the options of [api.ovh]",
+        )
+
+
+def _check_ovh(settings: Settings) -> None:
+    # Credentials alone ask for nothing: the unit may load them on every server.
+    for key in _OVH if settings.named & set(_OVH) else ():
+        if not settings.given(key):
+            settings.fault(key, "is required: [api.ovh] is used, which has three options or none")
+
+
+def _build(settings: Settings) -> Config:
+    values, secrets = settings.values, settings.secrets
+    return Config(
+        service_name=values["service_name"],
+        api=_api(settings),
+        control_plane=None
+        if values["control_plane.url"] is None
+        else ControlPlane(
+            url=values["control_plane.url"],
+            token=secrets.get("control_plane.token_file"),
+            ca_file=values["control_plane.ca_file"],
+            poll_seconds=values["control_plane.poll_seconds"],
+            push_seconds=values["control_plane.push_seconds"],
+        ),
+        disk_groups=_groups(settings),
+        policy=Policy(
+            values["policy.require_checksum"], values["policy.allow_http"], values["policy.allow_file"]
+        ),
+        download=Download(values["download.ca_file"]),
+        reboot=Reboot(
+            enabled=values["reboot.enabled"],
+            command=values["reboot.command"],
+            grace_seconds=values["reboot.grace_seconds"],
+            untold_seconds=values["reboot.untold_seconds"],
+        ),
+        state=State(values["state.directory"]),
+        log=Log(values["log.level"], values["log.format"]),
+        origins=MappingProxyType(settings.origins),
+        doubts=tuple(settings.doubts),
+    )
+
+
+def _api(settings: Settings) -> Api:
+    values, secrets = settings.values, settings.secrets
+    application_key = values["api.ovh.application_key"]
+    return Api(
+        socket=values["api.socket"],
+        socket_group=values["api.socket_group"],
+        listen=values["api.listen"],
+        tls_cert=values["api.tls_cert"],
+        tls_key=values["api.tls_key"],
+        client_ca=values["api.client_ca"],
+        client_crl=values["api.client_crl"],
+        token=secrets.get("api.token_file"),
+        ovh=None
+        if application_key is None
+        else Ovh(
+            application_key,
+            secrets["api.ovh.application_secret_file"],
+            secrets["api.ovh.consumer_key_file"],
+        ),
+    )

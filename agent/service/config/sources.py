@@ -1,0 +1,315 @@
+"""The sources of the configuration: the TOML file, the kernel command line, files and credentials with secrets.
+
+Each `take_...` puts what its source gives into one `Settings`; the later call wins. Faults are gathered there,
+so that all of them can be told at once. Called at the start of the daemon, before there is a loop: it blocks.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.errors import ConfigInvalid, Fault
+from agent.model.disks import GroupSpec
+from agent.model.url import printable
+from agent.service.config.kinds import Kind
+from agent.service.config.options import DEFAULTS, GROUP_TABLE, OPTIONS, SECTIONS, TABLE, Option, unknown
+from agent.service.config.secrets import read_regular, read_secret
+from agent.service.config.trusted_path import distrust
+from agent.units import KiB
+
+DEFAULT = "default"
+KERNEL = "kernel command line"
+PREFIX = "byoi."
+MAX_FILE_BYTES = 64 * KiB
+MAX_LINE_BYTES = 4 * KiB
+"""The memory that tomllib takes grows with the square of the parts of a dotted key."""
+MAX_COMMAND_LINE_BYTES = 64 * KiB
+_MAX_SUGGESTIONS = 50
+_MAX_KEY = 80  # characters of a key that somebody else made up, as shown
+_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
+_SPACE = " \t\n\v\f\r"
+_GROUP_ID, _GROUP_DISKS = GROUP_TABLE
+_SET_CREDENTIAL = ("systemd.set_credential", "systemd.set_credential_binary")  # kernel-command-line(7)
+
+
+class Settings:
+    """What the sources gave so far, where each value came from, and every fault."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = dict(DEFAULTS)
+        self.origins: dict[str, str] = dict.fromkeys(DEFAULTS, DEFAULT)
+        self.groups: dict[int, GroupSpec] = {}
+        self.secrets: dict[str, str] = {}
+        self.faults: list[Fault] = []
+        self.doubts: list[Fault] = []
+        self.unread = False
+        """Whether the file could not be read, so that nothing can be said about what is missing."""
+        self.named: set[str] = set()
+        """Keys that the file or the kernel command line gave, be it rightly or wrongly."""
+
+    def fault(self, key: str, message: str, origin: str = "") -> None:
+        """Note a fault: the key, what is wrong with it, and where it was given."""
+        text = f"{message} (given in: {origin})" if origin else message
+        self.faults.append(Fault(printable(key, _MAX_KEY), text, ConfigInvalid.code))
+
+    def unknown(self, key: str, origin: str) -> None:
+        """Note a key that no option has."""
+        # Looking for what was meant takes a millisecond; a file that is no configuration has many keys.
+        self.fault(key, unknown(key, suggest=len(self.faults) < _MAX_SUGGESTIONS), origin)
+
+    def doubt(self, key: str, message: str) -> None:
+        """Note what is allowed and yet looks wrong."""
+        self.doubts.append(Fault(key, message, "config.doubt"))
+
+    def put(self, option: Option, value: object, origin: str) -> None:
+        """Check a decoded value and let it win over the earlier ones."""
+        self.named.add(option.key)
+        try:
+            self.values[option.key] = option.kind.read(value)
+        except ValueError as error:
+            self.fault(option.key, str(error), origin)
+        else:
+            self.origins[option.key] = origin
+
+    def given(self, key: str) -> bool:
+        """Whether any source gave the option, credentials included, be it rightly or wrongly."""
+        return key in self.named or key in self.secrets
+
+    def put_group(self, spec: GroupSpec, origin: str) -> None:
+        """Let a disk group win over an earlier one of the same id."""
+        self.groups[spec.id] = spec
+        self.origins[f"disk_group.{spec.id}"] = origin
+
+
+# -- the file -------------------------------------------------------------------------------------------------
+
+
+def take_file(settings: Settings, path: Path, *, may_be_absent: bool) -> None:
+    """Read the TOML file."""
+    shown = printable(str(path))
+    try:
+        content, _ = read_regular(path, MAX_FILE_BYTES)
+        document = _decode(content)
+    except FileNotFoundError:
+        if not may_be_absent:
+            _refuse_file(settings, f"{shown} does not exist")
+        return
+    except OSError as error:
+        _refuse_file(settings, f"{shown} cannot be read: {error.strerror}")
+        return
+    except ValueError as error:
+        _refuse_file(settings, f"{shown} {error}")
+        return
+    # It names the command that root runs to reboot.
+    fault = distrust(path)
+    if fault is not None:
+        settings.fault("", str(fault))
+    take_document(settings, document, shown)
+
+
+def _refuse_file(settings: Settings, message: str) -> None:
+    settings.unread = True
+    settings.fault("", message)
+
+
+def _decode(content: bytes) -> dict[str, Any]:
+    if max(map(len, content.split(b"\n"))) > MAX_LINE_BYTES:
+        raise ValueError(f"has a line of more than {MAX_LINE_BYTES} bytes")
+    try:
+        return tomllib.loads(content.decode())
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"is not UTF-8 (line {line})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"is not TOML: {printable(str(error), 200)}") from None
+    except RecursionError:
+        raise ValueError("is not TOML: it holds arrays or tables nested too deeply") from None
+
+
+def take_document(settings: Settings, document: Mapping[str, Any], origin: str) -> None:
+    """Take a decoded TOML document."""
+    _take_table(settings, document, "", origin)
+
+
+def _take_table(settings: Settings, table: Mapping[str, Any], prefix: str, origin: str) -> None:
+    for name, value in table.items():
+        # A quoted key may hold dots, or be empty; it is not the path that it looks like.
+        key = prefix + (name if _BARE_KEY.fullmatch(name) else f'"{name}"')
+        if key == "disk_group":
+            _take_groups(settings, value, origin)
+        elif key in SECTIONS:
+            if isinstance(value, dict):
+                _take_table(settings, value, key + ".", origin)
+            else:
+                settings.fault(key, f"must be a table: write [{key}]", origin)
+        elif key in OPTIONS:
+            settings.put(OPTIONS[key], value, origin)
+        else:
+            settings.unknown(key, origin)
+
+
+def _take_groups(settings: Settings, value: object, origin: str) -> None:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        settings.fault("disk_group", "must be an array of tables: write [[disk_group]]", origin)
+        return
+    seen: set[int] = set()
+    for index, table in enumerate(value):
+        where = f"disk_group[{index}]"
+        number = _member(settings, table, _GROUP_ID, where, origin)
+        disks = _member(settings, table, _GROUP_DISKS, where, origin)
+        for name in sorted(table.keys() - {option.name for option in GROUP_TABLE}):
+            settings.fault(f"{where}.{name}", "is an unknown option; a disk group has id and disks", origin)
+        if number in seen:
+            settings.fault(f"{where}.id", f"gives a second group the id {number}", origin)
+        elif number is not None and disks is not None:
+            seen.add(number)
+            settings.put_group(GroupSpec(number, disks), origin)
+
+
+def _member(settings: Settings, table: Mapping[str, Any], option: Option, where: str, origin: str) -> Any:
+    if option.name not in table:
+        settings.fault(f"{where}.{option.name}", "is required", origin)
+        return None
+    return _read(settings, option.kind, table[option.name], f"{where}.{option.name}", origin)
+
+
+def _read(settings: Settings, kind: Kind, value: object, key: str, origin: str) -> Any:
+    try:
+        return kind.read(value)
+    except ValueError as error:
+        settings.fault(key, str(error), origin)
+        return None
+
+
+# -- the kernel command line ----------------------------------------------------------------------------------
+
+
+def kernel_command_line() -> str:
+    """The words that this system was booted with; empty where they cannot be read."""
+    try:
+        with Path("/proc/cmdline").open("rb") as file:
+            return file.read(MAX_COMMAND_LINE_BYTES).decode("utf-8", "surrogateescape")
+    except OSError:
+        return ""
+
+
+def credentials_directory(environment: Mapping[str, str]) -> Path | None:
+    """Where systemd put the credentials of this service, if it has any (systemd.exec(5))."""
+    path = environment.get("CREDENTIALS_DIRECTORY")
+    return Path(path) if path else None
+
+
+def split_command_line(text: str) -> list[tuple[str, str | None]]:
+    """Parameters and their values, split as the kernel does it (next_arg in lib/cmdline.c).
+
+    White space separates, but for what stands in double quotes. Quotes around a whole value or a whole
+    parameter are taken off, others stay, and a backslash means nothing.
+    """
+    return [_parameter(match[0]) for match in re.finditer(rf'(?:[^"{_SPACE}]|"[^"]*(?:"|\Z))+', text)]
+
+
+def _parameter(word: str) -> tuple[str, str | None]:
+    if word.startswith('"'):
+        word = word[1:].removesuffix('"')
+        quoted = True
+    else:
+        quoted = False
+    equals = word.find("=", 1)
+    if equals < 0:
+        return word, None
+    name, value = word[:equals], word[equals + 1 :]
+    if value.startswith('"'):
+        value = value[1:] if quoted else value[1:].removesuffix('"')
+    return name, value
+
+
+def take_command_line(settings: Settings, text: str) -> None:
+    """Take every `byoi.KEY=VALUE`; of a key that stands twice the last value wins."""
+    given: dict[str, str | None] = {}
+    exposed: list[str] = []
+    for name, value in split_command_line(text):
+        if name.startswith(PREFIX):
+            # The kernel takes - for _ in the names of parameters.
+            given[name.removeprefix(PREFIX).replace("-", "_")] = value
+        elif name in _SET_CREDENTIAL:
+            exposed.append((value or "").partition(":")[0])
+    for key, value in given.items():
+        _take_word(settings, key, value)
+    if names := [option.credential for option in TABLE if option.secret and option.credential in exposed]:
+        settings.doubt(
+            names[0],
+            f"{', '.join(names)}: on the kernel command line, which every user of this system can read; a second "
+            "initrd or the firmware can hand a secret over unread (docs/rescue.md)",
+        )
+
+
+def _take_word(settings: Settings, key: str, value: str | None) -> None:
+    section, _, number = key.rpartition(".")
+    option = _GROUP_DISKS if section == "disk_group" else OPTIONS.get(key)
+    if option is None:
+        settings.unknown(key or '""', KERNEL)
+        return
+    settings.named.add(key)
+    if value is None:
+        settings.fault(key, f"has no value: write {PREFIX}{key}=VALUE", KERNEL)
+        return
+    try:
+        decoded = option.kind.from_word(value)
+        if option is not _GROUP_DISKS:
+            settings.put(option, decoded, KERNEL)
+            return
+        spec = GroupSpec(_group_number(number), option.kind.read(decoded))
+    except ValueError as error:
+        settings.fault(key, str(error), KERNEL)
+    else:
+        settings.put_group(spec, KERNEL)
+
+
+def _group_number(text: str) -> int:
+    try:
+        return int(_GROUP_ID.kind.read(_GROUP_ID.kind.from_word(text)))
+    except ValueError as error:
+        raise ValueError(f"names a group whose id {error}") from None
+
+
+# -- secrets --------------------------------------------------------------------------------------------------
+
+
+def take_secrets(settings: Settings, credentials: Path | None) -> None:
+    """Read every secret: from its systemd credential, else from the file that its option names.
+
+    Args:
+        settings: with what the other sources gave.
+        credentials: the directory of the service's credentials, see CREDENTIALS_DIRECTORY in systemd.exec(5).
+    """
+    for option in TABLE:
+        if not option.secret:
+            continue
+        credential = None if credentials is None else credentials / option.credential
+        if credential is not None and os.path.lexists(credential):
+            _take_secret(settings, option, credential, f"credential {option.credential}")
+        elif settings.values[option.key] is not None:
+            path = Path(settings.values[option.key])
+            _take_secret(settings, option, path, f"{path}, named in: {settings.origins[option.key]}")
+
+
+def _take_secret(settings: Settings, option: Option, path: Path, origin: str) -> None:
+    settings.secrets[option.key] = ""  # given, even if what follows finds a fault with it
+    try:
+        secret = read_secret(path)
+    except ValueError as error:
+        # The path is left out unless it leads somewhere: it may be the secret itself, in the wrong place.
+        shown = origin if os.path.lexists(path) else settings.origins[option.key]
+        settings.fault(option.key, f"the file {error}", shown)
+        return
+    fault = distrust(path)
+    if fault is not None:
+        settings.fault(option.key, str(fault), origin)
+        return
+    settings.secrets[option.key] = secret.value
+    settings.origins[option.key] = origin
+    if secret.doubt:
+        settings.doubt(option.key, f"{secret.doubt} ({origin})")

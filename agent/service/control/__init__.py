@@ -1,0 +1,1 @@
+"""The client of a control plane: asks it for jobs, and reports what becomes of them."""

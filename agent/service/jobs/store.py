@@ -1,0 +1,167 @@
+"""The ledger: the journal's content in memory, changed by one hand at a time and always after the journal.
+
+Everybody who changes the book does it by a function of the book as it is then, under one lock: who decided on an older
+one is told so by the identity of the entry. What memory holds is what the journal holds, also where a cancellation
+comes while a thread still writes; the one exception is `keep`, for facts that are true whatever the journal can take.
+Those are told to nobody before the journal has them: `durable` is what may be told.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from agent.errors import StateUnusable
+from agent.lean import structlog
+from agent.service.jobs.journal import Book, Entry, Journal
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS = 5.0
+
+Change = Callable[[Book], Book | None]
+"""The next book, or None where there is nothing to change."""
+
+
+class Ledger:
+    """The book of one slot. All methods belong to the event loop."""
+
+    def __init__(self, journal: Journal, book: Book, revision: Callable[[], int]) -> None:
+        """Begin with what the journal holds.
+
+        Args:
+            journal: open.
+            book: what it holds.
+            revision: the board's, which is kept along: no later agent may begin below it.
+        """
+        self._journal = journal
+        self._revision = revision
+        self._lock = asyncio.Lock()
+        self._stored = asyncio.Event()
+        self._trouble: StateUnusable | None = None
+        self._recovered: Callable[[], object] = lambda: None
+        self.book = book
+        self.durable = book
+        """What the journal holds."""
+
+    def watch(self, recovered: Callable[[], object]) -> None:
+        """Have this called when the journal holds again what memory holds."""
+        self._recovered = recovered
+
+    @property
+    def entry(self) -> Entry | None:
+        """The job in the slot."""
+        return self.book.entry
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether the journal holds what memory holds."""
+        return self.durable is self.book
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the journal does not hold what memory holds, and what helps; None where it does."""
+        if self.is_durable or self._trouble is None:
+            return None
+        error = self._trouble
+        return f"{error.message} {error.hint} The agent tries again every {RETRY_SECONDS:.0f} s."
+
+    def has_outcome(self, job_id: str) -> bool:
+        """Whether the journal knows what has become of this job."""
+        entry = self.durable.entry
+        return entry is not None and entry.id == job_id and entry.is_over
+
+    def promised_percent(self, job_id: str) -> float:
+        """How far the next agent would begin; nobody may be told that this job is further."""
+        entry = self.durable.entry
+        return 0.0 if entry is None or entry.id != job_id else entry.percent
+
+    async def until_outcome(self, job_id: str) -> None:
+        """Wait until the journal knows what has become of this job."""
+        while not self.has_outcome(job_id):
+            await self._stored.wait()
+
+    async def change(self, change: Change, *, room: int | None = None) -> bool:
+        """Store the changed book; False where there is nothing to change.
+
+        Args:
+            change: makes the next book.
+            room: bytes to reserve for later ones, if any.
+
+        Raises:
+            StateUnusable: the journal could not be written, and nothing has changed.
+        """
+        async with self._lock:
+            book = change(self.book)
+            if book is None:
+                return False
+            book = replace(book, revision=self._revision())
+            try:
+                await self._journal.store(book, room=room)
+            except StateUnusable as error:
+                self._trouble = error
+                raise
+            finally:
+                # A cancellation that came meanwhile has waited for the thread: what is stored is true.
+                if self._journal.stored is book:
+                    self._take(book)
+            return True
+
+    def _take(self, book: Book) -> None:
+        was_durable = self.is_durable
+        self.book = self.durable = book
+        self._stored.set()
+        self._stored = asyncio.Event()
+        if not was_durable:
+            log.info("journal_recovered")
+            self._recovered()
+
+    async def keep(self, job_id: str, change: Callable[[Entry], Entry]) -> None:
+        """Change the entry of a job, if it is still there; see `impose`."""
+        await self.impose(_in_entry(job_id, change))
+
+    async def require(self, job_id: str, change: Callable[[Entry], Entry]) -> bool:
+        """Change the entry of a job, if it is still there, or nothing; see `change`.
+
+        For what is to happen only if the next agent knows of it.
+        """
+        return await self.change(_in_entry(job_id, change))
+
+    async def impose(self, change: Change) -> None:
+        """Change the book in memory even where the journal cannot be written; `run` tries that again then.
+
+        For what has happened: an agent that dies before the journal can be written does a job twice, which is
+        safe; one that tells the wrong outcome is not.
+        """
+        try:
+            await self.change(change)
+        except StateUnusable as error:
+            log.error("journal_failed", reason=str(error), hint=error.hint)  # noqa: TRY400 - the text says all
+            self.book = change(self.book) or self.book
+
+    async def flush(self) -> bool:
+        """Store what could not be stored; whether the journal holds everything now."""
+        if not self.is_durable:
+            with suppress(StateUnusable):
+                await self.change(lambda book: book)
+        return self.is_durable
+
+    async def knows_outcome(self) -> bool:
+        """Whether the next agent would know what has become of the job, be it without what happened since."""
+        await self.flush()
+        return self.entry is None or self.has_outcome(self.entry.id)
+
+    async def run(self) -> None:
+        """Try again, for ever, what could not be stored."""
+        while True:
+            await asyncio.sleep(RETRY_SECONDS)
+            await self.flush()
+
+
+def _in_entry(job_id: str, change: Callable[[Entry], Entry]) -> Change:
+    def in_book(book: Book) -> Book | None:
+        if book.entry is None or book.entry.id != job_id:
+            return None
+        return replace(book, entry=change(book.entry))
+
+    return in_book

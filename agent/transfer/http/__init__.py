@@ -1,0 +1,1 @@
+"""One file behind an http or https URL, as a source of bytes."""
