@@ -6,6 +6,7 @@ what an instant hits depends on the machine.
 
 import os
 import random
+import resource
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from tests.integration.harness import Answer, Image, Request
 SMALL, LARGE, FULL = "512", "4096", "full"
 """The disks: sectors of 512 bytes, of 4096 bytes, and one that fails where an image goes on."""
 
+STACK = resource.getrlimit(resource.RLIMIT_STACK)[0]
+"""Bytes of a thread's stack, reserved and hardly used."""
 HEALTHY = "healthy"
 STAGES = ("preflight", "claim", "write", "verify", "finish", "commit")
 
@@ -284,8 +287,9 @@ class Holdings:
     shared: int
     """Of these, in shared anonymous mappings: the pool's buffers, and what unaligned writes bounce off."""
     data: int
-    """Bytes of writable private mappings: the heaps, and the threads' stacks."""
+    """Bytes of writable private mappings, above all the heaps, without the threads' stacks."""
     maps: int
+    """Mappings, without those of the stacks."""
     threads: int
     children: int
     files: Mapping[int, str] = field(repr=False)
@@ -304,17 +308,27 @@ def holdings(pid: int) -> Holdings:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         status[name] = value.split()
+    maps = _text(Path(f"/proc/{pid}/maps")).splitlines()
+    # glibc keeps up to 40 MiB of stacks for the next threads, so their number says more than their memory.
+    stacks = sum(map(_is_stack, maps))
     tasks = list(Path(f"/proc/{pid}/task").iterdir())
     children = sum(len(_text(task / "children").split()) for task in tasks)
     return Holdings(
         resident=int(status["VmRSS"][0]) * KiB,
         shared=int(status["RssShmem"][0]) * KiB,
-        data=int(status["VmData"][0]) * KiB,
-        maps=_text(Path(f"/proc/{pid}/maps")).count("\n"),
+        data=int(status["VmData"][0]) * KiB - stacks * STACK,
+        maps=len(maps) - 2 * stacks,
         threads=int(status["Threads"][0]),
         children=children,
         files=dict(_files(Path(f"/proc/{pid}/fd"))),
     )
+
+
+def _is_stack(mapping: str) -> bool:
+    """Whether a line of /proc/PID/maps may be a thread's stack; the page that guards it has a line of its own."""
+    place, access, *_, last = mapping.split()
+    begin, end = (int(at, 16) for at in place.split("-"))
+    return access == "rw-p" and end - begin == STACK and last == "0"  # no inode, and no name behind it
 
 
 def _text(path: Path) -> str:

@@ -45,7 +45,6 @@ DISK_SIZE, IMAGE_SIZE, ROOM = 24 * MiB, 16 * MiB, 13 * MiB
 
 # What may come on top between warm-up and end, over dozens of jobs: far less than one of anything for each job. A
 # traceback that the garbage collector has not come by yet may hold a buffer of the pool or two.
-STACK = 8 * MiB  # of a thread, reserved and hardly used
 MORE_FILES, MORE_THREADS, MORE_MAPS, MORE_MEMORY, MORE_SHARED = 4, 2, 10, 16 * MiB, 8 * MiB
 
 
@@ -448,8 +447,7 @@ def _assert_nothing_grew(idle: list[Holdings]) -> None:
     assert len(end.files) - len(warm.files) <= MORE_FILES, end.files
     assert end.threads - warm.threads <= MORE_THREADS
     assert end.maps - warm.maps <= MORE_MAPS
-    stacks = (end.threads - warm.threads) * STACK
-    assert end.data - warm.data <= MORE_MEMORY + max(stacks, 0)
+    assert end.data - warm.data <= MORE_MEMORY
     assert max(holdings.shared for holdings in idle) <= MORE_SHARED
     assert end.resident - warm.resident <= MORE_MEMORY
 
