@@ -96,7 +96,7 @@ class Deployment:
         """The status now."""
         return self._tracker.snapshot()
 
-    def pulse(self) -> tuple[object, ...]:
+    def activity(self) -> tuple[object, ...]:
         """Differs from the last one while anything moves: a stage, bytes, a retry, the disk (a long zeroing moves no
         bytes of the image).
         """

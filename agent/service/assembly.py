@@ -1,4 +1,4 @@
-"""The daemon put together: slot, board, application, control plane and watchdog, under one TaskGroup."""
+"""The daemon put together: slot, status, application, control plane and watchdog, under one TaskGroup."""
 
 import asyncio
 import importlib
@@ -23,12 +23,14 @@ from agent.service.api.sockets import Listener as Socket
 from agent.service.config.model import Config
 from agent.service.jobs.audit import Failures
 from agent.service.jobs.caller import Way
-from agent.service.jobs.journal import Book, Entry, Journal
-from agent.service.jobs.lifecycle import Crew, Keep, Running
+from agent.service.jobs.entry import JobEntry
+from agent.service.jobs.journal import Journal, JournalState
+from agent.service.jobs.lifecycle import Keep, Running
 from agent.service.jobs.peer import Peer
-from agent.service.jobs.publisher import Board, event_teller
-from agent.service.jobs.slot import Slot, idle_document
-from agent.service.jobs.store import Ledger
+from agent.service.jobs.publisher import StatusPublisher, event_teller
+from agent.service.jobs.slot import Slot
+from agent.service.jobs.store import JobStore
+from agent.service.jobs.view import idle_document
 from agent.service.notify import Notifier, feed_watchdog, keep_status
 from agent.service.rotation import Rotation
 
@@ -65,14 +67,14 @@ class Daemon:
         self._journal = journal
         self._sockets = tuple(sockets)
         self._notifier = Notifier()
-        self._board = Board(idle_document(config.service_name))
+        self._publisher = StatusPublisher(idle_document(config.service_name))
         self._metrics = Metrics()
         self._failures = Failures()
         self._bodies = Bodies()
 
     async def run(
         self,
-        book: Book,
+        state: JournalState,
         note: str | None,
         stop: asyncio.Event,
         stop_seconds: float,
@@ -81,7 +83,7 @@ class Daemon:
         """Serve until `stop` is set.
 
         Args:
-            book: what the journal holds.
+            state: what the journal holds.
             note: what has to be told about a journal that was set aside.
             stop: is set by SIGTERM.
             stop_seconds: how long a deployment may take to stop.
@@ -89,10 +91,10 @@ class Daemon:
         """
         if note:
             log.error("journal_set_aside", text=note)
-        self._board = Board(idle_document(self._config.service_name), book.revision)
-        ledger = Ledger(self._journal, book, lambda: self._board.revision)
+        self._publisher = StatusPublisher(idle_document(self._config.service_name), state.revision)
+        store = JobStore(self._journal, state, lambda: self._publisher.revision)
         async with asyncio.TaskGroup() as tasks:
-            slot = self._make_slot(tasks, ledger)
+            slot = self._make_slot(tasks, store)
             authenticator, client = self._make_authenticator(), self._make_client(slot)
             app = make_app(self._make_parts(slot, authenticator))
             app.on_shutdown.append(self._end_streams)
@@ -100,7 +102,7 @@ class Daemon:
             async with slot, serve(app, self._sockets, bad_certificate=self._bad_certificate) as server:
                 rotation = Rotation(self._config, self._reread, self._sockets, authenticator, client)
                 rotating = _always("reload", lambda: self._rotate(rotation, server))
-                works = [*self._background(slot, ledger, client), rotating]
+                works = [*self._background(slot, store, client), rotating]
                 background = [tasks.create_task(work) for work in works]
                 self._notifier.send(READY="1")
                 log.info("serving", on=[socket.name for socket in self._sockets])
@@ -117,12 +119,12 @@ class Daemon:
         log.info("stopped")
 
     def _background(
-        self, slot: Slot, ledger: Ledger, client: "ControlClient | None"
+        self, slot: Slot, store: JobStore, client: "ControlClient | None"
     ) -> Iterator[Coroutine[Any, Any, None]]:
-        yield _always("status", lambda: keep_status(self._notifier, self._board))
+        yield _always("status", lambda: keep_status(self._notifier, self._publisher))
         yield _always("watchdog", lambda: feed_watchdog(self._notifier, slot, self._stall_seconds))
         yield _always("warm-up", _warm_up)
-        yield _always("journal", ledger.run)
+        yield _always("journal", store.run)
         yield _always("audit", self._failures.run)
         if client is not None:
             yield _always("control plane", client.run)
@@ -141,24 +143,17 @@ class Daemon:
         self._failures.failed(peer, Way.CERTIFICATE.value, reason)
 
     async def _end_streams(self, _: object) -> None:
-        self._board.close()
+        self._publisher.close()
 
-    def _make_slot(self, tasks: asyncio.TaskGroup, ledger: Ledger) -> Slot:
-        config = self._config
-
-        async def launch(job: Job, listener: Listener, keep: Keep, entry: Entry) -> Running:
-            return await run_blocking(_make_deployment, config, job, listener, keep, entry)
-
-        board = self._board
-        crew = Crew(
-            tasks=tasks,
-            launch=launch,
-            reboot=config.reboot,
-            is_committed=_is_committed,
-            observers=(log_event, event_teller(board), self._metrics.listen),
-        )
+    def _make_slot(self, tasks: asyncio.TaskGroup, store: JobStore) -> Slot:
+        observers = (log_event, event_teller(self._publisher), self._metrics.listen)
         return Slot(
-            server_name=config.service_name, ledger=ledger, board=board, crew=crew, boot_id=_boot_id()
+            server_name=self._config.service_name,
+            store=store,
+            publisher=self._publisher,
+            deployer=_Deployer(self._config, observers),
+            tasks=tasks,
+            boot_id=_boot_id(),
         )
 
     def _make_authenticator(self) -> Authenticator:
@@ -175,7 +170,7 @@ class Daemon:
         return Parts(
             config=self._config,
             slot=slot,
-            board=self._board,
+            board=self._publisher,
             authenticator=authenticator,
             bodies=self._bodies,
             disks=self._disks,
@@ -198,7 +193,7 @@ class Daemon:
             config.control_plane,
             config.service_name,
             slot,
-            self._board,
+            self._publisher,
             config.policy,
             outcome_refused=self._metrics.refuse_outcome,
         )
@@ -244,34 +239,53 @@ async def _warm_up() -> None:
     await run_blocking(importlib.import_module, "agent.deploy.disks")
 
 
-def _make_deployment(config: Config, job: Job, listener: Listener, keep: Keep, entry: Entry) -> Running:
-    from agent.deploy.runner import Deployment  # noqa: PLC0415 - what a deployment needs is loaded after the start
-    from agent.deploy.target import Options  # noqa: PLC0415
+class _Deployer:
+    """Makes deployments as the configuration has it. What they need is imported for the first of them."""
 
-    options = Options(
-        ca_file=config.download.ca_file,
-        server_name=config.service_name,
-        policy=config.policy,
-        groups=config.disk_groups,
-    )
-    return Deployment(
-        job,
-        options,
-        listener,
-        keep=keep,
-        attempt=entry.attempt,
-        floor=entry.percent,
-        disk_state=entry.disk_state,
-    )
+    def __init__(self, config: Config, observers: Sequence[Listener]) -> None:
+        self._config = config
+        self._observers = observers
+        self.reboot = config.reboot
 
+    async def launch(self, job: Job, listener: Listener, keep: Keep, entry: JobEntry) -> Running:
+        """A deployment of this job; `entry` tells what the attempts before it have come to."""
 
-async def _is_committed(seal: Seal) -> bool:
-    def look() -> bool:
-        from agent.stages.commit import is_committed  # noqa: PLC0415 - only after a crash in the commit
+        def make() -> Running:
+            from agent.deploy.runner import Deployment  # noqa: PLC0415
+            from agent.deploy.target import Options  # noqa: PLC0415
 
-        return is_committed(seal)
+            options = Options(
+                ca_file=self._config.download.ca_file,
+                server_name=self._config.service_name,
+                policy=self._config.policy,
+                groups=self._config.disk_groups,
+            )
+            return Deployment(
+                job,
+                options,
+                listener,
+                keep=keep,
+                attempt=entry.attempt,
+                floor=entry.percent,
+                disk_state=entry.disk_state,
+            )
 
-    return await run_blocking(look)
+        return await run_blocking(make)
+
+    async def is_committed(self, seal: Seal) -> bool:
+        """Whether the disk is as the seal says."""
+
+        def look() -> bool:
+            from agent.stages.commit import is_committed  # noqa: PLC0415 - only after a crash in the commit
+
+            return is_committed(seal)
+
+        return await run_blocking(look)
+
+    def observe(self, event: DeployEvent) -> None:
+        """Tell the log, the subscribers and the metrics."""
+        for observer in self._observers:
+            observer(event)
 
 
 def _boot_id() -> str:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping
 
 from agent.lean import structlog
-from agent.service.jobs.publisher import Board
+from agent.service.jobs.publisher import StatusPublisher
 from agent.service.jobs.slot import Slot
 from agent.units import format_duration, format_size
 
@@ -53,7 +53,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-async def keep_status(notifier: Notifier, board: Board) -> None:
+async def keep_status(notifier: Notifier, board: StatusPublisher) -> None:
     """Keep STATUS= in step with the board, for `systemctl status`; at most once a second."""
     told = ""
     while True:

@@ -33,8 +33,8 @@ from agent.service.api.middleware import json_errors
 from agent.service.api.server import abandonable
 from agent.service.config.model import Config
 from agent.service.jobs.audit import acted
-from agent.service.jobs.publisher import Board, Subscription
-from agent.service.jobs.reboot import HandOverState
+from agent.service.jobs.phases import RebootState
+from agent.service.jobs.publisher import StatusPublisher, Subscription
 from agent.service.jobs.slot import RebootOrdered, Slot, SlotClosing, SlotTaken, StillCancelling
 
 PREFIXES = ("", "/1.0")
@@ -53,7 +53,7 @@ class Parts:
 
     config: Config
     slot: Slot
-    board: Board
+    board: StatusPublisher
     authenticator: Authenticator
     bodies: Bodies
     disks: Callable[[], dict[str, Any]]
@@ -172,7 +172,7 @@ class _Api:
 
     def _taken(self) -> ApiError:
         document = self._board.document
-        if (document.get("reboot") or {}).get("state") == HandOverState.DUE:
+        if (document.get("reboot") or {}).get("state") == RebootState.ORDERED:
             return _reboot_ordered()
         if document.get("status") == DONE:
             text = "A deployment is done and the server is about to reboot: DELETE it to call the reboot off."

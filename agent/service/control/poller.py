@@ -1,7 +1,7 @@
 """The control-plane client: asks for jobs where nobody can reach the server, and reports what becomes of them.
 
-Two loops that do not know of each other. One asks for a job whenever the slot is free. The other looks at the board and
-pushes the newest document of the job that came from the control plane: at each change of stage, else every few
+Two loops that do not know of each other. One asks for a job whenever the slot is free. The other looks at the status
+and pushes the newest document of the job that came from the control plane: at each change of stage, else every few
 seconds, until the outcome has been taken. Documents in between are dropped, never queued, so a control plane that is
 down for an hour is told the last state when it is back. Neither loop ever slows a deployment or fails one; all they do
 to the slot is post, cancel and erase.
@@ -29,7 +29,7 @@ from agent.service.control.client import Action, ControlFault, ControlPlaneApi, 
 from agent.service.jobs.audit import Act, acted
 from agent.service.jobs.caller import Caller, Way
 from agent.service.jobs.peer import Peer
-from agent.service.jobs.publisher import Board
+from agent.service.jobs.publisher import StatusPublisher
 from agent.service.jobs.slot import RebootOrdered, Slot, SlotClosing, SlotTaken, StillCancelling
 from agent.transfer.client import aiohttp
 from agent.transfer.retry import HttpLimits, retry_delay
@@ -76,7 +76,7 @@ class ControlClient:
         config: ControlPlane,
         service_name: str,
         slot: Slot,
-        board: Board,
+        publisher: StatusPublisher,
         policy: Policy,
         *,
         outcome_refused: Callable[[], None],
@@ -89,7 +89,7 @@ class ControlClient:
             config: the control plane.
             service_name: of this server.
             slot: where jobs go.
-            board: where their statuses are.
+            publisher: where their statuses are.
             policy: what a job may ask for.
             outcome_refused: is called for each outcome that is set aside.
             rng: for jitter.
@@ -106,7 +106,7 @@ class ControlClient:
         self._noted: tuple[str, str] | None = None
         self._service_name = service_name
         self._slot = slot
-        self._board = board
+        self._publisher = publisher
         self._policy = policy
         self._rng = rng or random.Random()  # noqa: S311 - jitter
         self._sleep = sleep
@@ -148,11 +148,11 @@ class ControlClient:
 
     async def _until_free(self) -> None:
         while not self._may_ask():
-            await self._board.wait(self._board.revision, 1.0)
+            await self._publisher.wait(self._publisher.revision, 1.0)
 
     def _may_ask(self) -> bool:
         """A next job would replace the last one's outcome: not before the control plane has that."""
-        return self._slot.is_free and not self._has_news() and not self._slot.farewells
+        return self._slot.is_free and not self._has_news() and not self._slot.undelivered
 
     async def _take(self, api: ControlPlaneApi, offer: Offer) -> None:
         if self._slot.was_taken(offer.id):
@@ -173,7 +173,7 @@ class ControlClient:
         """A job is given again: the control plane has lost what it was told, or never knew that it had given it."""
         entry = self._slot.entry
         if entry is not None and entry.id == offer.id:
-            await self._tell(api, self._board.document)
+            await self._tell(api, self._publisher.document)
         else:
             await self._refuse(api, offer, JobTaken(id=offer.id))
 
@@ -203,46 +203,46 @@ class ControlClient:
 
     async def _report(self, api: ControlPlaneApi) -> None:
         backoff = _Backoff("reporting a status", self._rng, self._sleep)
-        farewell: Mapping[str, Any] | None = None
+        undelivered: Mapping[str, Any] | None = None
         while True:
-            revision = self._board.revision
+            revision = self._publisher.revision
             # By turns, where there are both: neither keeps the control plane from hearing of the other.
-            turn = farewell is not None and self._has_news()
-            farewell = None if turn else next(iter(self._slot.farewells), None)
-            document = farewell or (self._board.document if self._has_news() else None)
+            turn = undelivered is not None and self._has_news()
+            undelivered = None if turn else next(iter(self._slot.undelivered), None)
+            document = undelivered or (self._publisher.document if self._has_news() else None)
             if document is None:
-                await self._board.wait(revision, 3600)
+                await self._publisher.wait(revision, 3600)
                 continue
             try:
                 action = await self._tell(api, document)
             except ControlFault as fault:
-                if farewell is not None or document["status"] != DOING:
-                    await self._note_untold(document, fault, farewell)
+                if undelivered is not None or document["status"] != DOING:
+                    await self._note_not_taken(document, fault, undelivered)
                 await backoff.wait(fault)
                 continue
             backoff.succeed()
-            if farewell is not None:
-                await self._slot.told_farewell(farewell)
+            if undelivered is not None:
+                await self._slot.delivered(undelivered)
                 continue
             await self._obey(action, str(document["id"]), over=document["status"] != DOING)
             await self._pause(_milestone(document))
 
-    async def _note_untold(
-        self, outcome: Mapping[str, Any], fault: ControlFault, farewell: Mapping[str, Any] | None
+    async def _note_not_taken(
+        self, outcome: Mapping[str, Any], fault: ControlFault, undelivered: Mapping[str, Any] | None
     ) -> None:
         """An outcome was not taken. One that never will be does not keep the next job waiting for ever."""
         job_id = str(outcome["id"])
-        if farewell is None:
-            self._slot.untold(job_id, str(fault))
+        if undelivered is None:
+            self._slot.explain_unacknowledged(job_id, str(fault))
         if not fault.is_final:
             return
         self._refusals[job_id] += 1
-        if self._refusals[job_id] < MAX_REFUSALS or (farewell is None and self._slot.reboot_is_to_come):
+        if self._refusals[job_id] < MAX_REFUSALS or (undelivered is None and self._slot.reboot_is_to_come):
             return  # where a reboot waits for it there is no next job
         log.error("outcome_refused", id=job_id, reason=str(fault), refusals=self._refusals[job_id])
         self._outcome_refused()
-        if farewell is not None:
-            await self._slot.told_farewell(farewell)
+        if undelivered is not None:
+            await self._slot.delivered(undelivered)
             return
         text = f"The control plane does not take the outcome, it is set aside: {fault}."
         await self._slot.note(job_id, text)
@@ -259,14 +259,14 @@ class ControlClient:
         entry = self._slot.entry
         if entry is None or entry.origin != "control":
             return False
-        return not entry.told and entry.id not in self._set_aside
+        return not entry.acknowledged and entry.id not in self._set_aside
 
     async def _pause(self, told: tuple[object, ...]) -> None:
         """Until the next milestone, or for some seconds."""
         deadline = time.monotonic() + self._config.push_seconds
-        while _milestone(self._board.document) == told and self._has_news():
+        while _milestone(self._publisher.document) == told and self._has_news():
             rest = deadline - time.monotonic()
-            if rest <= 0 or not await self._board.wait(self._board.revision, rest):
+            if rest <= 0 or not await self._publisher.wait(self._publisher.revision, rest):
                 return
 
     def _note(self, act: Act, job_id: str) -> None:
@@ -279,21 +279,21 @@ class ControlClient:
         try:
             match action:
                 case Action.CONTINUE if over:
-                    await self._slot.told(job_id)
+                    await self._slot.acknowledge(job_id)
                 case Action.CANCEL:
                     self._note("cancelled", job_id)
                     await self._slot.cancel(job_id, CANCEL_SECONDS)
                     if over:
-                        await self._slot.told(job_id)
+                        await self._slot.acknowledge(job_id)
                 case Action.GONE:
                     self._note("erased", job_id)
-                    await self._slot.erase(CANCEL_SECONDS, job_id=job_id, tell=False)
+                    await self._slot.erase(CANCEL_SECONDS, job_id=job_id, deliver=False)
                 case _:
                     pass
         except RebootOrdered:
             log.warning("reboot_not_called_off", id=job_id, reason="the reboot had been ordered already")
             if over and action is Action.CANCEL:
-                await self._slot.told(job_id)
+                await self._slot.acknowledge(job_id)
         except StillCancelling as waiting:
             log.warning("cancel_waits", reason=str(waiting))
         except StateUnusable as error:

@@ -19,19 +19,17 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import aiofiles
 
 from agent.aio import run_blocking
 from agent.errors import StateUnusable
 from agent.host.syscalls import exchange_files
-from agent.model.disk_state import DiskState
-from agent.model.seal import Seal
 from agent.service.config.trusted_path import require_own_state
+from agent.service.jobs.entry import JobEntry, member
 from agent.units import KiB, MiB
 
 FORMAT = "byoi-agent journal"
@@ -45,111 +43,18 @@ OUTCOME_BYTES = 64 * KiB
 # What is still noted of it then: seen, told, the reboot.
 SLACK_BYTES = 4 * KiB
 
-Origin = Literal["api", "control"]
-Ending = Literal["erase", "cancel"]
-
-
-class Phase(StrEnum):
-    """What has become of a job, as far as it matters to an agent that comes back."""
-
-    RUNNING = "running"
-    SEALED = "sealed"
-    FAILED = "failed"
-    DONE = "done"
-    """Committed; the server has not been handed over yet."""
-    CLOSED = "closed"
-    """Committed and handed over, or never to be: nothing is left to do."""
-
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One job. `job` is the document as posted; once it is over, without its secrets, and `status` is its last one."""
+class JournalState:
+    """All that the journal holds."""
 
-    id: str
-    origin: Origin
-    job: Mapping[str, Any] = field(repr=False)
-    accepted_at: float
-    phase: Phase = Phase.RUNNING
-    attempt: int = 1
-    seal: Seal | None = None
-    status: Mapping[str, Any] | None = field(default=None, repr=False)
-    seen: bool = False
-    """Whether somebody has seen the outcome: the server of a job that was posted may be handed over."""
-    told: bool = False
-    """Whether the control plane that the job came from has taken the outcome: its server may be handed over."""
-    ending: Ending | None = None
-    """What somebody was promised who wanted it to end, and is done even by the next agent."""
-    percent: float = 0.0
-    """How far clients may have been told it is, and no further: the next attempt begins there."""
-    ordered_at: float | None = None
-    """When the reboot was ordered: it is not ordered again in the same boot."""
-    disk_state: DiskState = DiskState.UNTOUCHED
-    """What the attempts so far have left of the disk."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has its outcome."""
-        return self.status is not None
-
-    def document(self) -> dict[str, Any]:
-        """The entry as JSON, secrets included."""
-        return {
-            "id": self.id,
-            "origin": self.origin,
-            "job": dict(self.job),
-            "acceptedAt": self.accepted_at,
-            "phase": self.phase.value,
-            "attempt": self.attempt,
-            "seal": None if self.seal is None else self.seal.document(),
-            "status": None if self.status is None else dict(self.status),
-            "seen": self.seen,
-            "told": self.told,
-            "ending": self.ending,
-            "percent": self.percent,
-            "orderedAt": self.ordered_at,
-            "diskState": self.disk_state.value,
-        }
-
-    @classmethod
-    def parse(cls, document: Mapping[str, Any]) -> "Entry":
-        """Read what `document` wrote.
-
-        Raises:
-            ValueError: it is no entry; the text names the member and never its value.
-        """
-        entry = cls(
-            id=_member(document, "id", str),
-            origin=_one_of(document, "origin", ("api", "control")),
-            job=_member(document, "job", dict),
-            accepted_at=_member(document, "acceptedAt", float, int),
-            phase=Phase(_member(document, "phase", str)),
-            attempt=_member(document, "attempt", int),
-            seal=None if document.get("seal") is None else Seal.parse(_member(document, "seal", dict)),
-            status=_member(document, "status", dict, type(None)),
-            seen=_member(document, "seen", bool),
-            told=_member(document, "told", bool),
-            ending=_one_of(document, "ending", ("erase", "cancel", None)),
-            percent=_member(document, "percent", float, int),
-            ordered_at=_member(document, "orderedAt", float, int, type(None)),
-            # An agent of an earlier version did not keep it.
-            disk_state=DiskState(document.get("diskState", DiskState.UNKNOWN)),
-        )
-        if entry.phase is Phase.SEALED and entry.seal is None:
-            raise ValueError("a sealed entry without its seal")
-        if entry.phase in (Phase.FAILED, Phase.DONE, Phase.CLOSED) and entry.status is None:
-            raise ValueError("an entry that is over, without its status")
-        return entry
-
-
-@dataclass(frozen=True, slots=True)
-class Book:
-    """All that the journal holds: the job in the slot, and the ids of jobs that were taken from the control plane."""
-
-    entry: Entry | None = None
+    entry: JobEntry | None = None
+    """The job in the slot."""
     taken: tuple[str, ...] = ()
+    """Ids of jobs that were taken from the control plane, the last ones."""
     boot_id: str = ""
     """Of the boot in which it was written: a reboot that was still to come then has happened since."""
-    farewells: tuple[Mapping[str, Any], ...] = ()
+    undelivered: tuple[Mapping[str, Any], ...] = ()
     """Last statuses of jobs of the control plane that left the slot before it knew of them."""
     revision: int = 0
     """Of the last status that was shown when it was written."""
@@ -171,14 +76,14 @@ class Journal:
         self._server_name = server_name
         self._lock_fd: int | None = None
         self._directory_fd: int | None = None
-        self.stored: Book | None = None
-        """The book that the file holds, if this process has written it."""
+        self.stored: JournalState | None = None
+        """The state that the file holds, if this process has written it."""
 
-    async def open(self) -> tuple[Book, str | None]:
+    async def open(self) -> tuple[JournalState, str | None]:
         """Take the directory for this process and read what is there.
 
         Returns:
-            The book (an empty one where there is none), and what has to be told about one that was set aside.
+            The state (an empty one where there is none), and what has to be told about one that was set aside.
 
         Raises:
             StateUnusable: the directory cannot be used, or another agent uses it.
@@ -189,18 +94,18 @@ class Journal:
         except OSError as error:
             raise self._unusable(error) from error
         if text is None:
-            return Book(), None
+            return JournalState(), None
         try:
             return self._parse(text), None
         except ValueError as error:
             aside = await run_blocking(self._set_aside)
-            return Book(), f"the journal was not usable and is kept as {aside}: {error}"
+            return JournalState(), f"the journal was not usable and is kept as {aside}: {error}"
 
-    async def store(self, book: Book, *, room: int | None = None) -> None:
-        """Make a book durable; a cancellation is let through only when it is, or when it failed.
+    async def store(self, state: JournalState, *, room: int | None = None) -> None:
+        """Make a state durable; a cancellation is let through only when it is, or when it failed.
 
         Args:
-            book: what the file is to hold.
+            state: what the file is to hold.
             room: bytes that later books may take beyond this one; they are reserved, or nothing is stored. None where
                 the room that there is has to do.
 
@@ -208,7 +113,7 @@ class Journal:
             StateUnusable: it could not be written; the file holds what it held before.
         """
         try:
-            await run_blocking(self._replace, book, room)
+            await run_blocking(self._replace, state, room)
         except OSError as error:
             raise self._unusable(error) from error
         except (ValueError, RecursionError):
@@ -258,7 +163,7 @@ class Journal:
                 return b""  # a link, a directory, a socket: nothing that we made
             raise
 
-    def _parse(self, text: bytes) -> Book:
+    def _parse(self, text: bytes) -> JournalState:
         text = text.rstrip(b" \0")  # zeros: room that was reserved and not written yet
         if len(text) > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES} bytes")
@@ -272,19 +177,19 @@ class Journal:
             raise ValueError(f"it has version {document.get('version')!r}, this agent reads {VERSION}")
         if document.get("server") != self._server_name:
             raise ValueError("it belongs to another server")
-        taken = _member(document, "taken", list)
+        taken = member(document, "taken", list)
         if not all(isinstance(item, str) for item in taken):
             raise ValueError("the member taken is not a list of texts")
-        farewells = _member(document, "farewells", list)
-        if not all(isinstance(item, dict) and isinstance(item.get("id"), str) for item in farewells):
+        undelivered = member(document, "farewells", list)
+        if not all(isinstance(item, dict) and isinstance(item.get("id"), str) for item in undelivered):
             raise ValueError("the member farewells is not a list of statuses")
-        entry = _member(document, "entry", dict, type(None))
-        return Book(
-            entry=None if entry is None else Entry.parse(entry),
+        entry = member(document, "entry", dict, type(None))
+        return JournalState(
+            entry=None if entry is None else JobEntry.parse(entry),
             taken=tuple(taken),
-            boot_id=_member(document, "boot", str),
-            farewells=tuple(farewells),
-            revision=_member(document, "revision", int),
+            boot_id=member(document, "boot", str),
+            undelivered=tuple(undelivered),
+            revision=member(document, "revision", int),
         )
 
     def _set_aside(self) -> str:
@@ -292,13 +197,13 @@ class Journal:
         self._path.rename(aside)
         return str(aside)
 
-    def _replace(self, book: Book, room: int | None) -> None:
+    def _replace(self, state: JournalState, room: int | None) -> None:
         self._take_again()
-        text = self._encode(book)
+        text = self._encode(state)
         size = min(len(text) + SLACK_BYTES + (room or 0), MAX_BYTES)
         if room is not None:
             self._reserve(size)
-        has_job_to_do = book.entry is not None and not book.entry.is_over
+        has_job_to_do = state.entry is not None and not state.entry.is_over
         with _opened(self._spare) as spare:
             if has_job_to_do:
                 size = max(size, os.fstat(spare).st_size)  # what was reserved stays
@@ -307,23 +212,23 @@ class Journal:
             exchange_files(self._spare, self._path)
         except OSError:  # there is no journal yet, or the filesystem cannot
             self._spare.replace(self._path)
-        self.stored = book  # from here on it is what the next agent finds
+        self.stored = state  # from here on it is what the next agent finds
         with contextlib.suppress(OSError):
             self._renew_spare(size, blank=not has_job_to_do)
         if self._directory_fd is not None:
             with contextlib.suppress(OSError):
                 os.fsync(self._directory_fd)
 
-    def _encode(self, book: Book) -> bytes:
+    def _encode(self, state: JournalState) -> bytes:
         document = {
             "format": FORMAT,
             "version": VERSION,
             "server": self._server_name,
-            "boot": book.boot_id,
-            "taken": list(book.taken),
-            "farewells": [dict(farewell) for farewell in book.farewells],
-            "revision": book.revision,
-            "entry": None if book.entry is None else book.entry.document(),
+            "boot": state.boot_id,
+            "taken": list(state.taken),
+            "farewells": [dict(status) for status in state.undelivered],
+            "revision": state.revision,
+            "entry": None if state.entry is None else state.entry.document(),
         }
         text = json.dumps(document).encode()
         if len(text) > MAX_BYTES:
@@ -340,7 +245,7 @@ class Journal:
     def _reserve(self, size: int) -> None:
         """Give both files room for `size` bytes; what they hold stays."""
         if not self._path.exists():
-            self._replace(self.stored or Book(), None)
+            self._replace(self.stored or JournalState(), None)
         before: dict[Path, int] = {}
         try:
             for path in (self._spare, self._path):
@@ -395,17 +300,3 @@ def _cure(number: int | None, directory: str) -> str:
             return f"Mount the filesystem of {directory} writable again."
         case _:
             return ""
-
-
-def _member(document: Mapping[str, Any], key: str, *kinds: type) -> Any:
-    value = document.get(key)
-    if type(value) not in kinds:
-        raise ValueError(f"its member {key} is not what it has to be")
-    return value
-
-
-def _one_of(document: Mapping[str, Any], key: str, values: tuple[str | None, ...]) -> Any:
-    value = document.get(key)
-    if value not in values:
-        raise ValueError(f"its member {key} is not what it has to be")
-    return value

@@ -1,16 +1,17 @@
-"""The life of one job: from its acceptance (or from what the journal knows of it) to the hand-over, in one task.
+"""The run of one job: from its acceptance, or from what the journal knows of it, to the hand-over.
 
-Whatever ends the task, the outcome of the deployment is recorded before anything else is made of it. Nothing but a
-cancellation leaves the task: a fault of ours becomes the job's error, never the daemon's end.
+A run reports what happens as events to the store, and has the view show it; what becomes of the slot when it ends is
+the slot's business. The slot carries it out in a task, and ends it by `request_end`. Whatever ends it, the outcome of
+the deployment is recorded before anything else is made of it, and nothing but a cancellation leaves it: a fault of ours
+becomes the job's error, never the daemon's end.
 """
 
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import accumulate
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from agent.aio import alongside
 from agent.deploy.tracker import concluded
@@ -20,17 +21,30 @@ from agent.model.disk_state import DiskState
 from agent.model.events import DeployEvent, Finished, Listener
 from agent.model.job import Job
 from agent.model.seal import Seal
-from agent.model.stage import State
-from agent.model.status import DOING, Status
+from agent.model.status import DOING, DONE, Status
 from agent.service.config.model import Reboot
-from agent.service.jobs.journal import Entry, Phase
+from agent.service.jobs.entry import JobEntry, Phase
+from agent.service.jobs.phases import (
+    UNDECIDED,
+    BegunAgain,
+    Committed,
+    DiskChanged,
+    Event,
+    Failed,
+    HandedOver,
+    PercentPromised,
+    RebootMarked,
+    Restart,
+    Sealed,
+    after_restart,
+)
 from agent.service.jobs.reboot import HandOver
-from agent.service.jobs.store import Ledger
+from agent.service.jobs.store import JobStore
+from agent.service.jobs.view import StatusView
 from agent.units import KiB
 
 log = structlog.get_logger(__name__)
 
-MAX_ATTEMPTS = 5
 TICK_SECONDS = 1.0
 # How far ahead the journal knows what clients may be told, in per cent, and where that ends: only a job that is over is
 # at 100.
@@ -39,121 +53,132 @@ MAX_PERCENT = 99.0
 # Of a status that is kept: the room for it is reserved.
 MAX_NOTES_BYTES = 32 * KiB
 
-Why = Literal["erase", "cancel", "stop"]
+EndReason = Literal["erase", "cancel", "stop"]
+"""Why a run is to end: the state is to be erased, the job is cancelled, or the daemon stops."""
 
 
 class Running(Protocol):
-    """A deployment, as far as a life needs it."""
+    """A deployment, as far as a run needs it."""
 
     def snapshot(self) -> Status:
         """The status now."""
 
-    def pulse(self) -> tuple[object, ...]:
-        """Differs from the last one while anything moves."""
+    def activity(self) -> tuple[object, ...]:
+        """A token that differs from the last one while anything moves."""
 
     async def run(self) -> Status:
         """Deploy; returns the final status, raises only CancelledError."""
 
 
 Keep = Callable[[DiskState | Seal], Awaitable[None]]
-Launch = Callable[[Job, Listener, Keep, Entry], Awaitable[Running]]
-"""Makes a deployment of a job: (job, listener, keep, entry with what the attempts before have come to)."""
+"""Makes durable what the deployment has done to the disk, or is about to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Crew:
-    """What a life works with."""
+class Deployer(Protocol):
+    """Makes deployments. `reboot` says whether, how and when the server is rebooted after one."""
 
-    tasks: asyncio.TaskGroup
-    launch: Launch
     reboot: Reboot
-    is_committed: Callable[[Seal], Awaitable[bool]]
-    observers: tuple[Listener, ...] = ()
+
+    async def launch(self, job: Job, listener: Listener, keep: Keep, entry: JobEntry) -> Running:
+        """A deployment of this job; `entry` tells what the attempts before it have come to."""
+
+    async def is_committed(self, seal: Seal) -> bool:
+        """Whether the disk is as the seal says. Raises OSError."""
+
+    def observe(self, event: DeployEvent) -> None:
+        """Is told what deployments do, for the log, the metrics and the subscribers."""
 
 
-class Life:
-    """One job's life. Its task begins with it."""
+class JobRun:
+    """The run of one job."""
 
     def __init__(
         self,
-        entry: Entry,
+        entry: JobEntry,
         job: Job,
-        server_name: str,
-        ledger: Ledger,
-        crew: Crew,
-        show: Callable[[], bool],
-        forget: "Callable[..., Awaitable[None]]",
+        store: JobStore,
+        view: StatusView,
+        deployer: Deployer,
         *,
-        tell: Callable[[str], None],
         resumed: bool,
     ) -> None:
-        """Begin.
+        """Nothing happens yet, but that a job that is done has its hand-over at once.
 
         Args:
-            entry: as it is in the ledger.
+            entry: as it is in the store.
             job: its job, read.
-            server_name: for statuses.
-            ledger: where its facts are kept.
-            crew: what it works with.
-            show: shows what has changed.
-            forget: erases the job: (id, tell=).
-            tell: tells an event to subscribers.
+            store: where its facts are kept.
+            view: shows them.
+            deployer: what it works with.
             resumed: another agent had begun it.
         """
         self._entry = entry
         self._job = job
-        self._server_name = server_name
-        self._ledger = ledger
-        self._crew = crew
-        self._show = show
-        self._forget = forget
-        self._tell = tell
+        self._store = store
+        self._view = view
+        self._deployer = deployer
         self._resumed = resumed
-        self._attempt = entry.attempt
-        self._why: Why | None = None
-        self._tell_of_end = True
         self._called_off = False
         """Whether no reboot is to follow, also where the hand-over has not begun."""
         self._outcome: Status | None = None
         """What the deployment came to, from the moment on at which nothing can change it."""
-        self._pulse: tuple[object, ...] = ()
+        self._activity: tuple[object, ...] = ()
         self._moved_at = time.monotonic()
-        self.deployment: Running | None = None
+        self._deployment: Running | None = None
+        self.end_reason: EndReason | None = None
+        self.is_to_be_delivered = True
+        """Whether a control plane whose job it is has to be told how it ended, where it is erased."""
         self.hand_over: HandOver | None = None
         if entry.phase is Phase.DONE:
             self._prepare_hand_over()
-        self.task = crew.tasks.create_task(self._run(), name=f"job-{entry.id}")
 
     # -- what others ask and do ----------------------------------------------------------------------------
 
     @property
     def deploying(self) -> bool:
         """Whether the deployment is under way."""
-        return self.deployment is not None
-
-    @property
-    def is_unrecorded(self) -> bool:
-        """Whether the deployment is over and the journal does not know yet."""
-        return self.deployment is not None and self.deployment.snapshot().status != DOING
+        return self._deployment is not None
 
     @property
     def still_seconds(self) -> float:
         """For how many seconds the deployment has not moved at all."""
         return time.monotonic() - self._moved_at if self.deploying else 0.0
 
-    def last_status(self) -> Status | None:
-        """The status of the deployment, or its outcome."""
-        return self._outcome if self.deployment is None else self.deployment.snapshot()
+    @property
+    def is_to_be_erased(self) -> bool:
+        """Whether somebody was promised, now or before the agent was restarted, that nothing is left of it."""
+        return self.end_reason == "erase" or self._latest().requested_end == "erase"
 
-    def end(self, why: Why, *, tell: bool = True) -> None:
-        """Have the task end; an erasure outranks the other reasons."""
-        first = self._why is None
-        if not first and why != "erase":
-            return
-        self._why, self._tell_of_end = why, tell
-        if first:
-            # Once: a second cancellation would cut into the cleaning up after the first.
-            self.task.cancel()
+    def live_status(self) -> Status | None:
+        """The status of the deployment that is under way."""
+        return None if self._deployment is None else self._deployment.snapshot()
+
+    def last_status(self) -> Status | None:
+        """The status of the deployment that is under way, or its outcome."""
+        return self._outcome if self._deployment is None else self._deployment.snapshot()
+
+    def reboot_document(self) -> Mapping[str, Any] | None:
+        """The member `reboot` of the status, where there is a hand-over."""
+        return None if self.hand_over is None else self.hand_over.document()
+
+    @property
+    def job_id(self) -> str:
+        """The id of its job."""
+        return self._entry.id
+
+    def request_end(self, reason: EndReason, *, deliver: bool = True) -> bool:
+        """Have it end; an erasure outranks the other reasons. Whether its task is to be cancelled for that.
+
+        Once: a second cancellation would cut into the cleaning up after the first.
+
+        Args:
+            reason: why.
+            deliver: whether a control plane whose job it is has to be told of the end.
+        """
+        first = self.end_reason is None
+        if first or reason == "erase":
+            self.end_reason, self.is_to_be_delivered = reason, deliver
+        return first
 
     def call_off(self) -> bool:
         """No reboot follows, also where the deployment is not over yet; False if one has been ordered already."""
@@ -161,16 +186,11 @@ class Life:
         if self.hand_over is None:
             return True
         self.hand_over.call_off()
-        return not self.hand_over.is_due
-
-    async def wait(self, seconds: float | None = None) -> bool:
-        """Wait for the end of the task; False if it has not come in so many seconds."""
-        done, _ = await asyncio.wait({self.task}, timeout=seconds)
-        return bool(done)
+        return not self.hand_over.is_ordered
 
     def waiting_for(self) -> str:
-        """What keeps a life that was told to end."""
-        status = None if self.deployment is None else self.deployment.snapshot()
+        """What keeps it, where it was told to end."""
+        status = self.live_status()
         if status is None:
             return (
                 "the agent is at its last step" if self.hand_over is None else "the hand-over has not ended"
@@ -179,95 +199,116 @@ class Life:
         still = f"{self.still_seconds:.0f} s"
         return f"{where} has not finished an operation of the stage {status.state.value} for {still}"
 
-    # -- the task --------------------------------------------------------------------------------------------
+    # -- the run ---------------------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
+    async def carry_out(self) -> None:
+        """Deploy, and hand the server over; returns where nothing is left to do, also after an erasure or a
+        cancellation.
+
+        Raises:
+            asyncio.CancelledError: the daemon stops.
+        """
         try:
-            try:
-                await self._work_through()
-            except asyncio.CancelledError:
-                await self._end_as_told()
-                if self._why not in ("erase", "cancel"):
-                    raise
-        except Exception as error:
-            log.error("job_lost", id=self._entry.id, exc_info=error)  # noqa: TRY400
+            await self._work_through()
+        except asyncio.CancelledError:
+            await self._wind_down()
+            if self.end_reason not in ("erase", "cancel"):
+                raise
         finally:
-            self.deployment = None
+            self._deployment = None
+
+    async def settle_cancelled(self) -> None:
+        """Record that the deployment was cancelled, unless it has an outcome, and that no reboot follows."""
+        outcome = self._outcome
+        if outcome is None and self._phase() in UNDECIDED:
+            outcome = self._status_of(JobCancelled())
+        if outcome is not None:
+            await self._conclude(outcome, wait=False)
+        if self.hand_over is not None:
+            self.hand_over.call_off()
+            if self.hand_over.is_over:
+                await self._close(self.hand_over)
 
     async def _work_through(self) -> None:
         """Work, and make an outcome of what ends that without having been asked for."""
         try:
             await self._work()
         except asyncio.CancelledError as error:
-            if self._why is not None:
+            if self.end_reason is not None:
                 raise
-            self._stay()
-            await self._crash(error)
+            self._go_on_after_stray_cancellation()
+            await self._conclude_crashed(error)
         except Exception as error:
             log.error("job_crashed", id=self._entry.id, exc_info=error)  # noqa: TRY400
-            await self._crash(error)
+            await self._conclude_crashed(error)
 
-    def _stay(self) -> None:
-        """Go on after a cancellation that nobody asked for: one that a library caught and left in the task's count."""
+    def _go_on_after_stray_cancellation(self) -> None:
+        """Nobody asked for this cancellation: a library caught one and left it in the task's count."""
         log.error("cancelled_by_nobody", id=self._entry.id)
-        while self.task.uncancel():
+        task = asyncio.current_task()
+        while task is not None and task.uncancel():
             pass
 
     async def _work(self) -> None:
-        if self._entry.phase is not Phase.DONE and (not self._resumed or await self._reconsider()):
+        if self._entry.phase is not Phase.DONE and (not self._resumed or await self._takes_up()):
             await self._deploy()
-        await self._finish()
+        await self._hand_over()
 
-    async def _reconsider(self) -> bool:
-        """What an agent that comes back makes of a job that was running; whether it begins again."""
-        ending = self._entry.ending
-        await self._look_at_seal()
-        if ending == "erase":
-            await self._forget(self._entry.id, tell=True)
-            return False
-        if self._outcome is None and ending == "cancel":
-            self._outcome = self._status_of(JobCancelled())
-        if self._outcome is None and self._attempt >= MAX_ATTEMPTS:
-            reason = f"the agent went away in each of {self._attempt} attempts"
-            self._outcome = self._status_of(JobInterrupted(reason=reason))
-        if self._outcome is not None:
-            await self._conclude(self._outcome)
-            if ending == "cancel" and self.hand_over is not None:
-                self.hand_over.call_off()
-            return False
-        self._attempt += 1
-        await self._keep(lambda old: replace(old, phase=Phase.RUNNING, seal=None, attempt=self._attempt))
-        self._show()
-        return True
+    async def _takes_up(self) -> bool:
+        """What an agent that comes back makes of a job that was running; whether it begins it again."""
+        is_committed = await self._compare_with_seal()
+        match after_restart(self._latest(), same_boot=True, is_committed=is_committed):
+            case Restart.ERASE:
+                return False  # by the slot
+            case Restart.COMMITTED if self._outcome is not None:
+                await self._conclude(self._outcome)
+                if self._latest().requested_end == "cancel" and self.hand_over is not None:
+                    self.hand_over.call_off()
+                return False
+            case Restart.CANCELLED:
+                await self._conclude(self._status_of(JobCancelled()))
+                return False
+            case Restart.GIVE_UP:
+                reason = f"the agent went away in each of {self._latest().attempt} attempts"
+                await self._conclude(self._status_of(JobInterrupted(reason=reason)))
+                return False
+            case _:  # BEGIN_AGAIN
+                await self._record(BegunAgain())
+                self._view.show()
+                return True
 
-    async def _look_at_seal(self) -> None:
-        """Whether the last agent's commit is complete on the disk, where it had begun; an outcome if it is."""
+    async def _compare_with_seal(self) -> bool:
+        """Whether the last agent's commit is complete on the disk, where it had begun; then it has its outcome."""
         seal = self._entry.seal
-        if seal is None or self._current_phase() is not Phase.SEALED:
-            return
+        if seal is None or self._phase() is not Phase.SEALED:
+            return False
         try:
-            if await self._crew.is_committed(seal):
-                note = "the agent was interrupted in the commit and found it complete on the disk"
-                self._outcome = self._status_of(seal, note)
+            if not await self._deployer.is_committed(seal):
+                return False
         except OSError as error:
             log.warning("seal_unreadable", path=seal.path, reason=error.strerror or str(error))
-            await self._keep(lambda old: replace(old, disk_state=DiskState.UNKNOWN))
+            await self._record(DiskChanged(DiskState.UNKNOWN))
+            return False
+        note = "the agent was interrupted in the commit and found it complete on the disk"
+        self._outcome = self._status_of(seal, note)
+        return True
 
     def _status_of(self, outcome: Seal | DeployError, note: str = "") -> Status:
+        latest = self._latest()
         return concluded(
             self._job,
-            self._server_name,
-            attempt=self._attempt,
+            self._view.server_name,
+            attempt=latest.attempt,
             outcome=outcome,
-            disk_state=self._entry_now().disk_state,
+            disk_state=latest.disk_state,
             note=note,
-            floor=self._ledger.promised_percent(self._entry.id),
+            floor=self._store.promised_percent(self._entry.id),
         )
 
     async def _deploy(self) -> None:
-        deployment = await self._crew.launch(self._job, self._listen, self._keep_fact, self._entry_now())
+        deployment = await self._deployer.launch(self._job, self._listen, self._keep, self._latest())
         self._moved_at = time.monotonic()
-        self.deployment = deployment
+        self._deployment = deployment
         try:
             async with alongside(self._tick(deployment)):
                 await deployment.run()
@@ -281,58 +322,80 @@ class Life:
 
         Args:
             status: the outcome.
-            wait: until the journal has it, however long that takes. A life that was told to end does not.
+            wait: until the journal has it, however long that takes. A run that was told to end does not.
         """
         self._outcome = status
         document = status.document()
         document["notes"] = last_notes(document["notes"])
-        phase = Phase.DONE if status.state is State.DONE else Phase.FAILED
-
-        def record(old: Entry) -> Entry:
-            return old if old.is_over else replace(old, phase=phase, status=document, job=self._job.spent())
-
-        await self._keep(record)
-        self.deployment = None
+        outcome = Committed if status.status == DONE else Failed
+        await self._record(outcome(document, self._job.spent()))
+        self._deployment = None
         if wait:
-            self._show()
-            await self._ledger.until_outcome(self._entry.id)
+            self._view.show()
+            await self._store.until_outcome(self._entry.id)
         self._announce()
 
     def _announce(self) -> None:
-        if self._current_phase() is Phase.DONE and self.hand_over is None:
+        if self._phase() is Phase.DONE and self.hand_over is None:
             self._prepare_hand_over()
-        self._show()
-        if self._ledger.has_outcome(self._entry.id):
-            self._tell("result")
+        self._view.show()
+        if self._store.has_outcome(self._entry.id):
+            self._view.tell("result")
+
+    async def _conclude_crashed(self, error: BaseException) -> None:
+        if self._phase() in UNDECIDED:
+            # A deployment that only our own fault has cancelled was not cancelled by anybody.
+            outcome = None if self._outcome is None or _is_cancelled(self._outcome) else self._outcome
+            await self._conclude(outcome or self._status_of(unforeseen(error)))
+        elif self._phase() is Phase.DONE and self.hand_over is None:
+            self._announce()
+        await self._hand_over()
+
+    async def _wind_down(self) -> None:
+        """The task was cancelled: record what there is to record. What is to be erased is left to the slot."""
+        if self._resumed and self._outcome is None and self.end_reason in ("erase", "cancel"):
+            await self._compare_with_seal()  # what the last agent committed is no cancelled deployment
+        if self.end_reason == "cancel":
+            await self.settle_cancelled()
+        elif self.end_reason != "erase":
+            await self._leave_to_the_next_agent()
+
+    async def _leave_to_the_next_agent(self) -> None:
+        """The daemon stops: keep the outcome, or what this attempt leaves of the disk."""
+        outcome = self._outcome
+        if outcome is None:
+            return
+        if not _is_cancelled(outcome):
+            await self._conclude(outcome, wait=False)
+        elif outcome.error is not None and self._phase() in UNDECIDED:
+            await self._record(DiskChanged(DiskState(outcome.error["diskState"])))
+
+    # -- the hand-over ---------------------------------------------------------------------------------------
 
     def _prepare_hand_over(self) -> None:
-        entry = self._ledger.entry or self._entry
+        entry = self._latest()
         pulled = entry.origin == "control"
         self.hand_over = HandOver(
-            self._crew.reboot,
-            self._show_hand_over,
-            self._mark_ordered,
+            self._deployer.reboot,
+            self._view.show_and_tell,
+            self._mark_reboot,
             pulled=pulled,
             ordered_at=entry.ordered_at,
         )
-        if entry.told if pulled else entry.seen:
-            self.hand_over.see()
+        if entry.acknowledged if pulled else entry.outcome_seen:
+            self.hand_over.confirm()
         if self._called_off:
             self.hand_over.call_off()
 
-    async def _mark_ordered(self, when: float | None) -> bool:
+    async def _mark_reboot(self, at: float | None) -> bool:
         try:
-            return await self._ledger.require(self._entry.id, lambda old: replace(old, ordered_at=when))
+            return await self._store.require(self._entry.id, RebootMarked(at))
         except StateUnusable as error:
             log.error("journal_failed", reason=str(error))  # noqa: TRY400 - the text says all
             # Rather ordered twice in one boot than not at all, as long as the next agent knows the outcome.
-            return await self._ledger.knows_outcome()
+            return await self._store.knows_outcome()
 
-    def _show_hand_over(self) -> None:
-        if self._show():
-            self._tell("status")
-
-    async def _finish(self) -> None:
+    async def _hand_over(self) -> None:
         """Hand the server over, if there is anything to hand over."""
         if self.hand_over is None:
             return
@@ -340,98 +403,49 @@ class Life:
             try:
                 await self.hand_over.run()
             except asyncio.CancelledError:
-                if self._why is not None:
+                if self.end_reason is not None:
                     raise
-                self._stay()
+                self._go_on_after_stray_cancellation()
         await self._close(self.hand_over)
 
     async def _close(self, hand_over: HandOver) -> None:
         """The hand-over is over, and the server still here: the next agent has nothing to do but to answer."""
-
-        def closed(old: Entry) -> Entry:
-            status = {**(old.status or {}), "reboot": hand_over.document()}
-            return replace(old, phase=Phase.CLOSED, status=status)
-
-        await self._keep(closed)
-
-    # -- ends ------------------------------------------------------------------------------------------------
-
-    async def _end_as_told(self) -> None:
-        """The task was cancelled: record what there is to record, then do what was asked for."""
-        if self._resumed and self._outcome is None and self._why in ("erase", "cancel"):
-            await self._look_at_seal()  # what the last agent committed is no cancelled deployment
-        if self._why == "erase":
-            try:
-                await self._forget(self._entry.id, tell=self._tell_of_end)
-            except StateUnusable:
-                if self.hand_over is None:
-                    await self._conclude(self._outcome or self._status_of(JobCancelled()), wait=False)
-                await self._close_called_off()
-            return
-        outcome = self._outcome
-        if outcome is not None and (self._why == "cancel" or not _is_cancelled(outcome)):
-            await self._conclude(outcome, wait=False)
-        elif self._why == "cancel" and self._current_phase() in (Phase.RUNNING, Phase.SEALED):
-            await self._conclude(self._status_of(JobCancelled()), wait=False)
-        if self._why == "cancel":
-            await self._close_called_off()
-        elif self._current_phase() in (Phase.RUNNING, Phase.SEALED):
-            await self._leave_to_the_next()
-
-    async def _leave_to_the_next(self) -> None:
-        """The agent stops: keep what this attempt leaves of the disk."""
-        if self._outcome is not None and self._outcome.error is not None:
-            left = DiskState(self._outcome.error["diskState"])
-            await self._keep(lambda old: replace(old, disk_state=left))
-
-    async def _close_called_off(self) -> None:
-        if self.hand_over is not None:
-            self.hand_over.call_off()
-            if self.hand_over.is_over:
-                await self._close(self.hand_over)
-
-    async def _crash(self, error: BaseException) -> None:
-        if self._current_phase() in (Phase.RUNNING, Phase.SEALED):
-            # A deployment that only our own fault has cancelled was not cancelled by anybody.
-            outcome = None if self._outcome is None or _is_cancelled(self._outcome) else self._outcome
-            await self._conclude(outcome or self._status_of(unforeseen(error)))
-        elif self._current_phase() is Phase.DONE and self.hand_over is None:
-            self._announce()
-        await self._finish()
+        if self._phase() is Phase.DONE:
+            await self._record(HandedOver(hand_over.document()))
 
     # -- details ---------------------------------------------------------------------------------------------
 
-    def _current_phase(self) -> Phase | None:
-        entry = self._ledger.entry
-        return entry.phase if entry is not None and entry.id == self._entry.id else None
-
-    def _entry_now(self) -> Entry:
-        """The job's entry in the ledger; the last that was known where it is gone."""
-        entry = self._ledger.entry
+    def _latest(self) -> JobEntry:
+        """The job's entry in the store; the last that was known where it is gone."""
+        entry = self._store.entry
         return entry if entry is not None and entry.id == self._entry.id else self._entry
 
-    async def _keep(self, change: Callable[[Entry], Entry]) -> None:
-        await self._ledger.keep(self._entry.id, change)
+    def _phase(self) -> Phase | None:
+        """None where the job is not in the slot any more."""
+        entry = self._store.entry
+        return entry.phase if entry is not None and entry.id == self._entry.id else None
 
-    async def _keep_fact(self, fact: DiskState | Seal) -> None:
+    async def _record(self, event: Event) -> None:
+        await self._store.record(self._entry.id, event)
+
+    async def _keep(self, fact: DiskState | Seal) -> None:
         """Keep what the deployment has done, or is about to do.
 
         Raises:
             StateUnusable: it is about to claim the disk, and the journal cannot be written: after a kill the next agent
                 would tell of an untouched disk.
         """
-        if fact is DiskState.UNKNOWN:
-            await self._ledger.require(self._entry.id, lambda old: replace(old, disk_state=fact))
-        elif isinstance(fact, Seal):
-            await self._keep(lambda old: replace(old, phase=Phase.SEALED, seal=fact))
+        if isinstance(fact, Seal):
+            await self._record(Sealed(fact))
+        elif fact is DiskState.UNKNOWN:
+            await self._store.require(self._entry.id, DiskChanged(fact))
         else:
-            await self._keep(lambda old: replace(old, disk_state=fact))
+            await self._record(DiskChanged(fact))
 
     def _listen(self, event: DeployEvent) -> None:
-        for observer in self._crew.observers:
-            observer(event)
+        self._deployer.observe(event)
         if not isinstance(event, Finished):  # that is shown once the journal has it
-            self._show()
+            self._view.show()
 
     async def _tick(self, deployment: Running) -> None:
         """Show progress at a steady pace, and note whether there is any."""
@@ -443,19 +457,17 @@ class Life:
             await asyncio.sleep(TICK_SECONDS)
 
     async def _look(self, deployment: Running) -> None:
-        pulse = deployment.pulse()
-        if pulse != self._pulse:
-            self._pulse, self._moved_at = pulse, time.monotonic()
+        activity = deployment.activity()
+        if activity != self._activity:
+            self._activity, self._moved_at = activity, time.monotonic()
         await self._promise(deployment.snapshot().percent)
-        if self._show():
-            self._tell("progress")
+        if self._view.show():
+            self._view.tell("progress")
 
     async def _promise(self, percent: float) -> None:
         """Have the journal know of a percentage, and of the next ones, before any client does."""
-        ceiling = min(round(percent + PERCENT_STEP, 1), MAX_PERCENT)
-        entry = self._ledger.entry
-        if entry is not None and entry.percent < min(percent, MAX_PERCENT):
-            await self._keep(lambda old: replace(old, percent=ceiling))
+        if self._phase() in UNDECIDED and self._latest().percent < min(percent, MAX_PERCENT):
+            await self._record(PercentPromised(min(round(percent + PERCENT_STEP, 1), MAX_PERCENT)))
 
 
 def last_notes(notes: list[str]) -> list[str]:

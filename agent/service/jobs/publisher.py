@@ -1,6 +1,6 @@
-"""The board: the status document as clients see it, its revision, and everybody who waits for a change of it.
+"""The status document as clients see it, its revision, and everybody who waits for a change of it.
 
-Owned by the slot, which shows documents on it; read by the API, the control-plane client and the systemd notifier, all
+Filled by `StatusView`; read by the API, the control-plane client and the systemd notifier, all
 on the event loop. A document is encoded once for each revision, however many clients ask: that is what keeps a thousand
 pollers from slowing a deployment.
 """
@@ -24,7 +24,7 @@ _RESTLESS = frozenset({"revision", "updatedAt"})
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class StreamEvent:
     """One event for subscribers, and how it is sent in a stream (WHATWG HTML, section 9.2.6), made once for all."""
 
     event: str
@@ -32,10 +32,10 @@ class Told:
 
 
 # A queue that ends with None was too slow, or the daemon stops.
-Subscription = asyncio.Queue[Told | None]
+Subscription = asyncio.Queue[StreamEvent | None]
 
 
-class Board:
+class StatusPublisher:
     """Holds one document at a time.
 
     Revisions grow, also from one process to the next: they begin at the time of day in milliseconds, or well above the
@@ -104,10 +104,10 @@ class Board:
             else:
                 subscription.put_nowait(told)
 
-    def _told(self, event: str, data: Mapping[str, Any] | None) -> Told:
+    def _told(self, event: str, data: Mapping[str, Any] | None) -> StreamEvent:
         # One line of data does: JSON escapes its line breaks.
         text = self.encoded() if data is None else json.dumps(data).encode()
-        return Told(event, b"id: %d\nevent: %s\ndata: %s\n\n" % (self.revision, event.encode(), text))
+        return StreamEvent(event, b"id: %d\nevent: %s\ndata: %s\n\n" % (self.revision, event.encode(), text))
 
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:
@@ -132,22 +132,22 @@ class Board:
         subscription.put_nowait(None)
 
 
-def event_teller(board: Board) -> Listener:
-    """A listener that tells a deployment's stages and notes to the subscribers of a board."""
+def event_teller(publisher: StatusPublisher) -> Listener:
+    """A listener that tells a deployment's stages and notes to the subscribers."""
 
     def listen(event: DeployEvent) -> None:
         match event:
             case StageBegan(stage):
-                board.tell(
+                publisher.tell(
                     "stage", {"stage": stage.value, "state": "begin", "seconds": None, "failed": False}
                 )
             case StageEnded(stage, seconds, failed):
                 ended = {"stage": stage.value, "state": "end", "seconds": round(seconds, 3), "failed": failed}
-                board.tell("stage", ended)
+                publisher.tell("stage", ended)
             case Noted(text):
-                board.tell("note", {"text": text})
+                publisher.tell("note", {"text": text})
             case Finished():
-                pass  # the slot tells the result, once the journal has it
+                pass  # `JobRun` tells the result, once the journal has it
 
     return listen
 

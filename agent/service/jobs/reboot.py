@@ -8,8 +8,8 @@ not rebooted a second time on its way up.
 Who posted a job may have gone away, so nobody is waited for long. A control plane that gave one is: what it has not
 been told it will never know, for the journal lies in memory as a rule and goes with the rescue system.
 
-Owned by a life, one for each deployment that is done. Cancelled while it waits, it leaves nothing behind and can be run
-again; the command itself is never cut.
+Owned by a `JobRun`, one for each deployment that is done. Cancelled while it waits, it leaves nothing behind and can be
+run again; the command itself is never cut.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from agent.aio import run_blocking
 from agent.lean import structlog
 from agent.model.status import timestamp
 from agent.service.config.model import Reboot
+from agent.service.jobs.phases import RebootEvent, RebootState, advance_reboot
 
 log = structlog.get_logger(__name__)
 
@@ -41,16 +42,6 @@ Mark = Callable[[float | None], Awaitable[bool]]
 where the journal cannot be written."""
 
 
-class HandOverState(StrEnum):
-    """How far a hand-over is."""
-
-    DISABLED = "disabled"
-    WAITING = "waiting"
-    DUE = "due"
-    CALLED_OFF = "calledOff"
-    FAILED = "failed"
-
-
 class Awaited(StrEnum):
     """What a hand-over waits for."""
 
@@ -62,7 +53,7 @@ class Awaited(StrEnum):
 
 
 def reboot_document(
-    state: HandOverState,
+    state: RebootState,
     *,
     at: float | None = None,
     reason: str | None = None,
@@ -135,22 +126,22 @@ class HandOver:
         """Is done when the outcome is known; made by whoever waits for it."""
         self._deadline: float | None = None
         self._since = ordered_at
-        self.state = HandOverState.WAITING if reboot.enabled else HandOverState.DISABLED
+        self.state = RebootState.WAITING if reboot.enabled else RebootState.DISABLED
         if self._inherited:
-            self.state = HandOverState.DUE
+            self.state = RebootState.ORDERED
         self.reason: str | None = None
 
     @property
     def is_over(self) -> bool:
         """Whether no reboot is to come."""
-        return self.state not in (HandOverState.WAITING, HandOverState.DUE)
+        return self.state.is_settled
 
     @property
-    def is_due(self) -> bool:
+    def is_ordered(self) -> bool:
         """Whether the reboot has been ordered and cannot be called off any more."""
-        return self.state is HandOverState.DUE
+        return self.state is RebootState.ORDERED
 
-    def see(self) -> None:
+    def confirm(self) -> None:
         """Whoever gave the job knows its outcome."""
         self._is_known = True
         if self._known is not None and not self._known.done():
@@ -158,21 +149,21 @@ class HandOver:
 
     def explain(self, reason: str) -> None:
         """Why the outcome is not known yet."""
-        if self.state is HandOverState.WAITING and reason != self.reason:
+        if self.state is RebootState.WAITING and reason != self.reason:
             self.reason = reason
             self._changed()
 
     def call_off(self) -> None:
         """The reboot will not be; the server stays in rescue. Nothing where that is settled already."""
-        if self.state is HandOverState.WAITING:
-            self._enter(HandOverState.CALLED_OFF)
+        if self.state is RebootState.WAITING:
+            self._take(RebootEvent.CALL_OFF)
 
     def document(self) -> dict[str, Any]:
         """The member `reboot` of the status document."""
         awaited, at = None, None
-        if self.state is HandOverState.WAITING:
+        if self.state is RebootState.WAITING:
             awaited, at = (Awaited.CONTROL_PLANE if self._pulled else Awaited.CLIENT), self._deadline
-        elif self.is_due:
+        elif self.is_ordered:
             awaited = Awaited.SHUTDOWN
         return reboot_document(self.state, at=at, reason=self.reason, awaited=awaited, since=self._since)
 
@@ -181,11 +172,11 @@ class HandOver:
 
         After a cancellation it can be run again, and goes on where it was.
         """
-        if self.state is HandOverState.WAITING:
+        if self.state is RebootState.WAITING:
             await self._until_known()
             await sync_all()
             await self._order()
-        if self.is_due:
+        if self.is_ordered:
             await asyncio.sleep(self._down_seconds)  # from here on this process waits for its end
             self._fail(self._still_up())
 
@@ -204,9 +195,9 @@ class HandOver:
             log.warning("handover_untold" if self._pulled else "handover_unseen", seconds=seconds)
 
     async def _order(self) -> None:
-        if self.state is not HandOverState.WAITING:
+        if self.state is not RebootState.WAITING:
             return  # it was called off meanwhile
-        self._enter(HandOverState.DUE)
+        self._take(RebootEvent.ORDER)
         if not await self._mark_ordered():
             # An agent that starts after the reboot would take the job for one that was interrupted.
             self._fail("the outcome cannot be written to the journal")
@@ -227,7 +218,7 @@ class HandOver:
         except asyncio.CancelledError:
             # The command has not begun: the next agent, or the next run, may order the reboot.
             await self._mark(None)
-            self._enter(HandOverState.WAITING)
+            self._take(RebootEvent.WITHDRAW)
             raise
 
     def _still_up(self) -> str:
@@ -238,10 +229,10 @@ class HandOver:
 
     def _fail(self, reason: str) -> None:
         log.error("reboot_failed", reason=reason)
-        self._enter(HandOverState.FAILED, reason)
+        self._take(RebootEvent.FAIL, reason)
 
-    def _enter(self, state: HandOverState, reason: str | None = None) -> None:
-        self.state, self.reason, self._since = state, reason, time.time()
+    def _take(self, event: RebootEvent, reason: str | None = None) -> None:
+        self.state, self.reason, self._since = advance_reboot(self.state, event), reason, time.time()
         self._changed()
 
 

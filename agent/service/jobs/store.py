@@ -1,9 +1,9 @@
-"""The ledger: the journal's content in memory, changed by one hand at a time and always after the journal.
+"""The job store: the journal's content in memory, changed by one hand at a time and always after the journal.
 
-Everybody who changes the book does it by a function of the book as it is then, under one lock: who decided on an older
-one is told so by the identity of the entry. What memory holds is what the journal holds, also where a cancellation
-comes while a thread still writes; the one exception is `keep`, for facts that are true whatever the journal can take.
-Those are told to nobody before the journal has them: `durable` is what may be told.
+Everybody who changes it does so by an event of `agent.service.jobs.phases`, or by a function of the whole state as it
+is then, under one lock. What memory holds is what the journal holds, also where a cancellation comes while a thread
+still writes; the one exception is `record`, for facts that are true whatever the journal can take. Those are told to
+nobody before the journal has them: `durable` is what may be told.
 """
 
 import asyncio
@@ -13,26 +13,28 @@ from dataclasses import replace
 
 from agent.errors import StateUnusable
 from agent.lean import structlog
-from agent.service.jobs.journal import Book, Entry, Journal
+from agent.service.jobs.entry import JobEntry
+from agent.service.jobs.journal import Journal, JournalState
+from agent.service.jobs.phases import Event, advance
 
 log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 5.0
 
-Change = Callable[[Book], Book | None]
-"""The next book, or None where there is nothing to change."""
+Change = Callable[[JournalState], JournalState | None]
+"""The next state, or None where there is nothing to change."""
 
 
-class Ledger:
-    """The book of one slot. All methods belong to the event loop."""
+class JobStore:
+    """The state of one slot. All methods belong to the event loop."""
 
-    def __init__(self, journal: Journal, book: Book, revision: Callable[[], int]) -> None:
+    def __init__(self, journal: Journal, state: JournalState, revision: Callable[[], int]) -> None:
         """Begin with what the journal holds.
 
         Args:
             journal: open.
-            book: what it holds.
-            revision: the board's, which is kept along: no later agent may begin below it.
+            state: what it holds.
+            revision: of the status that is shown, which is kept along: no later agent may begin below it.
         """
         self._journal = journal
         self._revision = revision
@@ -40,8 +42,8 @@ class Ledger:
         self._stored = asyncio.Event()
         self._trouble: StateUnusable | None = None
         self._recovered: Callable[[], object] = lambda: None
-        self.book = book
-        self.durable = book
+        self.state = state
+        self.durable = state
         """What the journal holds."""
 
     def watch(self, recovered: Callable[[], object]) -> None:
@@ -49,14 +51,14 @@ class Ledger:
         self._recovered = recovered
 
     @property
-    def entry(self) -> Entry | None:
+    def entry(self) -> JobEntry | None:
         """The job in the slot."""
-        return self.book.entry
+        return self.state.entry
 
     @property
     def is_durable(self) -> bool:
         """Whether the journal holds what memory holds."""
-        return self.durable is self.book
+        return self.durable is self.state
 
     @property
     def trouble(self) -> str | None:
@@ -81,69 +83,79 @@ class Ledger:
         while not self.has_outcome(job_id):
             await self._stored.wait()
 
+    # -- events of the job -------------------------------------------------------------------------------
+
+    async def record(self, job_id: str, event: Event) -> None:
+        """Take an event of the job, if it is still there, even where the journal cannot be written; `run` tries again
+        then.
+
+        For what has happened: an agent that dies before the journal can be written does a job twice, which is
+        safe; one that tells the wrong outcome is not.
+        """
+        await self.impose(_with_event(job_id, event))
+
+    async def require(self, job_id: str, event: Event) -> bool:
+        """Take an event of the job, if it is still there, or nothing. False where it is not there.
+
+        For what is to happen only if the next agent knows of it.
+
+        Raises:
+            StateUnusable: the journal could not be written, and nothing has changed.
+        """
+        return await self.change(_with_event(job_id, event))
+
+    # -- the whole state ---------------------------------------------------------------------------------
+
     async def change(self, change: Change, *, room: int | None = None) -> bool:
-        """Store the changed book; False where there is nothing to change.
+        """Store the changed state; False where there is nothing to change.
 
         Args:
-            change: makes the next book.
+            change: makes the next state.
             room: bytes to reserve for later ones, if any.
 
         Raises:
             StateUnusable: the journal could not be written, and nothing has changed.
         """
         async with self._lock:
-            book = change(self.book)
-            if book is None:
+            state = change(self.state)
+            if state is None:
                 return False
-            book = replace(book, revision=self._revision())
+            if state is self.state and self.is_durable and room is None:
+                return True
+            state = replace(state, revision=self._revision())
             try:
-                await self._journal.store(book, room=room)
+                await self._journal.store(state, room=room)
             except StateUnusable as error:
                 self._trouble = error
                 raise
             finally:
                 # A cancellation that came meanwhile has waited for the thread: what is stored is true.
-                if self._journal.stored is book:
-                    self._take(book)
+                if self._journal.stored is state:
+                    self._take(state)
             return True
 
-    def _take(self, book: Book) -> None:
+    def _take(self, state: JournalState) -> None:
         was_durable = self.is_durable
-        self.book = self.durable = book
+        self.state = self.durable = state
         self._stored.set()
         self._stored = asyncio.Event()
         if not was_durable:
             log.info("journal_recovered")
             self._recovered()
 
-    async def keep(self, job_id: str, change: Callable[[Entry], Entry]) -> None:
-        """Change the entry of a job, if it is still there; see `impose`."""
-        await self.impose(_in_entry(job_id, change))
-
-    async def require(self, job_id: str, change: Callable[[Entry], Entry]) -> bool:
-        """Change the entry of a job, if it is still there, or nothing; see `change`.
-
-        For what is to happen only if the next agent knows of it.
-        """
-        return await self.change(_in_entry(job_id, change))
-
     async def impose(self, change: Change) -> None:
-        """Change the book in memory even where the journal cannot be written; `run` tries that again then.
-
-        For what has happened: an agent that dies before the journal can be written does a job twice, which is
-        safe; one that tells the wrong outcome is not.
-        """
+        """Change the state in memory even where the journal cannot be written; see `record`."""
         try:
             await self.change(change)
         except StateUnusable as error:
             log.error("journal_failed", reason=str(error), hint=error.hint)  # noqa: TRY400 - the text says all
-            self.book = change(self.book) or self.book
+            self.state = change(self.state) or self.state
 
     async def flush(self) -> bool:
         """Store what could not be stored; whether the journal holds everything now."""
         if not self.is_durable:
             with suppress(StateUnusable):
-                await self.change(lambda book: book)
+                await self.change(lambda state: state)
         return self.is_durable
 
     async def knows_outcome(self) -> bool:
@@ -158,10 +170,12 @@ class Ledger:
             await self.flush()
 
 
-def _in_entry(job_id: str, change: Callable[[Entry], Entry]) -> Change:
-    def in_book(book: Book) -> Book | None:
-        if book.entry is None or book.entry.id != job_id:
+def _with_event(job_id: str, event: Event) -> Change:
+    def change(state: JournalState) -> JournalState | None:
+        entry = state.entry
+        if entry is None or entry.id != job_id:
             return None
-        return replace(book, entry=change(book.entry))
+        changed = advance(entry, event)
+        return state if changed is entry else replace(state, entry=changed)
 
-    return in_book
+    return change

@@ -14,7 +14,7 @@ from agent.service.api.server import serve
 from agent.service.api.sockets import listen_unix
 from agent.service.config.model import Config
 from agent.service.jobs.audit import Failures
-from agent.service.jobs.publisher import Board
+from agent.service.jobs.publisher import StatusPublisher
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def test_an_inventory_that_hangs_is_told_and_comes_when_it_can(tmp_path, g
     parts = Parts(
         config=Config(service_name="ns1.example.net"),
         slot=sentinel.no_deployment,
-        board=Board({"status": None}),
+        board=StatusPublisher({"status": None}),
         authenticator=Authenticator(
             None, accept_client_certificates=False, ovh=None, bodies=bodies, failures=Failures()
         ),

@@ -19,8 +19,9 @@ from agent.model.stage import ACTIVE, STAGES, State
 from agent.model.status import Progress, StageTime, Status
 from agent.service.api.errors import refusal_of
 from agent.service.config.model import Reboot
-from agent.service.jobs.reboot import HandOver, HandOverState
-from agent.service.jobs.slot import idle_document
+from agent.service.jobs.phases import RebootState
+from agent.service.jobs.reboot import HandOver
+from agent.service.jobs.view import idle_document
 from agent.transfer import meter
 from tests.unit.model.test_disks import ARRAY, HDD, MOUNT, NVME, SSD
 
@@ -256,7 +257,7 @@ def test_an_empty_slot_is_idle_and_no_status():
 
 def test_words_of_higher_rooms_are_the_same_there():
     assert set(schema.WAITING_ON) == {meter.NETWORK, meter.DISK, meter.CPU}
-    assert set(schema.REBOOT_STATES) == {state.value for state in HandOverState}
+    assert set(schema.REBOOT_STATES) == {state.value for state in RebootState}
 
 
 def test_every_code_in_the_sources_is_listed():

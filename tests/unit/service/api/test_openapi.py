@@ -15,7 +15,7 @@ from agent.service.api.bodies import Bodies
 from agent.service.api.openapi import openapi_document
 from agent.service.config.model import Api, Config, Ovh
 from agent.service.jobs.audit import Failures
-from agent.service.jobs.publisher import Board
+from agent.service.jobs.publisher import StatusPublisher
 
 SECRET = "hunter2"
 PLAIN = Config(service_name="ns1.example.net")
@@ -55,7 +55,7 @@ async def test_it_describes_every_route_and_no_other(document):
     parts = Parts(
         config=FULL,
         slot=None,
-        board=Board({}),
+        board=StatusPublisher({}),
         authenticator=Authenticator(
             SECRET, accept_client_certificates=False, ovh=None, bodies=bodies, failures=Failures()
         ),

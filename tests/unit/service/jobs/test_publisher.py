@@ -3,11 +3,11 @@
 import asyncio
 import json
 
-from agent.service.jobs.publisher import MAX_QUEUED, REVISION_GAP, Board
+from agent.service.jobs.publisher import MAX_QUEUED, REVISION_GAP, StatusPublisher
 
 
 def test_only_what_says_anything_new_is_a_revision():
-    board = Board({"status": None})
+    board = StatusPublisher({"status": None})
     first = board.revision
     assert not board.show({"status": None, "updatedAt": "later"})
     assert board.revision == first
@@ -17,18 +17,18 @@ def test_only_what_says_anything_new_is_a_revision():
 
 
 def test_a_revision_is_encoded_once():
-    board = Board({"status": None})
+    board = StatusPublisher({"status": None})
     assert board.encoded() is board.encoded()
 
 
 def test_revisions_begin_above_the_last_one_that_was_kept():
     ahead = 2**45
-    assert Board({}, ahead).revision == ahead + REVISION_GAP
-    assert Board({}, 5).revision > 1_600_000_000_000
+    assert StatusPublisher({}, ahead).revision == ahead + REVISION_GAP
+    assert StatusPublisher({}, 5).revision > 1_600_000_000_000
 
 
 async def test_who_waits_is_woken_by_the_next_revision_and_by_no_other():
-    board = Board({"status": None})
+    board = StatusPublisher({"status": None})
     woken = []
 
     async def wait(since):
@@ -46,7 +46,7 @@ async def test_who_waits_is_woken_by_the_next_revision_and_by_no_other():
 
 
 async def test_who_waits_is_let_go_when_the_daemon_stops_and_nobody_waits_after_that():
-    board = Board({"status": None})
+    board = StatusPublisher({"status": None})
     async with asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(board.wait(board.revision, 3600))
         await asyncio.sleep(0)
@@ -57,7 +57,7 @@ async def test_who_waits_is_let_go_when_the_daemon_stops_and_nobody_waits_after_
 
 
 async def test_a_subscriber_is_told_what_is_there_first_and_a_slow_one_is_let_go():
-    board = Board({"status": None})
+    board = StatusPublisher({"status": None})
     with board.subscribe() as quick, board.subscribe() as slow:
         assert (await quick.get()).event == "status"
         for number in range(MAX_QUEUED + 1):

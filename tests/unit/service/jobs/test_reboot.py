@@ -13,12 +13,14 @@ from agent.model.disk_state import DiskState
 from agent.model.job import parse_job
 from agent.model.seal import Seal
 from agent.service.config.model import Reboot
-from agent.service.jobs.journal import Entry, Journal, Phase
-from agent.service.jobs.lifecycle import Crew
-from agent.service.jobs.publisher import Board
-from agent.service.jobs.reboot import HandOver, HandOverState
-from agent.service.jobs.slot import RebootOrdered, Slot, SlotTaken, idle_document
-from agent.service.jobs.store import Ledger
+from agent.service.jobs.entry import JobEntry, Phase
+from agent.service.jobs.journal import Journal
+from agent.service.jobs.phases import RebootState
+from agent.service.jobs.publisher import StatusPublisher
+from agent.service.jobs.reboot import HandOver
+from agent.service.jobs.slot import RebootOrdered, Slot, SlotTaken
+from agent.service.jobs.store import JobStore
+from agent.service.jobs.view import idle_document
 
 DOCUMENT = {"URL": "https://a.example/x", "type": "raw"}
 JOB = parse_job(DOCUMENT)
@@ -66,7 +68,7 @@ async def test_the_reboot_is_marked_before_it_is_ordered_and_is_said_to_have_fai
     hand_over = record.hand_over(SOON)
     await hand_over.run()
     assert record.acts == ["marked", SOON.command]
-    assert hand_over.state is HandOverState.FAILED
+    assert hand_over.state is RebootState.FAILED
     assert hand_over.reason == "the server is still up 0 s after reboot-it"
 
 
@@ -76,7 +78,7 @@ async def test_a_reboot_that_cannot_be_marked_is_not_ordered():
     await hand_over.run()
     assert record.acts == ["marked"]
     assert (hand_over.state, hand_over.reason) == (
-        HandOverState.FAILED,
+        RebootState.FAILED,
         "the outcome cannot be written to the journal",
     )
 
@@ -93,18 +95,18 @@ async def test_a_command_that_was_too_slow_may_have_had_its_effect(exit_, reason
     record = Record(exit=exit_)
     hand_over = record.hand_over(SOON)
     await hand_over.run()
-    assert (hand_over.state, hand_over.reason) == (HandOverState.FAILED, reason)
+    assert (hand_over.state, hand_over.reason) == (RebootState.FAILED, reason)
 
 
 async def test_a_reboot_that_an_agent_before_this_one_ordered_is_waited_for_and_not_ordered_again():
     record = Record()
     hand_over = record.hand_over(SOON, ordered_at=1.0)
-    assert hand_over.is_due
+    assert hand_over.is_ordered
     hand_over.call_off()
-    assert hand_over.is_due, "it is too late for that"
+    assert hand_over.is_ordered, "it is too late for that"
     await hand_over.run()
     assert record.acts == []
-    assert hand_over.state is HandOverState.FAILED
+    assert hand_over.state is RebootState.FAILED
     assert "before this one" in hand_over.reason
 
 
@@ -120,7 +122,7 @@ async def test_a_pulled_job_waits_for_its_control_plane_and_says_so_until_a_boun
         assert document["reason"] == "it cannot be reached"
         assert document["since"] < document["at"]
         assert record.acts == []
-        hand_over.see()
+        hand_over.confirm()
     assert record.acts == ["marked", SOON.command]
     record = Record()
     await record.hand_over(replace(SOON, grace_seconds=3600, untold_seconds=0.01), pulled=True).run()
@@ -145,7 +147,7 @@ async def test_one_that_is_cancelled_before_its_command_has_begun_takes_the_mark
         task.cancel()
         go_on.set()
     assert record.acts == ["marked", "unmarked"]
-    assert hand_over.state is HandOverState.WAITING
+    assert hand_over.state is RebootState.WAITING
     await hand_over.run()
     assert record.acts[2:] == ["marked", SOON.command]
 
@@ -164,27 +166,37 @@ async def test_a_task_with_a_cancellation_still_counted_hands_over_all_the_same(
 class Deployed:
     """A deployment that is done at once, in a task that it leaves with a cancellation counted."""
 
-    def __init__(self):
+    def __init__(self, keep):
+        self._keep = keep
         self._status = starting(JOB, "ns1", attempt=1)
 
     def snapshot(self):
         return self._status
 
-    def pulse(self):
+    def activity(self):
         return ()
 
     async def run(self):
         await leave_a_cancellation_counted()
+        await self._keep(SEAL)
         self._status = concluded(JOB, "ns1", attempt=1, outcome=SEAL, disk_state=DiskState.COMMITTED)
         return self._status
 
 
-async def launch(*_):
-    return Deployed()
+class Deployer:
+    """Makes such deployments, and reboots as `reboot` says."""
 
+    def __init__(self, reboot):
+        self.reboot = reboot
 
-async def is_committed(_):
-    return True
+    async def launch(self, job, listener, keep, entry):
+        return Deployed(keep)
+
+    async def is_committed(self, seal):
+        return True
+
+    def observe(self, event):
+        pass
 
 
 @pytest.fixture
@@ -201,12 +213,18 @@ async def make_slot(tmp_path, rebooted):
         for journal in journals:
             journal.close()
         journals.append(Journal(tmp_path / "state", "ns1"))
-        book, _ = await journals[-1].open()
-        board = Board(idle_document("ns1"))
-        ledger = Ledger(journals[-1], book, lambda: board.revision)
+        state, _ = await journals[-1].open()
+        publisher = StatusPublisher(idle_document("ns1"))
+        store = JobStore(journals[-1], state, lambda: publisher.revision)
         command = ("sh", "-c", f"echo ordered >> {rebooted}")
-        crew = Crew(tasks, launch, Reboot(command=command, **reboot), is_committed)
-        slot = Slot(server_name="ns1", ledger=ledger, board=board, crew=crew, boot_id="this boot")
+        slot = Slot(
+            server_name="ns1",
+            store=store,
+            publisher=publisher,
+            deployer=Deployer(Reboot(command=command, **reboot)),
+            tasks=tasks,
+            boot_id="this boot",
+        )
         await slot.resume()
         return slot
 
@@ -218,9 +236,10 @@ async def make_slot(tmp_path, rebooted):
 async def until(slot, state):
     """Wait until the document has this state of the reboot."""
     async with asyncio.timeout(30):
-        while (slot._board.document["reboot"] or {}).get("state") != state:
-            await slot._board.wait(slot._board.revision, 30)
-    return slot._board.document["reboot"]
+        publisher = slot._view._publisher
+        while (publisher.document["reboot"] or {}).get("state") != state:
+            await publisher.wait(publisher.revision, 30)
+    return publisher.document["reboot"]
 
 
 async def until_run(rebooted):
@@ -256,11 +275,11 @@ async def test_a_cancellation_that_nobody_asked_for_ends_no_hand_over_and_lets_n
         job_id = await post(slot)
         await until(slot, "waiting")
         for _ in range(3):
-            slot._life.task.cancel()
+            slot._task.cancel()
             await asyncio.sleep(0.01)
             with pytest.raises(SlotTaken):
                 await post(slot)
-            assert not slot._life.task.done()
+            assert not slot._task.done()
         await slot.see(job_id)
         await until_run(rebooted)
         with pytest.raises(SlotTaken):
@@ -280,7 +299,7 @@ async def test_the_life_ends_with_the_daemon_however_that_ends(make_slot):
     with pytest.raises(ExceptionGroup):
         await fail(slots := [])
     (slot,) = slots
-    assert slot._life.task.done()
+    assert slot._task.done()
     assert slot.entry.phase is Phase.DONE, "the next agent hands over"
 
 
@@ -302,7 +321,7 @@ async def test_a_deletion_while_the_outcome_is_being_recorded_calls_the_reboot_o
     async with running(make_slot, grace_seconds=0) as slot:
         await post(slot)
         async with slot._accepting:  # the deletion waits for this
-            deletion = slot._crew.tasks.create_task(slot.erase())
+            deletion = slot._tasks.create_task(slot.erase())
             await until(slot, "calledOff")
         await deletion
         assert slot.entry is None
@@ -334,7 +353,7 @@ async def test_the_reboot_comes_though_the_journal_cannot_take_the_mark_any_more
         (tmp_path / "state").rename(tmp_path / "moved")
         await until(slot, "due")
         with pytest.raises(StateUnusable):
-            await slot._ledger.change(lambda book: book)
+            await slot._store.change(lambda state: replace(state, taken=("another",)))
         (tmp_path / "moved").rename(tmp_path / "state")
         async with asyncio.timeout(60):
             while not rebooted.exists():  # noqa: ASYNC110 - a process makes it
@@ -343,8 +362,8 @@ async def test_the_reboot_comes_though_the_journal_cannot_take_the_mark_any_more
 
 def test_a_journal_without_the_mark_is_read():
     """One that an agent before this version wrote."""
-    entry = Entry(id="1", origin="api", job=DOCUMENT, accepted_at=1.0)
+    entry = JobEntry(id="1", origin="api", job=DOCUMENT, accepted_at=1.0)
     old = entry.document()
     del old["orderedAt"]
-    assert Entry.parse(old) == entry
-    assert Entry.parse(replace(entry, ordered_at=2.5).document()).ordered_at == 2.5
+    assert JobEntry.parse(old) == entry
+    assert JobEntry.parse(replace(entry, ordered_at=2.5).document()).ordered_at == 2.5
