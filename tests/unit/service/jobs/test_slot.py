@@ -1,0 +1,388 @@
+"""The slot and the run of a job, without a process: every end in every order, and what the next agent makes of it."""
+
+import asyncio
+import json
+from contextlib import suppress
+
+import pytest
+
+from agent.errors import ImageDownload, StateUnusable
+from agent.service.jobs.entry import Phase
+from agent.service.jobs.phases import MAX_ATTEMPTS
+from agent.service.jobs.slot import SlotClosing, SlotTaken, StillCancelling
+
+WAITING = {"enabled": True, "command": ("true",), "grace_seconds": 3600, "untold_seconds": 3600}
+
+
+def is_over(document):
+    return document["status"] in ("done", "error")
+
+
+def stored(tmp_path):
+    """The entry as the next agent finds it."""
+    return json.loads((tmp_path / "state/journal.json").read_text())["entry"]
+
+
+def linger(deployment):
+    deployment.lingers = True
+
+
+def hang(deployment):
+    deployment.hangs = True
+
+
+async def has_outcome(deployment):
+    """Let it be done, and wait until it is, though its task does not know yet."""
+    deployment.succeed()
+    await deployment.over.wait()
+
+
+# -- a job ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_job_is_in_the_journal_when_it_is_accepted_and_its_outcome_when_it_is_told(
+    make_agent, tmp_path
+):
+    async with make_agent() as agent:
+        job_id = await agent.post()
+        assert stored(tmp_path)["id"] == job_id
+        assert (agent.document["id"], agent.document["status"]) == (job_id, "doing")
+        (await agent.deploying()).succeed()
+        await agent.until(is_over, "it is over")
+        assert agent.document["status"] == "done"
+        entry = stored(tmp_path)
+        assert entry["status"]["status"] == "done"
+        assert "secret-value" not in (tmp_path / "state/journal.json").read_text()
+
+
+async def test_one_job_at_a_time_and_the_next_one_when_it_is_over(make_agent):
+    async with make_agent() as agent:
+        await agent.post()
+        assert not agent.slot.is_free
+        with pytest.raises(SlotTaken):
+            await agent.post()
+        (await agent.deploying()).fail(ImageDownload(url="https://a.example/x", detail="no"))
+        await agent.until(is_over, "it is over")
+        second = await agent.post()
+        assert agent.document["id"] == second
+
+
+async def test_of_many_posts_at_once_one_is_accepted(make_agent):
+    async with make_agent() as agent:
+        outcomes = []
+
+        async def post():
+            try:
+                outcomes.append(await agent.post())
+            except SlotTaken:
+                outcomes.append(None)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(10):
+                tasks.create_task(post())
+        assert sum(outcome is not None for outcome in outcomes) == 1
+
+
+async def test_a_fault_of_ours_is_the_job_s_error_and_the_slot_goes_on(make_agent):
+    async with make_agent() as agent:
+        await agent.post()
+        (await agent.deploying()).fail(KeyError("secret"))
+        await agent.until(is_over, "it is over")
+        assert agent.document["error"]["code"] == "agent.internal"
+        assert "secret" not in json.dumps(dict(agent.document))
+        await agent.post()
+
+
+# -- erase ---------------------------------------------------------------------------------------------------
+
+
+async def test_an_erasure_stops_what_runs_and_says_what_is_left_of_the_disk(make_agent, tmp_path):
+    async with make_agent() as agent:
+        await agent.post()
+        await agent.deploying()
+        await agent.slot.erase()
+        assert agent.slot.entry is None
+        assert stored(tmp_path) is None
+        assert agent.document["status"] is None
+        assert "The disk is empty" in agent.document["notes"][0]
+        await agent.post()
+
+
+async def test_an_erasure_before_the_task_has_begun_erases_too(make_agent, tmp_path):
+    async with make_agent() as agent:
+        await agent.post()
+        await agent.slot.erase()
+        assert stored(tmp_path) is None
+        assert "Nothing was written" in agent.document["notes"][0]
+
+
+async def test_an_erasure_that_waits_for_a_disk_says_so_and_is_kept_when_the_disk_answers(
+    make_agent, tmp_path
+):
+    async with make_agent(prepare=hang) as agent:
+        await agent.post()
+        deployment = await agent.deploying()
+        with pytest.raises(StillCancelling, match="the disk has not finished an operation"):
+            await agent.slot.erase(0.01)
+        assert stored(tmp_path)["ending"] == "erase"
+        assert agent.document["message"].startswith("Cancelling: ")
+        assert not agent.slot.is_free
+        deployment.released.set()
+        await agent.until(lambda document: document["status"] is None, "it is erased")
+        assert stored(tmp_path) is None
+
+
+async def test_an_erasure_that_was_promised_is_kept_by_the_next_agent(make_agent):
+    with suppress(ExceptionGroup):
+        async with make_agent(prepare=hang) as agent:
+            await agent.post()
+            deployment = await agent.deploying()
+            with pytest.raises(StillCancelling):
+                await agent.slot.erase(0.01)
+            agent.store._journal.close()  # from here on nothing it writes counts
+            agent.store._journal.store = _refuse
+            deployment.released.set()
+    async with make_agent() as agent:
+        assert agent.slot.entry is None
+        assert agent.deployer.launched.empty()
+
+
+async def _refuse(*_, **__):
+    raise StateUnusable(path="/gone", reason="the agent is dead")
+
+
+@pytest.mark.parametrize("end", ["erase", "cancel"])
+async def test_an_end_that_the_journal_cannot_take_stops_the_deployment_all_the_same(
+    make_agent, tmp_path, end
+):
+    async with make_agent() as agent:
+        job_id = await agent.post()
+        await agent.deploying()
+        (tmp_path / "state").rename(tmp_path / "moved")
+        if end == "erase":
+            with pytest.raises(StateUnusable):
+                await agent.slot.erase()
+        else:
+            await agent.slot.cancel(job_id)
+        await agent.until(lambda document: "cannot be stored" in document["message"], "it has stopped")
+        assert not agent.slot.deploying
+        assert agent.document["status"] == "doing", "an outcome that is not stored is told to nobody"
+        with pytest.raises(SlotTaken):
+            await agent.post()
+        (tmp_path / "moved").rename(tmp_path / "state")
+        assert await agent.store.flush()
+        assert agent.document["error"]["code"] == "job.cancelled"
+        assert agent.document["error"]["diskState"] == "empty"
+
+
+# -- cancel --------------------------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_job_says_so_and_what_is_left_of_the_disk(make_agent, tmp_path):
+    async with make_agent() as agent:
+        job_id = await agent.post(job_id="7", origin="control")
+        await agent.deploying()
+        await agent.slot.cancel(job_id)
+        assert agent.document["error"]["code"] == "job.cancelled"
+        assert agent.document["error"]["diskState"] == "empty"
+        assert stored(tmp_path)["phase"] == "failed"
+
+
+async def test_a_cancellation_before_the_task_has_begun_is_an_outcome_too(make_agent):
+    async with make_agent() as agent:
+        job_id = await agent.post()
+        await agent.slot.cancel(job_id)
+        assert agent.document["error"]["code"] == "job.cancelled"
+        assert agent.document["error"]["diskState"] == "untouched"
+        await agent.post()
+
+
+async def test_a_cancellation_of_another_job_does_nothing(make_agent):
+    async with make_agent() as agent:
+        await agent.post()
+        deployment = await agent.deploying()
+        await agent.slot.cancel("another")
+        deployment.succeed()
+        await agent.until(is_over, "it is over")
+        assert agent.document["status"] == "done"
+
+
+async def test_an_outcome_outranks_a_cancellation_that_comes_with_it(make_agent):
+    async with make_agent(prepare=linger, **WAITING) as agent:
+        job_id = await agent.post()
+        await has_outcome(await agent.deploying())
+        await agent.slot.cancel(job_id)
+        assert agent.document["status"] == "done"
+        assert agent.document["reboot"]["state"] == "calledOff"
+
+
+async def test_a_job_that_is_done_and_cancelled_is_not_rebooted(make_agent, tmp_path):
+    async with make_agent(**WAITING) as agent:
+        job_id = await agent.post()
+        (await agent.deploying()).succeed()
+        await agent.until(lambda document: document["reboot"] is not None, "it waits")
+        with pytest.raises(SlotTaken):
+            await agent.post()
+        await agent.slot.cancel(job_id)
+        assert agent.document["status"] == "done"
+        assert agent.document["reboot"]["state"] == "calledOff"
+        assert stored(tmp_path)["phase"] == "closed"
+        await agent.post()
+
+
+# -- stop, and the next agent --------------------------------------------------------------------------------
+
+
+async def test_a_stop_leaves_the_job_to_the_next_agent_which_begins_it_again(make_agent):
+    async with make_agent() as agent:
+        job_id = await agent.post()
+        await agent.deploying()
+        assert await agent.slot.stop(10)
+        with pytest.raises(SlotClosing):
+            await agent.post()
+    async with make_agent() as agent:
+        deployment = await agent.deploying()
+        assert deployment.attempt == 2
+        assert agent.document["id"] == job_id
+        deployment.succeed()
+        await agent.until(is_over, "it is over")
+        assert agent.document["status"] == "done"
+
+
+async def test_a_stop_that_a_disk_keeps_from_ending_says_so(make_agent):
+    async with make_agent(prepare=hang) as agent:
+        await agent.post()
+        deployment = await agent.deploying()
+        assert not await agent.slot.stop(0.01)
+        deployment.released.set()
+
+
+async def test_an_outcome_that_comes_while_the_agent_stops_is_kept(make_agent):
+    async with make_agent(prepare=linger) as agent:
+        await agent.post()
+        await has_outcome(await agent.deploying())
+        assert await agent.slot.stop(10)
+    async with make_agent() as agent:
+        assert agent.document["status"] == "done"
+        assert agent.deployer.launched.empty()
+
+
+async def test_a_job_that_agents_always_die_over_is_given_up(make_agent):
+    attempts = []
+    for _ in range(MAX_ATTEMPTS + 1):
+        async with make_agent() as agent:
+            if agent.slot.entry is None:
+                await agent.post()
+            if not is_over(agent.document):
+                await asyncio.sleep(0)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        attempts.append((await agent.deploying()).attempt)
+            await agent.slot.stop(10)
+    assert attempts == list(range(1, MAX_ATTEMPTS + 1))
+    async with make_agent() as agent:
+        await agent.until(is_over, "it is given up")
+        assert agent.document["error"]["code"] == "job.interrupted"
+        assert f"{MAX_ATTEMPTS} attempts" in agent.document["error"]["message"]
+
+
+async def _die_in_the_commit(make_agent, tmp_path, **members):
+    """An agent whose journal says that the commit had begun."""
+    async with make_agent(**WAITING) as agent:
+        await agent.post()
+        (await agent.deploying()).succeed()
+        await agent.until(lambda document: document["reboot"] is not None, "it is done")
+        await agent.slot.stop(10)
+    path = tmp_path / "state/journal.json"
+    state = json.loads(path.read_text())
+    state["entry"] |= {"phase": "sealed", "status": None, **members}
+    path.write_text(json.dumps(state))
+
+
+async def test_a_commit_that_was_complete_is_known_by_its_seal_and_not_done_again(make_agent, tmp_path):
+    await _die_in_the_commit(make_agent, tmp_path)
+    async with make_agent(committed=True, **WAITING) as agent:
+        await agent.until(is_over, "it is known")
+        assert agent.document["status"] == "done"
+        assert any("found it complete" in note for note in agent.document["notes"])
+        assert agent.document["reboot"]["state"] == "waiting"
+        assert agent.deployer.launched.empty()
+
+
+@pytest.mark.parametrize("found", [False, OSError(5, "Input/output error")])
+async def test_a_commit_that_was_not_complete_or_cannot_be_looked_at_is_done_again(
+    make_agent, tmp_path, found
+):
+    await _die_in_the_commit(make_agent, tmp_path)
+    async with make_agent(committed=found) as agent:
+        assert (await agent.deploying()).attempt == 2
+        assert agent.slot.entry.phase is Phase.RUNNING
+
+
+@pytest.mark.parametrize(("committed", "status"), [(True, "done"), (False, "error")])
+async def test_a_cancellation_that_was_promised_in_the_commit_is_kept_where_there_was_none(
+    make_agent, tmp_path, committed, status
+):
+    await _die_in_the_commit(make_agent, tmp_path, ending="cancel")
+    async with make_agent(committed=committed, **WAITING) as agent:
+        await agent.until(is_over, "it is over")
+        assert agent.document["status"] == status
+        assert (agent.document["reboot"] or {}).get("state") == ("calledOff" if committed else None)
+        assert agent.deployer.launched.empty()
+
+
+async def test_an_erasure_that_was_promised_in_the_commit_is_kept_and_the_outcome_told(make_agent, tmp_path):
+    await _die_in_the_commit(make_agent, tmp_path, ending="erase", origin="control")
+    async with make_agent(committed=True) as agent:
+        await agent.until(lambda document: document["status"] is None, "it is erased")
+        (told,) = agent.slot.undelivered
+        assert told["status"] == "done"
+
+
+async def test_the_boot_after_the_reboot_has_nothing_to_do(make_agent, tmp_path):
+    await _die_in_the_commit(make_agent, tmp_path, phase="done", status={"status": "done", "notes": []})
+    async with make_agent(boot="another boot", **WAITING) as agent:
+        assert agent.slot.entry.phase is Phase.CLOSED
+        assert agent.document["status"] == "done"
+        assert agent.slot.is_free
+
+
+# -- the control plane ---------------------------------------------------------------------------------------
+
+
+async def test_what_the_control_plane_was_not_told_outlives_the_job(make_agent):
+    async with make_agent() as agent:
+        job_id = await agent.post(job_id="7", origin="control")
+        await agent.deploying()
+        await agent.slot.erase(job_id=job_id)
+        assert agent.slot.was_taken("7")
+    async with make_agent() as agent:
+        assert agent.slot.was_taken("7")
+        (status,) = agent.slot.undelivered
+        assert (status["id"], status["error"]["code"]) == ("7", "job.cancelled")
+        await agent.slot.delivered(status)
+        assert agent.slot.undelivered == ()
+
+
+@pytest.mark.parametrize("how", ["acknowledged", "not to be told", "of the API"])
+async def test_what_it_knows_or_need_not_know_is_not_kept(make_agent, how):
+    async with make_agent() as agent:
+        job_id = await agent.post(job_id="7", origin="api" if how == "of the API" else "control")
+        (await agent.deploying()).fail(ImageDownload(url="https://a.example/x", detail="no"))
+        await agent.until(is_over, "it is over")
+        if how == "acknowledged":
+            await agent.slot.acknowledge(job_id)
+        await agent.slot.erase(deliver=how != "not to be told")
+        assert agent.slot.undelivered == ()
+
+
+async def test_a_note_is_added_to_an_outcome_once_and_to_nothing_else(make_agent, tmp_path):
+    async with make_agent() as agent:
+        job_id = await agent.post()
+        deployment = await agent.deploying()
+        await agent.slot.note(job_id, "too early")
+        deployment.succeed()
+        await agent.until(is_over, "it is over")
+        for _ in range(2):
+            await agent.slot.note(job_id, "set aside")
+        assert agent.document["notes"] == stored(tmp_path)["status"]["notes"] == ["set aside"]
