@@ -98,7 +98,7 @@ def make_app(parts: Parts) -> web.Application:
 
 
 def _void() -> web.Response:
-    # A 200 with an empty body makes the clients of the seed API raise.
+    # A 200 with an empty body makes the clients of the OVH API raise.
     return web.Response(body=b"null", content_type="application/json")
 
 
@@ -127,7 +127,7 @@ class _Api:
         self._reading = asyncio.Lock()
         """Held while a large job is read: that takes up to ten times its length (docs/architecture.md)."""
 
-    # -- the seed's routes -----------------------------------------------------------------------------------
+    # -- the OVH API's routes -----------------------------------------------------------------------------------
 
     def _check_server(self, request: web.Request) -> None:
         name, own = request.match_info["serviceName"], self._parts.config.service_name

@@ -61,7 +61,7 @@ class StillCancelling(Exception):
 
 
 def idle_document(server_name: str, notes: Sequence[str] = ()) -> dict[str, Any]:
-    """The status document of an empty slot: the seed's members are null."""
+    """The status document of an empty slot: the members of the OVH API are null."""
     return {
         "servername": server_name,
         "status": None,

@@ -1,4 +1,4 @@
-"""A small application behind the real listeners: the socket, TLS, the authenticator and the guard."""
+"""A small application behind the real listeners: the socket, TLS, the authenticator and the server."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from agent.service.jobs.audit import Failures
 TOKEN = "correct-horse-battery"
 DEFAULT = Limits()
 NAME = "ns1.example.net"
-SEED = f"/dedicated/server/{NAME}/bringYourOwnImage"
+ROUTE = f"/dedicated/server/{NAME}/bringYourOwnImage"
 
 
 @dataclass(frozen=True)

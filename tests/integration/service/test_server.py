@@ -19,7 +19,7 @@ from agent.service.api.connection import Limits
 from agent.service.api.places import Shares
 from agent.service.api.server import serve
 from agent.service.api.sockets import Listener, listen_unix
-from tests.integration.service.conftest import SEED, TOKEN, Site, answer_of, closed, error_of, write_cert
+from tests.integration.service.conftest import ROUTE, TOKEN, Site, answer_of, closed, error_of, write_cert
 
 HELD = b"POST /held HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Type: application/json\r\n\r\n"
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -70,7 +70,7 @@ async def test_two_thousand_connections_leave_the_limit_and_a_server_that_answer
 
 # -- who keeps whom out ------------------------------------------------------------------------------------------
 
-KNOWN = f"GET {SEED} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+KNOWN = f"GET {ROUTE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
 FOLLOW = f"GET /followed HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
 FEW = Shares(network=8, local=4, root=2)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
@@ -232,7 +232,7 @@ async def test_a_request_that_does_not_come_to_its_end_is_closed(start, first):
     "head",
     [
         b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: ",
-        f"POST {SEED} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 9999\r\n\r\n".encode(),
+        f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 9999\r\n\r\n".encode(),
     ],
 )
 async def test_a_byte_now_and_then_does_not_keep_a_connection(start, head, way):
@@ -453,7 +453,7 @@ async def test_one_who_asks_much_and_waits_for_no_answer_is_no_event(start, capl
     ("request_line", "headers", "status", "code"),
     [
         ("GET /nowhere", "", 404, "NOT_FOUND"),
-        (f"PATCH {SEED}", "", 405, "METHOD_NOT_ALLOWED"),
+        (f"PATCH {ROUTE}", "", 405, "METHOD_NOT_ALLOWED"),
         ("GET /healthz", "Expect: miracles\r\n", 417, "EXPECTATION_FAILED"),
         ("GET /crash?secret=hunter2", "", 500, "INTERNAL_ERROR"),
     ],
