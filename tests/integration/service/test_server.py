@@ -15,10 +15,10 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from agent.aio import run_blocking
-from agent.service.api.connection import Limits
-from agent.service.api.places import Shares
+from agent.service.api.limits import Limits
+from agent.service.api.quotas import Quotas
 from agent.service.api.server import serve
-from agent.service.api.sockets import Listener, listen_unix
+from agent.service.api.sockets import ListeningSocket, listen_unix
 from tests.integration.service.conftest import ROUTE, TOKEN, Site, answer_of, closed, error_of, write_cert
 
 HELD = b"POST /held HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Type: application/json\r\n\r\n"
@@ -57,7 +57,7 @@ def many_descriptors():
 
 @pytest.mark.usefixtures("many_descriptors")
 async def test_two_thousand_connections_leave_the_limit_and_a_server_that_answers(start):
-    limits = Limits(connections=Shares(network=10, local=290, root=10), request_seconds=FOREVER)
+    limits = Limits(connections=Quotas(network=10, local=290, root=10), request_seconds=FOREVER)
     async with start(limits=limits) as site:
         opened = [await asyncio.open_unix_connection(site.path) for _ in range(2000)]
         await until(lambda: sum(reader.at_eof() for reader, _ in opened) == 1700)
@@ -72,7 +72,7 @@ async def test_two_thousand_connections_leave_the_limit_and_a_server_that_answer
 
 KNOWN = f"GET {ROUTE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
 FOLLOW = f"GET /followed HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
-FEW = Shares(network=8, local=4, root=2)
+FEW = Quotas(network=8, local=4, root=2)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
 
@@ -194,7 +194,7 @@ async def test_the_socket_s_group_keeps_out_neither_root_nor_the_network(start, 
 
 @as_root
 async def test_who_only_listens_keeps_nobody_else_from_listening(start, public_directory):
-    async with start(limits=Limits(waiting=Shares(network=2, local=2, root=1))) as site:
+    async with start(limits=Limits(long_waits=Quotas(network=2, local=2, root=1))) as site:
         (public_directory / "api.sock").chmod(0o666)
         for _ in range(2):
             assert (await answer_of(await as_nobody(site, FOLLOW)))[0] == 200
@@ -417,7 +417,7 @@ async def test_what_will_never_be_complete_is_closed_at_once(start, first):
 async def test_a_client_that_closes_its_other_half_too_is_noticed(start):
     limits = Limits(request_seconds=FOREVER, idle_seconds=FOREVER, answer_seconds=FOREVER)
     async with start(limits=limits) as site:
-        _, writer = await site.open_unix(b"GET /abandonable HTTP/1.1\r\nHost: x\r\n\r\n")
+        _, writer = await site.open_unix(b"GET /long_wait HTTP/1.1\r\nHost: x\r\n\r\n")
         writer.write_eof()
         await asyncio.sleep(0.1)  # until its handler waits
         assert site.server.connections == 1
@@ -529,7 +529,7 @@ async def test_a_listener_that_cannot_accept_leaves_the_others_their_loop(tmp_pa
     path = str(tmp_path / "s")
     with capture_logs() as logs:
         async with serve(
-            app, [Listener(broken, "broken", local=True), await run_blocking(listen_unix, path)]
+            app, [ListeningSocket(broken, "broken", local=True), await run_blocking(listen_unix, path)]
         ):
             for _ in range(3):
                 reader, writer = await asyncio.open_unix_connection(path)
