@@ -179,7 +179,7 @@ class Daemon:
             authenticator=authenticator,
             bodies=self._bodies,
             disks=self._disks,
-            metrics=lambda: self._metrics.text(slot.last_status()),
+            metrics=lambda: self._metrics.text(slot.last_status(), self._board.document.get("percent")),
             middlewares=(self._metrics.middleware,),
         )
 
