@@ -50,6 +50,7 @@ class Site:
     seen: list[tuple[str, str, bytes]] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     """Posts to /held are answered when it is set."""
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     """Of the clients that a test opened: closed when the server is."""
 

@@ -357,8 +357,19 @@ async def test_a_handler_that_outlives_its_client_is_counted(start):
         b"nonsense\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2, 2\r\n\r\n{}",
     ],
-    ids=["long line", "long header", "many headers", "nonsense", "negative length", "two lengths"],
+    ids=[
+        "long line",
+        "long header",
+        "many headers",
+        "nonsense",
+        "negative length",
+        "two lengths",
+        "length twice",
+        "length listed twice",
+    ],
 )
 async def test_a_head_that_cannot_be_taken_is_answered_with_an_object(start, request_bytes):
     async with start() as site:
@@ -422,6 +433,49 @@ async def test_a_client_that_closes_its_other_half_too_is_noticed(start):
         await asyncio.sleep(0.1)  # until its handler waits
         assert site.server.connections == 1
         writer.transport.abort()
+        await until(lambda: site.server.connections == 0)
+
+
+def ask_and_end(site: Site, version: ssl.TLSVersion, *, politely: bool) -> bytes:
+    """Ask for what takes its time, send no more, and have it answered then; all that still comes."""
+    context = site.tls()
+    context.minimum_version = context.maximum_version = version
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    with socket.create_connection(("127.0.0.1", site.port), timeout=20) as connection:
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                connection.sendall(outgoing.read())
+                incoming.write(connection.recv(65536))
+        client.write(HELD.replace(b"\r\n\r\n", f"\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()))
+        connection.sendall(outgoing.read())
+        time.sleep(0.2)  # until its handler waits
+        if politely:
+            with suppress(ssl.SSLWantReadError):
+                client.unwrap()  # sends close_notify
+            connection.sendall(outgoing.read())
+        else:
+            connection.shutdown(socket.SHUT_WR)
+        time.sleep(0.2)  # until its end has come
+        site.loop.call_soon_threadsafe(site.gate.set)
+        with suppress(ConnectionError):
+            while data := connection.recv(65536):
+                incoming.write(data)
+        try:
+            return client.read()
+        except (ssl.SSLZeroReturnError, ssl.SSLWantReadError, ssl.SSLEOFError):
+            return b""
+
+
+@pytest.mark.parametrize("politely", [True, False], ids=["close_notify", "end of TCP"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_over_tls_a_client_that_sends_no_more_is_answered_nothing_more(start, version, politely):
+    """asyncio's TLS drops what is written after the client's end; docs/api.md says so."""
+    async with start() as site:
+        assert await run_blocking(lambda: ask_and_end(site, version, politely=politely)) == b""
         await until(lambda: site.server.connections == 0)
 
 
