@@ -5,7 +5,7 @@ makes its message from typed fields. An error may know blame and retryable bette
 object and both numbers; `hint` says what to do about it. HTTP statuses and exit codes belong to the API and the
 commands, not here. No constructor logs.
 
-The messages of the codes that the seed API had are kept to the letter: clients match on them.
+The messages of the codes that the OVH API had are kept to the letter: clients match on them.
 """
 
 import errno
@@ -96,7 +96,7 @@ class JobInvalid(DeployError):
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
         if len(self.faults) == 1 and self.faults[0].code != self.code:
-            # A lone fault that the seed API had a message for keeps that message and its own code.
+            # A lone fault that the OVH API has a message for keeps that message and its own code.
             self.code = self.faults[0].code
             super().__init__(summary=self.faults[0].message)
         else:

@@ -84,9 +84,9 @@ def print_error(error: DeployError, *, as_json: bool = False) -> int:
     status = exit_status(error.document())
     if as_json:
         # The members that every status document begins with, for those who read only these.
-        seed = {"servername": None, "status": "error", "message": error.message, "checksum": None}
+        body = {"servername": None, "status": "error", "message": error.message, "checksum": None}
         # What is raised to a command came before any disk was opened for writing.
-        return end_with_json(status, seed | {"error": error.document() | {"diskState": DiskState.UNTOUCHED}})
+        return end_with_json(status, body | {"error": error.document() | {"diskState": DiskState.UNTOUCHED}})
     return status
 
 

@@ -1,6 +1,6 @@
 """The job as posted: read strictly, with every fault listed at once.
 
-The document is the seed API's `bringYourOwnImage` body. `load_job` takes its text, `parse_job` the decoded
+The document is the OVH API's `bringYourOwnImage` body. `load_job` takes its text, `parse_job` the decoded
 JSON; both raise `JobInvalid` with all faults, each with its path. No value of a secret member is ever part
 of a fault.
 """

@@ -179,7 +179,7 @@ def _pairs(text: str, key: Mapping[str, Any] | None = None) -> Schema:
 
 
 def status_schema() -> Schema:
-    """The status of a deployment, as the API answers it. The first four members are those of the seed's API."""
+    """The status of a deployment, as the API answers it. The first four members are those of the OVH API."""
     seconds = _nullable(_of("number", "Seconds; null while it runs.", minimum=0))
     stage = {"name": _stage(), "startedAt": _time("When it began."), "seconds": seconds}
     properties = {
@@ -217,7 +217,7 @@ def status_schema() -> Schema:
 
 
 def idle_schema() -> Schema:
-    """What /v1/status answers where there is no deployment: the seed's members are null."""
+    """What /v1/status answers where there is no deployment: the members of the OVH API are null."""
     null = {"type": "null"}
     properties = {
         "servername": _of("string"),

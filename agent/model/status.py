@@ -59,7 +59,7 @@ class Status:
 
     @property
     def status(self) -> str:
-        """`doing`, `done` or `error`: all that the seed API knew."""
+        """`doing`, `done` or `error`: all that the OVH API knows."""
         return {State.DONE: DONE, State.ERROR: ERROR}.get(self.state, DOING)
 
     @property
@@ -68,7 +68,7 @@ class Status:
         return self.state in (State.DONE, State.ERROR)
 
     def document(self) -> dict[str, Any]:
-        """The JSON document; the first four members are the seed API's, the rest is ours."""
+        """The JSON document; the first four members are the OVH API's, the rest is ours."""
         progress = self.progress
         return {
             "servername": self.server_name,

@@ -16,13 +16,13 @@ from agent.model.job import Job
 from agent.model.seal import Seal
 from agent.service.api.app import Parts, make_app
 from agent.service.api.auth import Authenticator
-from agent.service.api.bodies import Bodies
 from agent.service.api.metrics import Metrics
+from agent.service.api.request_body import BodyReader
 from agent.service.api.server import Server, serve
-from agent.service.api.sockets import Listener as Socket
+from agent.service.api.sockets import ListeningSocket
 from agent.service.config.model import Config
 from agent.service.jobs.audit import Failures
-from agent.service.jobs.caller import Way
+from agent.service.jobs.caller import AuthMethod
 from agent.service.jobs.entry import JobEntry
 from agent.service.jobs.journal import Journal, JournalState
 from agent.service.jobs.lifecycle import Keep, Running
@@ -49,7 +49,7 @@ class Daemon:
         self,
         config: Config,
         journal: Journal,
-        sockets: Sequence[Socket],
+        sockets: Sequence[ListeningSocket],
         stall_seconds: float,
         reread: Callable[[], Config],
     ) -> None:
@@ -70,7 +70,7 @@ class Daemon:
         self._publisher = StatusPublisher(idle_document(config.service_name))
         self._metrics = Metrics()
         self._failures = Failures()
-        self._bodies = Bodies()
+        self._bodies = BodyReader()
 
     async def run(
         self,
@@ -140,7 +140,7 @@ class Daemon:
             await rotation.turn(server)
 
     def _bad_certificate(self, peer: Peer, reason: str) -> None:
-        self._failures.failed(peer, Way.CERTIFICATE.value, reason)
+        self._failures.failed(peer, AuthMethod.CERTIFICATE.value, reason)
 
     async def _end_streams(self, _: object) -> None:
         self._publisher.close()
@@ -174,7 +174,7 @@ class Daemon:
             authenticator=authenticator,
             bodies=self._bodies,
             disks=self._disks,
-            metrics=lambda: self._metrics.text(slot.last_status()),
+            metrics=lambda: self._metrics.text(slot.last_status(), self._publisher.document.get("percent")),
             middlewares=(self._metrics.middleware,),
         )
 

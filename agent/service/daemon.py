@@ -26,7 +26,7 @@ from agent.service.config.model import Config, load_config
 from agent.service.config.sources import credentials_directory, kernel_command_line
 
 if TYPE_CHECKING:
-    from agent.service.api.sockets import Listener
+    from agent.service.api.sockets import ListeningSocket
 
 log = structlog.get_logger(__name__)
 
@@ -162,7 +162,7 @@ def _abandon() -> NoReturn:
     os._exit(EXIT_FAILED)
 
 
-def _listen(config: Config) -> "list[Listener]":
+def _listen(config: Config) -> "list[ListeningSocket]":
     from agent.service.api.sockets import listen_tls, listen_unix, tls_files  # noqa: PLC0415
 
     api, files = config.api, tls_files(config.api)

@@ -12,7 +12,7 @@ from agent.errors import ConfigInvalid
 from agent.lean import structlog
 from agent.service.api.auth import Authenticator
 from agent.service.api.server import Server
-from agent.service.api.sockets import Listener, ListenError, tls_files
+from agent.service.api.sockets import ListenError, ListeningSocket, tls_files
 from agent.service.config.check import explain
 from agent.service.config.model import Config
 from agent.service.config.options import OPTIONS
@@ -39,7 +39,7 @@ class Rotation:
         self,
         config: Config,
         reread: Callable[[], Config],
-        listeners: Sequence[Listener],
+        listeners: Sequence[ListeningSocket],
         authenticator: Authenticator,
         client: "ControlClient | None",
     ) -> None:

@@ -3,7 +3,7 @@
     PYTHONPATH=. python tests/bench/pollers.py [--size 1G] [--rounds 5] [--clients 500] [--disk DIR] [--json]
 
 The daemon deploys an image over HTTP onto a file, with nobody who asks, and with 500 clients, half of them on the Unix
-socket and half on TLS: seven of ten poll the route of the seed API every one to two seconds, one of four waits in a
+socket and half on TLS: seven of ten poll the route of the OVH API every one to two seconds, one of four waits in a
 long poll, the others read the stream of events. Both are measured in turns and the ratio is taken in each round.
 
 The clients and the web server need processor time too, and on few cores they take it from the deployment whatever the

@@ -105,7 +105,7 @@ def test_the_data_waits_at_the_end_of_the_disk_without_ranges(byoi, no_ranges, t
     disk.unlink()
 
 
-def test_where_nothing_is_left_the_message_is_the_seeds(byoi, no_ranges, tmp_path):
+def test_where_nothing_is_left_the_message_is_that_of_the_ovh_api(byoi, no_ranges, tmp_path):
     disk = tmp_path / "disk.img"
     fill(disk, GUEST + 64 * MiB)
     outcome = deploy(byoi, no_ranges, disk)

@@ -65,7 +65,7 @@ def test_every_code_is_used_once_and_says_whose_fault_it_is():
         (errors.ConfigDriveCreate(), "configdrive.create", "Could not create configdrive on disk."),
     ],
 )
-def test_the_messages_of_the_seed_are_kept_to_the_letter(error, code, message):
+def test_the_messages_of_the_ovh_api_are_kept_to_the_letter(error, code, message):
     assert (error.code, error.message) == (code, message)
 
 

@@ -24,13 +24,13 @@ from agent.model.job_text import read_json
 from agent.model.schema import MAX_REVISION
 from agent.model.status import DONE
 from agent.service.api.auth import CALLER, Authenticator, authenticate
-from agent.service.api.bodies import Bodies
+from agent.service.api.connection import long_wait
 from agent.service.api.errors import ApiError
-from agent.service.api.heads import check_heads
 from agent.service.api.inventory import WAIT_SECONDS, Inventory, InventoryHangs
 from agent.service.api.metrics import load_library
 from agent.service.api.middleware import json_errors
-from agent.service.api.server import abandonable
+from agent.service.api.request_body import BodyReader
+from agent.service.api.request_head import check_request_head
 from agent.service.config.model import Config
 from agent.service.jobs.audit import acted
 from agent.service.jobs.phases import RebootState
@@ -55,7 +55,7 @@ class Parts:
     slot: Slot
     board: StatusPublisher
     authenticator: Authenticator
-    bodies: Bodies
+    bodies: BodyReader
     disks: Callable[[], dict[str, Any]]
     """The inventory document; blocking."""
     disks_seconds: float = WAIT_SECONDS
@@ -71,10 +71,10 @@ def make_app(parts: Parts) -> web.Application:
         middlewares=[
             *parts.middlewares,
             json_errors,
-            check_heads,
+            check_request_head,
             authenticate(parts.authenticator, parts.bodies),
         ],
-        client_max_size=0,  # bodies are read by Bodies, which has a bound of its own
+        client_max_size=0,  # bodies are read by BodyReader, which has a bound of its own
     )
     api = _Api(parts)
     routes: tuple[tuple[str, str, Handler], ...] = (
@@ -98,7 +98,7 @@ def make_app(parts: Parts) -> web.Application:
 
 
 def _void() -> web.Response:
-    # A 200 with an empty body makes the clients of the seed API raise.
+    # A 200 with an empty body makes the clients of the OVH API raise.
     return web.Response(body=b"null", content_type="application/json")
 
 
@@ -127,7 +127,7 @@ class _Api:
         self._reading = asyncio.Lock()
         """Held while a large job is read: that takes up to ten times its length (docs/architecture.md)."""
 
-    # -- the seed's routes -----------------------------------------------------------------------------------
+    # -- the OVH API's routes -----------------------------------------------------------------------------------
 
     def _check_server(self, request: web.Request) -> None:
         name, own = request.match_info["serviceName"], self._parts.config.service_name
@@ -222,7 +222,7 @@ class _Api:
             raise ApiError(400, "The query member since must be a whole number.", error_code="INVALID_QUERY")
         wait = _number(request, "wait", 0, 3600)
         if wait is not None and since is not None:
-            with abandonable(request):
+            with long_wait(request):
                 await self._board.wait(int(since), min(wait, MAX_WAIT_SECONDS))
         return await self._answer_status(request, counts=request[CALLER].remote)
 
@@ -243,7 +243,7 @@ class _Api:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
         )
-        with abandonable(request), self._board.subscribe() as subscription:
+        with long_wait(request), self._board.subscribe() as subscription:
             await response.prepare(request)
             while request.method != "HEAD":
                 piece = await _next_piece(subscription)

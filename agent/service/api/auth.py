@@ -26,11 +26,11 @@ from aiohttp.typedefs import Handler, Middleware
 
 from agent.aio import run_blocking
 from agent.model.url import printable
-from agent.service.api.bodies import Bodies
+from agent.service.api.connection import authenticated
 from agent.service.api.errors import ApiError
-from agent.service.api.server import recognise
+from agent.service.api.request_body import BodyReader
 from agent.service.jobs.audit import Failures
-from agent.service.jobs.caller import Caller, Way
+from agent.service.jobs.caller import AuthMethod, Caller
 from agent.service.jobs.peer import Peer, peer_of
 from agent.units import KiB
 
@@ -86,7 +86,7 @@ class Authenticator:
         *,
         accept_client_certificates: bool,
         ovh: OvhKeys | None,
-        bodies: Bodies,
+        bodies: BodyReader,
         failures: Failures,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -111,12 +111,12 @@ class Authenticator:
 
     def is_current(self, caller: Caller) -> bool:
         """Whether what a caller showed is still taken. Which certificates are is the listener's business."""
-        match caller.way:
-            case Way.TOKEN:
+        match caller.auth_method:
+            case AuthMethod.TOKEN:
                 return caller.credential == self._token
-            case Way.SIGNATURE:
+            case AuthMethod.SIGNATURE:
                 return self._ovh is not None and caller.credential == _keys_digest(self._ovh)
-            case Way.CERTIFICATE:
+            case AuthMethod.CERTIFICATE:
                 return self._certificates
             case _:
                 return True
@@ -125,7 +125,7 @@ class Authenticator:
         """Who calls; checks every credential that the request presents.
 
         Raises:
-            ApiError: 401 no credential or a wrong token; 403 a signature that is not right; what `Bodies.read`
+            ApiError: 401 no credential or a wrong token; 403 a signature that is not right; what `BodyReader.read`
                 raises for the body of a signed request.
         """
         peer = peer_of_request(request)
@@ -138,16 +138,16 @@ class Authenticator:
 
     async def _caller(self, request: web.Request, peer: Peer) -> Caller:
         if request.path in OPEN_PATHS and request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
-            return Caller(Way.OPEN, peer)
-        caller = None if peer.is_remote else Caller(Way.SOCKET, peer)
+            return Caller(AuthMethod.OPEN, peer)
+        caller = None if peer.is_remote else Caller(AuthMethod.SOCKET, peer)
         certificate = _verified_certificate(request) if self._certificates else {}
         if certificate:
-            caller = Caller(Way.CERTIFICATE, peer, certificate_name(certificate))
+            caller = Caller(AuthMethod.CERTIFICATE, peer, certificate_name(certificate))
         if hdrs.AUTHORIZATION in request.headers:
-            caller = Caller(Way.TOKEN, peer, "api.token", self._check_token(request))
+            caller = Caller(AuthMethod.TOKEN, peer, "api.token", self._check_token(request))
         if _is_signed(request):
             keys = await self._check_signature(request)
-            caller = Caller(Way.SIGNATURE, peer, keys.application_key, _keys_digest(keys))
+            caller = Caller(AuthMethod.SIGNATURE, peer, keys.application_key, _keys_digest(keys))
         if caller is None:
             raise _unauthorized(f"Credentials are required: {self._accepted()}.")
         return caller
@@ -249,8 +249,8 @@ def _is_signed(request: web.Request) -> bool:
 
 def _way_tried(request: web.Request) -> str:
     if _is_signed(request):
-        return Way.SIGNATURE.value
-    return Way.TOKEN.value if hdrs.AUTHORIZATION in request.headers else "none"
+        return AuthMethod.SIGNATURE.value
+    return AuthMethod.TOKEN.value if hdrs.AUTHORIZATION in request.headers else "none"
 
 
 def _verified_certificate(request: web.Request) -> Mapping[str, Any]:
@@ -303,18 +303,18 @@ def _forbidden(code: str, message: str) -> ApiError:
 # -- in front of the routes --------------------------------------------------------------------------------------
 
 
-def authenticate(authenticator: Authenticator, bodies: Bodies) -> Middleware:
-    """The middleware that checks every request, and frees the place of its body when it has been answered.
+def authenticate(authenticator: Authenticator, bodies: BodyReader) -> Middleware:
+    """The middleware that checks every request, and lets its body go when it has been answered.
 
     Handlers find their caller in `request[CALLER]` and read the body by `bodies.read(request)`.
     """
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        async with bodies.of(request):
+        async with bodies.reading(request):
             caller = request[CALLER] = await authenticator.check(request)
-            if caller.way is not Way.OPEN:
-                recognise(request, caller)
+            if caller.auth_method is not AuthMethod.OPEN:
+                authenticated(request, caller)
             return await handler(request)
 
     return check

@@ -62,7 +62,7 @@ def error_body(
 ) -> dict[str, Any]:
     """The JSON object of an error answer.
 
-    Clients of the seed API raise by the status and by `errorCode`, and show `message` to their user; `details` is
+    Clients of the OVH API raise by the status and by `errorCode`, and show `message` to their user; `details` is
     always an object, so that nobody has to ask first whether it is there.
     """
     return {"class": cls, "message": message, "errorCode": error_code, "details": dict(details or {})}

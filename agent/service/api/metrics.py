@@ -59,6 +59,8 @@ class Metrics:
         self._last_over: float | None = None
         """When the last deployment that is over had begun: its bytes are in the sums."""
         self._status: Status | None = None
+        self._percent: float | None = None
+        """What `text` was given, while it runs."""
         self._registry: CollectorRegistry | None = None
 
     def listen(self, event: DeployEvent) -> None:
@@ -94,11 +96,13 @@ class Metrics:
             method = request.method if request.method in hdrs.METH_ALL else _OTHER_METHOD
             self._requests[method, route, status] += 1
 
-    def text(self, status: Status | None) -> bytes:
+    def text(self, status: Status | None, percent: float | None) -> bytes:
         """Everything, in the text format 0.0.4.
 
         Args:
             status: of the deployment in the slot; None if there is none.
+            percent: how far the status document says that it is; None where it says nothing. `status` may be further:
+                the journal has to know of a percentage before anybody is told.
         """
         from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest  # noqa: PLC0415
 
@@ -106,11 +110,11 @@ class Metrics:
             self._registry = CollectorRegistry(auto_describe=False)
             self._registry.register(_Collector(self._families))
             ProcessCollector(registry=self._registry)  # memory, processor time, file descriptors
-        self._status = status
+        self._status, self._percent = status, percent
         try:
             return generate_latest(self._registry)
         finally:
-            self._status = None
+            self._status = self._percent = None
 
     # -- families --------------------------------------------------------------------------------------------
 
@@ -142,7 +146,7 @@ class Metrics:
             "Lines of the log that nobody took from stderr",
             value=dropped_lines(),
         )
-        yield from _deployment(self._status)
+        yield from _deployment(self._status, self._percent)
 
     def _counted_bytes(self, what: str, text: str) -> "Metric":
         """A sum over all deployments, the present one included. A transfer that begins again counts anew."""
@@ -165,7 +169,7 @@ class _Collector:
         return self._families()
 
 
-def _deployment(status: Status | None) -> "Iterator[Metric]":
+def _deployment(status: Status | None, percent: float | None) -> "Iterator[Metric]":
     """The deployment in the slot; nothing but `active 0` if there is none."""
     active = status is not None and status.state in ACTIVE
     yield _gauge("active", "Whether a deployment is under way", float(active))
@@ -175,7 +179,8 @@ def _deployment(status: Status | None) -> "Iterator[Metric]":
     yield _labelled(
         "state", "Where the deployment is", "state", {state: float(state is status.state) for state in State}
     )
-    yield _gauge("percent", "How far it is, by the weight of its stages", round(status.percent, 1))
+    if percent is not None:
+        yield _gauge("percent", "How far it is, by the weight of its stages", percent)
     yield _gauge("attempt", "How often the transfer has begun", status.attempt)
     yield _gauge("start_time_seconds", "When it began, since the epoch", status.started_at)
     if status.finished_at is not None:

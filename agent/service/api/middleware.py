@@ -1,7 +1,7 @@
 """Error answers of the running server: each is a JSON object, whoever made it.
 
 `json_errors` is the outermost middleware of the application. What never reaches a middleware (a head that cannot be
-parsed, a bad `Expect`) is answered by the protocol in `agent.service.api.server`, with the same objects.
+parsed, a bad `Expect`) is answered by `agent.service.api.connection`, with the same objects.
 """
 
 from aiohttp import hdrs, web

@@ -70,7 +70,7 @@ class Certificates:
 
 
 @dataclass(slots=True)
-class Listener:
+class ListeningSocket:
     """A listening socket. `local` is the Unix socket; `certificates` are those of the TLS listener."""
 
     socket: socket.socket
@@ -106,7 +106,7 @@ class Listener:
 # -- the Unix socket ---------------------------------------------------------------------------------------------
 
 
-def listen_unix(path: str, group: str | None = None) -> Listener:
+def listen_unix(path: str, group: str | None = None) -> ListeningSocket:
     """Listen on a Unix socket, mode 0660, owned by us and by `group`.
 
     The directory is made if it is not there. A socket that nobody answers on is replaced.
@@ -130,7 +130,7 @@ def listen_unix(path: str, group: str | None = None) -> Listener:
         sock.listen(_BACKLOG)
         sock.settimeout(0)
         Path(private).rename(path)
-        return Listener(sock, path, local=True, _inode=_inode(path))
+        return ListeningSocket(sock, path, local=True, _inode=_inode(path))
     except OSError as error:
         sock.close()
         with contextlib.suppress(OSError):
@@ -184,7 +184,7 @@ def _inode(path: str) -> tuple[int, int]:
 # -- TLS ---------------------------------------------------------------------------------------------------------
 
 
-def listen_tls(host: str, port: int, files: TlsFiles) -> Listener:
+def listen_tls(host: str, port: int, files: TlsFiles) -> ListeningSocket:
     """Listen on a TCP address, with TLS 1.3, or 1.2 and one of its suites that are as good.
 
     Args:
@@ -214,7 +214,7 @@ def listen_tls(host: str, port: int, files: TlsFiles) -> Listener:
         sock.close()
         way_out = " (something else listens there)" if error.errno == errno.EADDRINUSE else ""
         raise ListenError(f"api.listen: cannot listen on {where}: {_words(error)}{way_out}") from error
-    listener = Listener(sock, where, local=False, certificates=certificates)
+    listener = ListeningSocket(sock, where, local=False, certificates=certificates)
     listener.name = f"{host}:{listener.port}"
     return listener
 

@@ -27,7 +27,7 @@ from agent.model.status import DOING, timestamp
 from agent.service.config.model import ControlPlane
 from agent.service.control.client import Action, ControlFault, ControlPlaneApi, Offer, tls_context
 from agent.service.jobs.audit import Act, acted
-from agent.service.jobs.caller import Caller, Way
+from agent.service.jobs.caller import AuthMethod, Caller
 from agent.service.jobs.peer import Peer
 from agent.service.jobs.publisher import StatusPublisher
 from agent.service.jobs.slot import RebootOrdered, Slot, SlotClosing, SlotTaken, StillCancelling
@@ -304,7 +304,7 @@ def _caller_of(config: ControlPlane) -> Caller:
     """The control plane, as the log names it."""
     url = urlsplit(config.url)
     peer = Peer(address=url.hostname or "", port=url.port or (443 if url.scheme == "https" else 80))
-    return Caller(Way.CONTROL_PLANE, peer, "" if config.token is None else "control_plane.token")
+    return Caller(AuthMethod.CONTROL_PLANE, peer, "" if config.token is None else "control_plane.token")
 
 
 def _milestone(document: Mapping[str, Any]) -> tuple[object, ...]:

@@ -28,7 +28,7 @@ def acted(act: Act, caller: Caller, job_id: object) -> None:
         caller: who did it.
         job_id: of the job.
     """
-    who = {"way": caller.way.value, "peer": str(caller.peer), "credential": caller.name or None}
+    who = {"way": caller.auth_method.value, "peer": str(caller.peer), "credential": caller.name or None}
     log.info("audit", act=act, id=job_id, **who)
 
 

@@ -6,13 +6,13 @@ from enum import StrEnum
 from agent.service.jobs.peer import Peer
 
 
-class Way(StrEnum):
-    """What let a caller pass."""
+class AuthMethod(StrEnum):
+    """What let a caller pass; the member `way` of the log's lines."""
 
     OPEN = "open"
     SOCKET = "socket"
     CERTIFICATE = "certificate"
-    TOKEN = "token"  # noqa: S105 -- the name of the way, not a token
+    TOKEN = "token"  # noqa: S105 -- the name of the method, not a token
     SIGNATURE = "signature"
     CONTROL_PLANE = "control plane"
 
@@ -21,7 +21,7 @@ class Way(StrEnum):
 class Caller:
     """Who called: how they passed, from where, and by which credential."""
 
-    way: Way
+    auth_method: AuthMethod
     peer: Peer
     name: str = ""
     """Of the credential, for the log: the certificate's subject and serial number, the key's name. Never a secret."""

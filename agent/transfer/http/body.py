@@ -9,6 +9,8 @@ loop receives straight into the caller's buffer, which is about twice as fast as
 stream. It serves bodies that need no parsing: those with a Content-Length, and those that end with the
 connection. `StreamBody` copies out of aiohttp's stream: for chunked bodies, and for what had already arrived
 whole together with the head.
+
+aiohttp does not document the hand-over: `tests/integration/test_aiohttp_internals.py` lists all that is used for it.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The seed's three routes over a real socket: what real clients rely on."""
+"""The OVH API's three routes over a real socket: what real clients rely on."""
 
 import json
 import threading

@@ -123,6 +123,7 @@ def test_an_outcome_is_not_told_before_it_is_kept_and_the_status_names_the_cure(
         status = agent.status()
         assert (status["status"], status["error"], status["finishedAt"]) == ("doing", None, None)
         assert status["percent"] < 100
+        assert f"byoi_deployment_percent {status['percent']}\n" in agent.get("/metrics").body.decode()
         for text in (status["message"], status["notes"][-1]):
             assert f"{small} cannot be used: Read-only file system" in text
             assert f"Mount the filesystem of {small} writable again. The agent tries again every 5 s." in text

@@ -1,4 +1,4 @@
-"""A small application behind the real listeners: the socket, TLS, the authenticator and the guard."""
+"""A small application behind the real listeners: the socket, TLS, the authenticator and the server."""
 
 import asyncio
 import json
@@ -15,18 +15,19 @@ from aiohttp import web
 
 from agent.aio import run_blocking
 from agent.service.api.auth import CALLER, Authenticator, authenticate
-from agent.service.api.bodies import Bodies
-from agent.service.api.connection import Limits
-from agent.service.api.heads import check_heads
+from agent.service.api.connection import long_wait
+from agent.service.api.limits import Limits
 from agent.service.api.middleware import json_errors
-from agent.service.api.server import Server, abandonable, serve
+from agent.service.api.request_body import BodyReader
+from agent.service.api.request_head import check_request_head
+from agent.service.api.server import Server, serve
 from agent.service.api.sockets import Certificates, TlsFiles, listen_tls, listen_unix
 from agent.service.jobs.audit import Failures
 
 TOKEN = "correct-horse-battery"
 DEFAULT = Limits()
 NAME = "ns1.example.net"
-SEED = f"/dedicated/server/{NAME}/bringYourOwnImage"
+ROUTE = f"/dedicated/server/{NAME}/bringYourOwnImage"
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ class Site:
     port: int
     ca_file: str
     certificates: Certificates
-    bodies: Bodies
+    bodies: BodyReader
     seen: list[tuple[str, str, bytes]] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     """Posts to /held are answered when it is set."""
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     """Of the clients that a test opened: closed when the server is."""
 
@@ -118,10 +120,10 @@ def write_cert(ca: trustme.CA, directory: Path) -> None:
     (directory / "tls.crt").write_bytes(b"".join(pem.bytes() for pem in cert.cert_chain_pems))
 
 
-def make_app(authenticator: Authenticator, bodies: Bodies, site: Callable[[], Site]) -> web.Application:
+def make_app(authenticator: Authenticator, bodies: BodyReader, site: Callable[[], Site]) -> web.Application:
     async def take(request: web.Request) -> web.Response:
         body = await bodies.read(request) if request.method == "POST" else b""
-        site().seen.append((request.method, request[CALLER].way.value, body))
+        site().seen.append((request.method, request[CALLER].auth_method.value, body))
         return web.json_response(None)
 
     async def held(request: web.Request) -> web.Response:
@@ -130,7 +132,7 @@ def make_app(authenticator: Authenticator, bodies: Bodies, site: Callable[[], Si
         return web.json_response(None)
 
     async def waits(request: web.Request) -> web.Response:
-        with abandonable(request):
+        with long_wait(request):
             await site().gate.wait()
         return web.json_response(None)
 
@@ -156,19 +158,19 @@ def make_app(authenticator: Authenticator, bodies: Bodies, site: Callable[[], Si
         raise RuntimeError
 
     async def followed(request: web.Request) -> web.StreamResponse:
-        with abandonable(request):
+        with long_wait(request):
             response = web.StreamResponse()
             await response.prepare(request)
             await response.write(b"begun")
             await site().gate.wait()
         return response
 
-    app = web.Application(middlewares=[json_errors, check_heads, authenticate(authenticator, bodies)])
+    app = web.Application(middlewares=[json_errors, check_request_head, authenticate(authenticator, bodies)])
     for prefix in ("", "/1.0"):
         app.router.add_get(prefix + "/healthz", healthz)
         app.router.add_get(prefix + "/auth/time", now)
         app.router.add_post(prefix + "/held", held)
-        app.router.add_get(prefix + "/abandonable", waits)
+        app.router.add_get(prefix + "/long_wait", waits)
         app.router.add_get(prefix + "/crash", crash)
         app.router.add_get(prefix + "/stream", stream)
         app.router.add_get(prefix + "/broken", broken_stream)
@@ -195,7 +197,7 @@ def start(tmp_path, tls_files):
         files = tls_files if certificates else TlsFiles(tls_files.cert, tls_files.key)
         local = await run_blocking(listen_unix, str(tmp_path / "api.sock"))
         remote = await run_blocking(listen_tls, "127.0.0.1", 0, files)
-        bodies = Bodies(**bodies_options)
+        bodies = BodyReader(**bodies_options)
         authenticator = Authenticator(
             token,
             accept_client_certificates=certificates,

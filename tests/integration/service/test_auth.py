@@ -13,11 +13,11 @@ import pytest
 import trustme
 
 from agent.aio import run_blocking
-from tests.integration.service.conftest import NAME, SEED, TOKEN, Keys, Site, answer_of, closed, error_of
+from tests.integration.service.conftest import NAME, ROUTE, TOKEN, Keys, Site, answer_of, closed, error_of
 
 
 async def request_of(
-    site: Site, method: str = "GET", path: str = SEED, *, cert=None, **options
+    site: Site, method: str = "GET", path: str = ROUTE, *, cert=None, **options
 ) -> tuple[int, dict]:
     async with (
         aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session,
@@ -107,7 +107,7 @@ async def test_a_server_without_ovh_keys_refuses_signatures(start):
 
 
 def signed(
-    site: Site, method: str = "GET", path: str = SEED, *, body: bytes = b"", at: int | None = None, **more
+    site: Site, method: str = "GET", path: str = ROUTE, *, body: bytes = b"", at: int | None = None, **more
 ):
     keys, timestamp = Keys(), str(int(time.time()) if at is None else at)
     url = more.get("url", site.url + path)
@@ -156,15 +156,15 @@ async def test_a_signature_with_one_part_wrong_or_missing_is_refused(start, chan
 async def test_a_signature_covers_method_path_query_host_and_body(start):
     body = b'{"URL":"x"}'
     async with start() as site:
-        good = signed(site, "POST", SEED + "?a=1", body=body)
-        assert (await request_of(site, "POST", SEED + "?a=1", data=body, headers=good))[0] == 200
+        good = signed(site, "POST", ROUTE + "?a=1", body=body)
+        assert (await request_of(site, "POST", ROUTE + "?a=1", data=body, headers=good))[0] == 200
         for method, path, sent, host in (
-            ("PUT", SEED + "?a=1", body, None),
-            ("POST", SEED + "?a=2", body, None),
-            ("POST", SEED + "?a=1", body + b" ", None),
-            ("POST", SEED + "?a=1", b"", None),
-            ("POST", "/1.0" + SEED + "?a=1", body, None),
-            ("POST", SEED + "?a=1", body, "elsewhere.example.net"),
+            ("PUT", ROUTE + "?a=1", body, None),
+            ("POST", ROUTE + "?a=2", body, None),
+            ("POST", ROUTE + "?a=1", body + b" ", None),
+            ("POST", ROUTE + "?a=1", b"", None),
+            ("POST", "/1.0" + ROUTE + "?a=1", body, None),
+            ("POST", ROUTE + "?a=1", body, "elsewhere.example.net"),
         ):
             headers = good | ({"Host": host} if host else {})
             status, document = await request_of(site, method, path, data=sent, headers=headers)
@@ -182,7 +182,7 @@ async def test_a_signature_given_twice_counts_as_none(start):
 async def test_a_name_from_the_client_is_what_is_signed(start):
     """Whatever the client calls this server: the Host header is part of the URL that it signed."""
     async with start() as site:
-        headers = signed(site, url="https://rescue.example.net:9443" + SEED) | {
+        headers = signed(site, url="https://rescue.example.net:9443" + ROUTE) | {
             "Host": "rescue.example.net:9443"
         }
         assert (await request_of(site, headers=headers))[0] == 200
@@ -193,7 +193,7 @@ async def test_the_body_of_an_unknown_application_is_not_read(start):
         headers = signed(site, "POST") | {"X-Ovh-Application": "other"}
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         reader, _ = await site.open_tls(
-            f"POST {SEED} HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n{head}\r\n".encode()
+            f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n{head}\r\n".encode()
         )
         assert (await error_of(reader))["errorCode"] == "INVALID_KEY"  # and not one byte of it was sent
 
@@ -264,7 +264,7 @@ async def test_without_credentials_the_network_sees_health_and_time_only(start):
     async with start() as site:
         for path in ("/healthz", "/1.0/healthz", "/auth/time", "/1.0/auth/time"):
             assert (await request_of(site, path=path))[0] == 200
-        for path in (SEED, "/1.0" + SEED, "/", "/healthz/", "/nowhere", "//healthz", "/1.0/1.0/healthz"):
+        for path in (ROUTE, "/1.0" + ROUTE, "/", "/healthz/", "/nowhere", "//healthz", "/1.0/1.0/healthz"):
             status, document = await request_of(site, path=path)
             assert (status, document["errorCode"]) == (401, "NOT_CREDENTIAL"), path
         assert (await request_of(site, "POST", "/healthz"))[0] == 401
@@ -279,7 +279,7 @@ async def test_the_refusal_says_what_is_taken(start):
     )
 
 
-async def over_socket(site: Site, *headers: str, path: str = SEED) -> tuple[int, dict | None]:
+async def over_socket(site: Site, *headers: str, path: str = ROUTE) -> tuple[int, dict | None]:
     head = "".join(f"{header}\r\n" for header in ("Host: localhost", "Connection: close", *headers))
     reader, _ = await site.open_unix(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
     status, _, body = await answer_of(reader)
@@ -297,7 +297,7 @@ async def test_a_credential_that_is_presented_on_the_socket_is_checked_too(start
     async with start() as site:
         assert (await over_socket(site, f"Authorization: Bearer {TOKEN}"))[0] == 200
         assert (await over_socket(site, "Authorization: Bearer wrong"))[0] == 401
-        good = [f"{name}: {value}" for name, value in signed(site, url=f"http://localhost{SEED}").items()]
+        good = [f"{name}: {value}" for name, value in signed(site, url=f"http://localhost{ROUTE}").items()]
         assert (await over_socket(site, *good))[0] == 200
         status, document = await over_socket(site, *good[:-1], "X-Ovh-Signature: $1$" + "0" * 40)
         assert (status, document["errorCode"]) == (403, "INVALID_CREDENTIAL")
@@ -307,7 +307,7 @@ async def test_a_credential_that_is_presented_on_the_socket_is_checked_too(start
 # -- bodies ------------------------------------------------------------------------------------------------------
 
 
-def post(length: int, *headers: str, path: str = SEED) -> bytes:
+def post(length: int, *headers: str, path: str = ROUTE) -> bytes:
     lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {length}", *headers]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
@@ -322,7 +322,7 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_sent(start):
 async def test_a_body_of_unknown_length_is_cut_off_at_the_limit(start):
     async with start(limit=1000) as site:
         reader, writer = await site.open_unix(
-            f"POST {SEED} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+            f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
             + b"3e8\r\n"
             + bytes(1000)
         )

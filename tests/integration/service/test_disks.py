@@ -9,7 +9,7 @@ import pytest
 from agent.aio import run_blocking
 from agent.service.api.app import Parts, make_app
 from agent.service.api.auth import Authenticator
-from agent.service.api.bodies import Bodies
+from agent.service.api.request_body import BodyReader
 from agent.service.api.server import serve
 from agent.service.api.sockets import listen_unix
 from agent.service.config.model import Config
@@ -29,7 +29,7 @@ async def test_an_inventory_that_hangs_is_told_and_comes_when_it_can(tmp_path, g
         assert gate.wait(60)
         return {"disks": [], "groups": []}
 
-    bodies = Bodies()
+    bodies = BodyReader()
     parts = Parts(
         config=Config(service_name="ns1.example.net"),
         slot=sentinel.no_deployment,

@@ -15,11 +15,11 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from agent.aio import run_blocking
-from agent.service.api.connection import Limits
-from agent.service.api.places import Shares
+from agent.service.api.limits import Limits
+from agent.service.api.quotas import Quotas
 from agent.service.api.server import serve
-from agent.service.api.sockets import Listener, listen_unix
-from tests.integration.service.conftest import SEED, TOKEN, Site, answer_of, closed, error_of, write_cert
+from agent.service.api.sockets import ListeningSocket, listen_unix
+from tests.integration.service.conftest import ROUTE, TOKEN, Site, answer_of, closed, error_of, write_cert
 
 HELD = b"POST /held HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Type: application/json\r\n\r\n"
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -57,7 +57,7 @@ def many_descriptors():
 
 @pytest.mark.usefixtures("many_descriptors")
 async def test_two_thousand_connections_leave_the_limit_and_a_server_that_answers(start):
-    limits = Limits(connections=Shares(network=10, local=290, root=10), request_seconds=FOREVER)
+    limits = Limits(connections=Quotas(network=10, local=290, root=10), request_seconds=FOREVER)
     async with start(limits=limits) as site:
         opened = [await asyncio.open_unix_connection(site.path) for _ in range(2000)]
         await until(lambda: sum(reader.at_eof() for reader, _ in opened) == 1700)
@@ -70,9 +70,9 @@ async def test_two_thousand_connections_leave_the_limit_and_a_server_that_answer
 
 # -- who keeps whom out ------------------------------------------------------------------------------------------
 
-KNOWN = f"GET {SEED} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+KNOWN = f"GET {ROUTE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
 FOLLOW = f"GET /followed HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
-FEW = Shares(network=8, local=4, root=2)
+FEW = Quotas(network=8, local=4, root=2)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
 
@@ -194,7 +194,7 @@ async def test_the_socket_s_group_keeps_out_neither_root_nor_the_network(start, 
 
 @as_root
 async def test_who_only_listens_keeps_nobody_else_from_listening(start, public_directory):
-    async with start(limits=Limits(waiting=Shares(network=2, local=2, root=1))) as site:
+    async with start(limits=Limits(long_waits=Quotas(network=2, local=2, root=1))) as site:
         (public_directory / "api.sock").chmod(0o666)
         for _ in range(2):
             assert (await answer_of(await as_nobody(site, FOLLOW)))[0] == 200
@@ -232,7 +232,7 @@ async def test_a_request_that_does_not_come_to_its_end_is_closed(start, first):
     "head",
     [
         b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: ",
-        f"POST {SEED} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 9999\r\n\r\n".encode(),
+        f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 9999\r\n\r\n".encode(),
     ],
 )
 async def test_a_byte_now_and_then_does_not_keep_a_connection(start, head, way):
@@ -357,8 +357,19 @@ async def test_a_handler_that_outlives_its_client_is_counted(start):
         b"nonsense\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2, 2\r\n\r\n{}",
     ],
-    ids=["long line", "long header", "many headers", "nonsense", "negative length", "two lengths"],
+    ids=[
+        "long line",
+        "long header",
+        "many headers",
+        "nonsense",
+        "negative length",
+        "two lengths",
+        "length twice",
+        "length listed twice",
+    ],
 )
 async def test_a_head_that_cannot_be_taken_is_answered_with_an_object(start, request_bytes):
     async with start() as site:
@@ -417,11 +428,54 @@ async def test_what_will_never_be_complete_is_closed_at_once(start, first):
 async def test_a_client_that_closes_its_other_half_too_is_noticed(start):
     limits = Limits(request_seconds=FOREVER, idle_seconds=FOREVER, answer_seconds=FOREVER)
     async with start(limits=limits) as site:
-        _, writer = await site.open_unix(b"GET /abandonable HTTP/1.1\r\nHost: x\r\n\r\n")
+        _, writer = await site.open_unix(b"GET /long_wait HTTP/1.1\r\nHost: x\r\n\r\n")
         writer.write_eof()
         await asyncio.sleep(0.1)  # until its handler waits
         assert site.server.connections == 1
         writer.transport.abort()
+        await until(lambda: site.server.connections == 0)
+
+
+def ask_and_end(site: Site, version: ssl.TLSVersion, *, politely: bool) -> bytes:
+    """Ask for what takes its time, send no more, and have it answered then; all that still comes."""
+    context = site.tls()
+    context.minimum_version = context.maximum_version = version
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    with socket.create_connection(("127.0.0.1", site.port), timeout=20) as connection:
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                connection.sendall(outgoing.read())
+                incoming.write(connection.recv(65536))
+        client.write(HELD.replace(b"\r\n\r\n", f"\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()))
+        connection.sendall(outgoing.read())
+        time.sleep(0.2)  # until its handler waits
+        if politely:
+            with suppress(ssl.SSLWantReadError):
+                client.unwrap()  # sends close_notify
+            connection.sendall(outgoing.read())
+        else:
+            connection.shutdown(socket.SHUT_WR)
+        time.sleep(0.2)  # until its end has come
+        site.loop.call_soon_threadsafe(site.gate.set)
+        with suppress(ConnectionError):
+            while data := connection.recv(65536):
+                incoming.write(data)
+        try:
+            return client.read()
+        except (ssl.SSLZeroReturnError, ssl.SSLWantReadError, ssl.SSLEOFError):
+            return b""
+
+
+@pytest.mark.parametrize("politely", [True, False], ids=["close_notify", "end of TCP"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_over_tls_a_client_that_sends_no_more_is_answered_nothing_more(start, version, politely):
+    """asyncio's TLS drops what is written after the client's end; docs/api.md says so."""
+    async with start() as site:
+        assert await run_blocking(lambda: ask_and_end(site, version, politely=politely)) == b""
         await until(lambda: site.server.connections == 0)
 
 
@@ -453,7 +507,7 @@ async def test_one_who_asks_much_and_waits_for_no_answer_is_no_event(start, capl
     ("request_line", "headers", "status", "code"),
     [
         ("GET /nowhere", "", 404, "NOT_FOUND"),
-        (f"PATCH {SEED}", "", 405, "METHOD_NOT_ALLOWED"),
+        (f"PATCH {ROUTE}", "", 405, "METHOD_NOT_ALLOWED"),
         ("GET /healthz", "Expect: miracles\r\n", 417, "EXPECTATION_FAILED"),
         ("GET /crash?secret=hunter2", "", 500, "INTERNAL_ERROR"),
     ],
@@ -529,7 +583,7 @@ async def test_a_listener_that_cannot_accept_leaves_the_others_their_loop(tmp_pa
     path = str(tmp_path / "s")
     with capture_logs() as logs:
         async with serve(
-            app, [Listener(broken, "broken", local=True), await run_blocking(listen_unix, path)]
+            app, [ListeningSocket(broken, "broken", local=True), await run_blocking(listen_unix, path)]
         ):
             for _ in range(3):
                 reader, writer = await asyncio.open_unix_connection(path)

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 import trustme
 
-from agent.service.api.sockets import Certificates, Listener, ListenError, TlsFiles, listen_tls, listen_unix
+from agent.service.api.sockets import (
+    Certificates,
+    ListenError,
+    ListeningSocket,
+    TlsFiles,
+    listen_tls,
+    listen_unix,
+)
 
 
 @pytest.fixture
@@ -187,7 +194,7 @@ def test_an_address_of_another_machine_is_refused(files):
         listen_tls("192.0.2.1", 0, files)
 
 
-def handshake(listener: Listener, ciphers: str | None, newest: ssl.TLSVersion) -> tuple[str, str]:
+def handshake(listener: ListeningSocket, ciphers: str | None, newest: ssl.TLSVersion) -> tuple[str, str]:
     """Version and suite that a client and the listener agree on; raises SSLError where there is none."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -216,7 +223,7 @@ def handshake(listener: Listener, ciphers: str | None, newest: ssl.TLSVersion) -
 
 
 @pytest.fixture(params=[trustme.KeyType.ECDSA, trustme.KeyType.RSA], ids=lambda kind: kind.name)
-def listener(request, tmp_path) -> Iterator[Listener]:
+def listener(request, tmp_path) -> Iterator[ListeningSocket]:
     cert = trustme.CA(key_type=request.param).issue_cert("127.0.0.1", key_type=request.param)
     (tmp_path / "tls.crt").write_bytes(cert.cert_chain_pems[0].bytes())
     (tmp_path / "tls.key").write_bytes(cert.private_key_pem.bytes())

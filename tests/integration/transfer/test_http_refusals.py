@@ -144,8 +144,17 @@ async def test_connection_closed_before_the_answer_is_tried_again(serve, probe, 
     assert await probe(server.url()).read() == content
 
 
-async def test_answer_that_is_not_http(serve, probe):
-    server = serve(lambda ex: ex.send(b"SSH-2.0-OpenSSH_9.2 geheim\r\n\r\n"))
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.2 geheim\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nbody",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4, 4\r\n\r\nbody",
+    ],
+    ids=["ssh", "length twice", "length listed twice"],
+)
+async def test_answer_that_is_not_http(serve, probe, answer):
+    server = serve(lambda ex: ex.send(answer))
     error = await failure(probe(server.url(), limits=HttpLimits(attempts=2)))
     assert "is not HTTP" in error.detail
 

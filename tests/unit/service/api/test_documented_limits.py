@@ -7,14 +7,14 @@ import pytest
 
 from agent.model.job_text import MAX_DEPTH, MAX_JOB_BYTES, MAX_VALUES
 from agent.service.api.app import MAX_WAIT_SECONDS
-from agent.service.api.bodies import BODY_SECONDS, LARGE_BODIES, SMALL_BODY
-from agent.service.api.connection import Limits
+from agent.service.api.limits import Limits
+from agent.service.api.request_body import BODY_SECONDS, LARGE_BODIES, SMALL_BODY
 from agent.units import KiB, MiB
 
 PAGE = Path(__file__).parents[4] / "docs" / "api.md"
-PLACES = (
+QUOTAS = (
     ("connections", Limits().connections, Limits().per_address),
-    ("streams of events and long polls among them", Limits().waiting, ""),
+    ("streams of events and long polls among them", Limits().long_waits, ""),
 )
 
 
@@ -41,7 +41,7 @@ def test_each_limit_is_documented_as_it_is():
     }
 
 
-@pytest.mark.parametrize(("name", "shares", "per_address"), PLACES, ids=["connections", "streams"])
-def test_each_caller_has_the_places_that_are_documented(name, shares, per_address):
-    row = f"| {name} | {shares.network} | {per_address} | {shares.local} | {shares.root} |"
+@pytest.mark.parametrize(("name", "quotas", "per_address"), QUOTAS, ids=["connections", "streams"])
+def test_each_caller_has_the_quotas_that_are_documented(name, quotas, per_address):
+    row = f"| {name} | {quotas.network} | {per_address} | {quotas.local} | {quotas.root} |"
     assert row in PAGE.read_text()

@@ -19,7 +19,7 @@ def test_the_faults_of_a_job_are_all_told_with_their_paths():
     }
 
 
-def test_a_lone_fault_that_the_seed_has_a_message_for_is_told_by_its_code():
+def test_a_lone_fault_that_the_ovh_api_has_a_message_for_is_told_by_its_code():
     body = refusal_of(JobInvalid([Fault("checkSumType", "Bad checkSumType", "checksum.type")])).body()
     assert (body["errorCode"], body["message"]) == ("checksum.type", "Bad checkSumType")
 

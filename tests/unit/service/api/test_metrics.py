@@ -33,10 +33,10 @@ def status(state: State = State.WRITE, *, started_at: float = 1000, **members) -
     return Status(state=state, **fields | members)
 
 
-def samples(metrics: Metrics, now: Status | None = None) -> dict[tuple, float]:
+def samples(metrics: Metrics, now: Status | None = None, percent: float | None = 30.0) -> dict[tuple, float]:
     """Name and labels of each sample, to its value; read by Prometheus' own parser."""
     found = {}
-    for family in text_string_to_metric_families(metrics.text(now).decode()):
+    for family in text_string_to_metric_families(metrics.text(now, percent).decode()):
         for sample in family.samples:
             found[(sample.name, *sample.labels.values())] = sample.value
     return found
@@ -56,7 +56,6 @@ def test_the_present_deployment_is_shown():
     found = samples(Metrics(), status())
     assert found["byoi_deployment_active",] == 1
     assert (found["byoi_deployment_state", "write"], found["byoi_deployment_state", "done"]) == (1, 0)
-    assert found["byoi_deployment_percent",] == 33.3
     assert found["byoi_deployment_attempt",] == 2
     assert found["byoi_deployment_downloaded_bytes",] == found["byoi_downloaded_bytes_total",] == 300
     assert found["byoi_deployment_written_bytes",] == found["byoi_written_bytes_total",] == 200
@@ -65,6 +64,16 @@ def test_the_present_deployment_is_shown():
     assert found["byoi_deployment_wait_seconds", "network"] == 2.5
     assert found["byoi_deployment_stage_seconds", "preflight"] == 1.25
     assert ("byoi_deployment_stage_seconds", "write") not in found
+
+
+@pytest.mark.parametrize("shown", [0.0, 33.3, 99.0])
+def test_the_percentage_is_the_one_that_the_status_shows(shown):
+    """The deployment may be further: the journal has to know of a percentage before it is told."""
+    assert samples(Metrics(), status(percent=100.0), shown)["byoi_deployment_percent",] == shown
+
+
+def test_where_the_status_shows_no_percentage_there_is_none():
+    assert ("byoi_deployment_percent",) not in samples(Metrics(), status(), None)
 
 
 def test_outcomes_are_counted_by_their_code_and_bytes_summed_up():
@@ -89,7 +98,7 @@ def test_outcomes_are_counted_by_their_code_and_bytes_summed_up():
 def test_nothing_that_came_from_outside_is_told(now):
     metrics = Metrics()
     metrics.listen(Finished(status(State.ERROR, error={"code": "disk.io", "message": SECRET})))
-    assert SECRET not in metrics.text(now).decode()
+    assert SECRET not in metrics.text(now, 30.0).decode()
 
 
 def test_a_second_text_tells_the_new_state():

@@ -11,8 +11,8 @@ from jsonschema import Draft202012Validator
 from agent.model.job import parse_job
 from agent.service.api.app import PREFIXES, Parts, make_app
 from agent.service.api.auth import Authenticator
-from agent.service.api.bodies import Bodies
 from agent.service.api.openapi import openapi_document
+from agent.service.api.request_body import BodyReader
 from agent.service.config.model import Api, Config, Ovh
 from agent.service.jobs.audit import Failures
 from agent.service.jobs.publisher import StatusPublisher
@@ -51,7 +51,7 @@ def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]
 
 
 async def test_it_describes_every_route_and_no_other(document):
-    bodies = Bodies()
+    bodies = BodyReader()
     parts = Parts(
         config=FULL,
         slot=None,

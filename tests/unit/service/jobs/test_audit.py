@@ -3,7 +3,7 @@
 from structlog.testing import capture_logs
 
 from agent.service.jobs.audit import Failures, acted
-from agent.service.jobs.caller import Caller, Way
+from agent.service.jobs.caller import AuthMethod, Caller
 from agent.service.jobs.peer import Peer
 
 FAR, ROOT = Peer(address="192.0.2.7", port=5), Peer(uid=0, pid=9)
@@ -11,8 +11,8 @@ FAR, ROOT = Peer(address="192.0.2.7", port=5), Peer(uid=0, pid=9)
 
 def test_an_act_names_way_peer_and_credential():
     with capture_logs() as logs:
-        acted("accepted", Caller(Way.SIGNATURE, FAR, "app-key", b"secret"), "job-1")
-        acted("erased", Caller(Way.SOCKET, ROOT), "job-1")
+        acted("accepted", Caller(AuthMethod.SIGNATURE, FAR, "app-key", b"secret"), "job-1")
+        acted("erased", Caller(AuthMethod.SOCKET, ROOT), "job-1")
     assert logs == [
         {
             "event": "audit", "log_level": "info", "act": "accepted", "id": "job-1",

@@ -28,8 +28,8 @@ _JSON = "application/json"
 
 
 @web.middleware
-async def check_heads(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse what its head gives away. In front of `authenticate`.
+async def check_request_head(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse a request for what its head says. In front of `authenticate`.
 
     Raises:
         ApiError: 403 a browser sent it for a page of another origin, 431 the head is too large.

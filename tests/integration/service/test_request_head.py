@@ -2,8 +2,8 @@
 
 import pytest
 
-from agent.service.api.heads import MAX_HEAD_BYTES
-from tests.integration.service.conftest import SEED, TOKEN, answer_of, closed, error_of
+from agent.service.api.request_head import MAX_HEAD_BYTES
+from tests.integration.service.conftest import ROUTE, TOKEN, answer_of, closed, error_of
 
 ELSEWHERE = "https://elsewhere.example"
 FOREIGN = {
@@ -33,7 +33,7 @@ async def opened(site, way, head):
 @pytest.mark.parametrize("way", ["unix", "tls"])
 async def test_what_a_browser_sends_for_another_origin_is_refused_without_its_body(start, way, header):
     async with start() as site:
-        reader, _ = await opened(site, way, f"POST {SEED} HTTP/1.1\r\n{header}\r\nContent-Length: 9")
+        reader, _ = await opened(site, way, f"POST {ROUTE} HTTP/1.1\r\n{header}\r\nContent-Length: 9")
         error = await error_of(reader)
         assert (error["status"], error["class"], error["errorCode"]) == (
             403,
@@ -44,7 +44,7 @@ async def test_what_a_browser_sends_for_another_origin_is_refused_without_its_bo
 
 
 @pytest.mark.parametrize(
-    "line", ["GET /healthz", "GET /nowhere", "OPTIONS /healthz", f"DELETE {SEED}", "HEAD /1.0/healthz"]
+    "line", ["GET /healthz", "GET /nowhere", "OPTIONS /healthz", f"DELETE {ROUTE}", "HEAD /1.0/healthz"]
 )
 async def test_it_is_refused_on_every_route(start, line):
     async with start() as site:
@@ -58,7 +58,7 @@ async def test_it_is_refused_on_every_route(start, line):
 )
 async def test_what_its_user_typed_or_our_own_page_sent_is_taken_over_tls(start, header):
     async with start() as site:
-        reader, _ = await opened(site, "tls", f"GET {SEED} HTTP/1.1\r\n{header}")
+        reader, _ = await opened(site, "tls", f"GET {ROUTE} HTTP/1.1\r\n{header}")
         assert (await answer_of(reader))[0] == 200
 
 
@@ -86,7 +86,7 @@ async def test_no_origin_is_that_of_the_socket(start):
 )
 async def test_over_the_network_a_body_says_that_it_is_json(start, way, header, status):
     async with start() as site:
-        reader, writer = await opened(site, way, f"POST {SEED} HTTP/1.1\r\n{header}\r\nContent-Length: 2")
+        reader, writer = await opened(site, way, f"POST {ROUTE} HTTP/1.1\r\n{header}\r\nContent-Length: 2")
         if status == 200:
             writer.write(b"{}")
             assert (await answer_of(reader))[0] == 200
