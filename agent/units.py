@@ -52,9 +52,14 @@ def format_duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
+def divide_up(value: int, divisor: int) -> int:
+    """`value` divided by `divisor`, rounded up: how many units of `divisor` hold `value`."""
+    return -(-value // divisor)
+
+
 def align_up(value: int, alignment: int) -> int:
     """The smallest multiple of `alignment` that is not below `value`."""
-    return -(-value // alignment) * alignment
+    return divide_up(value, alignment) * alignment
 
 
 def align_down(value: int, alignment: int) -> int:

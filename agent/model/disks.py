@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agent.errors import DiskBusy, DiskGroupUnknown, DiskIneligible, DiskUnknown
+from agent.text import printable
 from agent.units import format_size
 
 HolderKind = Literal["mount", "swap", "md", "lvm", "dm", "bcache", "other"]
@@ -20,11 +21,6 @@ TRANSPORT_ORDER = ("nvme", "sas", "sata", "scsi", "virtio")
 # Disks that other machines may share: never chosen unless they are named.
 NETWORK_TRANSPORTS = frozenset({"fc", "iscsi", "nvme-fc", "nvme-rdma", "nvme-tcp", "nbd", "rbd"})
 _STACK_KINDS = frozenset({"md", "lvm", "dm"})
-
-
-def printable(text: str) -> str:
-    """The text with `?` for all that a terminal might obey: labels and mount points are not ours."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @dataclass(frozen=True, slots=True)

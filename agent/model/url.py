@@ -8,6 +8,8 @@ import re
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
+from agent.text import printable
+
 MAX_URL_LENGTH = 8192
 """Characters; longer ones are refused before they are parsed."""
 
@@ -84,19 +86,13 @@ def redact_url(text: str) -> str:
     shown = f"{parts.scheme}://{authority}{parts.path}"
     if parts.query:
         shown += "?" + "&".join(_hide_value(item) for item in parts.query.split("&"))
-    return printable(shown)
+    return printable(shown, MAX_URL_LENGTH)
 
 
 def _hide_value(item: str) -> str:
     name, _, value = item.partition("=")
     # Base64 ends with equal signs: what has nothing else behind it is a value itself.
     return f"{name}={HIDDEN}" if value.strip("=") and _QUERY_NAME.fullmatch(name) else HIDDEN
-
-
-def printable(text: str, limit: int = MAX_URL_LENGTH) -> str:
-    """Text from outside, safe for a console: nothing unprintable, and no longer than `limit` characters."""
-    shown = "".join(character if character.isprintable() else "?" for character in text[:limit])
-    return shown if len(text) <= limit else shown + "..."
 
 
 def origin_of(url: str) -> Origin:

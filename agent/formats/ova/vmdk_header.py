@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from agent.errors import ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.detect import sniff
-from agent.units import KiB, MiB
+from agent.units import KiB, MiB, divide_up
 
 SECTOR = 512
 GTES_PER_TABLE = 512  # entries of a grain table
@@ -58,12 +58,12 @@ class Header:
     @property
     def grains(self) -> int:
         """Number of grains of the guest disk; the last one may extend beyond its end."""
-        return -(-self.capacity // self.grain_size)
+        return divide_up(self.capacity, self.grain_size)
 
     @property
     def tables(self) -> int:
         """Number of grain tables, and of entries in the grain directory."""
-        return -(-self.grains // GTES_PER_TABLE)
+        return divide_up(self.grains, GTES_PER_TABLE)
 
     @property
     def table_span(self) -> int:

@@ -17,6 +17,7 @@ from agent.formats.extent import Inflate, Zero
 from agent.formats.intake import Intake
 from agent.formats.ova.vmdk_header import GTES_PER_TABLE, SECTOR, TABLE_BYTES, Header, parse_header
 from agent.formats.ova.vmdk_tables import LeadingTables, Steps, read_directory, read_table
+from agent.units import divide_up
 
 # A grain directory may be this much longer than the disk needs.
 _SPARE_SECTORS = 1
@@ -35,7 +36,7 @@ class StreamGrains:
         self._header = header
         self._intake = intake
         self._tables_first = header.gd_offset is not None and header.gd_offset < header.overhead
-        self._seen_grains = bytearray(-(-header.grains // 8))
+        self._seen_grains = bytearray(divide_up(header.grains, 8))
         self._yielded_end = 0
         # For each grain table a hash of its entries (`_table_hash`), from the markers and from the tables themselves.
         self._marker_hashes = _numbers(header.tables)
@@ -124,7 +125,7 @@ class StreamGrains:
         length = lengths.get(kind)
         # Some tools add an empty table for grains beyond the disk's end, which makes the directory longer.
         spare = _SPARE_SECTORS if kind == _GRAIN_DIRECTORY else 0
-        if length is None or not 0 <= sectors - -(-length // SECTOR) <= spare or self._footer_seen:
+        if length is None or not 0 <= sectors - divide_up(length, SECTOR) <= spare or self._footer_seen:
             raise intake.damaged(f"the marker before byte {at} has the type {kind} and {sectors} sectors")
         if kind == _GRAIN_TABLE:
             data = yield from intake.take(length, "a grain table")

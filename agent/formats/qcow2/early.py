@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from agent.formats.extent import Write
 from agent.formats.qcow2.tables import SECTOR, stretches
-from agent.units import KiB, align_down, align_up
+from agent.units import KiB, align_down, align_up, divide_up
 
 # Bytes of memory that a segment takes besides its data, for its Python objects.
 OVERHEAD = 256
@@ -171,11 +171,11 @@ class EarlyStore:
         if segment is None or segment.data is None:
             return
         base = segment.start // SECTOR
-        first = piece.start // SECTOR if piece.start == segment.start else -(-piece.start // SECTOR)
-        last = -(-piece.end // SECTOR) if piece.end == segment.end else piece.end // SECTOR
+        first = piece.start // SECTOR if piece.start == segment.start else divide_up(piece.start, SECTOR)
+        last = divide_up(piece.end, SECTOR) if piece.end == segment.end else piece.end // SECTOR
         if last > first:
             segment.used |= ((1 << (last - first)) - 1) << (first - base)
-        count = -(-segment.end // SECTOR) - base
+        count = divide_up(segment.end, SECTOR) - base
         if segment.used.bit_count() * 2 >= count:
             index = bisect_right(self._segments, segment.start, key=lambda other: other.start) - 1
             rest = [_copy_part(segment, first, last) for first, last in _still_needed(segment, base, count)]

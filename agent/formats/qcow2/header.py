@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from agent.errors import ImageDamaged, ImageUnsafe
 from agent.formats.extent import Codec
-from agent.units import KiB, MiB, TiB
+from agent.units import KiB, MiB, TiB, divide_up
 
 # A version 3 header up to its compression type and padding. A complete file of either version is longer than this.
 HEADER_BYTES = 112
@@ -181,7 +181,7 @@ def _check_tables(
     file_size: int | None,
     limits: Qcow2Limits,
 ) -> Qcow2Header:
-    needed = -(-header.virtual_size // header.table_span)
+    needed = divide_up(header.virtual_size, header.table_span)
     if max(needed, l1_entries) * L1_ENTRY > limits.l1_bytes:
         raise _refused(
             "l1_size",

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from agent.errors import ImageMemory
 from agent.formats.qcow2.header import L1_ENTRY, Qcow2Header, damaged
-from agent.units import KiB, align_up
+from agent.units import KiB, align_up, divide_up
 
 SECTOR = 512  # the unit in which the L2 entry of a compressed cluster gives its length
 # `Run.inflated` of host bytes that are allocated but not part of the guest disk.
@@ -150,7 +150,7 @@ def read_l2(
         ImageDamaged: an entry is misaligned, has reserved bits set, or points into the header, into the L1 table or
             beyond the file.
     """
-    entries = -(-length // header.cluster_size)
+    entries = divide_up(length, header.cluster_size)
     numbers = big_endian(data[: entries * header.l2_entry])
     builder = _L2Builder(header, length, file_size)
     if header.extended_l2:

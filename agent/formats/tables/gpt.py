@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from agent.formats.tables import mbr
 from agent.formats.tables.partition import HEAD_BYTES, TABLE_REACH, Partition, TableError, first_overlap
-from agent.units import align_up
+from agent.units import align_up, divide_up
 
 SIGNATURE = b"EFI PART"
 ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
@@ -52,7 +52,7 @@ class Gpt:
     @property
     def array_sectors(self) -> int:
         """Sectors that the entry array takes."""
-        return -(-self.entry_count * self.entry_size // self.sector_size)
+        return divide_up(self.entry_count * self.entry_size, self.sector_size)
 
     @property
     def primary_end(self) -> int:

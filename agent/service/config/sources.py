@@ -13,11 +13,11 @@ from typing import Any
 
 from agent.errors import ConfigInvalid, Fault
 from agent.model.disks import GroupSpec
-from agent.model.url import printable
 from agent.service.config.kinds import Kind
 from agent.service.config.options import DEFAULTS, GROUP_TABLE, OPTIONS, SECTIONS, TABLE, Option, unknown
 from agent.service.config.secrets import read_regular, read_secret
 from agent.service.config.trusted_path import distrust
+from agent.text import MAX_SHOWN, printable
 from agent.units import KiB
 
 DEFAULT = "default"
@@ -89,7 +89,7 @@ class Settings:
 
 def take_file(settings: Settings, path: Path, *, may_be_absent: bool) -> None:
     """Read the TOML file."""
-    shown = printable(str(path))
+    shown = printable(str(path), MAX_SHOWN)
     try:
         content, _ = read_regular(path, MAX_FILE_BYTES)
         document = _decode(content)

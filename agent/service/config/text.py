@@ -6,9 +6,9 @@ Pure. Tests hold the committed texts against these functions.
 import json
 from typing import Any
 
-from agent.model.url import printable
 from agent.service.config.kinds import ADDRESS
 from agent.service.config.options import GROUP_TABLE, SECTION_HELP, TABLE, Option
+from agent.text import MAX_SHOWN, printable
 
 WIDTH = 100
 _EXAMPLE_HEAD = """\
@@ -34,7 +34,7 @@ def toml(value: Any) -> str:
         return repr(int(value) if value.is_integer() else value)
     if isinstance(value, list):
         return f"[{', '.join(toml(item) for item in value)}]"
-    return printable(json.dumps(value, ensure_ascii=False))  # the two agree on the rest
+    return printable(json.dumps(value, ensure_ascii=False), MAX_SHOWN)  # the two agree on the rest
 
 
 def example_toml() -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import StateUnusable
-from agent.model.url import printable
+from agent.text import MAX_SHOWN, printable
 
 # Of one way, as many as the kernel follows (path_resolution(7)).
 _MAX_LINKS = 40
@@ -102,7 +102,7 @@ def _owners() -> tuple[int, int]:
 
 
 def _fault(path: Path, status: os.stat_result, *, is_end: bool) -> Distrust | None:
-    name, quoted = _shown(path), printable(shlex.quote(str(path)))
+    name, quoted = _shown(path), printable(shlex.quote(str(path)), MAX_SHOWN)
     if status.st_uid not in _owners():
         return Distrust(
             f"{name} belongs to {_user(status.st_uid)}, who decides what is in it",
@@ -128,4 +128,4 @@ def _user(number: int) -> str:
 
 
 def _shown(path: Path) -> str:
-    return printable(str(path))
+    return printable(str(path), MAX_SHOWN)
