@@ -22,7 +22,7 @@ from agent.model.job import Job
 from agent.model.seal import Seal
 from agent.model.stage import State
 from agent.model.status import DOING, Status
-from agent.service.config.model import Reboot
+from agent.service.config.model import RebootConfig
 from agent.service.jobs.journal import Entry, Phase
 from agent.service.jobs.reboot import HandOver
 from agent.service.jobs.store import Ledger
@@ -66,7 +66,7 @@ class Crew:
 
     tasks: asyncio.TaskGroup
     launch: Launch
-    reboot: Reboot
+    reboot: RebootConfig
     is_committed: Callable[[Seal], Awaitable[bool]]
     observers: tuple[Listener, ...] = ()
 

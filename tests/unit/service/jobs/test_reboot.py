@@ -12,7 +12,7 @@ from agent.errors import StateUnusable
 from agent.model.disk_state import DiskState
 from agent.model.job import parse_job
 from agent.model.seal import Seal
-from agent.service.config.model import Reboot
+from agent.service.config.model import RebootConfig
 from agent.service.jobs.journal import Entry, Journal, Phase
 from agent.service.jobs.lifecycle import Crew
 from agent.service.jobs.publisher import Board
@@ -58,7 +58,7 @@ class Record:
         return HandOver(reboot, lambda: None, self.mark, run=self.run, down_seconds=0.01, **more)
 
 
-SOON = Reboot(command=("reboot-it", "--now"), grace_seconds=0.01)
+SOON = RebootConfig(command=("reboot-it", "--now"), grace_seconds=0.01)
 
 
 async def test_the_reboot_is_marked_before_it_is_ordered_and_is_said_to_have_failed_where_the_server_stays():
@@ -205,7 +205,7 @@ async def make_slot(tmp_path, rebooted):
         board = Board(idle_document("ns1"))
         ledger = Ledger(journals[-1], book, lambda: board.revision)
         command = ("sh", "-c", f"echo ordered >> {rebooted}")
-        crew = Crew(tasks, launch, Reboot(command=command, **reboot), is_committed)
+        crew = Crew(tasks, launch, RebootConfig(command=command, **reboot), is_committed)
         slot = Slot(server_name="ns1", ledger=ledger, board=board, crew=crew, boot_id="this boot")
         await slot.resume()
         return slot
