@@ -182,9 +182,9 @@ def _reason(error: ssl.SSLError) -> str:
     return (error.reason or "damaged").replace("_", " ").lower()
 
 
-def doubts(config: Config) -> list[Fault]:
+def find_warnings(config: Config) -> list[Fault]:
     """Warnings: what is allowed but probably wrong, for the log and for --check."""
-    found = list(config.doubts)
+    found = list(config.warnings)
     program = config.reboot.command[0]
     if config.reboot.enabled and shutil.which(program) is None:
         found.append(Fault("reboot.command", f"there is no program {program} on this system", "config.doubt"))
@@ -213,7 +213,7 @@ def check(path: str | None, *, cmdline: str, credentials: Path | None, as_json: 
     except ConfigInvalid as error:
         faults = list(error.faults)
     else:
-        rows, faults, warnings = explain(config), file_faults(config), doubts(config)
+        rows, faults, warnings = explain(config), file_faults(config), find_warnings(config)
     sys.stdout.write(_document(rows, faults, warnings) if as_json else _table(rows))
     sys.stdout.flush()
     sys.stderr.writelines(f"byoi-agent: {fault}\n" for fault in faults)

@@ -92,7 +92,7 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole configuration. `origins` has the source of each value by dotted key; `doubts` are warnings."""
+    """The whole configuration. `origins` has the source of each value by dotted key; `warnings` are warnings."""
 
     service_name: str
     api: ApiConfig = ApiConfig()
@@ -104,7 +104,7 @@ class Config:
     state: StateConfig = StateConfig()
     log: LogConfig = LogConfig()
     origins: Mapping[str, str] = field(default_factory=dict)
-    doubts: tuple[Fault, ...] = ()
+    warnings: tuple[Fault, ...] = ()
 
     @property
     def journal_directory(self) -> Path:
@@ -182,7 +182,7 @@ def _check_rules(settings: Settings, file: Path) -> None:
     )
     for switch, section in switches:
         for key in () if settings.given(switch) else sorted(section & settings.named):
-            settings.doubt(key, f"has no effect without {switch} (given in: {settings.origins[key]})")
+            settings.warn(key, f"has no effect without {switch} (given in: {settings.origins[key]})")
 
 
 def _check_listener(settings: Settings) -> None:
@@ -231,7 +231,7 @@ def _build(settings: Settings) -> Config:
         state=StateConfig(values["state.directory"]),
         log=LogConfig(values["log.level"], values["log.format"]),
         origins=MappingProxyType(settings.origins),
-        doubts=tuple(settings.doubts),
+        warnings=tuple(settings.warnings),
     )
 
 

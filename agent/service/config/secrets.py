@@ -14,7 +14,7 @@ class Secret:
     """A secret, and a warning about its file for people (empty if there is none)."""
 
     value: str = field(repr=False)
-    doubt: str = ""
+    warning: str = ""
 
 
 def read_regular(path: str | Path, most: int) -> tuple[bytes, os.stat_result]:
@@ -38,7 +38,7 @@ def read_regular(path: str | Path, most: int) -> tuple[bytes, os.stat_result]:
 def read_secret(path: str | Path) -> Secret:
     """Read a secret from its file, without white space around it.
 
-    If the file's group has access, `doubt` says so; if every user has, the file is refused. No message has any of the
+    If the file's group has access, `warning` says so; if every user has, the file is refused. No message has any of the
     content.
 
     Raises:
@@ -56,5 +56,5 @@ def read_secret(path: str | Path) -> Secret:
         raise ValueError("holds more than one word, or characters that a header cannot carry")
     if len(text) < MIN_CHARACTERS:
         raise ValueError(f"holds {len(text)} characters, a secret has at least {MIN_CHARACTERS}")
-    doubt = f"the file is open to its group (mode {mode:04o}); 0600 is safer" if mode & 0o070 else ""
-    return Secret(text, doubt)
+    warning = f"the file is open to its group (mode {mode:04o}); 0600 is safer" if mode & 0o070 else ""
+    return Secret(text, warning)

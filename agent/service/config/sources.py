@@ -52,7 +52,7 @@ class Settings:
         self.groups: dict[int, GroupSpec] = {}
         self.secrets: dict[str, str] = {}
         self.faults: list[Fault] = []
-        self.doubts: list[Fault] = []
+        self.warnings: list[Fault] = []
         self.unread = False
         """Whether the file could not be read; missing options are then not reported."""
         self.named: set[str] = set()
@@ -68,9 +68,9 @@ class Settings:
         # A suggestion takes a millisecond, and a file that is not a configuration may have many keys.
         self.fault(key, unknown_key_fault(key, suggest=len(self.faults) < _MAX_SUGGESTIONS), origin)
 
-    def doubt(self, key: str, message: str) -> None:
+    def warn(self, key: str, message: str) -> None:
         """Add a warning: what is allowed but probably wrong."""
-        self.doubts.append(Fault(key, message, "config.doubt"))
+        self.warnings.append(Fault(key, message, "config.doubt"))
 
     def put(self, option: Option, value: object, origin: str) -> None:
         """Check a decoded value and set it, in place of an earlier one."""
@@ -247,7 +247,7 @@ def take_command_line(settings: Settings, text: str) -> None:
     for key, value in given.items():
         _take_word(settings, key, value)
     if names := [option.credential for option in TABLE if option.secret and option.credential in exposed]:
-        settings.doubt(
+        settings.warn(
             names[0],
             f"{', '.join(names)}: on the kernel command line, which every user of this system can read; a second "
             "initrd or the firmware can hand a secret over unread (docs/rescue.md)",
@@ -319,5 +319,5 @@ def _take_secret(settings: Settings, option: Option, path: Path, origin: str) ->
         return
     settings.secrets[option.key] = secret.value
     settings.origins[option.key] = origin
-    if secret.doubt:
-        settings.doubt(option.key, f"{secret.doubt} ({origin})")
+    if secret.warning:
+        settings.warn(option.key, f"{secret.warning} ({origin})")

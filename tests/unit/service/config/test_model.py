@@ -430,9 +430,9 @@ def test_other_urls_are_refused_and_not_shown(faults, url, message):
 
 def test_options_without_effect_are_doubtful_but_no_fault(load):
     config = load(f'{NAME}[api]\n{TLS}[control_plane]\nca_file = "/ca"\n[reboot]\nuntold_seconds = 9\n')
-    assert [doubt.path for doubt in config.doubts] == [
+    assert [doubt.path for doubt in config.warnings] == [
         *("api.tls_cert", "api.tls_key"),
         *("control_plane.ca_file", "reboot.untold_seconds"),
     ]
-    assert config.doubts[2].message.startswith("has no effect without control_plane.url")
-    assert load(FULL).doubts == ()
+    assert config.warnings[2].message.startswith("has no effect without control_plane.url")
+    assert load(FULL).warnings == ()
