@@ -1,5 +1,7 @@
 """Text from outside (disks, images, servers, configuration) made safe to show."""
 
+# Shown in place of a secret.
+HIDDEN = "***"
 # The characters of a path or a configured value that a message shows.
 MAX_SHOWN = 8192
 

@@ -14,6 +14,7 @@ from agent.errors import Fault, ImageFormat, JobInvalid
 from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.job_text import MAX_FAULTS, read_json, shortened
 from agent.model.url import check_url, redact_url
+from agent.text import HIDDEN
 from agent.units import MiB, format_size
 
 IMAGE_TYPES = ("qcow2", "raw", "ova")
@@ -28,7 +29,6 @@ MAX_PAIR_KEY_BYTES = 1024
 MAX_PAIR_VALUE_BYTES = 64 * 1024
 MAX_HOSTNAME = 253
 MAX_DISK_GROUP_ID = 2**31 - 1
-BLANK = "***"
 
 BAD_CHECKSUM_TYPE = "Bad checkSumType, expected: md5, sha1, sha256, sha512."
 BAD_CHECKSUM_PAIR = "Please provide checkSum AND checkSumType or none of them"
@@ -85,17 +85,17 @@ class Job:
             "description": self.description,
             "diskGroupId": self.disk_group_id,
             "efiBootloaderPath": self.efi_bootloader_path,
-            "httpHeader": [{"key": header.key, "value": BLANK} for header in self.http_headers] or None,
+            "httpHeader": [{"key": header.key, "value": HIDDEN} for header in self.http_headers] or None,
             "configdrive": _present(
                 {
                     "enable": drive.enable,
                     "hostname": drive.hostname,
-                    "sshKey": drive.ssh_key and BLANK,
-                    "userData": drive.user_data and BLANK,
-                    "userMetadatas": [{"key": item.key, "value": BLANK} for item in drive.user_metadatas]
+                    "sshKey": drive.ssh_key and HIDDEN,
+                    "userData": drive.user_data and HIDDEN,
+                    "userMetadatas": [{"key": item.key, "value": HIDDEN} for item in drive.user_metadatas]
                     or None,
-                    "networkData": drive.network_data and BLANK,
-                    "vendorData": drive.vendor_data and BLANK,
+                    "networkData": drive.network_data and HIDDEN,
+                    "vendorData": drive.vendor_data and HIDDEN,
                 }
             ),
         }

@@ -8,12 +8,10 @@ import re
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-from agent.text import printable
+from agent.text import HIDDEN, printable
 
 MAX_URL_LENGTH = 8192
 """In characters; longer URLs are refused before they are parsed."""
-
-HIDDEN = "***"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _MALFORMED = "the host or the port of the URL is malformed"

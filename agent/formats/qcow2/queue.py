@@ -104,9 +104,8 @@ class RunQueue:
     def begin(self, chunk: Chunk, *, find_gaps: bool) -> None:
         """Begin a chunk. With `find_gaps`, the ranges that have an owner are noted, so that `gaps` can be called."""
         if self._heap and self._heap[0][0] < chunk.start:
-            raise RuntimeError(
-                f"the run at {self._heap[0][0]} was passed over"
-            )  # part of it would not be written
+            # Part of it would not be written.
+            raise RuntimeError(f"the run at {self._heap[0][0]} was passed over")
         self._due, self._active = self._active, []
         self._owned = OwnedRanges(chunk.start) if find_gaps else None
         if not self._tail:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.errors import ConfigDriveCreate, ImageDamaged
+from agent.formats.configdrive import LABEL
 from agent.formats.tables import gpt as gpt_format
 from agent.formats.tables import mbr as mbr_format
 from agent.formats.tables.gpt import Gpt
@@ -18,7 +19,6 @@ from agent.formats.tables.partition import HEAD_BYTES, Partition
 from agent.formats.tables.superblock import LABEL_BYTES, volume_label
 from agent.units import MiB, align_down, align_up
 
-DRIVE_NAME = "config-2"
 DRIVE_TYPE_GUID = uuid.UUID("0FC63DAF-8483-4772-8E79-3D69D8477DE4")  # Linux filesystem data
 DRIVE_TYPE_MBR = {"iso9660": 0x83, "vfat": 0x0C}
 
@@ -154,11 +154,11 @@ def drive_candidates(partitions: Iterable[Partition]) -> list[Partition]:
 def is_drive(head: bytes) -> bool:
     """Whether the filesystem that begins with these `LABEL_BYTES` has the label config-2, in upper or lower case."""
     label = volume_label(head)
-    return label is not None and label.lower() == DRIVE_NAME
+    return label is not None and label.lower() == LABEL
 
 
 def _named_drive(table: Gpt | Mbr) -> Partition | None:
-    return next((p for p in table.partitions if p.name.lower() == DRIVE_NAME), None)
+    return next((p for p in table.partitions if p.name.lower() == LABEL), None)
 
 
 def _reuse(table: Gpt | Mbr, own: Partition, drive_size: int) -> DriveSlot:
@@ -279,7 +279,7 @@ def _finish_gpt(
             size=slot.size,
             type_guid=DRIVE_TYPE_GUID,
             unique_guid=unique_guid,
-            name=DRIVE_NAME,
+            name=LABEL,
         )
     sectors = disk_size // old.sector_size
     sector0 = gpt_format.protective_mbr(

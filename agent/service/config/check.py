@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import ConfigInvalid, Fault
-from agent.model.url import HIDDEN
 from agent.service.config.crl import spans
 from agent.service.config.model import ApiConfig, Config, load_config
 from agent.service.config.options import TABLE, Option
@@ -25,6 +24,7 @@ from agent.service.config.secrets import read_regular
 from agent.service.config.sources import DEFAULT
 from agent.service.config.text import plain, toml
 from agent.service.config.trusted_path import distrust
+from agent.text import HIDDEN
 from agent.units import MiB
 
 MAX_PEM_BYTES = MiB
