@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.formats.extent import Write
-from agent.formats.qcow2.tables import SECTOR, stretches
+from agent.formats.qcow2.tables import SECTOR, bit_groups
 from agent.units import KiB, align_down, align_up, divide_up
 
 # Bytes of memory that a segment takes besides its data, for its Python objects.
@@ -223,7 +223,7 @@ class EarlyStore:
 
 def _still_needed(segment: Segment, base: int, count: int) -> Iterator[tuple[int, int]]:
     """The file ranges of a segment's sectors that are still needed."""
-    for first, length, is_used in stretches(segment.used, count):
+    for first, length, is_used in bit_groups(segment.used, count):
         if not is_used:
             start = (base + first) * SECTOR
             yield max(start, segment.start), min(start + length * SECTOR, segment.end)

@@ -191,14 +191,14 @@ def _read_extended(numbers: "array[int]", builder: "_L2Builder") -> None:
             builder.add(host, index * 32, 32, 0)
         else:
             builder.check_aligned(host)
-            for first, count, is_data in stretches(used, 32):
+            for first, count, is_data in bit_groups(used, 32):
                 if is_data:
                     builder.add(host + first * builder.unit, index * 32 + first, count, 0)
                 else:
                     builder.add_hole(index * 32 + first, count)
 
 
-def stretches(bits: int, width: int) -> Iterator[tuple[int, int, bool]]:
+def bit_groups(bits: int, width: int) -> Iterator[tuple[int, int, bool]]:
     """The lowest `width` bits as (first bit, count, whether set) for each group of equal bits."""
     first = 0
     while first < width:

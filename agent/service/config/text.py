@@ -34,9 +34,8 @@ def toml(value: Any) -> str:
         return repr(int(value) if value.is_integer() else value)
     if isinstance(value, list):
         return f"[{', '.join(toml(item) for item in value)}]"
-    return printable(
-        json.dumps(value, ensure_ascii=False), MAX_SHOWN
-    )  # TOML and JSON agree on all other types
+    # TOML and JSON agree on all other types.
+    return printable(json.dumps(value, ensure_ascii=False), MAX_SHOWN)
 
 
 def example_toml() -> str:
