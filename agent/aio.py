@@ -1,14 +1,14 @@
-"""The one door between the event loop and blocking work, and tasks whose end leaves nothing behind.
+"""Runs blocking work in threads, and several coroutines at once; the only module that does either.
 
-`asyncio.to_thread` and `loop.run_in_executor` give up their thread when the awaiting task is cancelled: the
-thread runs on, and a pooled buffer that it still writes to the disk could be refilled meanwhile.
-`run_blocking` waits for its thread before it lets the cancellation through, so whatever it was given is free
-again when it returns or raises.
+`run_blocking`: when a task is cancelled that awaits `asyncio.to_thread` or `loop.run_in_executor`, the thread continues
+without it. A pooled buffer could then be refilled while the thread still writes it to the disk. `run_blocking` waits
+for its thread before it raises CancelledError, so that the caller's buffers are always free when it returns or
+raises.
 
-`asyncio.TaskGroup` asks for the cancellation of the task that waits for it when a child fails. Before Python 3.13
-(CPython's gh-116720) that request can stay in the task's count, where the next `asyncio.timeout` takes its own end
-for a cancellation, and a true cancellation that comes together with a failure is lost. A task that goes on after a
-failure therefore uses `run_together` and `alongside`, which never ask it to be cancelled.
+`run_together` and `alongside`: when a child of an `asyncio.TaskGroup` fails, the group cancels the task that waits for
+it. Before Python 3.13 (CPython issue gh-116720) that request can remain in the task's `cancelling` count: the next
+`asyncio.timeout` then mistakes its own expiry for a cancellation, and a real cancellation at the same time as a
+failure is lost. The two functions do not cancel the waiting task, for tasks that continue after a failure.
 """
 
 import asyncio
@@ -22,50 +22,50 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Receive, hash, write and spares for short work such as the journal's; threads start on first use.
+# Three for a transfer (receive, hash, write), others for short work such as the journal's. Threads start when needed.
 MAX_THREADS = 8
 
 
 @functools.cache
 def executor() -> ThreadPoolExecutor:
-    """The executor that all blocking work shares."""
+    """The executor for all blocking work."""
     return ThreadPoolExecutor(max_workers=MAX_THREADS, thread_name_prefix="byoi")
 
 
 async def run_blocking(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `func` in a thread; a cancellation is delivered only after the thread has finished.
+    """Run `func` in a thread; a cancellation is raised only after the thread has finished.
 
     Raises:
-        asyncio.CancelledError: the task was cancelled meanwhile; the result of `func` is dropped.
-        Exception: whatever `func` raises.
+        asyncio.CancelledError: the task was cancelled meanwhile; the result or exception of `func` is dropped.
+        Exception: what `func` raises.
     """
     loop = asyncio.get_running_loop()
     future = loop.run_in_executor(executor(), functools.partial(func, *args, **kwargs))
     try:
-        await _outlast((future,))
+        await _wait_for_all((future,))
         return future.result()
     except asyncio.CancelledError:
-        future.exception()  # mark as seen; the cancellation outranks it
+        future.exception()  # mark it as retrieved; the cancellation takes precedence
         raise
     finally:
-        # The traceback of what is raised leads to this frame: were it to lead back, all that the frames above hold
-        # would live until the garbage collector comes by.
+        # The future holds the exception, whose traceback holds this frame. If this frame held the future, that would be
+        # a reference cycle, and everything in the callers' frames would live until the next garbage collection.
         del future
 
 
 async def run_together(*works: Coroutine[Any, Any, None]) -> None:
-    """Run coroutines side by side until all are done; the first failure cancels the others.
+    """Run coroutines concurrently until all are done; the first failure cancels the others.
 
     Raises:
-        asyncio.CancelledError: the task was cancelled meanwhile, whatever else has failed.
-        Exception: the first failure, as it is; what its siblings raised on their way out is dropped.
+        asyncio.CancelledError: the task was cancelled meanwhile; failures are dropped.
+        Exception: the first failure, not in a group; what the cancelled others raise is dropped.
     """
     failure = await _first_failure(works)
     try:
         if failure is not None:
             raise failure
     finally:
-        del failure  # as in `run_blocking`
+        del failure  # no reference cycle, see `run_blocking`
 
 
 async def _first_failure(works: Collection[Coroutine[Any, Any, None]]) -> BaseException | None:
@@ -84,28 +84,28 @@ async def _first_failure(works: Collection[Coroutine[Any, Any, None]]) -> BaseEx
     finally:
         for task in tasks:
             task.cancel()
-        await _outlast(tasks)
+        await _wait_for_all(tasks)
     return failures[0] if failures else None
 
 
 @asynccontextmanager
 async def alongside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run a coroutine while the block runs, and cancel it at the end of the block.
+    """Run a coroutine as a task while the block runs, and cancel it at the end of the block.
 
-    If it fails, the block goes on undisturbed, and the failure is raised behind it.
+    If it fails, the block continues, and the failure is raised at the end of the block.
     """
     task = asyncio.get_running_loop().create_task(work)
     try:
         yield
     finally:
         task.cancel()
-        await _outlast((task,))
+        await _wait_for_all((task,))
     if not task.cancelled():
         task.result()
 
 
-async def _outlast(futures: "Collection[asyncio.Future[Any]]") -> None:
-    """Wait until all are done; a cancellation is delivered only then."""
+async def _wait_for_all(futures: "Collection[asyncio.Future[Any]]") -> None:
+    """Wait until all futures are done; a cancellation is raised only then."""
     cancelled: asyncio.CancelledError | None = None
     while not all(future.done() for future in futures):
         try:
@@ -120,16 +120,17 @@ async def _outlast(futures: "Collection[asyncio.Future[Any]]") -> None:
 
 
 def run_apart(func: Callable[[], T]) -> "asyncio.Future[T]":
-    """Run `func` in a thread of its own that nothing waits for, the end of the process included.
+    """Run `func` in a daemon thread of its own; even the end of the process does not wait for it.
 
-    For what may hang for good and holds nothing that others use. The future is done when the thread is, in whatever
-    way; cancelling it does not reach the thread. Called on the event loop.
+    For work that may hang for ever and uses nothing that others need. The future gets the result or the exception;
+    to cancel it does not stop the thread. To be called on the event loop.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
-    future.add_done_callback(lambda over: over.cancelled() or over.exception())  # whoever asked may have left
+    # Retrieve the exception, or asyncio warns if nobody awaits the future any more.
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    def tell(act: Callable[[Any], None], outcome: object) -> None:
+    def set_outcome(act: Callable[[Any], None], outcome: object) -> None:
         if not future.done():
             act(outcome)
 
@@ -138,10 +139,10 @@ def run_apart(func: Callable[[], T]) -> "asyncio.Future[T]":
         outcome: object
         try:
             outcome = func()
-        except Exception as error:  # noqa: BLE001 - it is raised where the future is awaited
+        except Exception as error:  # noqa: BLE001 - raised where the future is awaited
             act, outcome = future.set_exception, error
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell, act, outcome)
+        with suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(set_outcome, act, outcome)
 
     threading.Thread(target=work, name="byoi-apart", daemon=True).start()
     return future

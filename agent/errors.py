@@ -1,11 +1,11 @@
-"""Every way a deployment can fail: one family, one file.
+"""The catalogue of errors: every way in which a deployment can fail.
 
-Each class has a stable `code`, says whose fault it is (`blame`), whether another try may help (`retryable`), and
-makes its message from typed fields. An error may know blame and retryable better than its class. `detail` names the
-object and both numbers; `hint` says what to do about it. HTTP statuses and exit codes belong to the API and the
-commands, not here. No constructor logs.
+Each class has a stable `code`, the party at fault (`blame`), whether a retry may help (`retryable`), a template for the
+message, and a hint. Who raises an error gives the template's fields, may override blame and retryable, and adds a
+`detail` that names the object and the numbers. HTTP statuses and exit statuses are not here but in the API and the
+commands. docs/errors.md is the catalogue for users, and a test compares the two.
 
-The messages of the codes that the OVH API had are kept to the letter: clients match on them.
+Messages that the OVH API has too are the same to the letter, because clients compare them.
 """
 
 import errno
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 
 class Blame(StrEnum):
-    """Whose fault an error is: who has to mend it."""
+    """The party at fault, which has to correct it."""
 
     REQUEST = "request"
     IMAGE = "image"
@@ -27,7 +27,7 @@ class Blame(StrEnum):
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a posted document: where it is (`configdrive.sshKey`) and what is wrong there."""
+    """One fault of a posted job or of the configuration: the path of the member, and what is wrong with it."""
 
     path: str
     message: str
@@ -37,12 +37,12 @@ class Fault:
         return f"{self.path}: {self.message}" if self.path else self.message
 
     def document(self) -> dict[str, str]:
-        """The fault as it stands in the document of an error."""
+        """The fault in the document of an error."""
         return {"path": self.path, "message": self.message, "code": self.code}
 
 
 class DeployError(Exception):
-    """The base of the family; only subclasses are raised."""
+    """The base class; only subclasses are raised."""
 
     code: str
     blame: Blame
@@ -70,7 +70,7 @@ class DeployError(Exception):
         return f"{self.message} ({self.detail})" if self.detail else self.message
 
     def document(self) -> dict[str, Any]:
-        """The error as it stands in a status document."""
+        """The error in a status document."""
         return {
             "code": self.code,
             "blame": self.blame.value,
@@ -81,8 +81,7 @@ class DeployError(Exception):
         }
 
 
-# -- the request
-# -------------------------------------------------------------------------------------------------------
+# -- the request ---------------------------------------------------------------------------------------------
 
 
 class JobInvalid(DeployError):
@@ -96,7 +95,7 @@ class JobInvalid(DeployError):
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
         if len(self.faults) == 1 and self.faults[0].code != self.code:
-            # A lone fault that the OVH API has a message for keeps that message and its own code.
+            # A single fault with a code of its own is one for which the OVH API has a message: it stays as it is.
             self.code = self.faults[0].code
             super().__init__(summary=self.faults[0].message)
         else:
@@ -116,7 +115,7 @@ class JobCancelled(DeployError):
 
 
 class JobTaken(DeployError):
-    """The control plane gave a job again whose id has been taken before."""
+    """The control plane gave a job whose id was accepted before."""
 
     code = "job.taken"
     blame = Blame.REQUEST
@@ -134,7 +133,7 @@ class DiskGroupUnknown(DeployError):
 
 
 class DiskUnknown(DeployError):
-    """There is no such disk."""
+    """The path is not a disk."""
 
     code = "disk.unknown"
     blame = Blame.REQUEST
@@ -143,7 +142,7 @@ class DiskUnknown(DeployError):
 
 
 class DiskSame(DeployError):
-    """The image would be read from the disk that it is written to."""
+    """The image is stored on the disk that it is to be written to."""
 
     code = "disk.same"
     blame = Blame.REQUEST
@@ -152,7 +151,7 @@ class DiskSame(DeployError):
 
 
 class DiskIneligible(DeployError):
-    """The disk exists and must not be written, whatever uses it."""
+    """The disk must not be written, for other reasons than being in use."""
 
     code = "disk.ineligible"
     blame = Blame.DISK
@@ -160,12 +159,11 @@ class DiskIneligible(DeployError):
     default_hint = "`byoi disks` shows every disk with the reasons why it is not eligible."
 
 
-# -- the image
-# ---------------------------------------------------------------------------------------------------------
+# -- the image -----------------------------------------------------------------------------------------------
 
 
 class ImageFormat(DeployError):
-    """The job names a type that is none."""
+    """The job names an unknown image type."""
 
     code = "image.format"
     blame = Blame.REQUEST
@@ -174,7 +172,7 @@ class ImageFormat(DeployError):
 
 
 class ImageType(DeployError):
-    """The content is not of the declared type."""
+    """The image is not of the type that the job names."""
 
     code = "image.type"
     blame = Blame.IMAGE
@@ -183,7 +181,7 @@ class ImageType(DeployError):
 
 
 class ImageNoTable(DeployError):
-    """A raw image has to be a whole disk."""
+    """A raw image without a partition table: it is not an image of a whole disk."""
 
     code = "image.no_table"
     blame = Blame.IMAGE
@@ -219,7 +217,7 @@ class ImageTruncated(DeployError):
 
 
 class ImageChanged(DeployError):
-    """Two requests gave two files; they are never spliced."""
+    """Two requests returned parts of different files."""
 
     code = "image.changed"
     blame = Blame.IMAGE
@@ -228,7 +226,7 @@ class ImageChanged(DeployError):
 
 
 class ImageUnsafe(DeployError):
-    """A named check refused what a hostile image could do with it."""
+    """The image was refused by a named check because it could do harm, or is not supported."""
 
     code = "image.unsafe"
     blame = Blame.IMAGE
@@ -249,7 +247,7 @@ class ImageDamaged(DeployError):
 
 
 class ImageMemory(DeployError):
-    """A qcow2 whose tables come too late, with no way left to place its clusters."""
+    """The image needs more memory than the bounds allow, such as a qcow2 whose tables come too late in the file."""
 
     code = "image.memory"
     blame = Blame.IMAGE
@@ -258,7 +256,7 @@ class ImageMemory(DeployError):
 
 
 class ImageDownload(DeployError):
-    """The transfer failed for good; retries are over by then."""
+    """The download failed, after all retries."""
 
     code = "image.download"
     blame = Blame.NETWORK
@@ -268,7 +266,7 @@ class ImageDownload(DeployError):
 
 
 class ChecksumMismatch(DeployError):
-    """The bytes as downloaded are not those that the job names."""
+    """The digest of the downloaded bytes differs from the expected one."""
 
     code = "checksum.mismatch"
     blame = Blame.IMAGE
@@ -286,7 +284,7 @@ class GptRelocate(DeployError):
 
 
 class ConfigDriveCreate(DeployError):
-    """No room, no slot, or too much content for the config drive."""
+    """There is no space or no partition entry for the config drive, or its content is too large or invalid."""
 
     code = "configdrive.create"
     blame = Blame.IMAGE
@@ -297,7 +295,7 @@ class ConfigDriveCreate(DeployError):
 
 
 class BootEsp(DeployError):
-    """The firmware will find nothing to start on an ESP."""
+    """The image has no EFI system partition with a boot loader, but the server boots by UEFI."""
 
     code = "boot.esp"
     blame = Blame.IMAGE
@@ -306,7 +304,7 @@ class BootEsp(DeployError):
 
 
 class BootCode(DeployError):
-    """A BIOS will find nothing to start."""
+    """The image has no boot code, but the server boots by BIOS."""
 
     code = "boot.code"
     blame = Blame.IMAGE
@@ -318,7 +316,7 @@ class BootCode(DeployError):
 
 
 class SectorSize(DeployError):
-    """The image counts in sectors of another size than the disk."""
+    """The image was made for another sector size than the disk's."""
 
     code = "disk.sector_size"
     blame = Blame.IMAGE
@@ -327,7 +325,7 @@ class SectorSize(DeployError):
 
 
 class DiskBusy(DeployError):
-    """Something uses the disk that must not be stopped."""
+    """The disk is used by something that must not be stopped."""
 
     code = "disk.busy"
     blame = Blame.DISK
@@ -336,7 +334,7 @@ class DiskBusy(DeployError):
 
 
 class ImageWrite(DeployError):
-    """The disk refused bytes of the image (EIO, ENOSPC, a vanished device)."""
+    """The disk failed while the image was written (EIO, ENOSPC, a removed device)."""
 
     code = "image.write"
     blame = Blame.DISK
@@ -345,7 +343,7 @@ class ImageWrite(DeployError):
 
 
 class DiskIo(DeployError):
-    """The disk failed outside of writing the image."""
+    """The disk failed at any other time."""
 
     code = "disk.io"
     blame = Blame.DISK
@@ -357,7 +355,7 @@ class DiskIo(DeployError):
 
 
 class ConfigInvalid(DeployError):
-    """The agent's configuration has faults; `faults` lists all of them, each under the key of its option."""
+    """The agent's configuration has faults; `faults` lists all of them, with the keys of the options."""
 
     code = "config.invalid"
     blame = Blame.AGENT
@@ -374,7 +372,7 @@ class ConfigInvalid(DeployError):
 
 
 class JobInterrupted(DeployError):
-    """The agent went away in the middle of a deployment."""
+    """The agent ended during a deployment."""
 
     code = "job.interrupted"
     blame = Blame.AGENT
@@ -393,7 +391,10 @@ class StateUnusable(DeployError):
 
 
 class VerifyFailed(DeployError):
-    """An end of the disk or the config drive does not read back as it was meant; it was made unbootable again."""
+    """An end of the disk or the config drive reads back different from what was written.
+
+    The disk was made unbootable again.
+    """
 
     code = "disk.verify"
     blame = Blame.DISK
@@ -402,7 +403,7 @@ class VerifyFailed(DeployError):
 
 
 class ToolMissing(DeployError):
-    """A program that the work needs is not installed."""
+    """A program that is needed is not installed."""
 
     code = "agent.tool"
     blame = Blame.AGENT
@@ -411,7 +412,7 @@ class ToolMissing(DeployError):
 
 
 class OutOfMemory(DeployError):
-    """The system had no memory left for the agent."""
+    """The system has not enough memory for the agent."""
 
     code = "agent.memory"
     blame = Blame.AGENT
@@ -424,7 +425,7 @@ class OutOfMemory(DeployError):
 
 
 class InternalFault(DeployError):
-    """A fault of our own; the traceback is in the log, never in the status."""
+    """An error in the agent itself; its place is in the log, its text nowhere, since it may contain secrets."""
 
     code = "agent.internal"
     blame = Blame.AGENT
@@ -433,9 +434,9 @@ class InternalFault(DeployError):
 
 
 def unforeseen(error: BaseException) -> DeployError:
-    """The error for what no stage has foreseen: memory that ran out, or else a fault of our own.
+    """The error for an exception that no stage handles: `OutOfMemory`, or else `InternalFault`.
 
-    Its text is left out: it may hold what was being worked on.
+    The exception's text is left out, since it may contain data of the job.
     """
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return OutOfMemory()

@@ -1,4 +1,4 @@
-"""Binary units by name, and sizes as people write and read them."""
+"""Binary units, sizes and durations as text, and rounding to multiples."""
 
 import re
 
@@ -12,13 +12,13 @@ _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """Read a size such as `20G`, `512MiB` or `1048576`; units are binary: 20G is 20 GiB.
+    """Parse a size such as `20G`, `512MiB` or `1048576`. Units are binary: 20G is 20 GiB.
 
     Returns:
-        Bytes, at least 1.
+        The size in bytes, at least 1.
 
     Raises:
-        ValueError: the text is no size, or is zero.
+        ValueError: the text is not a size, or the size is 0.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
@@ -32,7 +32,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: float) -> str:
-    """Bytes for people: `3.0 GiB`, `512 B`."""
+    """A number of bytes for people: `3.0 GiB`, `512 B`."""
     value = float(size)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(value) < 1024:
@@ -42,7 +42,7 @@ def format_size(size: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds for people: `4.2 s`, `3 min 05 s`, `2 h 07 min`."""
+    """A number of seconds for people: `4.2 s`, `3 min 05 s`, `2 h 07 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -52,9 +52,14 @@ def format_duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
+def divide_up(value: int, divisor: int) -> int:
+    """`value` divided by `divisor`, rounded up: how many units of `divisor` hold `value`."""
+    return -(-value // divisor)
+
+
 def align_up(value: int, alignment: int) -> int:
     """The smallest multiple of `alignment` that is not below `value`."""
-    return -(-value // alignment) * alignment
+    return divide_up(value, alignment) * alignment
 
 
 def align_down(value: int, alignment: int) -> int:

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from agent.cli.display import Follower, Snapshot, Standing, nothing_stands
 from agent.cli.words import amounts, stage_name, summary
-from agent.model.disks import printable
 from agent.model.events import DeployEvent, Finished, Noted, StageEnded
 from agent.model.stage import State
 from agent.model.status import Status
+from agent.text import printable
 from agent.units import format_duration
 
 REFRESH_SECONDS = 0.2

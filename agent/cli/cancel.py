@@ -11,9 +11,9 @@ from agent.cli.failures import ClientError, Refused
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.output import EXIT_CANCELLED, EXIT_DONE, say, tell
 from agent.cli.words import NO_DEPLOYMENT, stage_name
-from agent.model.disks import printable
 from agent.model.stage import State
 from agent.model.status import Status
+from agent.text import printable
 
 RETRY_SECONDS = 1.0
 # A disk that hangs in a write can hold a deployment for minutes; the daemon says so in its answers.

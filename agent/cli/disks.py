@@ -15,7 +15,7 @@ from agent.cli.commands import SOCKET_VARIABLE
 from agent.cli.failures import Unreachable
 from agent.cli.groups import configured_groups
 from agent.cli.output import EXIT_DONE, print_json, say, tell
-from agent.model.disks import printable
+from agent.text import printable
 from agent.units import format_size
 
 

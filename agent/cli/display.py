@@ -12,10 +12,10 @@ from typing import Protocol, TextIO
 
 from agent.aio import alongside
 from agent.cli.words import amounts, summary
-from agent.model.disks import printable
 from agent.model.events import DeployEvent, Finished, Noted, StageBegan, StageEnded
 from agent.model.stage import State
 from agent.model.status import Status
+from agent.text import printable
 from agent.units import format_duration
 
 LINE_SECONDS = 5.0

@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.errors import Blame, DeployError, Fault, ImageDownload, JobCancelled, JobInvalid
 from agent.model.disk_state import DiskState
-from agent.model.disks import printable
+from agent.text import printable
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_OUTPUT, EXIT_CANCELLED = 0, 1, 2, 3, 130
 

@@ -9,8 +9,8 @@ from agent.cli.display import Display
 from agent.cli.failures import Unreachable
 from agent.cli.report import Report, changes
 from agent.cli.words import standing_lines
-from agent.model.disks import printable
 from agent.model.status import Status
+from agent.text import printable
 
 POLL_SECONDS = 30.0
 RETRY_SECONDS = 1.0

@@ -4,9 +4,9 @@ import math
 
 from agent.cli.output import failure_lines
 from agent.cli.report import Reboot, Report
-from agent.model.disks import printable
 from agent.model.stage import State
 from agent.model.status import Status
+from agent.text import printable
 from agent.units import format_duration, format_size
 
 NO_DEPLOYMENT = "no deployment"

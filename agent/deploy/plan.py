@@ -24,7 +24,7 @@ from agent.errors import (
     JobInvalid,
     SectorSize,
 )
-from agent.formats.advice import way_out
+from agent.formats.advice import hint_for
 from agent.formats.image import ImageFacts
 from agent.formats.tables.gpt import Gpt, relocate
 from agent.formats.tables.layout import (
@@ -168,9 +168,9 @@ def _disk_refusals(facts: Facts) -> list[DeployError]:
 
 def _image_refusals(job: Job, facts: Facts, image: ImageFacts) -> list[DeployError]:
     if job.type == "raw" and image.container != "raw":
-        return [ImageNoTable(type=job.type, found=image.container, hint=way_out(image.container))]
+        return [ImageNoTable(type=job.type, found=image.container, hint=hint_for(image.container))]
     if job.type != image.container:
-        return [ImageType(found=image.container, expected=job.type, hint=way_out(image.container))]
+        return [ImageType(found=image.container, expected=job.type, hint=hint_for(image.container))]
     if image.size is not None and image.size > facts.target.size:
         return [ImageSize(image_size=image.size, device=facts.target.path, device_size=facts.target.size)]
     if not image.examined:
@@ -185,7 +185,7 @@ def _image_refusals(job: Job, facts: Facts, image: ImageFacts) -> list[DeployErr
     if image.chain_fault is not None:
         return [logicals_damaged(image.chain_fault)]
     if image.table is None:
-        return [ImageNoTable(type=job.type, found=image.content, hint=way_out(image.content))]
+        return [ImageNoTable(type=job.type, found=image.content, hint=hint_for(image.content))]
     if image.size is not None and is_cut(image.table, image.size):
         return [ImageTruncated(size=image.size, expected=image.reach)]
     if isinstance(image.table, Mbr) and image.reach > facts.target.size:

@@ -1,6 +1,7 @@
-"""What to do about a file that is not what the job says: hints that name the way out, by the content that was found.
+"""The hints for a file whose content is not what the job says or not what can be deployed.
 
-Pure. The names of contents are those of `agent.formats.detect`.
+Called where such a file is refused: in preflight, and by the decoders for content within content. The names of the
+contents are those of `agent.formats.detect`.
 """
 
 _ACCEPTED = ("raw", "qcow2", "ova")
@@ -10,8 +11,8 @@ _COMPRESSED = ("gzip", "xz", "zstd", "bzip2")
 _PAGES = ("html", "xml", "json", "text")
 
 
-def way_out(content: str) -> str:
-    """The hint for a file with this content."""
+def hint_for(content: str) -> str:
+    """The hint for a file with this content, as `agent.formats.detect.sniff` names it."""
     if content in _ACCEPTED:
         return f"Set type to {content}, or check that the URL names the image that is meant."
     if content in _CONVERTIBLE:

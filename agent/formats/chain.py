@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from agent.errors import ImageUnsafe
-from agent.formats.advice import way_out
+from agent.formats.advice import hint_for
 from agent.formats.compressed import Decompressor
 from agent.formats.detect import SNIFF_BYTES, sniff
 from agent.formats.extent import Decoder, Extent, Fetch
@@ -105,7 +105,7 @@ class Chained:
                 raise ImageUnsafe(
                     check="nested_compression",
                     detail=f"the {self._outer.kind} file holds {self.content} again",
-                    hint=way_out(self.content),
+                    hint=hint_for(self.content),
                 )
             self._inner = self._make_inner(self.content)
         return _without_fetch(self._inner.feed(block))

@@ -1,12 +1,10 @@
-"""The tree of a config-2 drive: which file holds what, as bytes.
+"""Builds the files of a config-2 drive (OpenStack's config drive) as bytes.
 
-Owns the documents under `openstack/latest/`. Called by the stage that writes the config drive; which
-filesystem carries the tree is the business of `agent.host.drive`. Pure: the same content gives the same
-bytes. On failure nothing exists.
+Called by `agent.deploy.target`; `agent.host.drive` puts the files into a filesystem. The same content always gives the
+same bytes.
 
-Only `latest` is filled. cloud-init prefers a dated directory where there is one, cloudbase-init, Ignition and
-the smaller readers look at `latest` alone: one directory serves them all, and none can read something that
-the others do not.
+Only `openstack/latest/` is filled. cloud-init prefers a dated directory if there is one; cloudbase-init, Ignition and
+the smaller readers look at `latest` only. With one directory, all of them read the same.
 """
 
 import base64
@@ -20,13 +18,13 @@ from typing import Any
 from agent.errors import ConfigDriveCreate
 from agent.units import MiB
 
-# In this letter case: half of the readers look for nothing else.
+# In lower case: half of the readers compare the label exactly.
 LABEL = "config-2"
 ROOT = "openstack/latest"
 MAX_CONTENT = 16 * MiB
 SEED_LENGTH = 512
 
-# A single-zone OpenStack calls its zone so; readers that compose mirror names from the zone know it.
+# The name of the default zone in OpenStack; readers that derive mirror names from the zone know it.
 AVAILABILITY_ZONE = "nova"
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -34,36 +32,35 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 @dataclass(frozen=True, kw_only=True)
 class DriveContent:
-    """What the drive shall say. What may be secret is left out of the representation."""
+    """The content of the drive. Members that may be secret are left out of the `repr`."""
 
     hostname: str | None = None
-    """Absent: neither `hostname` nor `name` is written, and the image keeps the name it has."""
+    """If None, neither `hostname` nor `name` is written, and the image keeps its own host name."""
     ssh_keys: str | None = field(default=None, repr=False)
-    """Public keys, one a line, any line end; blank lines and comments are skipped."""
+    """Public keys, one a line, with any line end; blank lines and comments are skipped."""
     user_data: bytes | None = field(default=None, repr=False)
-    """Stored as it is: no line end translated, nothing stripped, no base64 decoded. Empty is not absent."""
+    """Stored unchanged: no line end translated, nothing stripped, no base64 decoded. Empty gives an empty file."""
     vendor_data: Any | None = field(default=None, repr=False)
     """A JSON value: an object, a list, or a string that is itself cloud-config."""
     network_data: Any | None = field(default=None, repr=False)
-    """OpenStack's network_data.json as an object."""
+    """The object of OpenStack's network_data.json."""
     metadata: Mapping[str, str | None] = field(default_factory=dict, repr=False)
-    """The user's own pairs; a None is written as the empty string: typed readers want strings."""
+    """The user's pairs for `meta`; None is written as an empty string, because readers with types expect strings."""
     instance_uuid: str
-    """Fresh for each deployment: cloud-init takes a known one for a mere reboot."""
+    """New for each deployment: cloud-init takes the same id for a reboot of the same instance."""
     random_seed: bytes = field(repr=False)
     """512 bytes from the system's random source."""
 
 
 def build_tree(content: DriveContent) -> dict[str, bytes]:
-    """Lay out the drive.
+    """The drive's files.
 
     Returns:
-        The content of each file by its path, without a leading slash, in the order in which they are to be
-        written.
+        The content of each file by its path (without a leading slash), in the order in which to write them.
 
     Raises:
-        ConfigDriveCreate: the content is larger than 16 MiB, or a value cannot be written as JSON.
-        ValueError: the random seed is not of 512 bytes, a fault of the caller.
+        ConfigDriveCreate: the files have more than 16 MiB together, or a value cannot be written as JSON.
+        ValueError: the random seed does not have 512 bytes, which is an error of the caller.
     """
     tree = {f"{ROOT}/meta_data.json": _json("metadata", _meta_data(content))}
     if content.user_data is not None:
@@ -77,14 +74,14 @@ def build_tree(content: DriveContent) -> dict[str, bytes]:
 
 
 def directories(tree: Mapping[str, bytes]) -> list[PurePosixPath]:
-    """All directories above the files of a tree, parents first, without the root."""
+    """All directories of the files in `tree`, parents first, without the root."""
     found = {parent for path in tree for parent in PurePosixPath(path).parents if parent.name}
     return sorted(found, key=lambda directory: (len(directory.parts), directory))
 
 
 def public_keys(text: str) -> list[str]:
-    """The keys of a text such as `authorized_keys`, in its order, without blank and comment lines."""
-    # str.splitlines would also split at characters that may stand in a key's comment.
+    """The keys in a text of the form of `authorized_keys`, in its order, without blank and comment lines."""
+    # Not str.splitlines, which also splits at characters that may be part of a key's comment.
     lines = (line.strip() for line in _LINE_END.split(text))
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -102,7 +99,7 @@ def _meta_data(content: DriveContent) -> dict[str, Any]:
     if content.hostname:
         document["hostname"] = content.hostname
         document["name"] = content.hostname
-    # public_keys is a map, so each key needs a name of its own; `keys` says the same to newer readers.
+    # `public_keys` is a map, so each key needs a unique name; `keys` holds the same for newer readers.
     keys = {f"key-{number}": key for number, key in enumerate(public_keys(content.ssh_keys or ""), 1)}
     if keys:
         document["public_keys"] = keys
@@ -111,7 +108,7 @@ def _meta_data(content: DriveContent) -> dict[str, Any]:
 
 
 def _json(name: str, value: Any) -> bytes:
-    # ASCII with escapes: some readers pick values out with grep, and a lone surrogate has no UTF-8.
+    # ASCII with escapes: some readers find values with grep, and a lone surrogate cannot be encoded in UTF-8.
     try:
         return json.dumps(value, allow_nan=False).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:

@@ -1,14 +1,14 @@
-"""What a file's first bytes are: content decides, never a suffix or a Content-Type.
+"""Names the content of a file by its first bytes, never by a suffix or a Content-Type.
 
-The names are those that messages show. Signatures are from each format's own specification.
+The names are shown in messages. Signatures are from each format's own specification.
 """
 
 from agent.formats.tables.read import TableError, read_table
 from agent.formats.tables.superblock import sniff_filesystem
 
-# How much of the file's head `sniff` wants to see at most.
+# The most that `sniff` looks at, from the file's start.
 SNIFF_BYTES = 128 * 1024
-# How much of its end tells more.
+# Length of the trailer that `is_dmg` looks at, at the file's end.
 END_BYTES = 512
 
 _MAGICS: tuple[tuple[int, bytes, str], ...] = (
@@ -28,7 +28,7 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1f\x8b", "gzip"),
     (0, b"\xfd7zXZ\x00", "xz"),
     (0, b"\x28\xb5\x2f\xfd", "zstd"),
-    # A file may begin with frames that are skipped (RFC 8878, section 3.1.2), as those of pzstd do.
+    # A file may begin with skippable frames (RFC 8878, section 3.1.2), as pzstd writes them.
     *((0, bytes([number]) + b"\x2a\x4d\x18", "zstd") for number in range(0x50, 0x60)),
     (0, b"BZh", "bzip2"),
     (0, b"\x04\x22\x4d\x18", "lz4"),
@@ -47,10 +47,10 @@ _MARKUP = (b"<!doctype html", b"<html", b"<head", b"<body")
 
 
 def sniff(head: bytes) -> str:
-    """Name the content: `raw` for a partition table, else the format, filesystem or kind of text that it is.
+    """Name the content: `raw` if there is a partition table, else the format, the filesystem or the kind of text.
 
     Args:
-        head: the file's first bytes, `SNIFF_BYTES` of them where the file is that long.
+        head: the file's first `SNIFF_BYTES` bytes, or all of a shorter file.
     """
     if not head:
         return "nothing"
@@ -67,14 +67,14 @@ def sniff(head: bytes) -> str:
 
 
 def _lzma(head: bytes) -> str | None:
-    """The header of .lzma has no signature: its usual properties, a dictionary of 2^n bytes, a size or none."""
+    """Recognise .lzma, which has no signature, by its usual properties byte, a dictionary size of 2^n and the size."""
     dictionary, size = int.from_bytes(head[1:5], "little"), int.from_bytes(head[5:13], "little")
     usual = head[:1] == b"\x5d" and dictionary.bit_count() == 1 and dictionary >= 4096
     return "lzma" if usual and (size == 2**64 - 1 or size < 2**48) else None
 
 
 def is_dmg(trailer: bytes) -> bool:
-    """Whether a file with these last `END_BYTES` is an Apple disk image: only its end is signed."""
+    """Whether a file that ends with `trailer` (`END_BYTES` long) is an Apple disk image, which has its magic there."""
     return len(trailer) == END_BYTES and trailer[:4] == b"koly"
 
 
@@ -86,7 +86,7 @@ def _table(head: bytes) -> str | None:
     try:
         return None if read_table(head, None) is None else "raw"
     except TableError:
-        # A damaged GPT is a partition table all the same; the plan says what is wrong with it.
+        # A damaged GPT is a partition table all the same; preflight reports what is wrong with it.
         return "raw"
 
 

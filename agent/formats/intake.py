@@ -1,9 +1,8 @@
-"""How a parser takes bytes that come in pieces of any length.
+"""Lets a parser of a stream be written as one generator, though its bytes arrive in pieces of any length.
 
-A parser is a generator: it asks its `Intake` for bytes with `yield from`, gives what it finds with `yield`, and
-gives None when it needs more bytes than are there. `Parser` drives it, so that a format reads top to bottom
-although its bytes come one by one. For the decoders of this package only. A parser that has raised must not be fed
-again.
+The generator takes bytes from its `Intake` with `yield from`, yields its results, and yields None (inside of `Intake`)
+when it needs more bytes than have arrived. `Parser` runs the generator. Used by the decoders of this package only. A
+parser that has raised must not be fed again.
 """
 
 from collections.abc import Generator, Iterator
@@ -17,47 +16,47 @@ _SKIP_BYTES = 1 << 30
 
 
 class Intake:
-    """The bytes of one file or member, in order. Holds what `take` gathers, and never more."""
+    """The input bytes of one parser, in order. Memory: only what one `take` or `up_to` collects."""
 
     def __init__(self, content: str) -> None:
         self.content = content
-        """What messages call the file: `vmdk`, `gzip`."""
+        """The name of the format in messages: `vmdk`, `gzip`."""
         self.offset = 0
-        """Position of the next byte in the file."""
+        """Offset of the next byte in the input."""
         self._view = memoryview(b"")
         self._ended = False
 
     @property
     def left(self) -> int:
-        """Bytes that were given and not taken yet."""
+        """Number of bytes that have arrived and were not taken."""
         return len(self._view)
 
-    def give(self, data: memoryview) -> None:
-        """Add the next bytes; all before them must have been taken."""
+    def add(self, data: memoryview) -> None:
+        """Add the next bytes of the input; all earlier ones must have been taken."""
         if self._view:
             raise RuntimeError("bytes were fed before the extents of the last ones were taken")
         self._view = data
 
     def end(self) -> None:
-        """There are no more bytes."""
+        """Note that the input has ended."""
         self._ended = True
 
     def give_back(self, data: bytes) -> None:
-        """Put bytes that were taken last back in front."""
+        """Put back the bytes that were taken last: they are the next ones again."""
         self.offset -= len(data)
         self._view = memoryview(data + bytes(self._view)) if self._view else memoryview(data)
 
     def at_end(self) -> Generator[None, None, bool]:
-        """Whether every byte has been taken; waits until that is known."""
+        """Whether the input has ended and every byte was taken; waits for the next byte or the end."""
         while not self._view and not self._ended:
             yield
         return not self._view
 
     def some(self, limit: int, what: str) -> Generator[None, None, memoryview]:
-        """At least one byte and at most `limit`; the view is valid until the next feed.
+        """At least one byte and at most `limit`; the view is valid until the next `feed`.
 
         Raises:
-            ImageDamaged: the file ends here, within `what`.
+            ImageDamaged: the input has ended, within `what`.
         """
         if (yield from self.at_end()):
             raise self.damaged(f"it ends at byte {self.offset}, within {what}")
@@ -67,10 +66,10 @@ class Intake:
         return piece
 
     def take(self, length: int, what: str) -> Generator[None, None, memoryview]:
-        """Exactly `length` bytes, which the caller has bounded; the view is valid until the next feed.
+        """Exactly `length` bytes, held in memory if they arrive in pieces; the view is valid until the next `feed`.
 
         Raises:
-            ImageDamaged: the file ends within `what`.
+            ImageDamaged: the input ends within `what`.
         """
         if length == 0:
             return memoryview(b"")
@@ -83,17 +82,17 @@ class Intake:
         return memoryview(gathered).toreadonly()
 
     def up_to(self, length: int) -> Generator[None, None, bytes]:
-        """The next `length` bytes, which the caller has bounded; fewer only where the file ends before."""
+        """The next `length` bytes as a copy; fewer only if the input ends before."""
         gathered = bytearray()
         while len(gathered) < length and not (yield from self.at_end()):
             gathered += yield from self.some(length - len(gathered), "what may end here")
         return bytes(gathered)
 
     def skip(self, length: int, what: str, *, may_end: bool = False) -> Generator[None, None, None]:
-        """Drop `length` bytes; with `may_end` the file may end within them.
+        """Skip `length` bytes; with `may_end` the input may end within them.
 
         Raises:
-            ImageDamaged: the file ends within `what`.
+            ImageDamaged: the input ends within `what`.
         """
         while length:
             if may_end and (yield from self.at_end()):
@@ -101,31 +100,31 @@ class Intake:
             length -= len((yield from self.some(min(length, _SKIP_BYTES), what)))
 
     def damaged(self, reason: str) -> ImageDamaged:
-        """The error for a fault in this file."""
+        """The error for a fault in this input."""
         return ImageDamaged(format=self.content, reason=reason)
 
 
 class Parser(Generic[T]):
-    """Drives one parser over its intake."""
+    """Runs one parser (a generator) over its intake; T is the type of its results."""
 
     def __init__(self, intake: Intake, steps: Generator[T | None, None, None]) -> None:
         self._intake = intake
         self._steps = steps
 
     def feed(self, data: memoryview) -> Iterator[T]:
-        """Give the next bytes and take what they complete.
+        """Add the next bytes of the input and yield the results that they complete.
 
         Raises:
-            ImageDamaged: bytes follow what the parser knows to be the end.
+            ImageDamaged: the parser has ended before its input, or raised it.
         """
-        self._intake.give(data)
+        self._intake.add(data)
         yield from self._run()
 
     def finish(self) -> Iterator[T]:
-        """There are no more bytes: take what is left.
+        """End the input and yield the last results.
 
         Raises:
-            ImageDamaged: the file is not whole.
+            ImageDamaged: the input is truncated.
         """
         self._intake.end()
         yield from self._run()

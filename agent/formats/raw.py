@@ -1,4 +1,4 @@
-"""The raw format: the file is the disk."""
+"""The decoder of the raw format, whose file is the guest disk byte for byte."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,7 +6,7 @@ from agent.formats.extent import Extent, Write
 
 
 class RawDecoder:
-    """Gives every byte back where it stood. Holds no memory of its own."""
+    """Yields every byte at its own offset. Holds no memory."""
 
     notes: Sequence[str] = ()
 
@@ -16,21 +16,21 @@ class RawDecoder:
 
     @property
     def virtual_size(self) -> int | None:
-        """The file's size in bytes, where it is known."""
+        """The file's size in bytes; None until it is known."""
         return self._size
 
     @property
     def held(self) -> int:
-        """Nothing."""
+        """0: nothing is held."""
         return 0
 
     def feed(self, data: memoryview) -> Iterator[Extent]:
-        """Give the bytes as one write."""
+        """Yield the bytes as one write."""
         if data:
             yield Write(self._offset, data)
             self._offset += len(data)
 
     def finish(self) -> Iterator[Extent]:
-        """Nothing is left; a source that ended early has raised by itself."""
+        """Yield nothing; a source that ends early raises by itself."""
         self._size = self._offset
         return iter(())

@@ -1,8 +1,8 @@
-"""The target disk, opened for writing: a block device, or a regular file that stands in for one.
+"""The target disk, opened for writing: a block device, or a regular file in its place.
 
-Owns the file descriptors, the exclusive claim, O_DIRECT with its alignment rules, short writes, zeroing and
-flushing. Used by the stages through threads; every method blocks and raises OSError with the path in it.
-Nothing here knows what the bytes mean. A disk that fails stays claimed until `close`.
+Owns the file descriptors, the exclusive claim, O_DIRECT and its alignment, short writes, zeroing and flushing. Used by
+the stages, in threads. Every method blocks; errors are OSError with the path in it. After an error the disk stays
+claimed until `close`.
 """
 
 import errno
@@ -11,54 +11,54 @@ import mmap
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.host import syscalls
+from agent.host.descriptor import FILE_ALIGNMENT, UNSUPPORTED, open_direct, path_in_errors
 from agent.units import MiB, align_down, align_up
 
-# A range is zeroed in steps: one huge WRITE SAME outlasts the command time-out of some SCSI disks.
+# Ranges are zeroed in steps of this length: one large WRITE SAME exceeds the command timeout of some SCSI disks.
 ZERO_STEP = 128 * MiB
-# Buffered writes are pushed out and dropped from the page cache behind the writer, in windows of this length.
+# Long buffered writes are written back and dropped from the page cache in windows of this length.
 WINDOW = 32 * MiB
+# Length of the aligned buffer through which unaligned memory is written with O_DIRECT.
 _BOUNCE = MiB
-_FILE_ALIGNMENT = 4096
-_UNSUPPORTED = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS}
 
 _ZeroMethod = Callable[[int, int, int], None]
 
 
 class TargetDisk:
-    """An exclusively opened disk. Offsets and lengths are bytes.
+    """An exclusively opened disk. Offsets and lengths are in bytes.
 
     `write` and `read` may be called by several threads at once.
 
     Attributes:
         path: as it was given.
-        size: bytes.
-        sector_size: logical sector size in bytes; None for a regular file, which takes the image's.
-        is_device: a block device rather than a file.
+        size: in bytes.
+        sector_size: logical sector size in bytes; None for a regular file, which is taken to have the image's.
+        is_device: whether it is a block device and not a regular file.
         identity: see `identity_of`.
-        operations: how many reads, writes and zeroed steps have ended; one that hangs does not count.
+        operations: the number of reads, writes and zeroing steps that have ended. While it does not rise, the disk
+            hangs.
     """
 
     def __init__(self, path: str) -> None:
         """Open and claim the disk; nothing is written.
 
         Raises:
-            OSError: EBUSY when something else holds it; ENOTBLK when it is neither a block device nor a file.
+            OSError: EBUSY if something else holds it; ENOTBLK if it is neither a block device nor a regular file.
         """
         self.path = path
         self.operations = 0
-        with named(path):
+        with path_in_errors(path):
             self._fd = _open_exclusive(path)
         self._direct_fd: int | None = None
         self._direct_works = True
         self._lock = threading.RLock()
         self._bounce = memoryview(b"")
         try:
-            with named(path):
+            with path_in_errors(path):
                 self._inspect()
         except BaseException:
             self.close()
@@ -70,9 +70,9 @@ class TargetDisk:
         self.identity = identity_of(self._fd)
         self.size = syscalls.device_size(self._fd) if self.is_device else os.fstat(self._fd).st_size
         self.sector_size = syscalls.logical_sector_size(self._fd) if self.is_device else None
-        self._alignment = self.sector_size or _FILE_ALIGNMENT
-        # Devices: the device writes zeros by itself, never by discarding, whose result may read as anything.
-        # Files: a hole is zeros by definition, and keeps a sparse image sparse.
+        self._alignment = self.sector_size or FILE_ALIGNMENT
+        # Devices: the kernel or the device writes zeros; never a discard, after which any content may be read.
+        # Files: a hole reads as zeros and keeps the file sparse.
         self._zero_methods: list[_ZeroMethod] = (
             [syscalls.zero_range, syscalls.zero_out]
             if self.is_device
@@ -80,32 +80,25 @@ class TargetDisk:
         )
         self._bounce = memoryview(mmap.mmap(-1, _BOUNCE))
         self._window_start = self._window_end = 0
-        try:
-            self._direct_fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
-        except OSError as error:
-            # Some filesystems refuse O_DIRECT at open time.
-            if error.errno not in _UNSUPPORTED:
-                raise
+        self._direct_fd = open_direct(self._fd, os.O_RDWR)
 
     @property
     def direct(self) -> bool:
-        """Whether O_DIRECT is in use: it is dropped for good at the first EINVAL."""
+        """Whether O_DIRECT is in use; after the first EINVAL it is not used any more."""
         return self._direct_works and self._direct_fd is not None
 
     def close(self) -> None:
-        """Give the disk back; safe to call twice."""
+        """Close and thereby release the disk; may be called twice."""
         for fd in (self._direct_fd, self._fd):
             if fd is not None and fd >= 0:
                 os.close(fd)
         self._direct_fd, self._fd = None, -1
-        self._bounce.release()  # a traceback may hold on to the disk for long
+        self._bounce.release()  # now, since a traceback may refer to this object for long
 
     def write(self, offset: int, data: memoryview | bytes) -> None:
-        """Write all of `data`: sector-aligned parts by O_DIRECT where it works, odd ends through the page
-        cache.
-        """
+        """Write all of `data`: the sector-aligned part with O_DIRECT if it works, the rest through the page cache."""
         view = memoryview(data)
-        with named(self.path):
+        with path_in_errors(self.path):
             self._check_range(offset, len(view))
             start, end = self._direct_part(offset, offset + len(view))
             if start < end:
@@ -123,10 +116,10 @@ class TargetDisk:
     def _write_direct(self, offset: int, view: memoryview) -> None:
         if view.readonly or syscalls.address(view) % self._alignment:
             with self._lock:
-                for at in range(0, len(view), _BOUNCE):
-                    piece = view[at : at + _BOUNCE]
+                for done in range(0, len(view), _BOUNCE):
+                    piece = view[done : done + _BOUNCE]
                     self._bounce[: len(piece)] = piece
-                    self._write_direct(offset + at, self._bounce[: len(piece)])
+                    self._write_direct(offset + done, self._bounce[: len(piece)])
             return
         done = 0
         while done < len(view) and self._direct_works and self._direct_fd is not None:
@@ -158,8 +151,9 @@ class TargetDisk:
                 self._drop_behind(offset, offset + len(view))
 
     def _drop_behind(self, start: int, end: int) -> None:
-        """Keep a long buffered write from filling the page cache: push one window out while the next one
-        fills.
+        """Keep a long buffered write from filling the page cache.
+
+        Writeback of a window begins when it is full; it is waited for and dropped when the next one is full.
         """
         if start != self._window_end:
             self._window_start = start
@@ -174,16 +168,16 @@ class TargetDisk:
         self._window_start = end
 
     def zero(self, offset: int, length: int) -> None:
-        """Make the range read back as zeros, by the cheapest way that guarantees it."""
-        with named(self.path):
+        """Make the range read back as zeros, by the cheapest operation that guarantees it."""
+        with path_in_errors(self.path):
             self._check_range(offset, length)
             start, end = align_up(offset, self._alignment), align_down(offset + length, self._alignment)
             if start >= end:
                 self._write_zeros(offset, length)
                 return
             self._write_zeros(offset, start - offset)
-            for at in range(start, end, ZERO_STEP):
-                self._zero_step(at, min(ZERO_STEP, end - at))
+            for begin in range(start, end, ZERO_STEP):
+                self._zero_step(begin, min(ZERO_STEP, end - begin))
             self._write_zeros(end, offset + length - end)
 
     def _zero_step(self, offset: int, length: int) -> None:
@@ -191,7 +185,7 @@ class TargetDisk:
             try:
                 self._zero_methods[0](self._fd, offset, length)
             except OSError as error:
-                if error.errno not in _UNSUPPORTED:
+                if error.errno not in UNSUPPORTED:
                     raise
                 del self._zero_methods[0]
             else:
@@ -201,19 +195,19 @@ class TargetDisk:
 
     def _write_zeros(self, offset: int, length: int) -> None:
         zeros = memoryview(bytes(min(length, _BOUNCE)))
-        for at in range(0, length, _BOUNCE):
-            piece = zeros[: min(_BOUNCE, length - at)]
-            self._write_buffered(offset + at, piece)
+        for done in range(0, length, _BOUNCE):
+            piece = zeros[: min(_BOUNCE, length - done)]
+            self._write_buffered(offset + done, piece)
 
     def flush(self) -> None:
-        """Make everything written durable, down to the disk's own cache."""
-        with named(self.path):
+        """Make everything written durable, including the disk's own cache."""
+        with path_in_errors(self.path):
             os.fsync(self._fd)
 
     def drop_cache(self) -> None:
-        """Flush, then forget cached pages: what is read next comes from the device."""
+        """Flush, then drop cached pages: the next read comes from the device."""
         self.flush()
-        with named(self.path):
+        with path_in_errors(self.path):
             if self.is_device:
                 syscalls.flush_buffers(self._fd)
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -222,9 +216,9 @@ class TargetDisk:
         """Read exactly `length` bytes.
 
         Raises:
-            OSError: EIO when the disk ends before.
+            OSError: EIO if the disk ends before, or cannot be read.
         """
-        with named(self.path):
+        with path_in_errors(self.path):
             pieces: list[bytes] = []
             while length > 0:
                 piece = os.pread(self._fd, length, offset)
@@ -237,9 +231,7 @@ class TargetDisk:
             return b"".join(pieces)
 
     def reread_partitions(self) -> bool:
-        """Tell the kernel about a changed table; False where it cannot (a file, a loop device without
-        partitions).
-        """
+        """Have the kernel read the partition table; False if it cannot: a file, a loop device without partitions."""
         if not self.is_device:
             return False
         try:
@@ -258,14 +250,15 @@ class TargetDisk:
 
 
 def identity_of(fd: int) -> tuple[int, ...]:
-    """What tells a disk from another one that bears its name: a path may lead to a new disk at any time.
+    """The identity of an open disk, which differs if the same path leads to another disk later.
 
     Returns:
-        Of a block device its number and the kernel's number of its medium (0 before Linux 5.15), of a file those of
-        its filesystem and its inode. `agent.host.inventory` gives a `Disk` the same without opening it.
+        For a block device its device number and its disk sequence number (BLKGETDISKSEQ; 0 before Linux 5.15), for a
+        file the numbers of its filesystem and inode. `agent.host.inventory` fills `Disk.identity` with the same from
+        sysfs.
 
     Raises:
-        OSError: the descriptor is none of an open disk.
+        OSError: the descriptor cannot be examined.
     """
     info = os.fstat(fd)
     if not stat.S_ISBLK(info.st_mode):
@@ -273,18 +266,18 @@ def identity_of(fd: int) -> tuple[int, ...]:
     try:
         return info.st_rdev, syscalls.disk_sequence(fd)
     except OSError as error:
-        if error.errno not in _UNSUPPORTED:
+        if error.errno not in UNSUPPORTED:
             raise
         return info.st_rdev, 0
 
 
 def read_identity(path: str) -> tuple[int, ...]:
-    """`identity_of` what a path leads to now. Opens it for that, and neither claims it nor waits for it.
+    """`identity_of` the disk at a path. It is opened for that, but not claimed and not waited for.
 
     Raises:
         OSError: with the path in it.
     """
-    with named(path):
+    with path_in_errors(path):
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             return identity_of(fd)
@@ -293,13 +286,13 @@ def read_identity(path: str) -> tuple[int, ...]:
 
 
 def make_sparse(path: str, size: int) -> None:
-    """Make a new sparse file of `size` bytes, or accept one that already has just that size.
+    """Create a sparse file of `size` bytes, or accept an existing file of exactly that size.
 
     Raises:
-        FileExistsError: there is a file of another size; it is left alone.
+        FileExistsError: there is a file of another size, which is not changed.
         OSError: with the path in it.
     """
-    with named(path):
+    with path_in_errors(path):
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
@@ -314,8 +307,8 @@ def make_sparse(path: str, size: int) -> None:
 
 
 def _open_exclusive(path: str) -> int:
-    # On a block device O_EXCL is the kernel's own claim: mounts, md, dm and other claimants are refused, and
-    # refuse us.
+    # On a block device O_EXCL is an exclusive claim in the kernel: it fails with EBUSY while a mount, md, dm or another
+    # O_EXCL opener has the device, and makes those fail afterwards (open(2)).
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if Path(path).is_block_device() else 0))
     try:
         mode = os.fstat(fd).st_mode
@@ -330,14 +323,3 @@ def _open_exclusive(path: str) -> int:
         os.close(fd)
         raise
     return fd
-
-
-@contextmanager
-def named(path: str) -> Iterator[None]:
-    """Put the path into every OSError that comes without one."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and error.errno is not None:
-            raise OSError(error.errno, error.strerror, path) from error
-        raise

@@ -1,8 +1,7 @@
-"""The config drive as bytes for a partition: which filesystem, built, read back, compared.
+"""Builds the config drive's filesystem in memory, reads one back, and compares the two.
 
-Used by the stage that writes the drive and by the check after it. Linux cannot mount ISO 9660 from a disk
-with sectors of 4096 bytes, so such a disk gets FAT; all others get ISO 9660, which the most readers
-understand.
+Used by `agent.deploy.target` and the commit stage. Disks with sectors of 4096 bytes get FAT, because Linux cannot mount
+ISO 9660 from them; all others get ISO 9660, which most readers support.
 """
 
 from collections.abc import Mapping
@@ -16,23 +15,23 @@ Filesystem = Literal["iso9660", "vfat"]
 
 @dataclass(frozen=True)
 class Drive:
-    """A config drive, ready for the start of its partition; its contents stay out of the representation."""
+    """A config drive's filesystem, to be written at the start of its partition; the `repr` leaves out its content."""
 
     image: bytes = field(repr=False)
     filesystem: Filesystem
 
 
 def filesystem_for(sector_size: int) -> Filesystem:
-    """The filesystem for a disk with logical sectors of `sector_size` bytes."""
+    """The filesystem for a disk with this logical sector size in bytes."""
     return "iso9660" if sector_size < 4096 else "vfat"
 
 
 def build_drive(tree: Mapping[str, bytes], sector_size: int) -> Drive:
-    """Make the filesystem that a disk with logical sectors of `sector_size` bytes (512 or 4096) needs.
+    """Build the filesystem of a tree for a disk with this logical sector size (512 or 4096 bytes).
 
     Raises:
         ToolMissing: mkfs.vfat or mtools is needed and not installed.
-        OSError: the filesystem cannot be made.
+        OSError: the filesystem cannot be built.
     """
     filesystem = filesystem_for(sector_size)
     match filesystem:
@@ -45,11 +44,11 @@ def build_drive(tree: Mapping[str, bytes], sector_size: int) -> Drive:
 
 
 def read_drive(data: bytes, filesystem: Filesystem) -> dict[str, bytes]:
-    """All files of a drive by relative path.
+    """The content of all files of a drive, by relative path.
 
     Raises:
         ToolMissing: mtools is needed and not installed.
-        OSError: this is no such filesystem, it is damaged, or beyond the bounds of its reader.
+        OSError: it is not this filesystem, is damaged, or exceeds the bounds of the reader.
     """
     match filesystem:
         case "iso9660":
@@ -61,15 +60,15 @@ def read_drive(data: bytes, filesystem: Filesystem) -> dict[str, bytes]:
 
 
 def verify_drive(data: bytes, drive: Drive, tree: Mapping[str, bytes]) -> str | None:
-    """Compare what was read from the partition with what it should hold.
+    """Compare the content of the partition with the drive that was written to it, bytes and files.
 
     Args:
-        data: the partition's content, at least as long as the image; what follows the image is ignored.
+        data: the partition's content; bytes beyond the length of `drive.image` are ignored.
         drive: what was written.
-        tree: what the drive was built from.
+        tree: the files from which the drive was built.
 
     Returns:
-        None when the drive is as it should be, else the first difference, in words without any content.
+        None if they are equal, else a description of the first difference, without any content.
 
     Raises:
         ToolMissing: mtools is needed and not installed.

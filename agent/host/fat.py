@@ -1,10 +1,9 @@
-"""FAT images of a config drive, and the look into a FAT filesystem on a disk, both by mtools.
+"""Builds and reads FAT filesystems of config drives, and looks for a file in a FAT filesystem on a disk.
 
-A disk with sectors of 4096 bytes cannot carry ISO 9660 for Linux, so its config drive is FAT with sectors as
-large. Owns the geometry of that filesystem and the dealings with mkfs.vfat and mtools. Used by
-`agent.host.drive` and by the check for the boot loader. The image is built in memory, in a file without a name
-(memfd): it is gone with the process, in whatever way that ends. Every failure is an OSError, but for a missing tool
-(ToolMissing). What a filesystem brings may be built to hurt its reader: the tools run under limits.
+Owns the geometry of the filesystem and the calls of mkfs.vfat and mtools. Used by `agent.host.drive` and by the finish
+stage, which checks for the boot loader. An image is built in a memfd, which leaves nothing behind however the process
+ends. Errors are OSError, or ToolMissing for a missing tool. A filesystem may be built to exhaust its reader, so the
+tools run under limits.
 """
 
 import errno
@@ -17,30 +16,31 @@ from pathlib import PurePosixPath
 
 from agent.formats.configdrive import LABEL, directories
 from agent.host import process
-from agent.units import MiB, align_up
+from agent.units import MiB, divide_up
 
 MAX_IMAGE = 64 * MiB
-MAX_FILES = 64
+MAX_FILES = 64  # files and directories
 MAX_DEPTH = 16
 
-_ENTRY_SIZE = 32
+_ENTRY_SIZE = 32  # bytes of a directory entry
 _NAME_CHARACTERS_PER_ENTRY = 13
 _ROOT_ENTRIES = 512
-# The driver takes a filesystem of 4085 clusters or more for FAT16; stay clear of the border on both sides.
+# A filesystem of 4085 clusters or more is FAT16 by definition (Microsoft, FAT: General Overview of On-Disk Format);
+# some readers miscount by a few, so numbers near that are avoided.
 _FAT12_CLUSTERS = 4000
 _FAT16_CLUSTERS = (4200, 65500)
 _SPARE_CLUSTERS = 16
 _TIMEOUT = 60.0
 
-# mtools takes a few MiB for any sound filesystem, and nothing but the disk makes it wait.
-_LIMITS = process.Limits()
+# mtools needs a few MiB for any valid filesystem, and waits for nothing but the disk.
+_LIMITS = process.ChildLimits()
 
-# Characters for which mtools has no meaning of its own (it expands `*`, `?` and `[`).
+# Names of characters that mtools takes literally (it expands `*`, `?` and `[`).
 _NAME = re.compile(r"(?!\.+\Z)[A-Za-z0-9._+~@() -]{1,255}")
 
 
 class FatUnsound(OSError):
-    """A filesystem that cannot be read although the disk under it can: whoever made it is to blame, not the disk."""
+    """A filesystem that cannot be read although its disk can: the image is at fault, not the disk."""
 
 
 @dataclass(frozen=True)
@@ -52,32 +52,32 @@ class Geometry:
 
     @property
     def bits(self) -> int:
-        """Width of a FAT entry."""
+        """Width of an entry of the FAT, in bits."""
         return 12 if self.clusters <= _FAT12_CLUSTERS else 16
 
     @property
     def sectors(self) -> int:
-        """The boot sector, two FATs, the root directory, and the clusters."""
-        fat = _divide_up((self.clusters + 2) * self.bits, 8 * self.sector_size)
+        """Number of sectors: the boot sector, two FATs, the root directory, and the clusters."""
+        fat = divide_up((self.clusters + 2) * self.bits, 8 * self.sector_size)
         return 1 + 2 * fat + _ROOT_ENTRIES * _ENTRY_SIZE // self.sector_size + self.clusters
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size of the filesystem in bytes."""
         return self.sectors * self.sector_size
 
 
 def geometry_for(tree: Mapping[str, bytes], sector_size: int) -> Geometry:
-    """The smallest geometry that holds the tree with a little to spare.
+    """The smallest geometry that holds the tree, with 16 clusters to spare.
 
     Raises:
-        OSError: the tree is too large for FAT16 with clusters of one sector (EFBIG).
+        OSError: EFBIG if the tree is too large for FAT16 with clusters of one sector.
     """
-    clusters = _SPARE_CLUSTERS + sum(_divide_up(len(data), sector_size) for data in tree.values())
+    clusters = _SPARE_CLUSTERS + sum(divide_up(len(data), sector_size) for data in tree.values())
     for directory in directories(tree):
         children = {PurePosixPath(p).relative_to(directory).parts[0] for p in tree if _is_below(p, directory)}
-        entries = 2 + sum(1 + _divide_up(len(name), _NAME_CHARACTERS_PER_ENTRY) for name in children)
-        clusters += _divide_up(entries * _ENTRY_SIZE, sector_size)
+        entries = 2 + sum(1 + divide_up(len(name), _NAME_CHARACTERS_PER_ENTRY) for name in children)
+        clusters += divide_up(entries * _ENTRY_SIZE, sector_size)
     if clusters > _FAT12_CLUSTERS:
         clusters = max(clusters, _FAT16_CLUSTERS[0])
     if clusters > _FAT16_CLUSTERS[1]:
@@ -86,12 +86,12 @@ def geometry_for(tree: Mapping[str, bytes], sector_size: int) -> Geometry:
 
 
 def build_fat(tree: Mapping[str, bytes], sector_size: int = 4096, label: str = LABEL) -> bytes:
-    """Make a filesystem whose label (boot sector and root directory) is `label`, in its own letter case.
+    """Build a filesystem.
 
     Args:
-        tree: file contents by relative path with `/` between the names.
+        tree: file contents by relative path, with `/` between the names.
         sector_size: logical sector size of the disk in bytes; clusters have the same size.
-        label: at most 11 characters.
+        label: at most 11 characters; written unchanged (also in lower case) to boot sector and root directory.
 
     Returns:
         The image, a multiple of `sector_size`.
@@ -103,14 +103,14 @@ def build_fat(tree: Mapping[str, bytes], sector_size: int = 4096, label: str = L
     for path in tree:
         _split(path)
     geometry = geometry_for(tree, sector_size)
-    with _nameless_file() as (fd, image):
+    with _memory_file() as (fd, image):
         os.truncate(fd, geometry.size)
         shape = ["-S", str(sector_size), "-s", "1", "-F", str(geometry.bits), "-r", str(_ROOT_ENTRIES), "-a"]
         process.run(["mkfs.vfat", *shape, "-n", label, image], timeout=_TIMEOUT)
         for directory in directories(tree):
             _mtools("mmd", image, f"::/{directory}")
         for path, data in tree.items():
-            # By stdin: the contents are secret and need no file beside the image.
+            # Through stdin: the contents are secret, and so need no file of their own.
             _mtools("mcopy", image, "-", f"::/{path}", content=data)
         return _content(fd)
 
@@ -123,12 +123,12 @@ def read_fat(data: bytes) -> dict[str, bytes]:
 
     Raises:
         ToolMissing: mtools is not installed.
-        OSError: this is no sound FAT filesystem (EINVAL, EIO), or one beyond the bounds (EFBIG): 64 MiB of
-            image or of contents, 64 files and directories, a depth of 16.
+        OSError: EINVAL or EIO if it is not a valid FAT filesystem; EFBIG if it exceeds a bound: 64 MiB of image or of
+            contents, 64 files and directories, 16 levels.
     """
     if len(data) > MAX_IMAGE:
         raise OSError(errno.EFBIG, f"the FAT image has {len(data)} bytes, at most {MAX_IMAGE} are read")
-    with _nameless_file() as (fd, image):
+    with _memory_file() as (fd, image):
         with open(fd, "wb", closefd=False) as file:
             file.write(data)
         tree: dict[str, bytes] = {}
@@ -142,32 +142,32 @@ def read_fat(data: bytes) -> dict[str, bytes]:
 
 
 def fat_has_file(device_path: str | os.PathLike[str], offset: int, file_path: str) -> bool:
-    r"""Whether the filesystem at `offset` bytes of a disk (or file) has a file of this path. Only reads.
+    r"""Whether the FAT filesystem at `offset` of a disk has a file at this path. Only reads.
 
-    The filesystem need not be mountable here; hidden files count. Names are compared without regard to case,
-    as the firmware does.
+    The kernel's FAT driver is not needed; hidden files count. Names are compared without regard to case, as UEFI
+    firmware does.
 
     Args:
         device_path: the whole disk, or a regular file.
-        offset: where the filesystem begins, in bytes.
-        file_path: such as `\EFI\BOOT\BOOTX64.EFI` or `/EFI/BOOT/BOOTX64.EFI`.
+        offset: start of the filesystem in bytes.
+        file_path: for example `\EFI\BOOT\BOOTX64.EFI` or `/EFI/BOOT/BOOTX64.EFI`.
 
     Raises:
         ToolMissing: mtools is not installed.
-        FatUnsound: there is no FAT filesystem there, or one that mtools fails on.
-        OSError: the path cannot be one on FAT (EINVAL), or the disk is not there or cannot be read (EIO).
+        FatUnsound: there is no FAT filesystem, or one on which mtools fails.
+        OSError: EINVAL if the path is not possible on FAT; EIO and others if the disk cannot be read.
     """
-    # Absolute, because the tool runs in another directory; links stay as they are.
+    # Absolute, because the tool runs in another directory; symbolic links are not resolved.
     device = os.path.abspath(device_path)  # noqa: PTH100
     os.stat(device)  # noqa: PTH116 - for its FileNotFoundError
     if "@@" in device:
-        # mtools takes what follows for an offset, without any means to quote it.
+        # mtools reads what follows as an offset, and has no way to quote it.
         raise OSError(errno.EINVAL, "a path with @@ in it cannot be examined by mtools", device)
     names = _split(file_path.replace("\\", "/").removeprefix("/"))
     try:
         return _has_file(f"{device}@@{offset}", names)
     except process.ProcessFailed as error:
-        if _is_the_disks(error):
+        if _is_disk_error(error):
             raise
         raise FatUnsound(error.errno, error.strerror) from error
 
@@ -184,10 +184,10 @@ def _has_file(image: str, names: list[str]) -> bool:
     return found is not None and not found.is_directory
 
 
-def _is_the_disks(error: process.ProcessFailed) -> bool:
-    """Whether the disk failed and not mtools on what it read: a read that failed, or a wait that used no processor.
+def _is_disk_error(error: process.ProcessFailed) -> bool:
+    """Whether the disk failed (a failed read, or the time limit), and not mtools because of what it read.
 
-    mtools ends with the same status either way, and says what the kernel answered.
+    mtools has the same exit status in both cases, but prints the kernel's error message.
     """
     return error.errno == errno.ETIMEDOUT or os.strerror(errno.EIO) in error.stderr_tail
 
@@ -203,7 +203,7 @@ def _list(image: str, directory: str) -> list[_Entry]:
     listing = _mtools("mdir", image, "-a", "-b", f"::{directory}/")
     entries = []
     for line in listing.decode("ascii", "replace").splitlines():
-        # mdir gives one path a line, directories with a slash behind.
+        # mdir prints one path a line, and a slash after that of a directory.
         path = line.removesuffix("/")
         entries.append(_Entry(path.rpartition("/")[2], is_directory=path != line))
     return entries
@@ -214,7 +214,7 @@ def _find(entries: list[_Entry], name: str) -> _Entry | None:
 
 
 def _walk(image: str) -> Iterator[str]:
-    """The paths of all files, breadth first; bounded, because a damaged tree may contain itself."""
+    """The paths of all files, breadth first. Bounded, because in a damaged tree a directory may contain itself."""
     pending, seen = [""], 0
     while pending:
         directory = pending.pop(0)
@@ -233,8 +233,8 @@ def _walk(image: str) -> Iterator[str]:
 
 
 def _extract(image: str, path: str) -> bytes:
-    # Into a file: a program's stdout is bounded more tightly than the size of user data.
-    with _nameless_file() as (fd, target):
+    # Through a file: the bound on a program's output (1 MiB) is lower than the size of user data.
+    with _memory_file() as (fd, target):
         _mtools("mcopy", image, "-n", f"::/{path}", target)
         return _content(fd)
 
@@ -246,15 +246,15 @@ def _content(fd: int) -> bytes:
 
 
 def _mtools(tool: str, image: str, *arguments: str, content: bytes | None = None) -> bytes:
-    # mtools by itself refuses filesystems whose heads and tracks do not add up, which no one else minds.
+    # By default mtools refuses filesystems with an inconsistent number of heads and tracks, which others ignore.
     environment = {"MTOOLS_SKIP_CHECK": "1"}
     argv = [tool, "-i", image, *arguments]
     return process.run(argv, input=content, timeout=_TIMEOUT, env_extra=environment, limits=_LIMITS).stdout
 
 
 @contextmanager
-def _nameless_file() -> Iterator[tuple[int, str]]:
-    """An empty file in memory: its descriptor, and the path by which children of this process can open it."""
+def _memory_file() -> Iterator[tuple[int, str]]:
+    """An empty file in memory (memfd): its descriptor, and the path by which child processes can open it."""
     fd = os.memfd_create("byoi-drive", os.MFD_CLOEXEC)
     try:
         yield fd, f"/proc/{os.getpid()}/fd/{fd}"
@@ -263,10 +263,11 @@ def _nameless_file() -> Iterator[tuple[int, str]]:
 
 
 def _split(path: str) -> list[str]:
-    """The names of a path; only those which mtools takes literally.
+    """The names of a path.
 
     Raises:
-        OSError: a name has other characters, is empty or all dots, or there are too many (EINVAL).
+        OSError: EINVAL if a name has characters with a meaning for mtools, is empty or only dots, or there are too
+        many.
     """
     names = path.split("/")
     if len(names) > MAX_DEPTH or not all(_NAME.fullmatch(name) for name in names):
@@ -276,7 +277,3 @@ def _split(path: str) -> list[str]:
 
 def _is_below(path: str, directory: PurePosixPath) -> bool:
     return directory in PurePosixPath(path).parents
-
-
-def _divide_up(value: int, divisor: int) -> int:
-    return align_up(value, divisor) // divisor

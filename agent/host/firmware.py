@@ -1,4 +1,4 @@
-"""Which firmware started the running system; read by the preflight, once."""
+"""Detects whether the running system was started by UEFI or BIOS firmware. Called in preflight."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,5 +7,5 @@ Firmware = Literal["uefi", "bios"]
 
 
 def detect(sysfs: str = "/sys/firmware/efi") -> Firmware:
-    """`uefi` where the kernel was started by UEFI, else `bios`; the directory exists in no other case."""
+    """`uefi` if the kernel was started by UEFI, else `bios`; the kernel makes the directory in the first case only."""
     return "uefi" if Path(sysfs).is_dir() else "bios"

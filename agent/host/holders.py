@@ -1,10 +1,9 @@
-"""What sits on a disk, and how to take it down.
+"""Finds what holds a disk (mounts, swap, md, LVM, device-mapper, loop devices), and stops the stacks on it.
 
-Owns the picture of the kernel's block devices (who lies on whom), the list of holders of a disk, and the
-steps that stop md, LVM and other device-mapper stacks. Used by the inventory and by the stage that claims the
-disk. Nothing here unmounts a filesystem, switches swap off or writes to any disk. A stack that spans other
-disks is stopped as a whole, which is harmless in a rescue system; the other disks are not touched otherwise.
-When `release` fails, a part of the stack may be stopped already; it can be called again.
+Owns the tree of the kernel's block devices, the list of a disk's holders, and the commands that stop md, LVM and other
+device-mapper devices. Used by the inventory and the claim stage. Nothing here unmounts a filesystem, switches swap off
+or writes to a disk. A stack that spans other disks is stopped as a whole, which does no harm in a rescue system. If
+`release` fails, a part of the stack may be stopped already; it can be called again.
 """
 
 import errno
@@ -20,58 +19,59 @@ from typing import Literal
 
 from agent.host import mounts, process
 from agent.host.mounts import Mount, Swap
-from agent.model.disks import Disk, Holder, HolderKind, printable
+from agent.model.disks import Disk, Holder, HolderKind
+from agent.text import printable
 
-# More than any server has; beyond it something is wrong, and half a picture could hide a holder.
+# More block devices than any server has. Beyond it the reading fails: an incomplete tree could hide a holder.
 _MAX_DEVICES = 16384
 _MAX_DEPTH = 32
 _MAX_ATTRIBUTE = 4096
-# external:/md127/0 is the first array in the container md127; a minus sign there marks it as read-only.
+# `external:/md127/0` is the first array in the container md127; a `-` for the first slash marks it as read-only.
 _IN_CONTAINER = re.compile(r"external:[/-]([^/]+)")
 _LV_HYPHEN = re.compile(r"(?<!-)-(?!-)")
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A block device of the kernel. Devices are named as in sysfs, numbers are `major:minor`."""
+    """A block device of the kernel. Names are those of sysfs, numbers (`dev`) are `major:minor`."""
 
     name: str
     dev: str
     disk: str
-    """The whole device that a partition belongs to; the name itself where it is none."""
+    """The whole device that a partition belongs to; for a whole device its own name."""
     holders: tuple[str, ...] = ()
     slaves: tuple[str, ...] = ()
     dm_name: str = ""
     dm_uuid: str = ""
     container: str = ""
-    """For an array inside a container of external metadata (Intel RST, DDF): the container's name."""
+    """The container's name, for an md array in a container with external metadata (Intel RST, DDF)."""
     backing_file: str = ""
-    """What a loop device is made of."""
+    """The file or device below a loop device."""
     backing_dev: str = ""
-    """The block device that `backing_file` is, or else the one of the filesystem that stores it."""
+    """The number of `backing_file` if it is a block device, else of the filesystem that stores it."""
     on_device: bool = False
     """Whether `backing_file` is a block device."""
 
     @property
     def path(self) -> str:
-        """Of its node in /dev."""
+        """Path of its node in /dev."""
         return f"/dev/{self.name.replace('!', '/')}"
 
 
 @dataclass(frozen=True, slots=True)
 class BlockTree:
-    """All block devices at one moment, and what is stacked on what."""
+    """All block devices at one moment, and how they are stacked."""
 
     nodes: Mapping[str, Node]
     btrfs: tuple[frozenset[str], ...] = ()
-    """Of each mounted btrfs, the devices that it spans."""
+    """The names of the devices of each mounted btrfs."""
 
     def by_dev(self, dev: str) -> Node | None:
-        """The device of a number, None if there is none."""
+        """The device with this number, or None."""
         return next((node for node in self.nodes.values() if node.dev == dev), None)
 
     def above(self, name: str) -> tuple[str, ...]:
-        """Partitions of a device, and what lies directly on it."""
+        """The partitions of a device, and the devices directly on it."""
         node = self.nodes[name]
         found = [n.name for n in self.nodes.values() if n.disk == name and n.name != name]
         found += [n.name for n in self.nodes.values() if n.container == name]
@@ -79,10 +79,10 @@ class BlockTree:
         return tuple(dict.fromkeys([*found, *(h for h in node.holders if h in self.nodes)]))
 
     def top_down(self, name: str) -> tuple[tuple[Node, Node], ...]:
-        """Everything above a device, each with the device it sits on; what lies on top comes first.
+        """All devices above a device, each with the one that it is on; the topmost come first.
 
         Raises:
-            OSError: ELOOP when the stack has no end.
+            OSError: ELOOP if they are stacked more than 32 deep, as in a cycle.
         """
         done: dict[str, tuple[Node, Node]] = {}
         self._climb(name, done, 0)
@@ -97,11 +97,11 @@ class BlockTree:
                 done[upper] = (self.nodes[upper], self.nodes[name])
 
     def disks_below(self, devs: Iterable[str]) -> frozenset[str]:
-        """Names of the whole devices that the given ones rest on, down to those that rest on nothing."""
+        """The names of the lowest devices below those with the given numbers: the disks that they are on."""
         return frozenset(node.name for node in self.all_below(devs) if not self._below(node))
 
     def all_below(self, devs: Iterable[str]) -> tuple[Node, ...]:
-        """The devices of these numbers, and all that they rest on."""
+        """The devices with these numbers, and all devices below them."""
         waiting = [node for node in map(self.by_dev, devs) if node is not None]
         found: dict[str, Node] = {}
         while waiting:
@@ -123,20 +123,20 @@ class BlockTree:
 
 
 def read_attribute(path: Path) -> str:
-    """A sysfs attribute without its blanks at the ends; empty where there is none. At most 4 KiB are read."""
+    """A sysfs attribute, stripped; empty if it does not exist or cannot be read. At most 4 KiB are read."""
     try:
         with path.open("rb") as file:
             return file.read(_MAX_ATTRIBUTE).decode("utf-8", "backslashreplace").strip()
     except OSError:
-        # Not only absent ones: some drivers answer EIO or ENODEV for a device that is going away.
+        # Besides ENOENT: some drivers return EIO or ENODEV for a device that is being removed.
         return ""
 
 
 def read_tree(sysfs_root: str = "/sys") -> BlockTree:
-    """Take a picture of the block devices.
+    """Read the tree of block devices.
 
     Raises:
-        OSError: sysfs cannot be read, or holds more devices than are believable.
+        OSError: sysfs cannot be read, or has more than 16384 devices.
     """
     root = Path(sysfs_root)
     nodes = (_read_node(root / "class/block", name) for name in _names(root / "class/block"))
@@ -168,8 +168,6 @@ def _read_node(block: Path, name: str) -> Node:
         slaves=_names(directory / "slaves"),
         dm_name=read_attribute(directory / "dm/name"),
         dm_uuid=read_attribute(directory / "dm/uuid"),
-        # external:/md127/0 is the first array in the container md127; a minus sign there marks it as read-
-        # only.
         container=container[1] if container else "",
         backing_file=backing_file,
         backing_dev=backing_dev,
@@ -186,14 +184,19 @@ def _backing(backing_file: str) -> tuple[str, bool]:
         return "", False
     on_device = stat.S_ISBLK(info.st_mode)
     number = info.st_rdev if on_device else info.st_dev
-    return f"{os.major(number)}:{os.minor(number)}", on_device
+    return format_number(number), on_device
 
 
 # -- who uses what -------------------------------------------------------------------------------------------
 
 
-# What each device, by its number, is mounted at or swapped to: pairs of kind and place.
+# For each device number how it is used: pairs of kind, and mount point or path of the swap area.
 Uses = Mapping[str, tuple[tuple[Literal["mount", "swap"], str], ...]]
+
+
+def format_number(device: int) -> str:
+    """A device number (`st_rdev`, `st_dev`) as `major:minor`, the form of sysfs and mountinfo."""
+    return f"{os.major(device)}:{os.minor(device)}"
 
 
 def device_number(path: str) -> str | None:
@@ -202,16 +205,16 @@ def device_number(path: str) -> str | None:
         info = Path(path).stat()
     except (OSError, ValueError):
         return None
-    return f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}" if stat.S_ISBLK(info.st_mode) else None
+    return format_number(info.st_rdev) if stat.S_ISBLK(info.st_mode) else None
 
 
 def mount_devices(
     mount: Mount, tree: BlockTree, number: Callable[[str], str | None] = device_number
 ) -> tuple[str, ...]:
-    """The numbers of all devices under a mount: btrfs has no number of its own, and spans several."""
+    """The numbers of all devices of a mount. btrfs and bcachefs span several, and their own number is no device's."""
     devs = [mount.dev]
     if mount.dev.startswith("0:"):
-        # bcachefs names all its devices, with colons between.
+        # The source of a bcachefs is the list of its devices, separated by colons.
         paths = (path for path in mount.source.split(":") if path.startswith("/"))
         devs = [dev for dev in map(number, paths) if dev is not None]
     if mount.fs_type == "btrfs":
@@ -227,13 +230,13 @@ def uses(
     tree: BlockTree,
     number: Callable[[str], str | None] = device_number,
 ) -> Uses:
-    """Mounts and swap areas by the number of the device they are on."""
+    """Mounts and swap areas by the number of the device that they are on."""
     found: dict[str, list[tuple[Literal["mount", "swap"], str]]] = {}
     for mount in mounted:
         for dev in mount_devices(mount, tree, number):
             found.setdefault(dev, []).append(("mount", mount.mount_point))
     for swap in swaps:
-        # A swap file needs no entry: its filesystem is mounted.
+        # A swap file needs no entry of its own, because its filesystem is mounted.
         area = number(swap.path)
         if area is not None:
             found.setdefault(area, []).append(("swap", swap.path))
@@ -241,10 +244,10 @@ def uses(
 
 
 def holders_of(name: str, tree: BlockTree, in_use: Uses) -> tuple[Holder, ...]:
-    """All that sits on a device and on its partitions, bottom up.
+    """All holders of a device and of its partitions; the lowest come first.
 
     Raises:
-        OSError: ELOOP when the stack has no end.
+        OSError: ELOOP if devices are stacked more than 32 deep, as in a cycle.
     """
     node = tree.nodes[name]
     found: list[Holder] = list(_used(node, in_use))
@@ -261,14 +264,16 @@ def _used(node: Node, in_use: Uses) -> Iterator[Holder]:
 
 
 def _stacked(upper: Node, lower: Node, tree: BlockTree, in_use: Uses) -> Holder:
-    kind = _kind(upper)
+    kind = _holder_kind(upper)
     above = [node for node, _ in tree.top_down(upper.name)]
     free = not any(node.dev in in_use for node in [upper, *above])
-    stacks = all(node.disk != node.name or _kind(node) in ("md", "lvm", "dm") for node in [upper, *above])
+    stacks = all(
+        node.disk != node.name or _holder_kind(node) in ("md", "lvm", "dm") for node in [upper, *above]
+    )
     return Holder(kind, upper.path, _where(upper), lower.path, stoppable=free and stacks)
 
 
-def _kind(node: Node) -> HolderKind:
+def _holder_kind(node: Node) -> HolderKind:
     if node.dm_uuid.startswith("LVM-"):
         return "lvm"
     if node.name.startswith("dm-"):
@@ -280,12 +285,12 @@ def _kind(node: Node) -> HolderKind:
 
 def _where(node: Node) -> str:
     if node.dm_uuid.startswith("LVM-"):
-        # vg-lv, where a hyphen inside of either name is doubled, and a layer may follow.
+        # The name is `vg-lv`, perhaps with `-layer` behind; a hyphen within vg or lv is doubled.
         return "/".join(part.replace("--", "-") for part in _LV_HYPHEN.split(node.dm_name)[:2])
     return node.dm_name or node.backing_file or node.name
 
 
-# -- taking it down ------------------------------------------------------------------------------------------
+# -- stopping stacks -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,21 +300,20 @@ class StopStep:
     command: tuple[str, ...]
     why: str
     device: str
-    """Its name in sysfs."""
+    """The stopped device's name in sysfs."""
 
     def __str__(self) -> str:
         return f"{shlex.join(self.command)}: {self.why}"
 
 
 def plan_release(disk_name: str, sysfs_root: str = "/sys") -> tuple[StopStep, ...]:
-    """The steps that free a disk (named as in sysfs: `sda`), what lies on top first.
+    """The steps that stop all stacks on a disk (its name in sysfs: `sda`); the topmost device comes first.
 
-    Logical volumes are removed like any other mapping rather than by `lvchange`: that works where another
-    disk holds a volume group of the same name, where a physical volume is missing, and for the hidden parts
-    of RAID and thin volumes.
+    Logical volumes are removed by `dmsetup` and not by `lvchange`: this also works if another disk has a volume group
+    of the same name or a physical volume is missing, and for the hidden volumes of RAID and thin pools.
 
     Raises:
-        OSError: ENODEV when there is no such disk; ELOOP when its stack has no end.
+        OSError: ENODEV if there is no such disk; ELOOP if its devices are stacked more than 32 deep.
     """
     tree = read_tree(sysfs_root)
     if disk_name not in tree.nodes:
@@ -319,10 +323,10 @@ def plan_release(disk_name: str, sysfs_root: str = "/sys") -> tuple[StopStep, ..
 
 
 def _stop(upper: Node, lower: Node) -> StopStep | None:
-    what = {"md": "array", "lvm": "logical volume", "dm": "mapping"}.get(_kind(upper))
+    what = {"md": "array", "lvm": "logical volume", "dm": "mapping"}.get(_holder_kind(upper))
     if upper.disk != upper.name or what is None:
         return None
-    is_md = _kind(upper) == "md"
+    is_md = _holder_kind(upper) == "md"
     command = ("mdadm", "--stop", upper.path) if is_md else ("dmsetup", "remove", "--retry", upper.dm_name)
     return StopStep(command, f"the {what} {printable(_where(upper))} sits on {lower.path}", upper.name)
 
@@ -334,8 +338,8 @@ def release(disk: Disk) -> tuple[StopStep, ...]:
         The steps that were taken.
 
     Raises:
-        OSError: EBUSY naming what is mounted, swapped to or held by something else (then nothing was
-            stopped), or what still holds the disk afterwards; ProcessFailed when a step failed.
+        OSError: EBUSY with the mounts, swap areas and other holders that cannot be stopped (then nothing was stopped),
+            or with what still holds the disk afterwards; ProcessFailed if a step failed.
         ToolMissing: the rescue system lacks mdadm or dmsetup.
     """
     node = _refuse_used(disk.path, stacks=False)
@@ -343,7 +347,7 @@ def release(disk: Disk) -> tuple[StopStep, ...]:
         return ()
     taken = []
     for step in plan_release(node.name):
-        # Stopping one device may take others along: a container its arrays, a pool its layers.
+        # Stopping one device may have stopped others: a container its arrays, a thin pool its hidden volumes.
         if Path("/sys/class/block", step.device).exists():
             process.run(step.command)
             taken.append(step)
@@ -352,18 +356,18 @@ def release(disk: Disk) -> tuple[StopStep, ...]:
 
 
 def assert_free(path: str) -> None:
-    """Make sure that nothing uses a disk: the kernel lets it be claimed, and no device sits on it.
+    """Check that nothing uses a disk: no device is on it, and the kernel grants an exclusive claim.
 
-    The claim also fails for users that sysfs does not show: ZFS, an external journal, a mount in another
-    namespace. It is given back at once; whoever writes claims the disk again.
+    The claim also fails for holders that sysfs does not show: ZFS, an external journal, a mount in another namespace.
+    It is released at once; `TargetDisk` claims the disk again.
 
     Raises:
-        OSError: EBUSY naming the holder, or why the disk cannot be opened.
+        OSError: EBUSY with the holder, or the disk cannot be opened.
     """
     if _refuse_used(path, stacks=True) is None:
         return
     try:
-        # Read-only: when a descriptor that could write is closed, udev may start the stacks again.
+        # Read-only: when a writable descriptor is closed, udev probes the disk and may start the stacks again.
         os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
     except OSError as error:
         if error.errno != errno.EBUSY:
@@ -372,7 +376,11 @@ def assert_free(path: str) -> None:
 
 
 def _refuse_used(path: str, *, stacks: bool) -> Node | None:
-    """Look afresh who uses a disk; returns its device, None for a file. `stacks`: md, LVM, dm count too."""
+    """Read the holders of a disk and raise EBUSY if there are any; md, LVM and dm count only with `stacks`.
+
+    Returns:
+        The disk's device, or None for a regular file.
+    """
     tree, number = read_tree(), device_number(path)
     node = tree.by_dev(number) if number is not None else None
     if node is not None:
@@ -389,7 +397,7 @@ def _refuse_used(path: str, *, stacks: bool) -> Node | None:
 
 
 def loops_of(path: str, tree: BlockTree) -> tuple[str, ...]:
-    """Paths of the loop devices that are made of a regular file."""
+    """Paths of the loop devices that are attached to a regular file."""
     found = []
     for node in tree.nodes.values():
         if node.backing_file and not node.on_device:

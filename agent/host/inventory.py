@@ -1,9 +1,8 @@
-"""The disks of this server: a thin typed facade around pyudev.
+"""Lists the disks of this server, from sysfs and udev; the only module that uses pyudev.
 
-Owns the reading of what the kernel and udev know about disks. Used by the daemon, the commands and the
-preflight; blocks. It only reads, and works without a running udevd: what udev would tell is then taken from
-sysfs and from the links under /dev/disk. Texts come from the firmware of disks: they are bounded and made
-printable. A disk that vanishes while it is read is left out.
+Used by the daemon, the commands and preflight. Blocks. It only reads, and works without a running udevd: properties are
+then taken from sysfs, links from /dev/disk. Texts that come from the firmware of disks are cut at 256 characters and
+made printable. A disk that is removed while it is read is left out.
 """
 
 import os
@@ -19,7 +18,8 @@ import pyudev
 from agent.errors import DiskUnknown, ToolMissing
 from agent.host import holders, mounts
 from agent.host.holders import BlockTree, Uses, read_attribute
-from agent.model.disks import Disk, Holder, printable
+from agent.model.disks import Disk, Holder
+from agent.text import printable
 
 _MAX_TEXT = 256
 _MAX_LINKS = 65536
@@ -35,7 +35,7 @@ _KINDS = (
     ("mtdblock", "other"),
 )
 _EMMC_EXTRA = re.compile(r"mmcblk\d+(boot\d+|rpmb|gp\d+)")
-# By a directory in the device's path in sysfs. USB first: its bridges speak SCSI too.
+# A directory in the device's sysfs path, and the transport that it means. USB first: USB disks are SCSI disks too.
 _BUSES = (
     (re.compile(r"/usb\d+/"), "usb"),
     (re.compile(r"/ata\d+/"), "sata"),
@@ -62,7 +62,7 @@ _NAMES = (
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """What all disks of one listing are judged by."""
+    """The state of the server that all disks of one listing are compared with."""
 
     tree: BlockTree
     in_use: Uses
@@ -71,15 +71,15 @@ class _Snapshot:
 
 
 def list_disks() -> tuple[Disk, ...]:
-    """All whole disks, in the order of their paths; loop, zram and ram devices only while they have a size.
+    """All whole disks, sorted by path; loop, zram and ram devices only if they have a size.
 
-    md and dm devices are not listed: they show as holders of the disks below. `describe_path` describes them.
+    md and dm devices are not listed: they appear as holders of their disks. `describe_path` accepts them.
 
     Raises:
         OSError: sysfs or /proc cannot be read.
-        ToolMissing: there is no libudev.
+        ToolMissing: libudev is not installed.
     """
-    snapshot = _look()
+    snapshot = _take_snapshot()
     disks = []
     for device in _context().list_devices(subsystem="block", DEVTYPE="disk"):
         with suppress(OSError, pyudev.DeviceNotFoundError):
@@ -92,12 +92,12 @@ def list_disks() -> tuple[Disk, ...]:
 
 
 def describe_path(path: str) -> Disk:
-    """The disk behind a path: a regular file or a whole block device; links (/dev/disk/by-id/*) are followed.
+    """The disk at a path: a whole block device or a regular file; links (/dev/disk/by-id/*) are followed.
 
     Raises:
-        DiskUnknown: there is nothing at the path, or a partition, or anything else.
+        DiskUnknown: the path does not exist, or is a partition or anything else.
         OSError: sysfs or /proc cannot be read.
-        ToolMissing: there is no libudev.
+        ToolMissing: libudev is not installed.
     """
     try:
         info = Path(path).stat()
@@ -115,7 +115,7 @@ def describe_path(path: str) -> Disk:
     if device.device_type != "disk":
         whole = Path(device.sys_path).parent.name
         raise DiskUnknown(path=path, detail=f"it is a partition of /dev/{whole}")
-    return _describe(device, _look())
+    return _describe(device, _take_snapshot())
 
 
 def _context() -> "pyudev.Context":
@@ -125,7 +125,7 @@ def _context() -> "pyudev.Context":
         raise ToolMissing(tool="libudev") from error
 
 
-def _look() -> _Snapshot:
+def _take_snapshot() -> _Snapshot:
     tree = holders.read_tree()
     mounted = mounts.read_mounts()
     system: set[str] = set()
@@ -138,7 +138,7 @@ def _look() -> _Snapshot:
 
 
 def _backing_devices(devs: Iterable[str], mounted: tuple[mounts.Mount, ...], tree: BlockTree) -> set[str]:
-    """The devices below loop devices whose file lies on a filesystem without a device number (btrfs)."""
+    """The devices below loop devices whose file is on a filesystem without a device number of its own (btrfs)."""
     found: set[str] = set()
     for dev in devs:
         node = tree.by_dev(dev)
@@ -149,7 +149,7 @@ def _backing_devices(devs: Iterable[str], mounted: tuple[mounts.Mount, ...], tre
 
 
 def _read_links() -> dict[str, tuple[str, ...]]:
-    """The links below /dev/disk by the device that they lead to."""
+    """The links in /dev/disk/by-id and by-path, by the device that they lead to."""
     found: dict[str, list[str]] = {}
     for directory in ("/dev/disk/by-id", "/dev/disk/by-path"):
         with suppress(OSError):
@@ -193,7 +193,7 @@ def _describe_file(path: str, info: os.stat_result) -> Disk:
     )
 
 
-# -- one disk out of its directory in sysfs ------------------------------------------------------------------
+# -- one disk by its directory in sysfs ------------------------------------------------------------------
 
 
 def disk_from_sysfs(
@@ -203,8 +203,8 @@ def disk_from_sysfs(
 
     Args:
         directory: the device's own directory in sysfs, links resolved (`/sys/devices/.../block/sda`).
-        path: of its node.
-        properties: udev's, as far as there are any.
+        path: path of its node in /dev.
+        properties: udev's properties, if there are any.
         links: paths of links to its node.
     """
     name = directory.name
@@ -212,9 +212,9 @@ def disk_from_sysfs(
     in_path = sorted(link for link in links if link.startswith("/dev/disk/by-path/"))
     return Disk(
         path=path,
-        # Always in units of 512 bytes, whatever the sector size.
+        # sysfs gives it in units of 512 bytes, whatever the sector size is.
         size=_number(directory / "size") * 512,
-        kind=_kind(directory),
+        kind=_device_kind(directory),
         transport=transport,
         by_id=tuple(sorted(link for link in links if link.startswith("/dev/disk/by-id/"))),
         by_path=in_path[0] if in_path else "",
@@ -226,7 +226,7 @@ def disk_from_sysfs(
         physical_sector_size=_number(directory / "queue/physical_block_size") or 512,
         rotational=_number(directory / "queue/rotational") == 1
         and not name.startswith(("nvme", "loop", "zram")),
-        # libata also sets the bit for disks in hot-plug bays, which are no more removable than the others.
+        # libata also sets the flag for disks in hot-plug bays, which are not removable media.
         removable=_number(directory / "removable") == 1 and (transport != "sata" or name.startswith("sr")),
         read_only=_number(directory / "ro") == 1,
         identity=_identity(directory),
@@ -234,33 +234,33 @@ def disk_from_sysfs(
 
 
 def _identity(directory: Path) -> tuple[int, ...]:
-    """What `agent.host.disk.identity_of` says of the opened device."""
+    """The same as `agent.host.disk.identity_of` for the opened device."""
     major, _, minor = read_attribute(directory / "dev").partition(":")
     number = os.makedev(int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else 0
     return number, _number(directory / "diskseq")
 
 
 def transport_of(directory: Path) -> str:
-    """How a disk is attached, by its directory in sysfs."""
+    """The transport of a disk (`nvme`, `sata`, `usb`, ...), by its directory in sysfs."""
     name = directory.name
     if name.startswith("nvme"):
         return _nvme_transport(directory)
     for pattern, transport in _BUSES:
         if pattern.search(str(directory)):
-            # A SATA disk behind a SAS controller is presented with the vendor ATA.
+            # A SATA disk on a SAS controller has the vendor ATA (SAT translation).
             is_ata = transport == "sas" and read_attribute(directory / "device/vendor") == "ATA"
             return "sata" if is_ata else transport
     return next((transport for prefix, transport in _NAMES if name.startswith(prefix)), "other")
 
 
 def _nvme_transport(directory: Path) -> str:
-    # With native multipath the disk hangs on the subsystem, whose controllers are links in it.
+    # With native multipath the disk belongs to the NVMe subsystem, and its controllers are links there.
     candidates = [directory / "device/transport", *sorted(directory.glob("device/nvme*/transport"))]
     found = next(filter(None, map(read_attribute, candidates)), "pcie")
     return "nvme" if found == "pcie" else f"nvme-{_clean(found)}"
 
 
-def _kind(directory: Path) -> str:
+def _device_kind(directory: Path) -> str:
     name = directory.name
     if read_attribute(directory / "queue/zoned") == "host-managed":
         return "zoned"  # takes only sequential writes
@@ -270,8 +270,8 @@ def _kind(directory: Path) -> str:
 
 
 def _wwn(directory: Path, properties: Mapping[str, str]) -> str:
-    # The kernel's own first: it is the same with and without udev. Its "t10." names are made of model and
-    # serial.
+    # The kernel's own WWID first: it is the same with and without udev. Those that begin with "t10." are only model and
+    # serial number.
     for attribute in ("wwid", "device/wwid"):
         wwid = _clean(read_attribute(directory / attribute))
         if wwid.startswith("naa."):
@@ -287,7 +287,7 @@ def _serial(directory: Path, properties: Mapping[str, str]) -> str:
 
 
 def _vpd_serial(path: Path) -> str:
-    # SPC-4, unit serial number page: four bytes of header, the last two of which are the length.
+    # SPC-4, unit serial number page: a header of four bytes, of which the last two are the length.
     try:
         with path.open("rb") as file:
             page = file.read(4 + _MAX_TEXT)
@@ -299,7 +299,7 @@ def _vpd_serial(path: Path) -> str:
 
 def _vendor(directory: Path, properties: Mapping[str, str]) -> str:
     vendor = _first(directory, ("device/vendor",), properties, "ID_VENDOR")
-    # Not a vendor: a SATA disk in SCSI's clothes, and the PCI number of a virtio device.
+    # Two values that are not vendors: "ATA" for any SATA disk, and the PCI vendor number of a virtio disk.
     return "" if vendor == "ATA" or vendor.startswith("0x") else vendor
 
 

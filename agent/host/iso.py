@@ -1,8 +1,7 @@
-"""ISO 9660 images of a config drive: the typed facade around pycdlib, and its only user.
+"""Builds and reads ISO 9660 images of config drives; the only module that uses pycdlib.
 
-Owns the names: a tree is stored under its real names in Rock Ridge (Linux, the BSDs) and Joliet (Windows),
-and under upper-case identifiers for readers of plain ISO 9660. Used by `agent.host.drive`. Works in memory:
-nothing is left behind on failure, and every failure is an OSError.
+Files have their real names in Rock Ridge (Linux, the BSDs) and Joliet (Windows), and upper-case identifiers for readers
+of plain ISO 9660. Used by `agent.host.drive`. Works in memory; errors are OSError.
 """
 
 import errno
@@ -19,13 +18,13 @@ from agent.formats.configdrive import LABEL, directories
 from agent.units import MiB
 
 MAX_IMAGE = 32 * MiB
-MAX_FILES = 64
+MAX_FILES = 64  # files and directories
 MAX_DEPTH = 8
 
-# Level 3 is the first whose identifiers take more than 8.3 characters: `META_DATA.JSON;1` keeps its name.
+# pycdlib accepts identifiers longer than 8.3 characters from this level on: `META_DATA.JSON;1` needs them.
 _INTERCHANGE_LEVEL = 3
 _NOT_IN_IDENTIFIER = re.compile(r"[^A-Z0-9_]")
-# What a parser written in Python raises on bytes it did not expect, beside the library's own exceptions.
+# What pycdlib raises for damaged images besides its own exceptions.
 _PARSER_FAULTS = (
     PyCdlibException,
     struct.error,
@@ -38,17 +37,17 @@ _PARSER_FAULTS = (
 
 
 def build_iso(tree: Mapping[str, bytes], label: str = LABEL) -> bytes:
-    """Make an image whose volume identifier (primary and Joliet) is `label`.
+    """Build an image.
 
     Args:
-        tree: file contents by relative path with `/` between the names.
-        label: 1 to 16 characters, written as they are, also in lower case.
+        tree: file contents by relative path, with `/` between the names.
+        label: volume identifier (primary and Joliet), 1 to 16 characters; written unchanged, also in lower case.
 
     Returns:
-        The image, a multiple of 2048 bytes. Equal trees give equal images but for the time stamps.
+        The image, a multiple of 2048 bytes. Images of equal trees differ only in their time stamps.
 
     Raises:
-        OSError: the tree cannot be stored (EINVAL), e.g. two names that give the same ISO identifier.
+        OSError: EINVAL if the tree cannot be stored, for example because two names have the same ISO identifier.
     """
     _check_identifiers(tree)
     iso = pycdlib.PyCdlib()
@@ -72,14 +71,15 @@ def build_iso(tree: Mapping[str, bytes], label: str = LABEL) -> bytes:
 
 
 def read_iso(data: bytes) -> dict[str, bytes]:
-    """Read all files of an image by their Rock Ridge names.
+    """Read all files of an image.
 
     Returns:
-        File contents by relative path.
+        File contents by relative path, with Rock Ridge names.
 
     Raises:
-        OSError: this is no sound ISO 9660 image with Rock Ridge (EINVAL), or one beyond the bounds (EFBIG):
-            32 MiB of image or of contents, 64 files and directories, a depth of 8.
+        OSError: EINVAL if it is not a valid ISO 9660 image with Rock Ridge; EFBIG if it exceeds a bound: 32 MiB of
+        image
+            or of contents, 64 files and directories, 8 levels.
     """
     if len(data) > MAX_IMAGE:
         raise OSError(errno.EFBIG, f"the ISO 9660 image has {len(data)} bytes, at most {MAX_IMAGE} are read")
@@ -116,7 +116,7 @@ def _read_files(iso: pycdlib.PyCdlib) -> dict[str, bytes]:
 
 
 def _close(iso: pycdlib.PyCdlib) -> None:
-    # close() refuses an object that failed before it held anything; there is nothing to free then.
+    # close() raises if new() or open_fp() failed; then there is nothing to free.
     try:
         iso.close()
     except PyCdlibException:
@@ -124,7 +124,7 @@ def _close(iso: pycdlib.PyCdlib) -> None:
 
 
 def _check_identifiers(tree: Mapping[str, bytes]) -> None:
-    # With Rock Ridge the library accepts twins, and a plain reader then sees one file twice.
+    # With Rock Ridge pycdlib accepts two files with one identifier, of which a plain reader finds only one.
     taken: dict[str, str] = {}
     for path in tree:
         other = taken.setdefault(_file_identifier(PurePosixPath(path)), path)
@@ -137,7 +137,7 @@ def _directory_identifier(directory: PurePosixPath) -> str:
 
 
 def _file_identifier(file: PurePosixPath) -> str:
-    """The ISO identifier: upper case, exactly one dot (also where the name has none), version 1."""
+    """The ISO identifier: upper case, exactly one dot (even if the name has none), version 1."""
     name, suffix = _identifier(file.stem), _identifier(file.suffix.removeprefix("."))
     return f"{_directory_identifier(file.parent)}/{name}.{suffix};1"
 

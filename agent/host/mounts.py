@@ -1,7 +1,7 @@
-"""What is mounted and swapped to: parsers of the kernel's own lists.
+"""Reads what is mounted and what is used as swap, from /proc/*/mountinfo and /proc/swaps (proc(5)).
 
-Owns the reading of /proc/*/mountinfo and /proc/swaps (proc(5)). Used by the inventory and by what looks for
-holders of a disk. The parsers are pure; the readers raise OSError.
+Used by `agent.host.inventory`, `holders` and `same`. The `parse_` functions are pure; the `read_` functions raise
+OSError.
 """
 
 import errno
@@ -15,7 +15,7 @@ from agent.units import MiB
 
 _MAX_FILE = 16 * MiB
 _OCTAL = re.compile(r"\\([0-7]{3})")
-# Where the parts of a live system are kept: Debian's live-boot, dracut, archiso, casper.
+# Where a live system has its parts mounted: Debian's live-boot, dracut, archiso, casper.
 _SYSTEM_TREES = (
     "/boot",
     "/usr",
@@ -31,14 +31,14 @@ _IMAGE_TYPES = frozenset({"squashfs", "erofs"})
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A line of mountinfo. `dev` is `major:minor`; major 0: the filesystem has no device of its own."""
+    """A line of mountinfo. `dev` is `major:minor`; with major 0 it is the number of no block device."""
 
     dev: str
     mount_point: str
     fs_type: str
     source: str
     options: tuple[str, ...]
-    """Those of the filesystem (the super block)."""
+    """The options of the filesystem (super block), not of the mount."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def parse_mountinfo(text: str) -> tuple[Mount, ...]:
     """Read the text of a mountinfo file.
 
     Raises:
-        ValueError: a line does not have the documented shape; skipping it could hide a mount.
+        ValueError: a line is not in the documented form. It is not skipped, which could hide a mount.
     """
     return tuple(_parse_mount(line) for line in text.split("\n") if line)
 
@@ -87,12 +87,12 @@ def _read(path: str) -> str:
 
 
 def read_mounts() -> tuple[Mount, ...]:
-    """What is mounted in our own mount namespace and in that of pid 1, each mount once.
+    """The mounts in the mount namespaces of this process and of pid 1, each once.
 
-    The service may run in a namespace of its own, in which a later mount of the host does not show.
+    The service may run in a mount namespace of its own, where later mounts of the host do not appear.
 
     Raises:
-        OSError: /proc cannot be read, or is not understood.
+        OSError: /proc cannot be read or parsed.
     """
     mounts = dict.fromkeys(_parse_file("/proc/self/mountinfo"))
     with suppress(OSError):
@@ -108,7 +108,7 @@ def _parse_file(path: str) -> tuple[Mount, ...]:
 
 
 def read_swaps() -> tuple[Swap, ...]:
-    """What is swapped to; nothing where the kernel has no swap.
+    """The active swap areas; none if the kernel has no swap support.
 
     Raises:
         OSError: /proc cannot be read.
@@ -120,7 +120,7 @@ def read_swaps() -> tuple[Swap, ...]:
 
 
 def covering(mounts: Sequence[Mount], path: str) -> Mount | None:
-    """The mount that a path lies on: the longest mount point above it, the last where several are equal."""
+    """The mount that a path is on: the one with the longest mount point above it, the last of several equal ones."""
     best: Mount | None = None
     for mount in mounts:
         point = mount.mount_point.rstrip("/")
@@ -131,7 +131,7 @@ def covering(mounts: Sequence[Mount], path: str) -> Mount | None:
 
 
 def system_mounts(mounts: Sequence[Mount]) -> tuple[Mount, ...]:
-    """What the running system is made of: its root, what is below overlays, live images, /boot, /usr."""
+    """The mounts of the running system: its root, the layers of overlays, live images, /boot, /usr."""
     found = dict.fromkeys(mount for mount in mounts if _is_system(mount))
     waiting = list(found)
     while waiting:

@@ -1,9 +1,9 @@
-"""The partition table as libparted sees it: a second, independent reader, of the disk after the commit and, before,
-of the bytes that it is to get.
+"""Reads a partition table with libparted, as a check that is independent of `agent.formats.tables`.
 
-libparted runs in a child process (`parttable_child`), never in the agent: a table that it does not like, such
-as one with more than 8192 entries, makes it abort its process, it keeps descriptors and devices in caches of
-its own, and it is not made for threads. A fresh process reads the disk as it is now. Nothing is ever written to a disk.
+The finish stage checks the bytes that it is going to write, the commit stage the disk after the write. libparted runs
+in a child process (`parttable_child`), never in the agent: it aborts its process on some tables (such as one with
+more than 8192 entries), caches descriptors and devices, and is not safe with threads. A new process reads the disk as
+it is now. Nothing is written to a disk.
 """
 
 import errno
@@ -21,29 +21,29 @@ from agent.host import process
 Label = Literal["gpt", "msdos"]
 
 _CHILD = Path(__file__).with_name("parttable_child.py")
-# A disk that answers takes milliseconds; one that does not must not hold up the report for ever.
+# Seconds. A disk that works takes milliseconds; one that hangs must not delay the report for ever.
 _TIMEOUT = 60.0
-_LIMITS = process.Limits()
+_LIMITS = process.ChildLimits()
 
 
 class TableRefused(OSError):
-    """libparted finds no sound GPT or MBR there, or fails on it; in its own words."""
+    """libparted finds no valid GPT or MBR, or fails while it reads one; the text is libparted's."""
 
 
 @dataclass(frozen=True)
 class PartitionSeen:
-    """One partition, `start` and `size` in bytes. An extended partition is listed beside its logical ones."""
+    """One partition, `start` and `size` in bytes. An extended partition is listed as well as its logical ones."""
 
     number: int
     start: int
     size: int
     name: str | None
-    """The partition's name on GPT (may be empty), None on MBR."""
+    """The partition's name in a GPT (may be empty), None in an MBR."""
 
 
 @dataclass(frozen=True)
 class ParttableReport:
-    """A whole table; `warnings` are libparted's own words, e.g. on space at the end that is not used."""
+    """A partition table; `warnings` are libparted's messages, for example about unused space at the disk's end."""
 
     label: Label
     sector_size: int
@@ -52,14 +52,14 @@ class ParttableReport:
 
 
 def read_partitions(path: str | os.PathLike[str]) -> ParttableReport:
-    """Read the partition table of a disk, or of a regular file as a disk with sectors of 512 bytes.
+    """Read the partition table of a disk, or of a regular file, which is taken for a disk with sectors of 512 bytes.
 
     Raises:
-        TableRefused: libparted does not read it.
-        OSError: there is no such path, or libparted did not end in time (ProcessFailed).
+        TableRefused: libparted cannot read it.
+        OSError: the path does not exist, or libparted did not end within 60 s (ProcessFailed).
     """
-    disk = os.path.abspath(path)  # noqa: PTH100 - the child runs in another directory; links stay as they are
-    os.stat(disk)  # noqa: PTH116 - for its FileNotFoundError; libparted knows only texts
+    disk = os.path.abspath(path)  # noqa: PTH100 - the child runs in another directory; links are not resolved
+    os.stat(disk)  # noqa: PTH116 - for its FileNotFoundError; libparted has only messages
     answer = _ask(disk)
     if "error" in answer:
         raise TableRefused(errno.EINVAL, str(answer["error"]), disk)
@@ -67,13 +67,13 @@ def read_partitions(path: str | os.PathLike[str]) -> ParttableReport:
 
 
 def read_written(writes: Iterable[tuple[int, bytes]], size: int) -> ParttableReport:
-    """What libparted would read on a disk of `size` bytes with these writes (offset, bytes) on it and zeros elsewhere.
+    """Read the partition table that a disk of `size` bytes, zeros but for these writes (offset, bytes), would have.
 
-    Its sectors have 512 bytes: libparted takes a file for nothing else.
+    The disk is simulated by a sparse file, for which libparted always assumes sectors of 512 bytes.
 
     Raises:
-        TableRefused: libparted does not read it.
-        OSError: there is no room for a sparse file of that size, or libparted did not end in time.
+        TableRefused: libparted cannot read it.
+        OSError: a sparse file of that size cannot be made, or libparted did not end within 60 s (ProcessFailed).
     """
     with tempfile.NamedTemporaryFile(prefix="byoi-table-", buffering=0) as file:
         os.truncate(file.fileno(), size)
@@ -83,7 +83,7 @@ def read_written(writes: Iterable[tuple[int, bytes]], size: int) -> ParttableRep
 
 
 def _ask(disk: str) -> dict[str, Any]:
-    # -I keeps the modules of this directory out of the child; UTF-8 is for the names of partitions.
+    # -I: the child imports no modules from this directory. UTF-8 is for the names of partitions.
     argv = [sys.executable, "-I", str(_CHILD), disk]
     environment = {"LC_ALL": "C.UTF-8"}
     try:

@@ -1,7 +1,7 @@
-"""The program that `parttable` runs: reads one partition table by pyparted and says it as JSON on stdout.
+"""The program that `agent.host.parttable` runs: reads a partition table with pyparted and prints it as JSON.
 
-Started as `python -I parttable_child.py DISK`, so it imports nothing of this package. All questions that
-libparted asks are answered with "leave it as it is": it offers to mend tables while it merely reads them.
+Started as `python -I parttable_child.py DISK`, it imports nothing of this package. libparted offers to repair tables
+while it reads them; all such questions are answered with "leave it as it is".
 """
 
 import json
@@ -19,7 +19,7 @@ def read(path: str) -> dict[str, Any]:
         answers = [parted.EXCEPTION_RESOLVE_CANCEL, parted.EXCEPTION_RESOLVE_NO]
         if kind in (parted.EXCEPTION_TYPE_INFORMATION, parted.EXCEPTION_TYPE_WARNING):
             warnings.append(message)
-            # Only here: to ignore an error such as a failed read is to go on with bytes of no disk.
+            # Not for errors: to ignore a failed read would mean to go on with bytes that are not on the disk.
             answers.insert(0, parted.EXCEPTION_RESOLVE_IGNORE)
         return int(next((a for a in answers if options & a), parted.EXCEPTION_RESOLVE_UNHANDLED))
 
@@ -38,7 +38,7 @@ def read(path: str) -> dict[str, Any]:
 
 
 def describe(partition: Any, sector_size: int) -> dict[str, Any]:
-    """One partition in bytes; libparted counts in sectors."""
+    """One partition as JSON, with offsets in bytes; libparted's are in sectors."""
     named = partition.disk.supportsFeature(parted.DISK_TYPE_PARTITION_NAME)
     return {
         "number": partition.number,

@@ -1,9 +1,9 @@
-"""The one door for child processes.
+"""Runs child processes; the only module that starts any.
 
-Owns how programs are started: an environment made from nothing, no shell, a process group of their own,
-bounded output, a time limit, and for those that read what an image brought, limits on memory and processor time.
-Used by everything in `agent.host` that needs a tool. Blocks. On any failure the child is dead (or beyond killing,
-in the kernel) before the exception leaves. Secrets are never passed in `argv`: every process can read it.
+Programs run without a shell, with a minimal environment, in a process group of their own, with bounded output and a
+time limit. Programs that read data of an image also have limits on memory and processor time. Used by all of
+`agent.host`, and to reboot. Blocks. When an exception is raised, the child was killed, unless it is stuck in the
+kernel. Secrets are never passed in `argv`, which every process can read.
 """
 
 import errno
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import IO, Self
 
 from agent.errors import ToolMissing
-from agent.model.disks import printable
+from agent.text import printable
 from agent.units import KiB, MiB
 
 MAX_OUTPUT = MiB
@@ -34,34 +34,34 @@ _BASE_ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C"}
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a program may take that reads what an image brought. The kernel enforces it (setrlimit(2)).
+class ChildLimits:
+    """Resource limits for a program that reads data of an image; the kernel enforces them (setrlimit(2)).
 
-    Past `memory` its allocations fail, past `cpu` it is killed: a loop that an image has built is so told from a disk
-    that does not answer, which takes time and no processor.
+    Beyond `memory` its allocations fail, beyond `cpu` it is killed. Thereby an endless loop caused by the image can be
+    distinguished from a disk that hangs, which takes no processor time.
     """
 
     memory: int = 128 * MiB
-    """Address space, bytes. What is used here takes less than half of it on any sound image."""
+    """Address space in bytes. The programs used here need less than half of it for any valid image."""
     cpu: int = 20
-    """Processor time, seconds."""
+    """Processor time in seconds."""
     file: int = 64 * MiB
-    """Size of a file that it writes, bytes."""
+    """Size of a written file in bytes."""
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        """`argv` behind the program that sets the limits on itself and then becomes it.
+        """The command that runs `argv` under these limits, by prlimit(1).
 
-        Not by a function between fork and exec: that is not safe in a process with threads.
+        A `preexec_fn` of subprocess would not be safe in a process with threads.
         """
         limits = (f"--as={self.memory}", f"--cpu={self.cpu}", f"--fsize={self.file}", "--core=0")
         return ["prlimit", *limits, "--", *argv]
 
 
 class ProcessFailed(OSError):
-    """A program failed, was too slow or too talkative; says which command, and the end of its stderr.
+    """A program failed or exceeded a limit; the text has the command and the end of its stderr.
 
-    `errno` is ETIMEDOUT for the time limit, EFBIG for the output limit, else EIO. `what` is what happened, without
-    the command.
+    `errno` is ETIMEDOUT for the time limit, EFBIG for the output limit, else EIO. `what` is the text without the
+    command.
     """
 
     def __init__(self, number: int, argv: Sequence[str], what: str, stderr: bytes = b"") -> None:
@@ -87,24 +87,24 @@ def run(
     timeout: float = 60,
     env_extra: Mapping[str, str] | None = None,
     ok: Collection[int] = (0,),
-    limits: Limits | None = None,
+    limits: ChildLimits | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program to its end.
 
     Args:
-        argv: the program (looked up in the system's own directories) and its arguments.
-        input: bytes for its stdin, which is /dev/null otherwise.
-        timeout: seconds until its whole process group is killed.
-        env_extra: variables beside PATH and LC_ALL=C.
-        ok: the exit statuses that are no failure.
-        limits: for programs that read what an image brought.
+        argv: the program (looked up in the system's directories only) and its arguments.
+        input: bytes for its stdin; None for /dev/null.
+        timeout: seconds until its process group is killed.
+        env_extra: variables besides PATH and LC_ALL=C.
+        ok: exit statuses that mean success.
+        limits: resource limits, for programs that read data of an image.
 
     Returns:
-        Exit status, stdout (at most MAX_OUTPUT bytes) and the end of stderr.
+        Exit status, stdout (at most `MAX_OUTPUT` bytes) and the end of stderr (64 KiB).
 
     Raises:
-        ToolMissing: there is no such program.
-        ProcessFailed: any other exit status, death by a signal, the time limit, or too much output.
+        ToolMissing: the program is not installed.
+        ProcessFailed: another exit status, death by a signal, the time limit, or too much output.
         OSError: the program could not be started.
     """
     if shutil.which(argv[0], path=_PATH) is None:
@@ -122,13 +122,13 @@ def run(
         )
     except FileNotFoundError as error:
         raise ToolMissing(tool=error.filename) from error
-    with _Conversation(child, argv, input or b"", time.monotonic() + timeout) as talk:
-        talk.hold()
-        status = talk.reap()
+    with _ChildPipes(child, argv, input or b"", time.monotonic() + timeout) as pipes:
+        pipes.transfer()
+        status = pipes.reap()
     if status not in ok:
         what = f"exit status {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
-        raise ProcessFailed(errno.EIO, argv, what, bytes(talk.stderr))
-    return subprocess.CompletedProcess(list(argv), status, bytes(talk.stdout), bytes(talk.stderr))
+        raise ProcessFailed(errno.EIO, argv, what, bytes(pipes.stderr))
+    return subprocess.CompletedProcess(list(argv), status, bytes(pipes.stdout), bytes(pipes.stderr))
 
 
 def _signal_name(number: int) -> str:
@@ -138,8 +138,8 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-class _Conversation:
-    """The pipes to one child, served until it ends; leaving the context kills what still runs."""
+class _ChildPipes:
+    """The pipes to one child process. Leaving the context kills its process group if the child still runs."""
 
     def __init__(
         self, child: subprocess.Popen[bytes], argv: Sequence[str], stdin: bytes, deadline: float
@@ -165,10 +165,10 @@ class _Conversation:
 
     def __exit__(self, *_: object) -> None:
         if self._child.returncode is None:
-            # Not reaped yet, so the group's number cannot belong to anyone else.
+            # The child was not reaped, so its process group id cannot have been reused.
             with suppress(ProcessLookupError):
                 os.killpg(self._child.pid, signal.SIGKILL)
-            # A child stuck in the kernel (a dying disk) cannot be killed; do not hang with it.
+            # A child that is stuck in the kernel (a failing disk) cannot be killed: do not wait for it for ever.
             with suppress(subprocess.TimeoutExpired):
                 self._child.wait(_REAP_SECONDS)
         self._selector.close()
@@ -177,56 +177,56 @@ class _Conversation:
                 with suppress(BrokenPipeError):
                     pipe.close()
 
-    def hold(self) -> None:
-        """Serve the pipes until all are closed, or the child has ended and nothing is left in them.
+    def transfer(self) -> None:
+        """Transfer data until all pipes are closed, or until the child has ended and the pipes are empty.
 
-        Not only until they are closed: a daemon that the child leaves behind may hold them for ever.
+        Not only until they are closed: a daemon that the child started may keep them open for ever.
         """
         ended = False
         while self._selector.get_map() and not ended:
             ended = self._has_ended()
-            self._serve(0.0 if ended else _POLL_SECONDS)
-            while ended and self._serve(0.0):
+            self._transfer_once(0.0 if ended else _POLL_SECONDS)
+            while ended and self._transfer_once(0.0):
                 pass
 
     def reap(self) -> int:
-        """Wait for the end of a child that has closed its pipes; returns its exit status."""
+        """Wait for the child, after `transfer`, and return its exit status; negative for a signal."""
         try:
             return self._child.wait(max(self._deadline - time.monotonic(), 0.001))
         except subprocess.TimeoutExpired as error:
-            raise self._too_late() from error
+            raise self._timed_out() from error
 
     def _has_ended(self) -> bool:
-        # Looks without reaping, so that `__exit__` may still kill the group.
+        # WNOWAIT: the child is not reaped, so that `__exit__` can still kill the group.
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self._child.pid, flags) is not None
 
-    def _too_late(self) -> ProcessFailed:
+    def _timed_out(self) -> ProcessFailed:
         return ProcessFailed(errno.ETIMEDOUT, self._argv, "did not end in time", bytes(self.stderr))
 
-    def _serve(self, timeout: float) -> bool:
-        """Move what can be moved; returns whether anything was."""
+    def _transfer_once(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for ready pipes, and transfer once; returns whether any data was transferred."""
         if time.monotonic() > self._deadline:
-            raise self._too_late()
-        moved = False
+            raise self._timed_out()
+        transferred = False
         for key, _ in self._selector.select(timeout):
             pipe = key.fileobj
             if pipe is self._child.stdin:
-                moved |= self._write(self._child.stdin)
+                transferred |= self._write(self._child.stdin)
             elif pipe is self._child.stdout:
-                moved |= self._read(self._child.stdout, self.stdout)
+                transferred |= self._read(self._child.stdout, self.stdout)
             elif pipe is self._child.stderr:
-                moved |= self._read(self._child.stderr, self.stderr)
+                transferred |= self._read(self._child.stderr, self.stderr)
         if len(self.stdout) > MAX_OUTPUT:
             raise ProcessFailed(errno.EFBIG, self._argv, f"more than {MAX_OUTPUT} bytes of output")
         del self.stderr[:-_MAX_STDERR]
-        return moved
+        return transferred
 
     def _write(self, pipe: IO[bytes]) -> bool:
         try:
             written = os.write(pipe.fileno(), self._input[:_PIECE])
         except BrokenPipeError:
-            # The child does not want the rest; its exit status tells whether that is a fault.
+            # The child has closed its stdin; its exit status says whether that is an error.
             self._input = self._input[len(self._input) :]
             written = 0
         except BlockingIOError:

@@ -1,7 +1,8 @@
-"""A disk as it is now, read past the page cache and without taking it from anybody.
+"""Reads a disk past the page cache, without claiming it.
 
-For the question whether an interrupted commit was complete: by then something may hold the disk (a mount, md, LVM, a
-rescue shell), so nothing is claimed and nothing is opened for writing. Blocks; raises OSError with the path in it.
+Used to find out whether an interrupted commit was complete. By then something may hold the disk (a mount, md, LVM, a
+shell in the rescue system), so nothing is claimed and nothing is opened for writing. Every method blocks; errors are
+OSError with the path in it.
 """
 
 import errno
@@ -14,30 +15,28 @@ from types import TracebackType
 from typing import Self
 
 from agent.host import syscalls
-from agent.host.disk import named
+from agent.host.descriptor import FILE_ALIGNMENT, UNSUPPORTED, open_direct, path_in_errors
 from agent.units import MiB, align_down, align_up
 
 _STEP = MiB
-_FILE_ALIGNMENT = 4096
-_UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP)
 
 
 class ReadBack:
-    """An open disk. Offsets and lengths are bytes. A context manager.
+    """A disk or regular file, open for reading; a context manager. Offsets and lengths are in bytes.
 
     Attributes:
         path: as it was given.
-        size: bytes.
+        size: in bytes.
     """
 
     def __init__(self, path: str) -> None:
-        """Open the disk, and have the kernel and the device write out what they still hold back.
+        """Open the disk and flush what the kernel and the device have cached for it (fsync).
 
         Raises:
-            OSError: ENOTBLK when it is neither a block device nor a file.
+            OSError: ENOTBLK if it is neither a block device nor a regular file; or it cannot be opened.
         """
         self.path = path
-        with named(path):
+        with path_in_errors(path):
             self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             self._direct_fd: int | None = None
             try:
@@ -52,15 +51,11 @@ class ReadBack:
             self.size = syscalls.device_size(self._fd)
             self._alignment = syscalls.logical_sector_size(self._fd)
         elif stat.S_ISREG(info.st_mode):
-            self.size, self._alignment = info.st_size, _FILE_ALIGNMENT
+            self.size, self._alignment = info.st_size, FILE_ALIGNMENT
         else:
             raise OSError(errno.ENOTBLK, os.strerror(errno.ENOTBLK))
         os.fsync(self._fd)
-        try:
-            self._direct_fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
+        self._direct_fd = open_direct(self._fd, os.O_RDONLY)
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +66,7 @@ class ReadBack:
         self.close()
 
     def close(self) -> None:
-        """Close it; safe to call twice."""
+        """Close the disk; may be called twice."""
         for fd in (self._direct_fd, self._fd):
             if fd is not None and fd >= 0:
                 os.close(fd)
@@ -81,35 +76,35 @@ class ReadBack:
         """Read exactly `length` bytes.
 
         Raises:
-            OSError: EIO when the disk ends before.
+            OSError: EIO if the disk ends before, or cannot be read.
         """
         return b"".join(self._pieces(offset, length))
 
     def sha256(self, offset: int, length: int) -> str:
-        """SHA-256 of a range, in hexadecimal digits; a piece of it is in memory at a time."""
+        """SHA-256 of a range in hexadecimal; at most 1 MiB of it is in memory at a time."""
         digest = hashlib.sha256()
         for piece in self._pieces(offset, length):
             digest.update(piece)
         return digest.hexdigest()
 
     def _pieces(self, offset: int, length: int) -> Iterator[bytes]:
-        view = memoryview(mmap.mmap(-1, _STEP + 2 * _FILE_ALIGNMENT))
-        with named(self.path):
-            for at in range(offset, offset + length, _STEP):
-                end = min(at + _STEP, offset + length)
-                start = align_down(at, self._alignment)
+        view = memoryview(mmap.mmap(-1, _STEP + 2 * FILE_ALIGNMENT))
+        with path_in_errors(self.path):
+            for begin in range(offset, offset + length, _STEP):
+                end = min(begin + _STEP, offset + length)
+                start = align_down(begin, self._alignment)
                 window = view[: align_up(end, self._alignment) - start]
                 if start + self._fill(window, start) < end:
                     raise OSError(errno.EIO, f"the disk ends before byte {end}")
-                yield bytes(window[at - start : end - start])
+                yield bytes(window[begin - start : end - start])
 
     def _fill(self, window: memoryview, offset: int) -> int:
         if self._direct_fd is not None:
             try:
                 return os.preadv(self._direct_fd, [window], offset)
             except OSError as error:
-                if error.errno not in _UNSUPPORTED:
+                if error.errno not in UNSUPPORTED:
                     raise
-        # A filesystem without O_DIRECT: what has been written out can be dropped, and comes from below again.
+        # Without O_DIRECT: drop the cached pages, which were flushed, so that they are read from the device again.
         os.posix_fadvise(self._fd, offset, len(window), os.POSIX_FADV_DONTNEED)
         return os.preadv(self._fd, [window], offset)

@@ -1,8 +1,7 @@
-"""Every system call that Python's os module lacks, in one place: ioctls of block devices, fallocate,
-sync_file_range, renameat2.
+"""The system calls that Python's os module lacks: ioctls of block devices, fallocate, sync_file_range, renameat2.
 
-Each function raises OSError with the errno of the kernel; none logs. A call that a signal interrupts is made again, as
-Python's os module does it (PEP 475); `fcntl.ioctl` and what is called through ctypes do not by themselves.
+Each function raises OSError with the kernel's errno. A call that a signal interrupts is repeated, as in Python's os
+module (PEP 475); `fcntl.ioctl` and ctypes do not do that.
 """
 
 import contextlib
@@ -68,17 +67,17 @@ def device_size(fd: int) -> int:
 
 
 def logical_sector_size(fd: int) -> int:
-    """Logical sector size of a block device in bytes: what its addresses count in."""
+    """Logical sector size of a block device in bytes: the unit of its addresses."""
     return _int_ioctl(fd, BLKSSZGET)
 
 
 def physical_sector_size(fd: int) -> int:
-    """Physical sector size of a block device in bytes: what it writes at once."""
+    """Physical sector size of a block device in bytes: the smallest unit that it writes without reading first."""
     return _int_ioctl(fd, BLKPBSZGET)
 
 
 def disk_sequence(fd: int) -> int:
-    """Number of the medium in a block device: no other device, and none that was there before, has it (Linux 5.15)."""
+    """Disk sequence number (BLKGETDISKSEQ, Linux 5.15): unique among all disks and media since the system started."""
     number: int = struct.unpack("Q", _ioctl(fd, BLKGETDISKSEQ, bytes(8)))[0]
     return number
 
@@ -89,49 +88,46 @@ def is_read_only(fd: int) -> bool:
 
 
 def flush_buffers(fd: int) -> None:
-    """Write out and drop the block device's page cache, so that the next read comes from the device."""
+    """BLKFLSBUF: write back and drop the block device's page cache, so that the next read comes from the device."""
     _ioctl(fd, BLKFLSBUF, b"")
 
 
 def reread_partitions(fd: int) -> None:
-    """Ask the kernel to read the partition table again."""
+    """BLKRRPART: have the kernel read the partition table again."""
     _ioctl(fd, BLKRRPART, b"")
 
 
 def zero_out(fd: int, offset: int, length: int) -> None:
-    """BLKZEROOUT: the device writes the zeros, by command where it can. Aligned to logical sectors."""
+    """BLKZEROOUT: zeros are written, by the device itself if it has a command for it. Aligned to logical sectors."""
     _ioctl(fd, BLKZEROOUT, struct.pack("QQ", offset, length))
 
 
 def zero_range(fd: int, offset: int, length: int) -> None:
-    """fallocate(ZERO_RANGE), keeping the size."""
+    """fallocate(ZERO_RANGE): the range reads as zeros and stays allocated; the file's size is kept."""
     call(_fallocate, fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length)
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:
-    """fallocate(PUNCH_HOLE), keeping the size: in a regular file the range reads as zeros and takes no
-    room.
-    """
+    """fallocate(PUNCH_HOLE): in a regular file, the range reads as zeros and takes no space; the size is kept."""
     call(_fallocate, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length)
 
 
 def start_writeback(fd: int, offset: int, length: int) -> None:
-    """Begin to write dirty pages of the range out, without waiting."""
+    """Start the writeback of the range's dirty pages, without waiting for it."""
     call(_sync_file_range, fd, offset, length, SYNC_FILE_RANGE_WRITE)
 
 
 def finish_writeback(fd: int, offset: int, length: int) -> None:
-    """Write dirty pages of the range out and wait for them. This is not a flush: metadata and disk caches
-    stay.
-    """
+    """Write back the range's dirty pages and wait for that. Neither metadata nor the disk's cache are flushed."""
     flags = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
     call(_sync_file_range, fd, offset, length, flags)
 
 
 def exchange_files(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> None:
-    """Give each of two files the other's name, at once: renameat2(RENAME_EXCHANGE).
+    """Exchange the names of two files atomically: renameat2(RENAME_EXCHANGE).
 
-    Not every filesystem can (EINVAL), nor every C library (ENOSYS).
+    Raises:
+        OSError: EINVAL where the filesystem cannot do it, ENOSYS where the C library cannot.
     """
     if _renameat2 is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), os.fspath(one))
@@ -139,35 +135,36 @@ def exchange_files(one: str | os.PathLike[str], other: str | os.PathLike[str]) -
 
 
 def return_large_blocks(threshold: int) -> None:
-    """From now on memory blocks of `threshold` bytes or more go back to the system when they are freed.
+    """Have glibc return memory blocks of at least `threshold` bytes to the system when they are freed.
 
-    By itself glibc raises that limit with every such block that is freed (mallopt(3)), and a few copies of a large
-    config drive stay resident for good. Other C libraries have no such call.
+    By default glibc raises its threshold whenever such a block is freed (mallopt(3), M_MMAP_THRESHOLD), so that a few
+    copies of a large config drive would stay resident for good. Nothing is done with other C libraries.
     """
     if hasattr(_libc, "mallopt"):
         _libc.mallopt(M_MMAP_THRESHOLD, threshold)
-        # Fixing the one fixes the other at 128 KiB: the heap would shrink and grow with every smaller block.
+        # Setting one of the two stops the adjustment of the other, whose default of 128 KiB would make the heap
+        # shrink and grow all the time.
         _libc.mallopt(M_TRIM_THRESHOLD, 2 * threshold)
-        # A heap for each thread would keep what that thread once needed.
+        # With one arena for each thread, every thread would keep the memory that it once needed.
         _libc.mallopt(M_ARENA_MAX, 2)
 
 
 def return_free_memory() -> None:
-    """Give back to the system what is free in the heaps, where the C library can: malloc_trim(3)."""
+    """Return free heap memory to the system: malloc_trim(3), where the C library has it."""
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)
 
 
 def address(view: memoryview) -> int:
-    """Where a writable view lies in memory, for the alignment that O_DIRECT asks for."""
+    """The memory address of a writable view, to check the alignment that O_DIRECT needs."""
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
 def call(function: Callable[..., int], *arguments: int | bytes) -> None:
-    """Call a function of the C library that gives 0, or another number and errno.
+    """Call a function of the C library that returns 0, or another number and sets errno; repeat it after EINTR.
 
     Raises:
-        OSError: it failed; not EINTR.
+        OSError: it failed.
     """
     while function(*arguments) != 0:
         number = ctypes.get_errno()

@@ -1,4 +1,4 @@
-"""Waiting for udev after the partition table changed, where a udev daemon runs."""
+"""Waits for udev after the partition table changed, if a udev daemon runs."""
 
 from pathlib import Path
 
@@ -9,9 +9,7 @@ SETTLE_SECONDS = 10
 
 
 def settle() -> None:
-    """Wait until udev has handled its queue; a slow queue is no failure, since nothing here needs its
-    nodes.
-    """
+    """Wait until udev has processed its events, at most 10 s; a timeout is ignored, the agent needs no udev node."""
     if not CONTROL_SOCKET.exists():
         return
     try:

@@ -1,7 +1,7 @@
-"""What a disk holds when a deployment has ended without success: the four states, and the words for them.
+"""The state of the target disk when a deployment ends without success, and a sentence about it for people.
 
-A fact of the deployment, kept by its tracker and, across restarts of the agent, in the journal. Every error of a
-deployment tells it twice: as a member for programs, and as the last sentence of the hint for people.
+The tracker of a deployment keeps it, and so does the journal, across restarts of the agent. The error of a deployment
+has it twice: as the member `diskState` for programs, and as the last sentence of the hint for people.
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ class DiskState(StrEnum):
     UNTOUCHED = "untouched"
     """Nothing was written."""
     EMPTY = "empty"
-    """Both ends were wiped: no firmware finds anything to boot."""
+    """The first and last MiB were zeroed: firmware finds nothing to boot."""
     COMMITTED = "committed"
-    """The deployed system, whole."""
+    """The deployed system is complete."""
     UNKNOWN = "unknown"
-    """The ends may have been written, and could not be wiped again or were not looked at."""
+    """The first and last MiB may have been written, and could not be zeroed again or were not examined."""
 
     @property
     def sentence(self) -> str:
-        """The state in plain words."""
+        """The state in one or two sentences for people."""
         return _SENTENCES[self]
 
 
@@ -39,6 +39,6 @@ _SENTENCES = {
 
 
 def with_disk_state(error: Mapping[str, Any], state: DiskState) -> dict[str, Any]:
-    """The document of an error with the state of the disk: in `diskState`, and at the end of its hint."""
+    """The document of an error with the disk's state added: as `diskState`, and at the end of the hint."""
     hint = " ".join(text for text in (error["hint"], state.sentence) if text)
     return {**error, "hint": hint, "diskState": state.value}

@@ -1,9 +1,7 @@
-"""Disks as the agent knows them: what they are, whether they may be written, and how they fall into groups.
+"""Disks and disk groups: their documents, the rules for which disk may be written, and the numbering of groups.
 
-Owns the `Disk` document, the rules of eligibility, and the numbering of disk groups. Pure:
-`agent.host.inventory` makes the disks, everything else only reads them. Nothing here ever chooses a second-
-best disk: the image goes to the first disk of the chosen group, and if that disk may not be written, the job
-fails with the reasons.
+`agent.host.inventory` creates the disks; everything else only reads them. The image goes to the first disk of the
+chosen group. If that disk may not be written, the job fails with the reasons; no other disk is chosen instead.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,25 +9,21 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agent.errors import DiskBusy, DiskGroupUnknown, DiskIneligible, DiskUnknown
+from agent.text import printable
 from agent.units import format_size
 
 HolderKind = Literal["mount", "swap", "md", "lvm", "dm", "bcache", "other"]
 
 # The order in which groups are numbered; a transport that is not listed comes after all of these.
 TRANSPORT_ORDER = ("nvme", "sas", "sata", "scsi", "virtio")
-# Disks that other machines may share: never chosen unless they are named.
+# Disks that other machines may use too: they are in no group, and are only written if their path is given.
 NETWORK_TRANSPORTS = frozenset({"fc", "iscsi", "nvme-fc", "nvme-rdma", "nvme-tcp", "nbd", "rbd"})
 _STACK_KINDS = frozenset({"md", "lvm", "dm"})
 
 
-def printable(text: str) -> str:
-    """The text with `?` for all that a terminal might obey: labels and mount points are not ours."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """One thing that sits on a disk."""
+    """One use of a disk: a mount, a swap area, or a device that is built on it."""
 
     kind: HolderKind
     name: str
@@ -37,12 +31,12 @@ class Holder:
     where: str
     """Mount point, name of the array, `vg/lv`, name of the mapping."""
     via: str
-    """Path of the partition or device that it sits on (`/dev/sda1`)."""
+    """Path of the partition or device below it (`/dev/sda1`)."""
     stoppable: bool
-    """Whether claiming the disk may stop it: an md, LVM or dm device with nothing mounted above."""
+    """Whether the claim stage may stop it: an md, LVM or dm device with nothing mounted or used as swap above."""
 
     def reason(self) -> str | None:
-        """Why the disk must not be written, in words; None for a stack: what blocks that has its own."""
+        """Why the disk must not be written, for people; None for md, LVM and dm, whose uses are holders themselves."""
         via = printable(self.via)
         match self.kind:
             case "mount":
@@ -57,7 +51,7 @@ class Holder:
                 return None
 
     def to_json(self) -> dict[str, Any]:
-        """The holder as it stands in the inventory's document."""
+        """The holder in the inventory document."""
         return {
             "kind": self.kind,
             "name": printable(self.name),
@@ -69,7 +63,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A whole block device, or a file that stands in for one. Sizes are bytes; unknown texts are empty."""
+    """A whole block device, or a regular file in its place. Sizes are in bytes; unknown texts are empty."""
 
     path: str
     size: int
@@ -90,13 +84,13 @@ class Disk:
     read_only: bool = False
     holders: tuple[Holder, ...] = ()
     boot_medium: bool = False
-    """Whether the running system's root, or what it is made of, lies on it."""
+    """Whether the running system's root filesystem, or a layer of it, is on this disk."""
     identity: tuple[int, ...] = ()
-    """What tells it from another disk that comes to bear its name; not in the document, for it means nothing after a
-    reboot. See `agent.host.disk.identity_of`."""
+    """Differs if the same path leads to another disk later (`agent.host.disk.identity_of`). Not in the document: it has
+    no meaning after a reboot."""
 
     def to_json(self) -> dict[str, Any]:
-        """The disk as it stands in the inventory's document; unknown texts are null."""
+        """The disk in the inventory document; unknown texts are null."""
         return {
             "path": self.path,
             "size": self.size,
@@ -120,15 +114,15 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class DiskGroup:
-    """Like disks under one number. `target` gets the image: the first disk, or None where it is missing."""
+    """Disks under one number. `target` gets the image: the first disk, or None if that is missing."""
 
     id: int
     disks: tuple[Disk, ...]
     target: Disk | None
     configured: bool = False
-    """Whether the disks were named in the configuration: reasons that guard against guessing are lifted."""
+    """Whether the configuration names its disks; they may then be of a kind that is not chosen otherwise."""
     missing: tuple[str, ...] = ()
-    """Configured paths that lead to no disk."""
+    """Configured paths without a disk."""
 
     @property
     def _sample(self) -> Disk | None:
@@ -136,7 +130,7 @@ class DiskGroup:
 
     @property
     def transport(self) -> str:
-        """Of the target, as are the three below; the disks of a configured group may differ."""
+        """Transport of the target. In a configured group other disks may differ in this and the following."""
         return self._sample.transport if self._sample else ""
 
     @property
@@ -146,16 +140,16 @@ class DiskGroup:
 
     @property
     def size(self) -> int:
-        """Bytes of the target."""
+        """Size of the target in bytes."""
         return self._sample.size if self._sample else 0
 
     @property
     def model(self) -> str:
-        """Of the target."""
+        """Model of the target."""
         return self._sample.model if self._sample else ""
 
     def to_json(self) -> dict[str, Any]:
-        """The group as it stands in the inventory's document: its disks by their paths."""
+        """The group in the inventory document, with the paths of its disks."""
         return {
             "id": self.id,
             "disks": [disk.path for disk in self.disks],
@@ -192,35 +186,33 @@ def describe(disk: Disk) -> str:
 
 
 def eligibility(disk: Disk, *, explicit: bool) -> tuple[str, ...]:
-    """Why the disk must not be written, in words for people; empty if it may be.
+    """The reasons why the disk must not be written, for people; empty if it may be.
+
+    md, LVM and dm devices with nothing mounted or used as swap above are no reason: the claim stage stops them.
 
     Args:
-        disk: fresh from the inventory: mounts come and go.
-        explicit: the disk was named by its path, on the command line or in the configuration. That lifts the
-            reasons that guard against guessing (removable, not an ordinary disk, attached over a network),
-            never those that guard data in use.
-
-    md, LVM and dm stacks with nothing mounted or swapped to above are no reason: claiming the disk stops
-    them.
+        disk: just read from the inventory, because mounts change.
+        explicit: whether the disk was named by its path, on the command line or in the configuration. Then it may be
+            removable, of an unusual kind, or attached over a network; data in use is a reason in any case.
     """
-    return _nature_reasons(disk, explicit=explicit) + _use_reasons(disk)
+    return _hardware_reasons(disk, explicit=explicit) + _use_reasons(disk)
 
 
 def require_eligible(disk: Disk, *, explicit: bool) -> None:
     """Refuse a disk that must not be written.
 
     Raises:
-        DiskBusy: it is in use, and nothing else is wrong with it.
-        DiskIneligible: any other reason; all of them are listed.
+        DiskBusy: it is in use, and there is no other reason.
+        DiskIneligible: there are other reasons; all reasons are listed.
     """
-    nature, use = _nature_reasons(disk, explicit=explicit), _use_reasons(disk)
-    if nature:
-        raise DiskIneligible(path=disk.path, reasons=", ".join(nature + use), detail=describe(disk))
+    hardware, use = _hardware_reasons(disk, explicit=explicit), _use_reasons(disk)
+    if hardware:
+        raise DiskIneligible(path=disk.path, reasons=", ".join(hardware + use), detail=describe(disk))
     if use:
         raise DiskBusy(device=disk.path, holder=", ".join(use), detail=describe(disk))
 
 
-def _nature_reasons(disk: Disk, *, explicit: bool) -> tuple[str, ...]:
+def _hardware_reasons(disk: Disk, *, explicit: bool) -> tuple[str, ...]:
     reasons: list[str] = []
     if disk.boot_medium:
         reasons.append("the rescue system itself runs from it")
@@ -229,11 +221,11 @@ def _nature_reasons(disk: Disk, *, explicit: bool) -> tuple[str, ...]:
     if disk.size <= 0:
         reasons.append("an empty file" if disk.kind == "file" else "no medium (its size is 0)")
     if not explicit:
-        reasons += _guessing_reasons(disk)
+        reasons += _unusual_reasons(disk)
     return tuple(reasons)
 
 
-def _guessing_reasons(disk: Disk) -> list[str]:
+def _unusual_reasons(disk: Disk) -> list[str]:
     reasons = []
     if disk.removable:
         reasons.append("removable")
@@ -253,21 +245,20 @@ def _use_reasons(disk: Disk) -> tuple[str, ...]:
 
 
 def disk_groups(disks: Iterable[Disk]) -> tuple[DiskGroup, ...]:
-    """Number the groups of like disks, from 1.
+    """Divide disks into groups of equal disks, numbered from 1.
 
-    Disks are alike when transport, rotation, size and model are equal. Only what the hardware is counts, so
-    that a number means the same disks at every boot, whatever the kernel found first and whatever is mounted:
-    ordinary local disks that are not removable and have a medium. A disk in use keeps its place (and is
-    refused when chosen).
+    Disks of a group are equal in transport, rotation, size and model. Groups have ordinary local disks only, which are
+    not removable and have a medium. The numbers depend on the hardware alone, so that they are the same at every boot,
+    in whatever order the kernel finds the disks and whatever is mounted; a disk in use keeps its position and is
+    refused when it is chosen.
 
-    Groups are ordered by transport (TRANSPORT_ORDER, then the others by name), solid state before rotating,
-    then smaller before larger (where a server has two sizes, the small pair is made for the system), then by
-    model. In a group the disks are ordered by WWN, or serial number, or by-path name, or kernel path,
-    whichever is the first that is known.
+    Groups are sorted by transport (`TRANSPORT_ORDER`, then others by name), solid state before rotating, smaller before
+    larger (servers with two sizes have the small disks for the system), then by model. Within a group disks are sorted
+    by the first of these that is known: WWN, serial number, by-path name, kernel path.
     """
     alike: dict[tuple[Any, ...], list[Disk]] = {}
     for disk in disks:
-        if not _guessing_reasons(disk) and disk.size > 0:
+        if not _unusual_reasons(disk) and disk.size > 0:
             alike.setdefault(_group_key(disk), []).append(disk)
     return tuple(
         DiskGroup(number, members, target=members[0])
@@ -283,23 +274,22 @@ def _group_key(disk: Disk) -> tuple[Any, ...]:
 
 
 def _disk_key(disk: Disk) -> tuple[Any, ...]:
-    # The path's length first: sdb comes before sdaa. It also decides between two paths to one disk of the
-    # same WWN.
+    # The length of the path before the path: sdb comes before sdaa. This also orders two paths to one disk (one WWN).
     return disk.wwn or disk.serial or disk.by_path, disk.by_path, len(disk.path), disk.path
 
 
 def configured_groups(specs: Sequence[GroupSpec], disks: Mapping[str, Disk]) -> tuple[DiskGroup, ...]:
-    """The groups of the configuration file, which replace those of the inventory.
+    """The groups of the configuration, which replace those of the inventory.
 
     Args:
-        specs: as configured; their disks keep their order.
-        disks: what each configured path leads to; a path that leads nowhere is left out.
+        specs: the groups as configured; their disks keep their order.
+        disks: the disk at each configured path; paths without a disk are left out.
 
     Returns:
-        Groups ordered by id. A missing disk does not move up the next one: such a group has no target.
+        Groups sorted by id. If the first disk of a group is missing, the group has no target, and not the next disk.
 
     Raises:
-        ValueError: an id that is no positive number or stands twice, or a group without disks.
+        ValueError: an id is not positive or not unique, or a group has no disks.
     """
     groups: dict[int, DiskGroup] = {}
     for spec in specs:
@@ -318,14 +308,14 @@ def configured_groups(specs: Sequence[GroupSpec], disks: Mapping[str, Disk]) -> 
 
 
 def select_disk(groups: Sequence[DiskGroup], disk_group_id: int | None) -> Disk:
-    """The disk that the image goes to: the first of the group, and never silently another one.
+    """The disk that the image goes to: the first of the group, never another one instead.
 
     Args:
-        groups: of the inventory or of the configuration.
-        disk_group_id: absent or 0 means the default group: the first.
+        groups: the groups of the inventory or of the configuration.
+        disk_group_id: None or 0 for the default group, which is the first.
 
     Raises:
-        DiskGroupUnknown: there is no such group.
+        DiskGroupUnknown: the group does not exist.
         DiskUnknown: the first configured disk of the group does not exist.
         DiskBusy, DiskIneligible: the first disk of the group must not be written.
     """

@@ -1,7 +1,7 @@
-"""What a running deployment tells its listeners: one event a stage, never one a chunk.
+"""The events that a running deployment sends to its listeners: the beginning and end of stages, notes, its own end.
 
-Progress is not an event here: whoever shows it pulls a snapshot at a pace of its own, so reporting cannot
-slow a deploy.
+Progress is not an event: clients that show it read a snapshot (`Status`) whenever they want one, so that reporting
+cannot slow a deployment.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from agent.model.status import Status
 
 @dataclass(frozen=True, slots=True)
 class StageBegan:
-    """A stage begins."""
+    """A stage has begun."""
 
     stage: State
 
 
 @dataclass(frozen=True, slots=True)
 class StageEnded:
-    """A stage is over, well or not."""
+    """A stage has ended, after `seconds`, with success or not."""
 
     stage: State
     seconds: float
@@ -29,14 +29,14 @@ class StageEnded:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """Something that people should know and that changes nothing: a repaired backup table, a retry."""
+    """A note for people without any consequence: a repaired backup table, a retry."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The deployment is over; the last event."""
+    """The deployment has ended, with this final status; always the last event."""
 
     status: Status
 

@@ -1,4 +1,4 @@
-"""Which HTTP request headers a job may carry: names, values, and those that belong to the transfer (RFC 9110)."""
+"""The rules for the HTTP headers of a job: valid names and values, and headers that it may not set (RFC 9110)."""
 
 import re
 
@@ -23,7 +23,7 @@ RESERVED_HEADERS = frozenset(
         "Upgrade",
     )
 )
-"""Headers of a request that the transfer itself decides on; a job may not set them."""
+"""In lower case: headers that the transfer sets itself, so that a job may not."""
 
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # a token of RFC 9110, section 5.6.2
 HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")

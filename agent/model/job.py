@@ -1,8 +1,7 @@
-"""The job as posted: read strictly, with every fault listed at once.
+"""The job: parses the posted document strictly, and reports all its faults at once.
 
-The document is the OVH API's `bringYourOwnImage` body. `load_job` takes its text, `parse_job` the decoded
-JSON; both raise `JobInvalid` with all faults, each with its path. No value of a secret member is ever part
-of a fault.
+The document is the body of the OVH API's `bringYourOwnImage`. `load_job` takes the text, `parse_job` the decoded JSON;
+both raise `JobInvalid` with every fault and its path. No fault contains the value of a secret member.
 """
 
 import json
@@ -15,13 +14,14 @@ from agent.errors import Fault, ImageFormat, JobInvalid
 from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.job_text import MAX_FAULTS, read_json, shortened
 from agent.model.url import check_url, redact_url
+from agent.text import HIDDEN
 from agent.units import MiB, format_size
 
 IMAGE_TYPES = ("qcow2", "raw", "ova")
 CHECKSUM_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 MAX_USER_DATA_BYTES = 8 * MiB
 MAX_DATA_BYTES = MiB
-"""Of `networkData` and of `vendorData`, as they are written to the drive."""
+"""Length of `networkData` and of `vendorData` as JSON on the drive, in bytes."""
 MAX_LIST = 256
 MAX_TEXT = 16 * 1024
 MAX_SSH_KEY_BYTES = MiB
@@ -29,7 +29,6 @@ MAX_PAIR_KEY_BYTES = 1024
 MAX_PAIR_VALUE_BYTES = 64 * 1024
 MAX_HOSTNAME = 253
 MAX_DISK_GROUP_ID = 2**31 - 1
-BLANK = "***"
 
 BAD_CHECKSUM_TYPE = "Bad checkSumType, expected: md5, sha1, sha256, sha512."
 BAD_CHECKSUM_PAIR = "Please provide checkSum AND checkSumType or none of them"
@@ -50,7 +49,7 @@ class KeyValue:
 
 @dataclass(frozen=True, slots=True)
 class ConfigDrive:
-    """What goes onto the config-2 drive; `user_data` is kept to the byte."""
+    """The content of the config drive; `user_data` is kept unchanged."""
 
     enable: bool = False
     hostname: str | None = None
@@ -63,7 +62,7 @@ class ConfigDrive:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A valid job. `checksum` is in lower case; an absent member is None."""
+    """A valid job. `checksum` is in lower case; absent members are None."""
 
     url: str = field(repr=False)
     type: str
@@ -76,7 +75,7 @@ class Job:
     efi_bootloader_path: str | None = None
 
     def redacted(self) -> dict[str, Any]:
-        """The posted document again, with every secret blanked; absent members stay absent."""
+        """The posted document with `***` for every secret; absent members stay absent."""
         drive = self.configdrive
         document = {
             "URL": redact_url(self.url),
@@ -86,24 +85,24 @@ class Job:
             "description": self.description,
             "diskGroupId": self.disk_group_id,
             "efiBootloaderPath": self.efi_bootloader_path,
-            "httpHeader": [{"key": header.key, "value": BLANK} for header in self.http_headers] or None,
+            "httpHeader": [{"key": header.key, "value": HIDDEN} for header in self.http_headers] or None,
             "configdrive": _present(
                 {
                     "enable": drive.enable,
                     "hostname": drive.hostname,
-                    "sshKey": drive.ssh_key and BLANK,
-                    "userData": drive.user_data and BLANK,
-                    "userMetadatas": [{"key": item.key, "value": BLANK} for item in drive.user_metadatas]
+                    "sshKey": drive.ssh_key and HIDDEN,
+                    "userData": drive.user_data and HIDDEN,
+                    "userMetadatas": [{"key": item.key, "value": HIDDEN} for item in drive.user_metadatas]
                     or None,
-                    "networkData": drive.network_data and BLANK,
-                    "vendorData": drive.vendor_data and BLANK,
+                    "networkData": drive.network_data and HIDDEN,
+                    "vendorData": drive.vendor_data and HIDDEN,
                 }
             ),
         }
         return _present(document)
 
     def summary(self) -> dict[str, Any]:
-        """The same for a log, at most 16 KiB: long texts are cut, and lists are told by how many members they have."""
+        """`redacted` for the log, at most 16 KiB: long texts are cut, and lists are replaced by their lengths."""
         document = self.redacted()
         for owner, key in ((document, "httpHeader"), (document["configdrive"], "userMetadatas")):
             if key in owner:
@@ -114,10 +113,10 @@ class Job:
         }
 
     def spent(self) -> dict[str, Any]:
-        """What is kept of the document when the job is over: no secret of it, and `parse_job` still reads it."""
+        """The document to keep when the job has ended: without secrets, and such that `parse_job` still accepts it."""
         document = self.redacted()
         document["URL"] = document["URL"].partition("?")[0]
-        for key in ("sshKey", "networkData"):  # a blank is no key, and no object
+        for key in ("sshKey", "networkData"):  # *** is neither a key nor an object
             document["configdrive"].pop(key, None)
         return document
 
@@ -127,23 +126,23 @@ def _present(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_job(text: bytes) -> Job:
-    """Read a job from JSON text.
+    """Parse the JSON text of a job.
 
     Raises:
-        JobInvalid: what `read_json` refuses, or faults of the job itself.
+        JobInvalid: the text is refused by `read_json`, or the job has faults.
     """
     return parse_job(read_json(text))
 
 
 def parse_job(document: object) -> Job:
-    """Check a decoded job document, such as `read_json` gives.
+    """Parse a decoded job document, as `read_json` returns it.
 
     Raises:
-        JobInvalid: with all its faults, at most MAX_FAULTS.
+        JobInvalid: with all faults, at most `MAX_FAULTS`.
     """
     if not isinstance(document, dict):
         raise JobInvalid([Fault("", "the job must be a JSON object")])
-    reader = _Reader(document, "")
+    reader = _ObjectReader(document, "")
     url = reader.text("URL", required=True, check=check_url)
     image_type = reader.text("type", required=True)
     if image_type is not None and image_type not in IMAGE_TYPES:
@@ -166,7 +165,7 @@ def parse_job(document: object) -> Job:
     return job
 
 
-def _checksum(reader: "_Reader") -> tuple[str | None, str | None]:
+def _checksum(reader: "_ObjectReader") -> tuple[str | None, str | None]:
     checksum, kind = reader.text("checkSum"), reader.text("checkSumType")
     if kind is not None and kind not in CHECKSUM_DIGITS:
         reader.fault("checkSumType", BAD_CHECKSUM_TYPE, "checksum.type")
@@ -184,7 +183,7 @@ def _checksum(reader: "_Reader") -> tuple[str | None, str | None]:
     return checksum.lower(), kind
 
 
-def _headers(reader: "_Reader") -> tuple[KeyValue, ...]:
+def _headers(reader: "_ObjectReader") -> tuple[KeyValue, ...]:
     headers = reader.pairs("httpHeader")
     for index, header in enumerate(headers):
         where = f"httpHeader[{index}]"
@@ -197,13 +196,13 @@ def _headers(reader: "_Reader") -> tuple[KeyValue, ...]:
     return headers
 
 
-def _configdrive(reader: "_Reader") -> ConfigDrive:
+def _configdrive(reader: "_ObjectReader") -> ConfigDrive:
     drive = ConfigDrive(
         enable=reader.boolean("enable"),
         hostname=reader.text("hostname", check=_hostname_fault),
         ssh_key=reader.text("sshKey", limit=MAX_SSH_KEY_BYTES, check=_ssh_key_fault),
         user_data=reader.text("userData", limit=MAX_USER_DATA_BYTES, may_be_empty=True),
-        user_metadatas=_unique(reader, "userMetadatas"),
+        user_metadatas=_unique_pairs(reader, "userMetadatas"),
         network_data=reader.json_object("networkData"),
         vendor_data=reader.json_object("vendorData", or_text=True),
     )
@@ -211,7 +210,7 @@ def _configdrive(reader: "_Reader") -> ConfigDrive:
     return drive
 
 
-def _unique(reader: "_Reader", key: str) -> tuple[KeyValue, ...]:
+def _unique_pairs(reader: "_ObjectReader", key: str) -> tuple[KeyValue, ...]:
     items = reader.pairs(key)
     seen: set[str] = set()
     for index, item in enumerate(items):
@@ -246,8 +245,8 @@ def _efi_path_fault(text: str) -> str | None:
     return r"is not a path on the ESP: expected one such as \EFI\BOOT\BOOTX64.EFI"
 
 
-class _Reader:
-    """Reads the members of one JSON object and gathers faults; a null member counts as absent."""
+class _ObjectReader:
+    """Reads the members of one JSON object and collects faults; null counts as absent."""
 
     def __init__(self, document: Mapping[str, Any], path: str, faults: list[Fault] | None = None) -> None:
         self._document = document
@@ -327,12 +326,12 @@ class _Reader:
             return None
         return value
 
-    def child(self, key: str) -> "_Reader":
+    def child(self, key: str) -> "_ObjectReader":
         value = self._get(key)
         if value is not None and not isinstance(value, dict):
             self.fault(key, "must be an object")
             value = None
-        return _Reader(value or {}, f"{self._path}{key}.", self.faults)
+        return _ObjectReader(value or {}, f"{self._path}{key}.", self.faults)
 
     def pairs(self, key: str) -> tuple[KeyValue, ...]:
         value = self._get(key)
@@ -349,7 +348,7 @@ class _Reader:
         if not isinstance(item, dict):
             self.fault(where, 'must be an object with "key" and "value"')
             return None
-        reader = _Reader(item, f"{self._path}{where}.", self.faults)
+        reader = _ObjectReader(item, f"{self._path}{where}.", self.faults)
         key = reader.text("key", required=True, limit=MAX_PAIR_KEY_BYTES)
         value = reader.text("value", may_be_empty=True, limit=MAX_PAIR_VALUE_BYTES)
         reader.refuse_unknown()

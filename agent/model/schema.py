@@ -1,8 +1,8 @@
-"""The documents as JSON Schemas (draft 2020-12, as OpenAPI 3.1 uses it): job, status, disks, error body.
+"""JSON Schemas of the documents (draft 2020-12, as in OpenAPI 3.1): job, status, disks, error body.
 
-Made from the constants that the models themselves work by, so that what is documented is what holds. The schema of the
-job takes every job that the reader takes; the reader is stricter where a schema has no words for it (a URL's host, SSH
-keys, headers that the transfer sets, lengths in bytes). Each function gives a fresh document without references.
+They are made from the constants that the models use, so that they stay true. The schema of the job accepts every job
+that `parse_job` accepts; `parse_job` is stricter where a schema cannot express the rule (a URL's host, SSH keys,
+reserved headers, lengths in bytes). Each function returns a new document without references.
 """
 
 import re
@@ -42,9 +42,9 @@ MAX_REVISION = 2**53 - 1
 """The largest integer that every reader of JSON keeps (RFC 8259, section 6)."""
 REBOOT_STATES = ("disabled", "waiting", "due", "calledOff", "failed")
 REBOOT_WAITS_FOR = ("client", "controlPlane", "shutdown")
-# Faults of a job that have a code of their own, beside those of the error classes.
+# The codes of single faults of a job, in addition to those of the error classes.
 _FAULT_CODES = ("checksum.type", "checksum.pair")
-# A host, or an absolute path; in the letter case that anybody may use.
+# A host or an absolute path; schemes in any letter case.
 _URL = r"^(?:[Hh][Tt][Tt][Pp][Ss]?://[^/?#]|[Ff][Ii][Ll][Ee]:/)"
 _ON_THE_DRIVE = (
     f", at most {format_size(MAX_DATA_BYTES)} as it is written to the drive. Not in the API of the seed."
@@ -53,19 +53,19 @@ _TIME = "RFC 3339, UTC, to the millisecond"
 
 
 def error_codes() -> tuple[str, ...]:
-    """Every code that a deployment's error can have, in order."""
+    """Every code that an error of a deployment can have, sorted."""
     family = (item for item in vars(errors).values() if isinstance(item, type))
     classes = (item for item in family if issubclass(item, DeployError) and item is not DeployError)
     return tuple(sorted({cls.code for cls in classes} | set(_FAULT_CODES)))
 
 
-# -- words -------------------------------------------------------------------------------------------------------
+# -- building blocks -------------------------------------------------------------------------------------------------
 
 
 def _object(
     properties: Mapping[str, Schema], *, required: Sequence[str] | None = None, text: str = ""
 ) -> Schema:
-    """An object with these members and no others; all of them are there unless `required` says less."""
+    """An object with these members only; all of them are required unless `required` lists fewer."""
     listed = list(properties if required is None else required)
     described = {"description": text} if text else {}
     return {
@@ -179,7 +179,7 @@ def _pairs(text: str, key: Mapping[str, Any] | None = None) -> Schema:
 
 
 def status_schema() -> Schema:
-    """The status of a deployment, as the API answers it. The first four members are those of the OVH API."""
+    """The status of a deployment. The first four members are those of the OVH API."""
     seconds = _nullable(_of("number", "Seconds; null while it runs.", minimum=0))
     stage = {"name": _stage(), "startedAt": _time("When it began."), "seconds": seconds}
     properties = {
@@ -217,7 +217,7 @@ def status_schema() -> Schema:
 
 
 def idle_schema() -> Schema:
-    """What /v1/status answers where there is no deployment: the members of the OVH API are null."""
+    """The answer of /v1/status without a deployment: the members of the OVH API are null."""
     null = {"type": "null"}
     properties = {
         "servername": _of("string"),

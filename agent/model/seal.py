@@ -1,7 +1,7 @@
-"""The seal of a deployment: what both ends of the disk will hold once it is committed.
+"""The seal of a deployment: digests of what the first and last MiB and the config drive will hold after the commit.
 
-Taken when everything but the commit is done, and kept in the journal. An agent that comes back after a crash compares
-the disk with it and so knows whether the commit was reached: the first sector is the last thing that a commit writes.
+It is put into the journal when everything but the commit is done. After a crash, the next agent compares the disk with
+it and so finds out whether the commit was complete: the first sector is the last that a commit writes.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """The disk and its size in bytes, length in bytes and SHA-256 of each end, and the checksum of the image; the size
-    of the sectors that the partition table counts in, and the config drive. Without one its length is 0.
+    """A disk after its commit. Sizes, lengths and offsets are in bytes; digests are SHA-256 in hexadecimal.
+
+    `head` and `tail` are the first and the last part of the disk, `drive` is the config drive (length 0 without one),
+    `checksum` is the digest of the image as downloaded, `sector_size` that of the partition table.
     """
 
     path: str
@@ -33,10 +35,10 @@ class Seal:
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> "Seal":
-        """Read what `document` wrote.
+        """Read what `document` returned.
 
         Raises:
-            ValueError: it is no seal.
+            ValueError: it is not a seal; the text says why.
         """
         try:
             seal = cls(**document)

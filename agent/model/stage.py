@@ -1,14 +1,14 @@
-"""The stages of a deployment and the one table of state changes.
+"""The states of a deployment, and the table of their transitions.
 
-Nothing sets a state by hand: `advance` looks the change up in the table, and an event that the table does
-not have is a fault of ours and raises. The diagram in docs/architecture.md is drawn from this table.
+The tracker changes the state only through `advance`, which looks the transition up in the table; a transition that the
+table does not have is an error in the program and raises. The diagram in docs/architecture.md is made from the table.
 """
 
 from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a deployment is; the first is what a client sees as `starting`."""
+    """The state of a deployment: a stage, the beginning, or one of the two ends."""
 
     STARTING = "starting"
     PREFLIGHT = "preflight"
@@ -22,7 +22,7 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What happens to a deployment."""
+    """An event that changes the state."""
 
     NEXT = "next"
     RESTART = "restart"
@@ -38,7 +38,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.PREFLIGHT, Event.NEXT): State.CLAIM,
     (State.CLAIM, Event.NEXT): State.WRITE,
     (State.WRITE, Event.NEXT): State.VERIFY,
-    # A server without Range support was cut: the whole transfer begins again.
+    # The connection to a server without Range support was lost: the transfer begins again.
     (State.WRITE, Event.RESTART): State.WRITE,
     (State.VERIFY, Event.NEXT): State.FINISH,
     (State.FINISH, Event.NEXT): State.COMMIT,
@@ -46,8 +46,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     **{(state, event): State.ERROR for state in ACTIVE for event in (Event.FAIL, Event.CANCEL)},
 }
 
-# Stages in which the disk has been touched and not committed: leaving them any other way than forward wipes
-# both ends.
+# The stages in which the disk has been written but not committed: after an error in them, its first and last MiB are
+# zeroed.
 UNCOMMITTED = (State.CLAIM, State.WRITE, State.VERIFY, State.FINISH, State.COMMIT)
 
 
@@ -55,7 +55,7 @@ def advance(state: State, event: Event) -> State:
     """The state after `event`.
 
     Raises:
-        RuntimeError: the table has no such change.
+        RuntimeError: the table has no such transition.
     """
     try:
         return TRANSITIONS[state, event]

@@ -1,4 +1,4 @@
-"""The status document: a frozen snapshot of a deployment, as clients and people read it, and back from JSON."""
+"""The status of a deployment: an immutable snapshot, written to and read from its JSON document."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,20 +12,20 @@ DOING, DONE, ERROR = "doing", "done", "error"
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """One stage that has begun: when, and how long it took (None while it runs)."""
+    """A stage that has begun: its start in seconds since the epoch, and its duration (None while it runs)."""
 
     name: str
     started_at: float
     seconds: float | None
 
     def document(self) -> dict[str, Any]:
-        """The stage as it stands in a status document."""
+        """The stage in a status document."""
         return {"name": self.name, "startedAt": timestamp(self.started_at), "seconds": _rounded(self.seconds)}
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Counters of the transfer: bytes, bytes a second, seconds."""
+    """Counters of the transfer. `rate` is in bytes a second, `eta` in seconds."""
 
     bytes_downloaded: int = 0
     bytes_total: int | None = None
@@ -34,12 +34,12 @@ class Progress:
     eta: float | None = None
     waiting_on: str | None = None
     waits: Mapping[str, float] = field(default_factory=dict)
-    """Seconds that the transfer has stood still because of each side; for the metrics, not in the document."""
+    """Seconds that the transfer has waited for network, disk and cpu; for the metrics, not in the document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A deployment at one instant. Times are seconds since the epoch."""
+    """A deployment at one moment. Times are in seconds since the epoch."""
 
     server_name: str | None
     state: State
@@ -59,16 +59,16 @@ class Status:
 
     @property
     def status(self) -> str:
-        """`doing`, `done` or `error`: all that the OVH API knows."""
+        """`doing`, `done` or `error`, as in the OVH API."""
         return {State.DONE: DONE, State.ERROR: ERROR}.get(self.state, DOING)
 
     @property
     def is_over(self) -> bool:
-        """Whether it is done or has failed."""
+        """Whether the deployment has ended, with success or not."""
         return self.state in (State.DONE, State.ERROR)
 
     def document(self) -> dict[str, Any]:
-        """The JSON document; the first four members are the OVH API's, the rest is ours."""
+        """The JSON document; the first four members are those of the OVH API."""
         progress = self.progress
         return {
             "servername": self.server_name,
@@ -104,19 +104,19 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
 
 
-# -- and back ------------------------------------------------------------------------------------------------
+# -- reading -------------------------------------------------------------------------------------------------
 
-# No counter of bytes and no number of seconds gets there; larger ones only blow texts up.
+# No counter of bytes or seconds gets that large; larger numbers would only make texts long.
 _LIMIT = 2**63
 
 
 def read_status(document: Mapping[str, Any]) -> Status:
-    """Read what `Status.document` wrote; unknown members are passed over, a newer agent may have more.
+    """Read what `Status.document` returned. Unknown members are ignored, since a newer agent may have more.
 
-    A stage of an unknown name is kept in `stages`, and the state is `starting` while it is the last one.
+    A stage with an unknown name is kept in `stages`; while it is the last one, the state is `starting`.
 
     Raises:
-        ValueError: a member is missing or is not what it has to be; the text names it.
+        ValueError: a member is missing or invalid; the text names it.
     """
     member = _Members(document)
     stages = tuple(_read_stage(item) for item in member.items("stages", dict))
@@ -150,7 +150,7 @@ def read_timestamp(text: str) -> float:
     """Seconds since the epoch of an RFC 3339 time.
 
     Raises:
-        ValueError: it is none, or has no offset from UTC.
+        ValueError: it is not such a time, or has no offset from UTC.
     """
     when = datetime.fromisoformat(text)
     if when.tzinfo is None:
@@ -179,7 +179,7 @@ class _Members:
 
     def number(self, key: str) -> float:
         value = self._get(key, int, float)
-        if not 0 <= value < _LIMIT:  # not a number either
+        if not 0 <= value < _LIMIT:  # also false for NaN
             raise _fault(key)
         return float(value)
 

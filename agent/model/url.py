@@ -1,27 +1,27 @@
-"""URLs of images: whether one may be used, and how it looks without its secrets.
+"""Checks the URLs of images, and makes them safe to show.
 
-Pure functions, for whoever takes a URL in or shows one. Nothing here resolves a name or opens a connection.
-The terms are those of RFC 3986; the file scheme is that of RFC 8089.
+Nothing here resolves a name or opens a connection. The terms are those of RFC 3986; the file scheme is that of RFC
+8089.
 """
 
 import re
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-MAX_URL_LENGTH = 8192
-"""Characters; longer ones are refused before they are parsed."""
+from agent.text import HIDDEN, printable
 
-HIDDEN = "***"
+MAX_URL_LENGTH = 8192
+"""In characters; longer URLs are refused before they are parsed."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _MALFORMED = "the host or the port of the URL is malformed"
 _FORBIDDEN_IN_AUTHORITY = re.compile(r'[\\<>"{}|^`]')
-# Names of members are words; a token is longer, or has other characters.
+# The form of a parameter name in a query; a token is longer or has other characters.
 _QUERY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 
 
 class Origin(NamedTuple):
-    """Where a request goes, and so who may see the job's secrets (RFC 6454)."""
+    """Scheme, host and port of a URL (RFC 6454): the job's headers are sent to the origin of its URL only."""
 
     scheme: str
     host: str
@@ -34,9 +34,9 @@ class Origin(NamedTuple):
 
 
 def check_url(text: str) -> str | None:
-    """What is wrong with the URL of an image, or None; the message shows none of the URL's secrets.
+    """What is wrong with the URL of an image, or None. The message has none of the URL's secrets.
 
-    Whether plain http is allowed is the caller's policy.
+    Whether plain http is allowed is for the caller to check.
     """
     if len(text) > MAX_URL_LENGTH:
         return f"the URL has {len(text)} characters, more than {MAX_URL_LENGTH}"
@@ -71,10 +71,9 @@ def _check_file(parts: SplitResult) -> str | None:
 
 
 def redact_url(text: str) -> str:
-    """The URL as it may be shown: without userinfo, fragment, and the values of its query (signed URLs).
+    """The URL without its secrets: userinfo, fragment, and the values of the query (signed URLs).
 
-    Of the query only what is the name of a value is shown.
-    Never raises; of a text that is no URL only the scheme is shown.
+    Never raises. Of a text that is not a URL only the scheme is kept.
     """
     parts = _split(text) if len(text) <= MAX_URL_LENGTH else None
     if parts is None or not parts.scheme or not (parts.netloc or parts.scheme == "file"):
@@ -84,19 +83,13 @@ def redact_url(text: str) -> str:
     shown = f"{parts.scheme}://{authority}{parts.path}"
     if parts.query:
         shown += "?" + "&".join(_hide_value(item) for item in parts.query.split("&"))
-    return printable(shown)
+    return printable(shown, MAX_URL_LENGTH)
 
 
 def _hide_value(item: str) -> str:
     name, _, value = item.partition("=")
-    # Base64 ends with equal signs: what has nothing else behind it is a value itself.
+    # An item with nothing but equal signs behind its "name" is a value itself: base64 ends so.
     return f"{name}={HIDDEN}" if value.strip("=") and _QUERY_NAME.fullmatch(name) else HIDDEN
-
-
-def printable(text: str, limit: int = MAX_URL_LENGTH) -> str:
-    """Text from outside, safe for a console: nothing unprintable, and no longer than `limit` characters."""
-    shown = "".join(character if character.isprintable() else "?" for character in text[:limit])
-    return shown if len(text) <= limit else shown + "..."
 
 
 def origin_of(url: str) -> Origin:
@@ -106,7 +99,7 @@ def origin_of(url: str) -> Origin:
 
 
 def userinfo_of(url: str) -> tuple[str, str] | None:
-    """User and password out of a URL that passed `check_url`, decoded."""
+    """User and password of a URL that passed `check_url`, percent-decoded; None without them."""
     parts = urlsplit(url)
     if parts.username is None:
         return None
@@ -114,17 +107,16 @@ def userinfo_of(url: str) -> tuple[str, str] | None:
 
 
 def without_userinfo(url: str) -> str:
-    """The URL as it is requested: no userinfo, no fragment."""
+    """The URL to request: without userinfo and fragment."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
 
 
 def redirect_target(url: str, location: str) -> str:
-    """The URL that a `Location` header leads to, without the userinfo that it may carry.
+    """The URL that a `Location` header refers to, without userinfo.
 
     Raises:
-        ValueError: the target is no http or https URL, or leads from https to http; the message shows no
-        secrets.
+        ValueError: the target is not an http or https URL, or leads from https to http; the message has no secrets.
     """
     try:
         target = urljoin(url, location)
@@ -142,12 +134,12 @@ def redirect_target(url: str, location: str) -> str:
 
 
 def file_path(url: str) -> str:
-    """The absolute path that a file URL names; the URL has passed `check_url`."""
+    """The absolute path of a file URL that passed `check_url`."""
     return unquote(urlsplit(url).path)
 
 
 def _split(text: str) -> SplitResult | None:
-    """The parts of a URL, or None where its host or port cannot be made out."""
+    """The parts of a URL, or None if its host or port is malformed."""
     try:
         parts = urlsplit(text)
         _ = parts.port  # parsed on access

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from agent import __version__
 from agent.errors import ConfigInvalid, StateUnusable
 from agent.lean import structlog
-from agent.service.config.check import check, doubts, file_faults
+from agent.service.config.check import check, file_faults, find_warnings
 from agent.service.config.model import Config, load_config
 from agent.service.config.sources import credentials_directory, kernel_command_line
 
@@ -144,7 +144,7 @@ async def _serve(config: Config, stall_seconds: float, reread: Callable[[], Conf
     try:
         book, note = await journal.open()
         listeners = _listen(config)
-        for doubt in doubts(config):
+        for doubt in find_warnings(config):
             log.warning("config_doubt", key=doubt.path, text=doubt.message)
         daemon = Daemon(config, journal, listeners, stall_seconds, reread)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)

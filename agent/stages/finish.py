@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from agent.errors import BootEsp, GptRelocate
 from agent.formats.tables.gpt import Gpt, is_mirror, parse_backup
 from agent.formats.tables.layout import (
-    Finished,
+    FinishedTable,
     absent_note,
     absent_partitions,
     drive_candidates,
@@ -88,7 +88,7 @@ def _place(ctx: Context, table: Table) -> None:
     _ask_libparted(ctx, finished, records)
 
 
-def _ask_libparted(ctx: Context, finished: Finished, records: Mapping[int, bytes]) -> None:
+def _ask_libparted(ctx: Context, finished: FinishedTable, records: Mapping[int, bytes]) -> None:
     """Where preflight could not: what libparted dislikes now is the image's doing, what it says later is the disk's."""
     disk, _ = ctx.opened()
     _, image = ctx.examined()

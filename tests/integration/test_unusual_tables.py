@@ -59,7 +59,7 @@ def without_second(data: bytearray) -> None:
 
 
 def looping(data: bytearray) -> None:
-    link = mbr.Entry(kind=5, start_lba=0, sectors=100)
+    link = mbr.MbrEntry(kind=5, start_lba=0, sectors=100)
     data[SECOND : SECOND + 512] = mbr.put_entry(bytes(data[SECOND : SECOND + 512]), 1, link)
 
 

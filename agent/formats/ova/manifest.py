@@ -1,7 +1,8 @@
-"""The manifest of an OVA: digests of its members, which are checked as the members pass.
+"""The manifest of an OVA: reads the digests of the members and compares them with the members as they pass.
 
-A manifest may stand before or behind what it names. Before: only the digests that it has are computed. Behind: all
-three algorithms are, for a digest that could not be checked must not pass. Source: DMTF DSP0243 2.1, section 5.1.
+Used by `agent.formats.ova.decoder`. If the manifest comes before a member, only the algorithms that it names are
+computed; if it comes after, all three are, because an entry that could not be checked must not be accepted. Source:
+DMTF DSP0243 2.1, section 5.1.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from agent.units import MiB
 MAX_MANIFEST = MiB
 ALGORITHMS = ("sha1", "sha256", "sha512")
 
-# A name may have parentheses: it ends at the last one. OpenSSL 3 calls its digests SHA2-256 and SHA2-512.
+# A name may contain parentheses: it ends at the last one. OpenSSL 3 writes SHA2-256 and SHA2-512.
 _LINE = re.compile(r"(SHA-?1|SHA2?-?256|SHA2?-?512)\s*\((.+)\)\s*=\s*([0-9a-f]+)", re.IGNORECASE)
 _HEX_LENGTH = {"sha1": 40, "sha256": 64, "sha512": 128}
 
@@ -27,52 +28,54 @@ class _Hash(Protocol):
 
 @dataclass
 class Digests:
-    """The digests of one member while it passes."""
+    """The running digests of one member."""
 
     _hashes: dict[str, _Hash]
 
     def update(self, data: memoryview) -> None:
-        """Count the next bytes in."""
+        """Add the member's next bytes."""
         for digest in self._hashes.values():
             digest.update(data)
 
     def hex(self) -> dict[str, str]:
-        """Each algorithm's digest."""
+        """The digest of each algorithm, in hexadecimal."""
         return {name: digest.hexdigest() for name, digest in self._hashes.items()}
 
 
 @dataclass
 class Manifest:
-    """What the manifest says and what the members were, whichever comes first."""
+    """The digests that the manifest gives and those of the members, in whatever order they come."""
 
     present: bool = False
     _expected: dict[str, dict[str, str]] = field(default_factory=dict)
     _found: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def digests(self, name: str) -> Digests:
-        """The digests to compute for a member that begins now."""
+        """The digests to compute for the member `name`, which begins now."""
         wanted = tuple(self._expected.get(name, ())) if self.present else ALGORITHMS
         return Digests({algorithm: hashlib.new(algorithm, usedforsecurity=False) for algorithm in wanted})
 
     def add_member(self, name: str, digests: Digests) -> None:
-        """A member has passed.
+        """Note the digests of a complete member.
 
         Raises:
-            ChecksumMismatch: the manifest has another digest for it.
+            ChecksumMismatch: the manifest has a different digest for it.
         """
         self._found[name] = digests.hex()
         self._compare(name)
 
     def read(self, name: str, data: bytes) -> None:
-        """The manifest itself: its lines, checked against the members that have passed.
+        """Read the manifest and compare it with the members that have passed.
 
-        It names members as seen from its own directory. What it says of itself, under its own `name`, cannot be true
-        and is passed over.
+        Args:
+            name: its own name in the archive, from which the names in it are resolved. An entry for the manifest
+                itself is ignored: it cannot be true.
+            data: its text, in UTF-8.
 
         Raises:
-            ImageDamaged: it cannot be read.
-            ImageUnsafe: it is the second one.
-            ChecksumMismatch: it has another digest for a member.
+            ImageDamaged: a line is not a digest.
+            ImageUnsafe: it is the archive's second manifest (check `ova_manifest`).
+            ChecksumMismatch: it has a different digest for a member.
         """
         if self.present:
             raise ImageUnsafe(check="ova_manifest", detail="the archive has two manifests")
@@ -85,10 +88,10 @@ class Manifest:
             self._compare(found)
 
     def finish(self, needed: tuple[str, ...]) -> None:
-        """The archive is over: what the manifest names must have been there, and it must name what matters.
+        """Check, at the archive's end, that every named member has passed and that the members `needed` are named.
 
         Raises:
-            ImageDamaged: it does not.
+            ImageDamaged: one of the two is not so.
         """
         if not self.present:
             return
@@ -104,7 +107,7 @@ class Manifest:
         algorithm = "" if match is None else match[1].lower().replace("sha2-", "sha").replace("-", "")
         if match is None or len(match[3]) != _HEX_LENGTH.get(algorithm):
             raise _damaged(f"its manifest has the line {line[:200]!r}")
-        entry = self._expected.setdefault(beside(manifest, match[2].strip().removeprefix("./")), {})
+        entry = self._expected.setdefault(resolve(manifest, match[2].strip().removeprefix("./")), {})
         if entry.setdefault(algorithm, match[3].lower()) != match[3].lower():
             raise _damaged(f"its manifest has two digests for {match[2][:200]!r}")
 
@@ -121,8 +124,8 @@ class Manifest:
                 )
 
 
-def beside(member: str, name: str) -> str:
-    """The name within the archive of what `member` calls `name`: as seen from its own directory."""
+def resolve(member: str, name: str) -> str:
+    """The name in the archive of the file that `member` refers to as `name`, relative to its own directory."""
     directory, slash, _ = member.rpartition("/")
     return f"{directory}{slash}{name}"
 

@@ -1,7 +1,8 @@
-"""The OVF descriptor: which file of an OVA is the disk.
+"""Reads the OVF descriptor: which file of an OVA is the disk, and how large the disk is.
 
-Pure. XML that could grow or reach out (DOCTYPE, entities) is refused before it is parsed. Source: DMTF DSP0243,
-versions 1.1 and 2.1; the 0.9 drafts differ in nothing that is read here but their namespace.
+Called by `agent.formats.ova.decoder`. XML with a DOCTYPE or entities, which could expand without bound or load other
+files, is refused before it is parsed. Source: DMTF DSP0243, versions 1.1 and 2.1; of what is read here, the 0.9 drafts
+differ only in the namespace.
 """
 
 import codecs
@@ -21,7 +22,7 @@ _NAMESPACES = (
     "http://schemas.dmtf.org/ovf/envelope/2",
 )
 _UNIT = re.compile(r"byte(?:\s*\*\s*(\d{1,10})(?:\s*\^\s*(\d{1,2}))?)?")
-# What OVF 1.0 lets tools write, in the plural and without it, and the short forms that some prefer.
+# The unit names of OVF 1.0, singular and plural, and the abbreviations that some tools write.
 _NAMED_UNITS = {"": 1, "bytes": 1} | {
     name: 2 ** (10 * power)
     for power, names in enumerate(("kilobyte kb kib", "megabyte mb mib", "gigabyte gb gib"), 1)
@@ -33,7 +34,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 @dataclass(frozen=True, slots=True)
 class OvfDisk:
-    """The one disk of a descriptor that has a file."""
+    """The descriptor's one disk that has a file."""
 
     disk_id: str
     href: str
@@ -41,9 +42,9 @@ class OvfDisk:
     gzipped: bool
     """Whether the descriptor says that the file is compressed with gzip."""
     capacity: int | None
-    """Bytes; None where the descriptor leaves it to a property."""
+    """Bytes; None where the descriptor refers to a property (`${...}`)."""
     capacity_unit: int
-    """Bytes that the capacity is a multiple of."""
+    """The unit of the capacity, in bytes."""
 
 
 def parse_ovf(data: bytes) -> OvfDisk:
@@ -52,7 +53,7 @@ def parse_ovf(data: bytes) -> OvfDisk:
     Raises:
         ImageUnsafe: DOCTYPE or entities (check `ovf_xml`); not exactly one disk with a file (check `ovf_disk`); a file
             outside the archive (check `ovf_reference`).
-        ImageDamaged: it is no OVF descriptor, or contradicts itself.
+        ImageDamaged: it is not an OVF descriptor, or contradicts itself.
     """
     root = _parse_xml(data)
     if _local(root.tag) != "Envelope":
@@ -84,7 +85,7 @@ def parse_ovf(data: bytes) -> OvfDisk:
 
 
 def _parse_xml(data: bytes) -> ET.Element:
-    # UTF-16 has a byte order mark in XML (section 4.3.3).
+    # XML in UTF-16 must begin with a byte order mark (XML 1.0, section 4.3.3).
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         text = data.decode(encoding)
@@ -93,14 +94,15 @@ def _parse_xml(data: bytes) -> ET.Element:
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ImageUnsafe(check="ovf_xml", detail="the OVF descriptor has a DOCTYPE or entities")
     try:
-        # Given as text, so that a declared encoding cannot make other characters of what was just looked at.
+        # Passed as text: the parser then ignores the declared encoding, which could yield other characters than those
+        # that were checked above.
         return ET.fromstring(text)  # noqa: S314 - no DOCTYPE, no entities
     except (ET.ParseError, ValueError) as error:
         raise _damaged(f"it is not well-formed XML: {error}") from None
 
 
 def _all(root: ET.Element, name: str) -> list[ET.Element]:
-    """Every element of that name in one of OVF's namespaces."""
+    """All elements of this name in one of OVF's namespaces."""
     tags = {f"{{{namespace}}}{name}" for namespace in _NAMESPACES}
     return [element for element in root.iter() if element.tag in tags]
 
@@ -110,7 +112,7 @@ def _local(tag: str) -> str:
 
 
 def _attribute(element: ET.Element, name: str) -> str:
-    """An attribute in OVF's namespaces, or in none; empty where it is missing."""
+    """The value of an attribute in one of OVF's namespaces or in none; empty if it is missing."""
     for namespace in _NAMESPACES:
         value = element.get(f"{{{namespace}}}{name}")
         if value is not None:
@@ -144,7 +146,7 @@ def _is_gzipped(file: ET.Element) -> bool:
 
 
 def _check_format(disk: ET.Element) -> None:
-    # Some tools leave it out; what the file is, its first bytes tell as well.
+    # Some tools leave the format out; the file's first bytes are checked later anyway.
     uri = _attribute(disk, "format")
     if uri and "vmdk" not in uri.lower():
         raise ImageUnsafe(check="ovf_disk", detail=f"the OVF has a disk of format {uri[:200]!r}, not VMDK")

@@ -1,7 +1,8 @@
-"""The tar archive as a stream: ustar, with the extensions of pax and GNU that carry long names and large sizes.
+"""Reads a tar archive as a stream: ustar, with the pax and GNU extensions for long names and large sizes.
 
-Hostile archives fail here, by the check `ova_member`: paths that lead elsewhere, links, devices, sparse members, two
-members of one name. Sources: POSIX.1-2017, pax; the GNU tar manual, "Basic Tar Format".
+Used by `agent.formats.ova.decoder`. Hostile members are refused by the check `ova_member`: paths out of the archive,
+links, devices, sparse members, two members of one name. Sources: POSIX.1-2017, pax; the GNU tar manual, "Basic Tar
+Format".
 """
 
 import re
@@ -14,8 +15,8 @@ from agent.formats.intake import Intake, Parser
 from agent.units import KiB
 
 BLOCK = 512
-MAX_EXTENSION = 64 * KiB
-MAX_NAME = 4096
+MAX_EXTENSION = 64 * KiB  # length of an extension header
+MAX_NAME = 4096  # characters
 MAX_MEMBERS = 1024
 _MAX_SIZE = 2**63 - 1
 
@@ -37,7 +38,7 @@ _DECIMAL = re.compile(r"[0-9]{1,19}")
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member begins. `name` is relative, without a leading `./`; `size` in bytes."""
+    """A member begins. `name` is relative and without a leading `./`; `size` is in bytes."""
 
     name: str
     size: int
@@ -46,7 +47,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The next bytes of the member; the view is valid until the next feed."""
+    """The next bytes of the member; the view is valid until the next `feed`."""
 
     data: memoryview
 
@@ -60,31 +61,34 @@ Event = Member | Data | End
 
 
 class TarReader:
-    """Reads one archive. Memory: a header and one extension of 64 KiB, and the names of at most 1024 members."""
+    """Reads one archive.
+
+    Memory: a header, one extension header of at most 64 KiB, and the names of at most 1024 members.
+    """
 
     def __init__(self) -> None:
         self._intake = Intake("tar")
         self._parser: Parser[Event] = Parser(self._intake, self._archive())
         self.closed = True
-        """Once it has ended: whether the two blocks of zeros that close an archive were there. Without them nothing in
-        it tells its end from a cut between two members."""
+        """After `finish`: whether the archive ended with two blocks of zeros. Without them, its end cannot be told from
+        a truncation between two members."""
         self._names: set[str] = set()
         self._global: dict[str, str] = {}
 
     def feed(self, data: memoryview) -> Iterator[Event]:
-        """Take the next bytes.
+        """Take the next bytes of the archive.
 
         Raises:
-            ImageDamaged: this is no tar archive, or a damaged one.
+            ImageDamaged: this is not a tar archive, or a damaged one.
             ImageUnsafe: a member is refused (check `ova_member`).
         """
         return self._parser.feed(data)
 
     def finish(self) -> Iterator[Event]:
-        """The archive has ended. It may lack what closes it: `closed` tells.
+        """The archive has ended; `closed` says whether its end was marked.
 
         Raises:
-            ImageDamaged: it is not whole.
+            ImageDamaged: it is truncated within a member or a header.
         """
         return self._parser.finish()
 
@@ -104,20 +108,20 @@ class TarReader:
                 raise intake.damaged(f"garbage follows its end, before byte {intake.offset}")
 
     def _member(self) -> Generator[None, None, Member | None]:
-        """The next member, with what its extension headers say; None at the end of the archive."""
+        """The next member, with its extension headers applied; None at the end of the archive."""
         intake = self._intake
         extended: dict[str, str] = {}
         while True:
             block = yield from intake.up_to(BLOCK)
             if not block.strip(b"\0"):
-                yield from self._end(block, extended)
+                yield from self._read_closing_blocks(block, extended)
                 return None
             if len(block) < BLOCK:
                 raise intake.damaged(f"it ends at byte {intake.offset}, within a header")
-            self._check(block)
+            self._check_header(block)
             kind, size = block[156:157], self._number(block[124:136], "size")
             if kind not in (_PAX, _PAX_GLOBAL, _GNU_NAME):
-                return self._described(block, kind, size, self._global | extended)
+                return self._make_member(block, kind, size, self._global | extended)
             if size > MAX_EXTENSION:
                 raise self._unsafe(f"an extension header of {size} bytes is larger than {MAX_EXTENSION}")
             body = bytes((yield from intake.take(size, "an extension header")))
@@ -129,16 +133,20 @@ class TarReader:
             else:
                 self._global |= self._records(body)
 
-    def _end(self, block: bytes, extended: dict[str, str]) -> Generator[None, None, None]:
-        """The end of the archive, whose first closing block may be cut like the second; a member must have come."""
+    def _read_closing_blocks(self, block: bytes, extended: dict[str, str]) -> Generator[None, None, None]:
+        """Read the rest of the two closing blocks, of which either may be truncated; `block` is what came of the first.
+
+        Raises:
+            ImageDamaged: other bytes follow, an extension header has no member, or a truncated archive has no member.
+        """
         intake = self._intake
         block += yield from intake.up_to(2 * BLOCK - len(block))
         self.closed = len(block) == 2 * BLOCK
         if block.strip(b"\0") or extended or not (self.closed or self._names):
             raise intake.damaged(f"its end before byte {intake.offset} is no end")
 
-    def _check(self, block: bytes) -> None:
-        """Magic and checksum of a header: the sum of its bytes with the checksum's own taken as spaces."""
+    def _check_header(self, block: bytes) -> None:
+        """Check a header's magic and checksum: the sum of its bytes, with the checksum field counted as spaces."""
         if block[257:262] != b"ustar":
             raise self._intake.damaged(f"there is no member's header at byte {self._intake.offset - BLOCK}")
         stored = self._number(block[148:156], "checksum")
@@ -148,7 +156,7 @@ class TarReader:
             )
 
     def _number(self, field: bytes, what: str) -> int:
-        """An octal number, or GNU's base 256 with the top bit set."""
+        """A header field as a number: octal digits, or GNU's base-256 form, whose first byte is 0x80."""
         if field[0] == 0x80:
             value = int.from_bytes(field[1:], "big")
         else:
@@ -163,12 +171,12 @@ class TarReader:
         return value
 
     def _records(self, body: bytes) -> dict[str, str]:
-        """`path` and `size` of a pax header: records of `LENGTH KEY=VALUE` and a newline."""
+        """`path` and `size` of a pax header, whose records are `LENGTH KEY=VALUE` and a newline."""
         found: dict[str, str] = {}
-        at = 0
-        while at < len(body):
-            match = _PAX_LENGTH.match(body, at)
-            end = at + int(match[1]) if match else 0
+        position = 0
+        while position < len(body):
+            match = _PAX_LENGTH.match(body, position)
+            end = position + int(match[1]) if match else 0
             if match is None or end > len(body) or end <= match.end() or body[end - 1 : end] != b"\n":
                 raise self._intake.damaged(f"a pax header before byte {self._intake.offset} is malformed")
             key, equals, value = body[match.end() : end - 1].partition(b"=")
@@ -178,15 +186,15 @@ class TarReader:
                 raise self._unsafe("a member is stored sparsely")
             if key in (b"path", b"size"):
                 found[key.decode()] = self._text(value)
-            at = end
+            position = end
         return found
 
-    def _described(self, block: bytes, kind: bytes, size: int, extended: dict[str, str]) -> Member:
+    def _make_member(self, block: bytes, kind: bytes, size: int, extended: dict[str, str]) -> Member:
         name = extended.get("path")
         if name is None:
             name = self._text(block[:100].split(b"\0", 1)[0])
             prefix = block[345:500].split(b"\0", 1)[0]
-            # GNU's own format has other things there.
+            # In GNU's own format (magic `ustar` and a space) these bytes have another meaning.
             if prefix and block[257:263] == b"ustar\0":
                 name = f"{self._text(prefix)}/{name}"
         if kind in _REFUSED or kind not in _FILES + _DIRECTORY:
@@ -203,7 +211,7 @@ class TarReader:
         return Member(self._checked_name(name), size, "directory" if is_directory else "file")
 
     def _checked_name(self, name: str) -> str:
-        """The name as it is compared, once it is known to lead nowhere else."""
+        """The name without `.` and empty parts; refused if it leads out of the archive or occurs twice."""
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if name.startswith("/") or ".." in parts or "\\" in name or not name:
             raise self._unsafe(f"{name!r} leads out of the archive")

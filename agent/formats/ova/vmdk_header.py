@@ -1,6 +1,6 @@
-"""What a VMDK says about itself: the header of a sparse extent and the text descriptor within it.
+"""Reads and checks the header of a VMDK sparse extent and the text descriptor that is embedded in it.
 
-Pure; for `agent.formats.ova.vmdk`. Source: VMware, Virtual Disk Format 5.0, "Hosted Sparse Extents" and "Text
+Used by `agent.formats.ova.vmdk`. Source: VMware, Virtual Disk Format 5.0, "Hosted Sparse Extents" and "Text
 Descriptor".
 """
 
@@ -10,22 +10,23 @@ from dataclasses import dataclass
 
 from agent.errors import ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.detect import sniff
-from agent.units import KiB, MiB
+from agent.units import KiB, MiB, divide_up
 
 SECTOR = 512
-GTES_PER_TABLE = 512
+GTES_PER_TABLE = 512  # entries of a grain table
 TABLE_BYTES = GTES_PER_TABLE * 4
 MAX_DESCRIPTOR = 64 * KiB
-MAX_GRAINS = 2**28
+MAX_GRAINS = 2**28  # of the guest disk: 16 TiB at the usual 64 KiB
 
-# magic, version, flags, capacity, grain size, descriptor's offset and size, entries of a grain table, offsets of the
-# redundant and of the primary grain directory, overhead, unclean shutdown, four line ends, compression
+# magic, version, flags, capacity, grain size, the descriptor's offset and size, entries of a grain table, offsets of
+# the redundant and the primary grain directory, overhead, unclean shutdown, four line end characters, compression;
+# offsets and sizes in sectors
 _HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 _MAGIC = b"KDMV"
 _TEXT_MAGIC = b"# Disk DescriptorFile"
 _GD_AT_END = 2**64 - 1
 
-# A text transfer would have changed these.
+# A transfer in text mode would have changed these.
 _LINE_ENDS = b"\n \r\n"
 _HAS_LINE_ENDS, _REDUNDANT, _ZEROED_GRAINS, _COMPRESSED, _MARKERS = 1, 2, 4, 1 << 16, 1 << 17
 _KNOWN_FLAGS = _HAS_LINE_ENDS | _REDUNDANT | _ZEROED_GRAINS | _COMPRESSED | _MARKERS
@@ -40,42 +41,43 @@ _NO_PARENT = "ffffffff"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A sparse extent's header. Offsets and sizes in bytes."""
+    """The header of a sparse extent. Offsets and sizes are in bytes."""
 
     capacity: int
     grain_size: int
     descriptor_offset: int
     descriptor_size: int
     gd_offset: int | None
-    """Where the grain directory lies; None where only the footer tells."""
+    """Offset of the grain directory; None if only the footer gives it."""
     overhead: int
-    """Where the grains begin."""
+    """Offset of the first grain: what comes before is metadata."""
     compressed: bool
     zeroed_grains: bool
-    """Whether a grain table's entry of 1 stands for zeros."""
+    """Whether the entry 1 of a grain table means a grain of zeros."""
 
     @property
     def grains(self) -> int:
-        """Grains of the disk; the last one may be cut."""
-        return -(-self.capacity // self.grain_size)
+        """Number of grains of the guest disk; the last one may extend beyond its end."""
+        return divide_up(self.capacity, self.grain_size)
 
     @property
     def tables(self) -> int:
-        """Grain tables, which is the number of entries of the grain directory."""
-        return -(-self.grains // GTES_PER_TABLE)
+        """Number of grain tables, and of entries in the grain directory."""
+        return divide_up(self.grains, GTES_PER_TABLE)
 
     @property
     def table_span(self) -> int:
-        """Bytes of the guest disk that one grain table maps."""
+        """Guest bytes that one grain table maps."""
         return GTES_PER_TABLE * self.grain_size
 
 
 def parse_header(sector: bytes) -> Header:
-    """Read the first sector of a sparse extent (or its footer, which is alike).
+    """Read the first sector of a sparse extent, or its footer, which has the same layout.
 
     Raises:
-        ImageType: this is another format.
-        ImageUnsafe: the disk is in other files (check `vmdk_extent`), or needs what this reader does not know.
+        ImageType: it is of another format.
+        ImageUnsafe: the disk is in other files (check `vmdk_extent`), has a version, flags or compression that are not
+            supported (check `unknown_features`), or tables beyond the bounds (check `vmdk_tables`).
         ImageDamaged: the header contradicts itself.
     """
     if sector.startswith(_TEXT_MAGIC):
@@ -117,11 +119,11 @@ def parse_header(sector: bytes) -> Header:
 
 
 def check_layout(header: Header) -> None:
-    """Refuse a header whose parts are not where a stream can use them: header, descriptor, tables, grains.
+    """Check the order of the parts of the file, which are read as a stream: header, descriptor, tables, grains.
 
     Raises:
-        ImageUnsafe: there is no descriptor within the file (check `vmdk_extent`).
-        ImageDamaged: the parts overlap.
+        ImageUnsafe: there is no descriptor in the file, or one of more than 64 KiB (check `vmdk_extent`).
+        ImageDamaged: the descriptor overlaps the tables or the grains.
     """
     if header.descriptor_offset == 0 or header.descriptor_size == 0:
         raise ImageUnsafe(
@@ -136,14 +138,14 @@ def check_layout(header: Header) -> None:
 
 
 def check_descriptor(data: bytes) -> None:
-    """Refuse an embedded descriptor unless this file is the whole disk.
+    """Check that the embedded descriptor describes a disk that consists of this file alone.
 
     Raises:
         ImageUnsafe: it names a parent (check `backing_file`) or other files (check `vmdk_extent`).
-        ImageDamaged: it is no descriptor.
+        ImageDamaged: it is not a descriptor.
     """
     text = data.split(b"\0", 1)[0].decode("utf-8", "replace")
-    # Some tools write it in three words.
+    # Some tools write "DescriptorFile" as two words.
     if not text.lower().startswith(("# disk descriptorfile", "# disk descriptor file")):
         raise _damaged("it has no descriptor where its header says")
     lines = [line.strip() for line in text.splitlines()]
@@ -169,7 +171,7 @@ def _split(line: str) -> tuple[str, str, str]:
 
 
 def _check_extent(line: str) -> None:
-    """An embedded extent is this file under some name, for images get renamed; a path can only be another file."""
+    """Check the one extent. Its file name may differ from this file's, which may have been renamed; a path may not."""
     match = _EXTENT.fullmatch(line)
     if match is None:
         raise _damaged(f"its extent line {line[:80]!r} cannot be read")

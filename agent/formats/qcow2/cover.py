@@ -1,8 +1,11 @@
-"""Which bytes of a chunk of a qcow2 file have an owner, and which have none that is known yet.
+"""The byte ranges of one chunk of a qcow2 file that belong to a known table or cluster.
 
-Owned by the run queue of `agent.formats.qcow2.queue`. A compressed cluster owns its last sector only perhaps: the next
-one may begin in it. Ranges that come in the order of the file become one where they meet, so that a file in which a
-million runs lie on one spot costs no more than one.
+Used by `agent.formats.qcow2.queue` to find the rest of the chunk, which has to wait for its table. The L2 entry of a
+compressed cluster gives its length in sectors of 512 bytes, so its last sector may also hold the beginning of the next
+compressed cluster: each range therefore has two ends, one that is certain and one that is possible.
+
+Ranges that are added in file order are merged where they touch or overlap: a file that maps a million guest clusters to
+one host cluster costs one range.
 """
 
 from array import array
@@ -10,32 +13,32 @@ from collections.abc import Iterator, Sequence
 
 from agent.errors import ImageMemory
 
-# At most so many ranges that do not meet, 24 bytes each and twice as much while they are put in order. A cluster of one
-# repeated byte takes 20 bytes in an image of qemu-img (zstd): 4 MiB of such clusters are fewer.
+# The bound on separate ranges: 24 bytes of memory each, twice that while they are sorted. The smallest cluster measured
+# in an image of qemu-img takes 20 bytes (zstd, one repeated byte): a chunk of 4 MiB holds fewer of those than this.
 MAX_RANGES = 256 * 1024
 
 
-class Cover:
-    """The ranges of one chunk that begins at `start` in the file."""
+class OwnedRanges:
+    """The owned ranges of the chunk that begins at file offset `start`."""
 
     def __init__(self, start: int) -> None:
         self._start = start
         self._starts = array("Q")
-        self._sures = array("Q")
+        self._certain_ends = array("Q")
         self._ends = array("Q")
         self._ordered = True
 
-    def add(self, start: int, end: int, sure: int) -> None:
-        """File bytes [start, end) have an owner; those from `sure` on only perhaps.
+    def add(self, start: int, end: int, certain_end: int) -> None:
+        """Mark the file bytes [start, end) as owned; from `certain_end` on they may belong to something else.
 
         Raises:
-            ImageMemory: there are more than `MAX_RANGES`.
+            ImageMemory: more than `MAX_RANGES` separate ranges.
         """
         start = max(start, self._start)
-        sure, end = max(start, sure), max(start, end)
+        certain_end, end = max(start, certain_end), max(start, end)
         if self._starts and start >= self._starts[-1]:
-            if start <= self._sures[-1]:
-                self._sures[-1] = max(self._sures[-1], sure)
+            if start <= self._certain_ends[-1]:
+                self._certain_ends[-1] = max(self._certain_ends[-1], certain_end)
                 self._ends[-1] = max(self._ends[-1], end)
                 return
         elif self._starts:
@@ -46,13 +49,13 @@ class Cover:
                 hint="Convert the image: qemu-img convert -O qcow2 IMAGE NEW.qcow2.",
             )
         self._starts.append(start)
-        self._sures.append(sure)
+        self._certain_ends.append(certain_end)
         self._ends.append(end)
 
     def in_order(self) -> Iterator[tuple[int, int, int]]:
-        """All ranges (start, sure, end), in the order of their starts."""
+        """All ranges as (start, certain end, possible end), sorted by start."""
         order: Sequence[int] = range(len(self._starts))
         if not self._ordered:
             order = array("Q", sorted(order, key=self._starts.__getitem__))
-        for at in order:
-            yield self._starts[at], self._sures[at], self._ends[at]
+        for index in order:
+            yield self._starts[index], self._certain_ends[index], self._ends[index]

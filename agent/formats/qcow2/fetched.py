@@ -1,7 +1,7 @@
-"""What was fetched ahead of the stream is compared with what the stream brings.
+"""Compares the ranges that were fetched ahead of the stream with the same bytes in the stream.
 
-Owned by the forward pass of `agent.formats.qcow2.forward`. A difference raises ImageChanged: the tables came
-from another file than the data.
+Used by `agent.formats.qcow2.forward`. Only the stream is hashed and checked against the job's checksum; a fetched table
+that differs from it raises ImageChanged.
 """
 
 import hashlib
@@ -14,45 +14,45 @@ _DIGEST_BYTES = 16
 
 
 class FetchedRanges:
-    """Ranges ahead of the stream, in the order of the file and apart from each other; 32 bytes of memory each."""
+    """Digests of file ranges ahead of the stream, in file order and disjoint; 32 bytes of memory each."""
 
     def __init__(self) -> None:
         self._starts = array("Q")
         self._ends = array("Q")
         self._digests = bytearray()
-        self._at = 0
+        self._index = 0
         self._hash = _hash()
 
-    def remember(self, start: int, data: bytes | bytearray | memoryview) -> None:
-        """Compare `data` once the stream has passed `start`, which is not below the end of the range before."""
+    def add(self, start: int, data: bytes | bytearray | memoryview) -> None:
+        """Note the digest of `data` at file offset `start`, which is not below the end of the range before."""
         if data:
             self._starts.append(start)
             self._ends.append(start + len(data))
             self._digests += _hash(data).digest()
 
     def compare(self, chunk: Chunk) -> None:
-        """Look at the next bytes of the file.
+        """Hash the noted ranges in the next chunk of the stream, and compare each that is complete.
 
         Raises:
-            ImageChanged: a range is not what was fetched.
+            ImageChanged: a range differs from what was fetched.
         """
-        while self._at < len(self._starts) and self._starts[self._at] < chunk.end:
-            end = self._ends[self._at]
-            self._hash.update(chunk.cut(self._starts[self._at], end))
+        while self._index < len(self._starts) and self._starts[self._index] < chunk.end:
+            end = self._ends[self._index]
+            self._hash.update(chunk.cut(self._starts[self._index], end))
             if end > chunk.end:
                 return
-            expected = self._digests[self._at * _DIGEST_BYTES : (self._at + 1) * _DIGEST_BYTES]
+            expected = self._digests[self._index * _DIGEST_BYTES : (self._index + 1) * _DIGEST_BYTES]
             if self._hash.digest() != expected:
                 raise ImageChanged(
                     url="the image",
-                    detail=f"bytes {self._starts[self._at]} to {end - 1} differ when read twice",
+                    detail=f"bytes {self._starts[self._index]} to {end - 1} differ when read twice",
                 )
             self._hash = _hash()
-            self._at += 1
+            self._index += 1
 
     def pending(self) -> int | None:
-        """End of a range that the stream has not passed, if there is one."""
-        return self._ends[self._at] if self._at < len(self._ends) else None
+        """End offset of the first range that the stream has not passed, or None."""
+        return self._ends[self._index] if self._index < len(self._ends) else None
 
 
 def _hash(data: bytes | bytearray | memoryview = b"") -> "hashlib.blake2b":

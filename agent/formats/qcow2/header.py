@@ -1,8 +1,7 @@
-"""The qcow2 header: what the file says of itself, and the named checks that refuse what it may not say.
+"""Reads the qcow2 header and refuses, by named checks, what this decoder cannot or must not write.
 
-Owned by the decoder in `agent.formats.qcow2.decoder`; the dry run may read a header too. Nothing is kept here: a
-header that was read is valid for good, and one that was refused has raised. Layout: qcow2 specification,
-section "Header".
+Called by `agent.formats.qcow2.decoder`. A `Qcow2Header` has passed every check; a refused header raises. Layout: qcow2
+specification (qemu, docs/interop/qcow2.txt), section "Header".
 """
 
 import struct
@@ -10,9 +9,9 @@ from dataclasses import dataclass, replace
 
 from agent.errors import ImageDamaged, ImageUnsafe
 from agent.formats.extent import Codec
-from agent.units import KiB, MiB, TiB
+from agent.units import KiB, MiB, TiB, divide_up
 
-# Version 3 with its compression type. A whole file of either version is longer than this.
+# A version 3 header up to its compression type and padding. A complete file of either version is longer than this.
 HEADER_BYTES = 112
 MAGIC = b"QFI\xfb"
 L1_ENTRY = 8
@@ -37,21 +36,22 @@ _FLATTEN = "Make one self-contained file of it: qemu-img convert -O qcow2 IMAGE 
 
 @dataclass(frozen=True, slots=True)
 class Qcow2Limits:
-    """The bounds that keep a hostile image from eating the memory; the sum is in the decoder's docstring."""
+    """Bounds on what an image can make the decoder hold; the memory that they add up to is in `Qcow2Decoder`."""
 
     l1_bytes: int = 32 * MiB
-    """The active L1 table, as qemu bounds it; 32 MiB map 128 GiB at clusters of 512 bytes."""
+    """Length of the active L1 table; qemu has the same bound (QCOW_MAX_L1_SIZE). With clusters of 512 bytes, 32 MiB map
+    128 GiB."""
     l2_tables: int = 512 * KiB
-    """Tables that the L1 table may name, 12 bytes each and twice as much while they are put in order."""
+    """L2 tables that the L1 table may name: 12 bytes of memory each, twice that while they are sorted."""
     virtual_size: int = 1024 * TiB
     early_bytes: int = 16 * MiB
-    """Bytes of the file that wait in memory for their table."""
+    """Bytes of the file that may wait in memory for their table."""
     runs: int = 2 * 1024 * KiB
-    """Runs of clusters that are known and have not arrived yet, 16 bytes each."""
+    """Runs of clusters that are mapped and have not arrived yet: 16 bytes of memory each."""
     refcount_table_bytes: int = 1 * MiB
-    """A longer one is not read; its blocks then wait with what nobody knows yet."""
+    """A longer refcount table is not read; its blocks are then kept like data without a known table."""
     places: int = 128 * KiB
-    """Runs that have been placed and may be named again, and as many compressed clusters, 24 bytes each."""
+    """Written runs that a later table may map again, and as many compressed clusters: 24 bytes of memory each."""
 
 
 DEFAULT_LIMITS = Qcow2Limits()
@@ -59,7 +59,7 @@ DEFAULT_LIMITS = Qcow2Limits()
 
 @dataclass(frozen=True, slots=True)
 class Qcow2Header:
-    """A header that has passed every check. Offsets and lengths in bytes."""
+    """A header that has passed every check. Offsets and lengths are in bytes."""
 
     version: int
     virtual_size: int
@@ -68,7 +68,7 @@ class Qcow2Header:
     codec: Codec
     l1_offset: int
     l1_length: int
-    """As much of the L1 table as the virtual size needs; it may be longer in the file."""
+    """The part of the L1 table that the virtual size needs; the table in the file may be longer."""
     refcount_offset: int
     refcount_length: int
 
@@ -79,7 +79,7 @@ class Qcow2Header:
 
     @property
     def unit(self) -> int:
-        """The smallest piece of the guest disk that is mapped by itself: a subcluster or a cluster."""
+        """Bytes that one bit or entry maps: a subcluster with extended L2 entries, else a cluster."""
         return self.cluster_size // _SUBCLUSTERS if self.extended_l2 else self.cluster_size
 
     @property
@@ -96,8 +96,8 @@ def damaged(reason: str) -> ImageDamaged:
 def read_header(data: bytes, file_size: int | None, limits: Qcow2Limits = DEFAULT_LIMITS) -> Qcow2Header:
     """Read and check the header.
 
-    Header extensions are not looked at: what they announce (a data file, bitmaps, the LUKS header) is either
-    refused by its feature bit or of no use to a reader of the guest disk.
+    Header extensions are not read: what they announce is refused by a field or feature bit of the header (data file,
+    encryption), or does not matter to a reader of the guest disk (bitmaps, names of features).
 
     Args:
         data: the file's first `HEADER_BYTES` bytes.
@@ -181,7 +181,7 @@ def _check_tables(
     file_size: int | None,
     limits: Qcow2Limits,
 ) -> Qcow2Header:
-    needed = -(-header.virtual_size // header.table_span)
+    needed = divide_up(header.virtual_size, header.table_span)
     if max(needed, l1_entries) * L1_ENTRY > limits.l1_bytes:
         raise _refused(
             "l1_size",

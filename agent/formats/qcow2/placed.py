@@ -1,8 +1,8 @@
-"""Where on the guest disk the bytes are that have found their place.
+"""Where file bytes have been written on the guest disk, for clusters that two tables map.
 
-Owned by the forward pass of `agent.formats.qcow2.forward`. A table may name a host cluster that has passed and that
-another table had claimed: its bytes are then copied from the guest disk. They are never asked for again, because
-nothing would say that they are the ones that were hashed.
+Used by `agent.formats.qcow2.forward`. When an L2 table maps a host cluster that has already passed and was written for
+another table, its bytes are copied from the guest disk. They are not fetched from the source again: nothing could prove
+that those bytes are the ones that were hashed.
 """
 
 import heapq
@@ -11,76 +11,77 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# The memory that one place takes, in bytes.
+# Bytes of memory that one range takes: three 64-bit numbers.
 PLACE_BYTES = 24
 
 
-class Place(NamedTuple):
-    """File bytes [start, end) are on the guest disk from `guest` on."""
+class PlacedRange(NamedTuple):
+    """File bytes [start, end) are on the guest disk at offset `guest`."""
 
     start: int
     end: int
     guest: int
 
 
-class PlacedRuns:
-    """Places by their file offset, at most `limit` of them: what comes beyond is not noted.
+class PlacedRanges:
+    """Written ranges by file offset, at most `limit` of them; further ones are dropped.
 
-    The stream brings them in the order of the file; a late table brings them out of order, and a new row begins.
-    Rows of about the same length become one, so that there are never many, and a file that is built to make many
-    costs little. Memory: `PLACE_BYTES` a place, and as much again while two rows become one.
+    The stream adds ranges in file order. A late table adds them out of order: then a new sorted part begins, and parts
+    of about equal length are merged, which bounds the number of parts to the logarithm of the number of ranges (as in
+    a log-structured merge tree), whatever file is built to cause many. Memory: `PLACE_BYTES` a range, and as much again
+    while two parts are merged.
 
-    A compressed cluster is noted as the first byte of its stream, which tells it from all others.
+    A compressed cluster is noted by the first byte of its stream only, which identifies it.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._rows: list[_Row] = []
-        self._before = 0  # places in all rows but the last
+        self._parts: list[_SortedRanges] = []
+        self._before = 0  # ranges in all parts but the last
 
     def add(self, start: int, end: int, guest: int) -> None:
-        """File bytes [start, end) have been given for the guest disk at `guest`."""
-        if not self._rows or start < self._rows[-1].starts[-1]:
-            self._begin_row()
-        row = self._rows[-1]
-        if self._before + len(row.starts) < self._limit:
-            row.add(start, end, guest)
+        """Note that the file bytes [start, end) were written to the guest disk at offset `guest`."""
+        if not self._parts or start < self._parts[-1].starts[-1]:
+            self._begin_part()
+        part = self._parts[-1]
+        if self._before + len(part.starts) < self._limit:
+            part.add(start, end, guest)
 
-    def _begin_row(self) -> None:
-        rows = self._rows
-        while len(rows) > 1 and len(rows[-2].starts) <= 2 * len(rows[-1].starts):
-            last, before = rows.pop(), rows.pop()
-            rows.append(_merge(before, last))
-        self._before = sum(len(row.starts) for row in rows)
+    def _begin_part(self) -> None:
+        parts = self._parts
+        while len(parts) > 1 and len(parts[-2].starts) <= 2 * len(parts[-1].starts):
+            last, before = parts.pop(), parts.pop()
+            parts.append(_merge(before, last))
+        self._before = sum(len(part.starts) for part in parts)
         if self._before < self._limit:
-            rows.append(_Row())
+            parts.append(_SortedRanges())
 
-    def find(self, position: int) -> Place | None:
-        """Where the byte at `position` of the file is, and its neighbours; None if that is not known."""
-        for row in self._rows:
-            if (place := row.find(position)) is not None:
-                return place
+    def find(self, position: int) -> PlacedRange | None:
+        """The range that has the byte at file offset `position`, or None."""
+        for part in self._parts:
+            if (placed := part.find(position)) is not None:
+                return placed
         return None
 
     def clear(self) -> None:
-        """Forget everything: all tables are known."""
-        self._rows.clear()
+        """Drop everything; called when all tables are known."""
+        self._parts.clear()
         self._before = 0
 
 
-class _Row:
-    """Places in the order of the file, none of which overlaps another."""
+class _SortedRanges:
+    """Disjoint ranges in file order."""
 
     def __init__(self) -> None:
         self.starts = array("Q")
         self.ends = array("Q")
         self.guests = array("Q")
 
-    def places(self) -> Iterator[Place]:
-        return map(Place, self.starts, self.ends, self.guests)
+    def ranges(self) -> Iterator[PlacedRange]:
+        return map(PlacedRange, self.starts, self.ends, self.guests)
 
     def add(self, start: int, end: int, guest: int) -> None:
-        """Add what is new of a place; `start` is not below that of the last one."""
+        """Add the part of a range that is not in here; `start` is not below that of the last one."""
         last = self.ends[-1] if self.ends else -1
         if end <= last:
             return
@@ -93,15 +94,15 @@ class _Row:
         self.ends.append(end)
         self.guests.append(guest)
 
-    def find(self, position: int) -> Place | None:
+    def find(self, position: int) -> PlacedRange | None:
         index = bisect_right(self.starts, position) - 1
         if index < 0 or self.ends[index] <= position:
             return None
-        return Place(self.starts[index], self.ends[index], self.guests[index])
+        return PlacedRange(self.starts[index], self.ends[index], self.guests[index])
 
 
-def _merge(first: _Row, second: _Row) -> _Row:
-    row = _Row()
-    for place in heapq.merge(first.places(), second.places()):
-        row.add(*place)
-    return row
+def _merge(first: _SortedRanges, second: _SortedRanges) -> _SortedRanges:
+    part = _SortedRanges()
+    for placed in heapq.merge(first.ranges(), second.ranges()):
+        part.add(*placed)
+    return part

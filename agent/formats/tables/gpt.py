@@ -1,7 +1,7 @@
-"""The GUID partition table: reading it, moving its backup, adding a partition, and writing both copies.
+"""The GUID partition table: parses it, moves its backup copy, adds a partition, and encodes both copies.
 
-Pure: bytes in, bytes out; a `Gpt` is never changed, functions give a new one. Every field that is not meant
-to change is carried through, reserved ones included. Source: UEFI specification 2.10, section 5.3.
+A `Gpt` is immutable; functions return a new one. Fields that need not change are kept, reserved ones included. Source:
+UEFI specification 2.10, section 5.3.
 """
 
 import struct
@@ -10,8 +10,8 @@ import zlib
 from dataclasses import dataclass, replace
 
 from agent.formats.tables import mbr
-from agent.formats.tables.partition import HEAD, TABLE_REACH, Partition, TableError, first_overlap
-from agent.units import align_up
+from agent.formats.tables.partition import HEAD_BYTES, TABLE_REACH, Partition, TableError, first_overlap
+from agent.units import align_up, divide_up
 
 SIGNATURE = b"EFI PART"
 ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
@@ -23,14 +23,14 @@ _HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
 _ENTRY = struct.Struct("<16s16sQQQ72s")
 _UNUSED = bytes(16)
 _MAX_ENTRY_SIZE = 4096
-# Offsets of a disk are signed 64-bit numbers for every system call.
+# System calls take disk offsets as signed 64-bit numbers.
 _MAX_OFFSET = 2**63 - 1
 _PROTECTIVE_MAX = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Gpt:
-    """The primary copy of a GPT. The CRCs are not kept: they are made when it is written."""
+    """The primary copy of a GPT. Its CRCs are not kept but computed when it is encoded."""
 
     sector_size: int
     revision: int
@@ -45,45 +45,45 @@ class Gpt:
     entry_count: int
     entry_size: int
     tail: bytes
-    """The header's sector behind the 92 bytes that are specified."""
+    """The rest of the header's sector, after the 92 bytes that are specified."""
     entries: bytes
     """The entry array, `entry_count` times `entry_size` bytes."""
 
     @property
     def array_sectors(self) -> int:
-        """Sectors that one copy of the entry array takes."""
-        return -(-self.entry_count * self.entry_size // self.sector_size)
+        """Sectors that the entry array takes."""
+        return divide_up(self.entry_count * self.entry_size, self.sector_size)
 
     @property
     def primary_end(self) -> int:
-        """The byte behind the primary copy, header and entries."""
+        """Offset of the first byte after the primary copy, header and entries."""
         return max(self.my_lba + 1, self.entries_lba + self.array_sectors) * self.sector_size
 
     @property
     def first_free_lba(self) -> int:
-        """The first LBA for partitions: FirstUsableLBA, but never within the entry array."""
+        """The first LBA for partitions: FirstUsableLBA, or the end of the entry array if that is higher."""
         return max(self.first_usable_lba, self.entries_lba + self.array_sectors)
 
     @property
     def backup_entries_lba(self) -> int:
-        """Where the backup's entry array lies: right before its header."""
+        """First LBA of the backup's entry array, which ends where the backup's header begins."""
         return self.alternate_lba - self.array_sectors
 
     @property
     def partitions(self) -> tuple[Partition, ...]:
-        """The used entries in the order of the table."""
+        """The used entries, in the order of the table."""
         used = ((index, self._entry(index)) for index in range(self.entry_count))
         return tuple(self._partition(index, fields) for index, fields in used if fields[0] != _UNUSED)
 
     @property
     def unique_guids(self) -> frozenset[uuid.UUID]:
-        """The GUIDs that tell the partitions apart."""
+        """The unique GUIDs of the partitions."""
         used = (self._entry(index) for index in range(self.entry_count))
         return frozenset(uuid.UUID(bytes_le=fields[1]) for fields in used if fields[0] != _UNUSED)
 
     @property
     def free_slot(self) -> int | None:
-        """The number (from 1) of the first free entry, or None."""
+        """The number (from 1) of the first unused entry, or None."""
         free = (index + 1 for index in range(self.entry_count) if self._entry(index)[0] == _UNUSED)
         return next(free, None)
 
@@ -105,10 +105,10 @@ class Gpt:
 
 
 def parse(window: bytes | memoryview, sector_size: int) -> Gpt:
-    """Read the primary copy from the first bytes of a disk: as many as its entries reach, `TABLE_REACH` at most.
+    """Read the primary copy from the first bytes of a disk, of which at most `TABLE_REACH` are used.
 
     Raises:
-        TableError: it is damaged, or lies outside of these bytes; the message says what is wrong.
+        TableError: it is damaged, or not within these bytes; the message says what is wrong.
     """
     window = memoryview(window)[:TABLE_REACH]
     gpt, entries_crc = _parse_header(bytes(window[sector_size : 2 * sector_size]), sector_size, 1, "primary")
@@ -123,15 +123,15 @@ def parse(window: bytes | memoryview, sector_size: int) -> Gpt:
 
 
 def parse_backup(tail: bytes, sector_size: int, disk_size: int) -> Gpt:
-    """Read the backup copy, whose header is the last sector of the disk; its fields are as they stand there.
+    """Read the backup copy, whose header is in the last sector of the disk; `my_lba` and others are the backup's own.
 
     Args:
         tail: the last bytes of the disk or image: 1 MiB is enough.
-        sector_size: bytes.
-        disk_size: size of the disk or image.
+        sector_size: in bytes.
+        disk_size: size of the disk or image in bytes.
 
     Raises:
-        TableError: the backup is missing or damaged, or does not lie within `tail`.
+        TableError: the backup is missing or damaged, or not within `tail`.
     """
     lba = disk_size // sector_size - 1
     base = disk_size - len(tail)
@@ -147,7 +147,7 @@ def parse_backup(tail: bytes, sector_size: int, disk_size: int) -> Gpt:
 
 
 def is_mirror(primary: Gpt, backup: Gpt) -> bool:
-    """Whether two copies point at each other and say the same, reserved bytes aside."""
+    """Whether two copies point at each other and are equal, except for reserved bytes."""
     mirrored = replace(
         backup,
         my_lba=backup.alternate_lba,
@@ -160,18 +160,17 @@ def is_mirror(primary: Gpt, backup: Gpt) -> bool:
 
 
 def last_usable_lba(gpt: Gpt, disk_size: int) -> int:
-    """The last LBA for partitions once the backup copy lies at the end of a disk of `disk_size` bytes."""
+    """The last LBA for partitions on a disk of `disk_size` bytes that ends with the backup copy."""
     return disk_size // gpt.sector_size - 2 - gpt.array_sectors
 
 
 def relocate(gpt: Gpt, disk_size: int) -> Gpt:
-    """The same table for a disk of `disk_size` bytes: larger, smaller, or the size that it already says.
+    """The same table for a disk of `disk_size` bytes, which may be larger or smaller than the disk it was made for.
 
-    AlternateLBA becomes the last LBA and LastUsableLBA the one before the backup's entry array; nothing else
-    changes.
+    AlternateLBA becomes the last LBA, and LastUsableLBA the one before the backup's entry array; nothing else changes.
 
     Raises:
-        TableError: a partition would reach into the backup copy or beyond the disk.
+        TableError: a partition would overlap the backup copy or end beyond the disk.
     """
     last = last_usable_lba(gpt, disk_size)
     for partition in gpt.partitions:
@@ -190,10 +189,11 @@ def relocate(gpt: Gpt, disk_size: int) -> Gpt:
 def add_partition(
     gpt: Gpt, *, start: int, size: int, type_guid: uuid.UUID, unique_guid: uuid.UUID, name: str
 ) -> Gpt:
-    """Put a partition into the first free entry; `start` and `size` in bytes.
+    """Add a partition in the first unused entry; `start` and `size` are in bytes.
 
     Raises:
-        TableError: all entries are taken, the place is not free or usable, or name or GUID cannot be used.
+        TableError: all entries are used; the range is not whole sectors, not usable or not free; the name is too long
+            or the GUID is in use.
     """
     number, sector = gpt.free_slot, gpt.sector_size
     if number is None:
@@ -217,13 +217,13 @@ def add_partition(
 
 
 def encode_primary(gpt: Gpt) -> mbr.Writes:
-    """The writes (offset, bytes) of the primary copy: entries, header. Sector 0 is `protective_mbr`'s."""
+    """The writes (offset, bytes) of the primary copy: entries, then header; sector 0 is made by `protective_mbr`."""
     size = gpt.sector_size
     return (gpt.entries_lba * size, gpt.entries), (gpt.my_lba * size, _encode_header(gpt))
 
 
 def encode_backup(gpt: Gpt) -> mbr.Writes:
-    """The write of the backup copy that ends with `alternate_lba`: whole sectors, entries and then header."""
+    """The write (offset, bytes) of the backup copy, entries and then header, that ends with `alternate_lba`."""
     size, lba = gpt.sector_size, gpt.backup_entries_lba
     backup = replace(gpt, my_lba=gpt.alternate_lba, alternate_lba=gpt.my_lba, entries_lba=lba)
     padded = gpt.entries.ljust(align_up(len(gpt.entries), size), b"\0")
@@ -231,17 +231,16 @@ def encode_backup(gpt: Gpt) -> mbr.Writes:
 
 
 def protective_mbr(sector0: bytes, *, old_sectors: int, sectors: int) -> bytes:
-    """Sector 0 with its 0xEE entry brought to the size of the disk; everything else stays as it is.
+    """Sector 0 with its 0xEE entry adapted to the size of the disk; all other bytes are kept.
 
-    Alone in its MBR the 0xEE entry protects the whole disk, and always gets the disk's size. In a hybrid MBR
-    it may cover only what lies before or between the hybrid partitions: it is lengthened only if it formerly
-    reached the end of the image and no other entry ends behind it. One that ended earlier was made so on
-    purpose.
+    If 0xEE is the only entry, it protects the whole disk and gets the disk's size. In a hybrid MBR it may cover only
+    what lies before or between the hybrid partitions: it is changed only if it reached the end of the image and no
+    other entry ends after it. If it ended earlier, that was intended.
 
     Args:
         sector0: the first 512 bytes, or more.
-        old_sectors: the size that the table was made for (its old AlternateLBA plus one).
-        sectors: the size of the disk.
+        old_sectors: the size, in sectors, that the table was made for (its old AlternateLBA plus one).
+        sectors: the size of the disk, in sectors.
     """
     used = [(index, entry) for index, entry in enumerate(mbr.entries(sector0)) if entry.kind]
     reach = max((entry.start_lba + entry.sectors for _, entry in used), default=0)
@@ -255,7 +254,7 @@ def protective_mbr(sector0: bytes, *, old_sectors: int, sectors: int) -> bytes:
 
 
 def _parse_header(sector: bytes, sector_size: int, lba: int, copy: str) -> tuple[Gpt, int]:
-    """The header as a table without entries, and the entries' CRC."""
+    """The header as a `Gpt` without entries, and the CRC that the entries must have."""
     if len(sector) != sector_size or sector[:8] != SIGNATURE:
         raise TableError(f"{copy} GPT: signature: no EFI PART at LBA {lba}")
     _, revision, size, crc, *fields, entries_crc = _HEADER.unpack_from(sector)
@@ -273,8 +272,8 @@ def _parse_header(sector: bytes, sector_size: int, lba: int, copy: str) -> tuple
         raise TableError(f"{copy} GPT: bounds: the usable LBA are {first} to {last}")
     if entry_size % 128 or not 128 <= entry_size <= _MAX_ENTRY_SIZE or not count:
         raise TableError(f"{copy} GPT: bounds: {count} entries of {entry_size} bytes")
-    if count * entry_size + sector_size > HEAD:
-        limit = f"the backup copy has to fit into the last {HEAD} bytes of a disk"
+    if count * entry_size + sector_size > HEAD_BYTES:
+        limit = f"the backup copy has to fit into the last {HEAD_BYTES} bytes of a disk"
         raise TableError(f"{copy} GPT: bounds: {count} entries of {entry_size} bytes are too many: {limit}")
     header = Gpt(
         sector_size=sector_size,
@@ -303,7 +302,7 @@ def _checked_entries(entries: bytes, crc: int, copy: str) -> bytes:
 
 
 def _check_partitions(gpt: Gpt) -> None:
-    """Partitions lie within the usable LBA, behind the entry array, and do not overlap."""
+    """Check that partitions are within the usable LBA, after the entry array, and do not overlap."""
     size = gpt.sector_size
     first, end = gpt.first_free_lba * size, (gpt.last_usable_lba + 1) * size
     for p in gpt.partitions:
@@ -316,7 +315,7 @@ def _check_partitions(gpt: Gpt) -> None:
 
 
 def _encode_header(gpt: Gpt) -> bytes:
-    """One sector, with both CRCs made anew."""
+    """The header's sector, with both CRCs computed."""
     fields = (
         gpt.my_lba,
         gpt.alternate_lba,

@@ -1,10 +1,7 @@
-"""Where things go on the target disk: the config drive's place, the head to commit, and stale copies to wipe.
+"""Computes the layout of the target disk: the config drive's partition, the head to commit, the ranges to wipe.
 
-Pure. The stages call it: `place_drive` in preflight, before anything is written; `finish_head` when the image
-is verified. All offsets and sizes in bytes. A failure leaves nothing changed, since nothing here changes
-anything.
-
-A table must have been read with the sector size that the disk has.
+The stages call it: `place_drive` in preflight, before anything is written; `finish_head` when the image is verified.
+All offsets and sizes are in bytes. A table must have been read with the sector size of the target disk.
 """
 
 import uuid
@@ -13,19 +10,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.errors import ConfigDriveCreate, ImageDamaged
+from agent.formats.configdrive import LABEL
 from agent.formats.tables import gpt as gpt_format
 from agent.formats.tables import mbr as mbr_format
 from agent.formats.tables.gpt import Gpt
 from agent.formats.tables.mbr import Logical, Mbr, Writes
-from agent.formats.tables.partition import HEAD, Partition
+from agent.formats.tables.partition import HEAD_BYTES, Partition
 from agent.formats.tables.superblock import LABEL_BYTES, volume_label
 from agent.units import MiB, align_down, align_up
 
-DRIVE_NAME = "config-2"
 DRIVE_TYPE_GUID = uuid.UUID("0FC63DAF-8483-4772-8E79-3D69D8477DE4")  # Linux filesystem data
 DRIVE_TYPE_MBR = {"iso9660": 0x83, "vfat": 0x0C}
 
-# A config drive of another deployment is at most this large; larger partitions are not searched for its label.
+# The largest partition of an image that is examined for the label of a config drive.
 MAX_OWN_DRIVE = 256 * MiB
 
 DriveType = Literal["iso9660", "vfat"]
@@ -33,15 +30,16 @@ Ranges = tuple[tuple[int, int], ...]
 
 _FALLBACK_ALIGNMENT = 4096
 _BOOT_CODE_LENGTH = 440
-# No table that lies within the first MiB has more than 8192 partitions, nor gives more ranges than this.
+# A table within the first MiB has at most 8192 partitions, which give two ranges each.
 _MAX_STALE_RANGES = 2 * 8192
 
 
 @dataclass(frozen=True, slots=True)
 class DriveSlot:
-    """The config drive's partition: one of the image's own (`reuse`), or one to be added (`new`).
+    """The config drive's partition: one that the image has (`reuse`), or one to be added (`new`).
 
-    `number` is 0 for a new logical partition as long as the other logical ones are not known.
+    `via` is the kind of table entry. `number` is 0 for a new logical partition while the other logical partitions are
+    not known.
     """
 
     kind: Literal["new", "reuse"]
@@ -52,8 +50,8 @@ class DriveSlot:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """What is to be written at the end: `head` last, before it what goes to the last MiB and between."""
+class FinishedTable:
+    """The final partition table, and what to write for it: `head` comes last, it is the commit."""
 
     table: Gpt | Mbr
     head: bytes
@@ -61,44 +59,44 @@ class Finished:
     other_writes: Writes
 
 
-# -- what a table tells --------------------------------------------------------------------------------------
+# -- properties of a table ------------------------------------------------------------------------------------
 
 
 def has_esp(table: Gpt | Mbr) -> bool:
-    """Whether one of the partitions (no logical one) is an EFI system partition."""
+    """Whether a partition (other than a logical one) is an EFI system partition."""
     return any(partition.is_esp for partition in table.partitions)
 
 
 def has_boot_code(sector0: bytes) -> bool:
-    """Whether the first sector holds code for a BIOS to run."""
+    """Whether the first sector has code for a BIOS, that is any byte but zero where such code would be."""
     return any(sector0[:_BOOT_CODE_LENGTH])
 
 
 def needed_size(table: Gpt | Mbr) -> int:
-    """The byte up to which partitions reach; 0 without partitions."""
+    """The end of the last partition; 0 without partitions."""
     return max((partition.end for partition in table.partitions), default=0)
 
 
 def is_cut(table: Gpt | Mbr, size: int) -> bool:
-    """Whether some is missing of what a disk image of `size` bytes had: it ends within a partition, or before all."""
+    """Whether a disk image of `size` bytes is truncated: it ends within a partition, or before the first one."""
     parts = table.partitions
     has_none = bool(parts) and len(absent_partitions(table, size)) == len(parts)
     return has_none or any(part.start < size < part.end for part in parts)
 
 
 def absent_partitions(table: Gpt | Mbr, size: int) -> tuple[Partition, ...]:
-    """The partitions behind the end of an image of `size` bytes: genimage and others leave out what has no content."""
+    """The partitions that begin at or after the image's end: genimage and others leave out those without content."""
     return tuple(partition for partition in table.partitions if partition.start >= size)
 
 
 def absent_note(absent: Sequence[Partition], size: int) -> str:
-    """What the status says about them."""
+    """The note in the status about absent partitions of an image of `size` bytes."""
     numbers = ", ".join(str(partition.number) for partition in absent)
     return f"the image ends at byte {size}, before its partition {numbers} begins, which is filled with zeros"
 
 
 def logicals_damaged(fault: str) -> ImageDamaged:
-    """The refusal of an image whose chain of logical partitions `mbr.parse_logicals` could not follow."""
+    """The error for an image whose chain of logical partitions `mbr.parse_logicals` refused with `fault`."""
     return ImageDamaged(
         format="disk",
         reason=f"its logical partitions cannot be followed: {fault}",
@@ -106,7 +104,7 @@ def logicals_damaged(fault: str) -> ImageDamaged:
     )
 
 
-# -- the config drive's place --------------------------------------------------------------------------------
+# -- the config drive's partition -----------------------------------------------------------------------------
 
 
 def place_drive(
@@ -117,21 +115,21 @@ def place_drive(
     logicals: Sequence[Logical] | None = None,
     existing: Partition | None = None,
 ) -> DriveSlot:
-    """Choose the config drive's partition: the image's own config-2, else a new one at the end of the disk.
+    """Choose the config drive's partition: the image's own config-2, or a new one at the end of the disk.
 
-    A new one is aligned to 1 MiB, and where the free space is too short for that, to 4096 bytes.
+    A new partition is aligned to 1 MiB, or to 4096 bytes if the free space is too short for that.
 
     Args:
         table: the image's table, not yet relocated.
         disk_size: size of the target disk.
-        sector_size: that of the target disk.
-        drive_size: size of the filesystem to put there.
-        logicals: the logical partitions of an MBR. None where they are not known: then the extended partition
-            counts as full, so what fits without them also fits with them, but not the other way round.
-        existing: a partition of the image that holds a filesystem labelled config-2.
+        sector_size: sector size of the target disk.
+        drive_size: size of the config drive's filesystem.
+        logicals: the logical partitions of an MBR; None if they are not known. The extended partition is then taken as
+            full: what fits then also fits when they are known.
+        existing: a partition of the image whose filesystem has the label config-2, if there is one.
 
     Raises:
-        ConfigDriveCreate: there is no room or no free entry, or the image's own config-2 is too small.
+        ConfigDriveCreate: there is no space or no unused entry, or the image's own config-2 is too small.
     """
     if sector_size != table.sector_size:
         sizes = f"sectors of {table.sector_size} bytes, the disk has {sector_size}"
@@ -145,7 +143,7 @@ def place_drive(
 
 
 def drive_candidates(partitions: Iterable[Partition]) -> list[Partition]:
-    """The partitions that may hold a config drive of the image's own: those of a size that one can have."""
+    """The partitions whose filesystem may be the image's own config drive, by their kind and size."""
     return [
         part
         for part in partitions
@@ -154,18 +152,18 @@ def drive_candidates(partitions: Iterable[Partition]) -> list[Partition]:
 
 
 def is_drive(head: bytes) -> bool:
-    """Whether a filesystem that begins with these bytes (`LABEL_BYTES`) has the config drive's label, in any case."""
+    """Whether the filesystem that begins with these `LABEL_BYTES` has the label config-2, in upper or lower case."""
     label = volume_label(head)
-    return label is not None and label.lower() == DRIVE_NAME
+    return label is not None and label.lower() == LABEL
 
 
 def _named_drive(table: Gpt | Mbr) -> Partition | None:
-    return next((p for p in table.partitions if p.name.lower() == DRIVE_NAME), None)
+    return next((p for p in table.partitions if p.name.lower() == LABEL), None)
 
 
 def _reuse(table: Gpt | Mbr, own: Partition, drive_size: int) -> DriveSlot:
     if drive_size > own.size:
-        # A second one is no way out: readers go by the label, and would find either.
+        # A second config drive is no solution: readers search by the label, and could find either.
         raise ConfigDriveCreate(
             detail=f"{drive_size} bytes are needed, the image's own partition {own.number} has {own.size}",
             hint="Deploy an image without a config-2 partition, or with a larger one.",
@@ -201,19 +199,19 @@ def _place_mbr(table: Mbr, disk_size: int, drive_size: int, logicals: Sequence[L
     begin, number = extended.end, 0
     if logicals is not None:
         begin, number = max((p.end for p in logicals), default=extended.start), 5 + len(logicals)
-    # The partition's EBR needs a sector before it.
+    # The sector before the partition is its EBR.
     start, size = _fit(begin + table.sector_size, end, drive_size)
     return DriveSlot("new", number, start, size, "logical")
 
 
 def _mbr_end(table: Mbr, disk_size: int) -> int:
-    """The end of what the MBR's partitions can use: the disk's, or the limit of 32-bit sectors."""
+    """The end of the space that an MBR can address: the disk's end, or the limit of 32-bit sector numbers."""
     return min(disk_size // table.sector_size, mbr_format.MAX_LBA) * table.sector_size
 
 
 def _fit(begin: int, end: int, drive_size: int) -> tuple[int, int]:
-    """Start and size at the end of the free space; never in the first MiB, which is held back."""
-    begin = max(begin, HEAD)
+    """Start and size of a partition at the end of the free space, outside the disk's first MiB."""
+    begin = max(begin, HEAD_BYTES)
     for alignment in (MiB, _FALLBACK_ALIGNMENT):
         size = align_up(drive_size, alignment)
         start = align_down(end - size, alignment)
@@ -238,20 +236,20 @@ def finish_head(
     unique_guid: uuid.UUID,
     drive_type: DriveType,
     logicals: Sequence[Logical] = (),
-) -> Finished:
-    """The head as it is to be committed: the GPT relocated, the config drive's partition added.
+) -> FinishedTable:
+    """The head to commit, with the GPT relocated and the config drive's partition added.
 
     Args:
         head: the first MiB of the image, from which `table` was read.
         table: the image's table.
         disk_size: size of the target disk.
         slot: from `place_drive`, None without a config drive.
-        unique_guid: for the new partition in a GPT.
+        unique_guid: GUID of the new partition in a GPT.
         drive_type: the config drive's filesystem.
         logicals: the logical partitions of an MBR.
 
     Raises:
-        TableError: the partitions do not fit on the disk, or the slot is not free.
+        TableError: the partitions do not fit on the disk, or the slot is in use.
     """
     new_slot = slot if slot is not None and slot.kind == "new" else None
     if isinstance(table, Gpt):
@@ -267,12 +265,12 @@ def finish_head(
         table, writes = mbr_format.add_logical(
             table, logicals, start=new_slot.start, size=new_slot.size, kind=kind, container_end=end
         )
-    return _finished(head, table, disk_size, (*writes, (0, table.sector0)))
+    return _apply_writes(head, table, disk_size, (*writes, (0, table.sector0)))
 
 
 def _finish_gpt(
     head: bytes, old: Gpt, disk_size: int, slot: DriveSlot | None, unique_guid: uuid.UUID
-) -> Finished:
+) -> FinishedTable:
     new = gpt_format.relocate(old, disk_size)
     if slot is not None:
         new = gpt_format.add_partition(
@@ -281,18 +279,18 @@ def _finish_gpt(
             size=slot.size,
             type_guid=DRIVE_TYPE_GUID,
             unique_guid=unique_guid,
-            name=DRIVE_NAME,
+            name=LABEL,
         )
     sectors = disk_size // old.sector_size
     sector0 = gpt_format.protective_mbr(
         head[: mbr_format.SIZE], old_sectors=old.alternate_lba + 1, sectors=sectors
     )
     writes = (*gpt_format.encode_backup(new), *gpt_format.encode_primary(new), (0, sector0))
-    return _finished(head, new, disk_size, writes)
+    return _apply_writes(head, new, disk_size, writes)
 
 
-def _finished(head: bytes, table: Gpt | Mbr, disk_size: int, writes: Writes) -> Finished:
-    """Lay the writes within the head over it, and sort the others by their place."""
+def _apply_writes(head: bytes, table: Gpt | Mbr, disk_size: int, writes: Writes) -> FinishedTable:
+    """Apply the writes that lie within the head to it; the others are divided into the disk's last MiB and the rest."""
     changed = bytearray(head)
     tail: list[tuple[int, bytes]] = []
     others: list[tuple[int, bytes]] = []
@@ -301,18 +299,18 @@ def _finished(head: bytes, table: Gpt | Mbr, disk_size: int, writes: Writes) -> 
         changed[start : start + len(held)] = held
         rest = (start + len(held), data[len(held) :])
         if rest[1]:
-            (tail if rest[0] >= disk_size - HEAD else others).append(rest)
-    return Finished(table, bytes(changed), tuple(tail), tuple(others))
+            (tail if rest[0] >= disk_size - HEAD_BYTES else others).append(rest)
+    return FinishedTable(table, bytes(changed), tuple(tail), tuple(others))
 
 
 # -- stale copies --------------------------------------------------------------------------------------------
 
 
 def stale_backup(table: Gpt, image_size: int, disk_size: int) -> Ranges:
-    """Where the image's own backup GPT lies once the table has moved: ranges (offset, length) to be zeroed.
+    """The ranges (offset, length) of the image's own backup GPT, to be zeroed after the table was relocated.
 
-    Only bytes that no partition covers, that the new backup does not cover, and that image and disk have;
-    nothing of the first MiB. They are to be zeroed before the config drive and the new backup are written.
+    Bytes of a partition, of the new backup, of the first MiB, or beyond the end of image or disk are left out. They are
+    to be zeroed before the config drive and the new backup are written.
 
     Args:
         table: the image's table, not yet relocated.
@@ -321,21 +319,21 @@ def stale_backup(table: Gpt, image_size: int, disk_size: int) -> Ranges:
     """
     new = gpt_format.relocate(table, disk_size)
     keep = [
-        (0, max(HEAD, table.primary_end)),
+        (0, max(HEAD_BYTES, table.primary_end)),
         _backup_range(new),
         *((p.start, p.end) for p in table.partitions),
     ]
     start, end = _backup_range(table)
-    return _lengths(_subtract(max(0, start), min(end, image_size, disk_size), keep))
+    return _as_lengths(_subtract(max(0, start), min(end, image_size, disk_size), keep))
 
 
 def stale_signature_ranges(
     old_table: Gpt | Mbr, disk_size: int, logicals: Iterable[Partition] = ()
 ) -> Ranges:
-    """What to zero of an old disk so that nothing on it comes back to life: ranges (offset, length), sorted.
+    """The ranges (offset, length), sorted, to zero so that no old filesystem, array or table is detected on the disk.
 
-    The first and last MiB of each partition (md, LVM, ZFS and filesystems sign there), and the backup GPT
-    where the old table says that it is. The first and the last MiB of the disk are wiped by the caller.
+    They are the first and last MiB of each old partition (md, LVM, ZFS and filesystems have their signatures there),
+    and the backup GPT where the old table says that it is. The caller wipes the first and last MiB of the disk.
     """
     ranges: list[tuple[int, int]] = []
     for partition in (*old_table.partitions, *logicals):
@@ -344,11 +342,11 @@ def stale_signature_ranges(
     if isinstance(old_table, Gpt):
         start, end = _backup_range(old_table)
         ranges.append((max(0, start), min(end, disk_size)))
-    return _lengths(_merge(ranges))[:_MAX_STALE_RANGES]
+    return _as_lengths(_merge(ranges))[:_MAX_STALE_RANGES]
 
 
 def _backup_range(gpt: Gpt) -> tuple[int, int]:
-    """Start and end of the backup copy, its entries and its header."""
+    """Start and end of the backup copy, entries and header."""
     return gpt.backup_entries_lba * gpt.sector_size, (gpt.alternate_lba + 1) * gpt.sector_size
 
 
@@ -375,5 +373,5 @@ def _merge(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-def _lengths(ranges: Iterable[tuple[int, int]]) -> Ranges:
+def _as_lengths(ranges: Iterable[tuple[int, int]]) -> Ranges:
     return tuple((start, end - start) for start, end in ranges)

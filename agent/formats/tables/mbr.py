@@ -1,11 +1,11 @@
-"""The MBR and its logical partitions: reading them, and adding one partition.
+"""The MBR and its logical partitions: parses them, and adds one partition.
 
-Pure: sectors go in, sectors and (offset, bytes) writes come out; the reader of the EBR chain is injected.
-What is not meant to change (boot code, disk signature, other entries) comes out as it went in.
+Sectors go in; sectors and (offset, bytes) writes come out. Boot code, disk signature and other entries are kept. The
+EBR chain is read through a function that the caller gives.
 
-The layout is that of the classical MBR: four entries at byte 446, 0x55AA at 510; an extended partition holds
-a chain of EBRs of the same layout, whose first entry is a logical partition (its start counts from that EBR)
-and whose second is the link to the next EBR (its start counts from the extended partition).
+An MBR has four entries at byte 446 and 0x55AA at byte 510. An extended partition holds a chain of EBRs of the same
+layout: the first entry of an EBR is a logical partition (its start counts from that EBR), the second one is the link to
+the next EBR (its start counts from the extended partition).
 """
 
 import struct
@@ -19,22 +19,22 @@ SIZE = 512
 SIGNATURE = b"\x55\xaa"
 PROTECTIVE = 0xEE
 EXTENDED = (0x05, 0x0F, 0x85)
-# Start plus count of an added partition stays below this: both are 32-bit fields.
+# An added partition ends at this LBA at the latest: start and count are 32-bit fields.
 MAX_LBA = 2**32 - 1
-MAX_LINKS = 128
+MAX_LINKS = 128  # EBRs in a chain
 
 _ESP = 0xEF
 _ENTRY = struct.Struct("<B3sB3sII")
 _TABLE_OFFSET = 446
-# The CHS address that says: only the LBA fields count.
+# The CHS address that stands for "use the LBA fields".
 _CHS_NONE = b"\xfe\xff\xff"
 
 Writes = tuple[tuple[int, bytes], ...]
-Read = Callable[[int, int], bytes]
+ReadAt = Callable[[int, int], bytes]
 
 
-class Entry(NamedTuple):
-    """One of the four entries of an MBR or EBR, as it is on the disk."""
+class MbrEntry(NamedTuple):
+    """One of the four entries of an MBR or EBR, with its fields as on the disk."""
 
     flag: int = 0
     first_chs: bytes = _CHS_NONE
@@ -46,9 +46,9 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Mbr:
-    """A plausible MBR. An MBR does not tell its sector size: `sector_size` is what it was read with.
+    """A plausible MBR: its 512 bytes (`sector0`), and the sector size with which it was read.
 
-    `sector0` is its 512 bytes.
+    An MBR does not say its sector size.
     """
 
     sector_size: int
@@ -56,7 +56,7 @@ class Mbr:
 
     @property
     def partitions(self) -> tuple[Partition, ...]:
-        """The primaries, an extended one included; logical ones need `parse_logicals`."""
+        """The primary partitions, including an extended one; `parse_logicals` gives the logical ones."""
         found = ((index + 1, entry) for index, entry in enumerate(entries(self.sector0)) if entry.kind)
         return tuple(_partition(number, entry, self.sector_size) for number, entry in found)
 
@@ -68,9 +68,10 @@ class Mbr:
 
     @property
     def free_slot(self) -> int | None:
-        """The number of the first free primary entry, or None.
+        """The number (from 1) of the first unused primary entry, or None.
 
-        One that is active is none, although it may have no type: ISOs for USB sticks mark themselves so, from sector 0.
+        An entry without a type but with the active flag is used: hybrid ISOs for USB sticks have one that begins at
+        sector 0.
         """
         free = [not entry.kind and not entry.flag for entry in entries(self.sector0)]
         return free.index(True) + 1 if True in free else None
@@ -78,29 +79,29 @@ class Mbr:
 
 @dataclass(frozen=True, slots=True)
 class Logical(Partition):
-    """A logical partition, with its EBR: where that is, and its whole sector."""
+    """A logical partition, with the offset in bytes and the content of its EBR's sector."""
 
     ebr: int = 0
     ebr_sector: bytes = b""
 
 
-def entries(sector: bytes) -> tuple[Entry, ...]:
+def entries(sector: bytes) -> tuple[MbrEntry, ...]:
     """The four entries of an MBR or EBR sector of at least 512 bytes."""
-    return tuple(Entry(*fields) for fields in _ENTRY.iter_unpack(sector[_TABLE_OFFSET : SIZE - 2]))
+    return tuple(MbrEntry(*fields) for fields in _ENTRY.iter_unpack(sector[_TABLE_OFFSET : SIZE - 2]))
 
 
-def put_entry(sector: bytes, index: int, entry: Entry) -> bytes:
-    """The sector with entry `index` (from 0) replaced, and nothing else."""
+def put_entry(sector: bytes, index: int, entry: MbrEntry) -> bytes:
+    """A copy of the sector with entry `index` (from 0) replaced."""
     changed = bytearray(sector)
     _ENTRY.pack_into(changed, _TABLE_OFFSET + index * _ENTRY.size, *entry)
     return bytes(changed)
 
 
 def parse(sector0: bytes, sector_size: int) -> Mbr | None:
-    """Read the first sector as an MBR; None unless its entries are all sane and at least one is used.
+    """Read the first sector as an MBR, or return None if its entries are not plausible or all unused.
 
-    0x55AA alone proves nothing, boot sectors of filesystems have it too. So every boot flag must be 0x00 or
-    0x80, and used entries must have a start and a length, must not wrap, and must not overlap.
+    0x55AA alone proves nothing: boot sectors of filesystems have it too. Therefore every boot flag must be 0x00 or
+    0x80, and used entries must have a start and a length, end within 2^32 sectors, and not overlap.
     """
     if len(sector0) < SIZE or sector0[510:512] != SIGNATURE:
         return None
@@ -117,20 +118,19 @@ def parse(sector0: bytes, sector_size: int) -> Mbr | None:
     return Mbr(sector_size, bytes(sector0[:SIZE]))
 
 
-def parse_logicals(read: Read, extended: Partition, sector_size: int) -> tuple[Logical, ...]:
+def parse_logicals(read: ReadAt, extended: Partition, sector_size: int) -> tuple[Logical, ...]:
     """Follow the chain of EBRs in an extended partition.
 
-    EBRs without a partition are passed over; where the first sector is no EBR, the extended partition is
-    empty.
+    EBRs without a partition are skipped; if the first sector is not an EBR, the extended partition is empty.
 
     Args:
-        read: gives `length` bytes at `offset` of the disk; fewer where they cannot be read.
+        read: `read(offset, length)` returns bytes of the disk, fewer than `length` if they cannot be read.
         extended: the extended partition.
-        sector_size: bytes.
+        sector_size: in bytes.
 
     Raises:
-        TableError: the chain loops, leaves the extended partition, overlaps itself, is longer than 128 links,
-            or cannot be read.
+        TableError: the chain loops, leaves the extended partition, overlaps itself, has more than `MAX_LINKS` links, or
+            cannot be read.
     """
     found: list[Logical] = []
     seen: list[int] = []
@@ -158,11 +158,11 @@ def parse_logicals(read: Read, extended: Partition, sector_size: int) -> tuple[L
 
 
 def add_primary(mbr: Mbr, *, number: int, start: int, size: int, kind: int) -> Mbr:
-    """Put a partition of type `kind` into the free entry `number` (1 to 4); `start` and `size` in bytes.
+    """Add a partition of type `kind` in the unused entry `number` (1 to 4); `start` and `size` are in bytes.
 
     Raises:
-        TableError: the entry is taken, or the place overlaps a partition or is beyond what 32-bit sectors
-            address.
+        TableError: the entry is used, or the range overlaps a partition, is not whole sectors, or ends beyond 32-bit
+            sector numbers.
     """
     if not 1 <= number <= 4 or entries(mbr.sector0)[number - 1].kind:
         raise TableError(f"primary slot {number} is not free")
@@ -175,17 +175,16 @@ def add_primary(mbr: Mbr, *, number: int, start: int, size: int, kind: int) -> M
 def add_logical(
     mbr: Mbr, logicals: Sequence[Logical], *, start: int, size: int, kind: int, container_end: int
 ) -> tuple[Mbr, Writes]:
-    """Append a logical partition; the extended one grows to `container_end` if it ends earlier. In bytes.
+    """Append a logical partition, and extend the extended partition to `container_end` if it ends before.
 
-    In an empty extended partition its first sector becomes the EBR of the new one; otherwise that is the
-    sector before `start`, and the last logical partition's EBR is linked to it.
+    Offsets and sizes are in bytes. The EBR of the new partition is the sector before `start`, linked from the EBR of
+    the last logical partition; in an empty extended partition it is the first sector of that.
 
     Returns:
         The changed MBR, and the EBR sectors to write: the new one before the link to it.
 
     Raises:
-        TableError: there is not exactly one extended partition, something lies behind it, or the place is not
-            free.
+        TableError: there is not exactly one extended partition, another partition follows it, or the range is not free.
     """
     extended, sector_size = mbr.extended, mbr.sector_size
     if extended is None:
@@ -207,25 +206,25 @@ def add_logical(
 def _extend(mbr: Mbr, extended: Partition, end: int) -> Mbr:
     if end == extended.end:
         return mbr
-    _check_place(extended.start, end - extended.start, mbr.sector_size)
+    _check_range(extended.start, end - extended.start, mbr.sector_size)
     index, sectors = extended.number - 1, (end - extended.start) // mbr.sector_size
     longer = entries(mbr.sector0)[index]._replace(last_chs=_CHS_NONE, sectors=sectors)
     return replace(mbr, sector0=put_entry(mbr.sector0, index, longer))
 
 
 def _ebr_writes(
-    logicals: Sequence[Logical], extended: Partition, ebr: int, entry: Entry, sector_size: int
+    logicals: Sequence[Logical], extended: Partition, ebr: int, entry: MbrEntry, sector_size: int
 ) -> Writes:
-    """The new EBR, and the link to it from the last one unless it is the first itself."""
+    """The writes of the new EBR and, unless it is the first, of the last EBR with a link to it."""
     blank = bytes(SIZE - len(SIGNATURE)) + SIGNATURE + bytes(sector_size - SIZE)
     new = (ebr, put_entry(blank, 0, entry))
     if not logicals:
         return (new,)
     start = (ebr - extended.start) // sector_size
-    link = Entry(kind=EXTENDED[0], start_lba=start, sectors=entry.start_lba + entry.sectors)
+    link = MbrEntry(kind=EXTENDED[0], start_lba=start, sectors=entry.start_lba + entry.sectors)
     last = max(logicals, key=lambda logical: logical.number)
-    # The link is the second entry by custom, but some tools put the partition there and the link first. A
-    # link that is there leads to EBRs without a partition only: it goes.
+    # The link is the second entry by convention, but some tools put the partition there and the link first. A link that
+    # exists already leads only to EBRs without a partition, and is replaced.
     second = entries(last.ebr_sector)[1]
     slot = 0 if second.sectors and second.kind not in (0, *EXTENDED) else 1
     return new, (last.ebr, put_entry(last.ebr_sector, slot, link))
@@ -253,7 +252,7 @@ def _parse_ebr(
     return logical, following
 
 
-def _logical(sector: bytes, offset: int, number: int, entry: Entry) -> Logical:
+def _logical(sector: bytes, offset: int, number: int, entry: MbrEntry) -> Logical:
     return Logical(
         number=number,
         start=offset + entry.start_lba * len(sector),
@@ -265,7 +264,7 @@ def _logical(sector: bytes, offset: int, number: int, entry: Entry) -> Logical:
     )
 
 
-def _partition(number: int, entry: Entry, sector_size: int) -> Partition:
+def _partition(number: int, entry: MbrEntry, sector_size: int) -> Partition:
     return Partition(
         number=number,
         start=entry.start_lba * sector_size,
@@ -276,13 +275,13 @@ def _partition(number: int, entry: Entry, sector_size: int) -> Partition:
     )
 
 
-def _entry(kind: int, start: int, size: int, sector_size: int, base: int = 0) -> Entry:
-    """An entry whose start counts from `base`, with the absolute place checked against the 32-bit limit."""
-    _check_place(start, size, sector_size)
-    return Entry(kind=kind, start_lba=(start - base) // sector_size, sectors=size // sector_size)
+def _entry(kind: int, start: int, size: int, sector_size: int, base: int = 0) -> MbrEntry:
+    """An entry whose start counts from `base`; the range itself is checked by its absolute position."""
+    _check_range(start, size, sector_size)
+    return MbrEntry(kind=kind, start_lba=(start - base) // sector_size, sectors=size // sector_size)
 
 
-def _check_place(start: int, size: int, sector_size: int) -> None:
+def _check_range(start: int, size: int, sector_size: int) -> None:
     if start % sector_size or size % sector_size or start <= 0 or size <= 0:
         raise TableError(f"byte {start} and {size} bytes are no whole sectors of {sector_size} bytes")
     if (start + size) // sector_size > MAX_LBA:

@@ -1,42 +1,39 @@
-"""Which partition table a disk or an image has: the one entry to `gpt` and `mbr`.
-
-Pure. Whoever has the first bytes may ask. A table that is there but damaged raises; no table is None.
-"""
+"""Finds the partition table in the first bytes of a disk or an image: a GPT (`gpt`), an MBR (`mbr`), or none."""
 
 from agent.formats.tables import gpt, mbr
 from agent.formats.tables.gpt import Gpt
 from agent.formats.tables.mbr import Mbr
-from agent.formats.tables.partition import HEAD, Partition, TableError
+from agent.formats.tables.partition import HEAD_BYTES, Partition, TableError
 from agent.formats.tables.superblock import sniff_filesystem
 
-__all__ = ["HEAD", "Gpt", "Mbr", "Partition", "Table", "TableError", "read_table"]
+__all__ = ["HEAD_BYTES", "Gpt", "Mbr", "Partition", "Table", "TableError", "read_table"]
 
 Table = Gpt | Mbr
 
 _SECTOR_SIZES = (512, 4096)
-# A bare filesystem of these has 0x55AA at the end of its first sector as well.
+# Filesystems whose first sector also ends with 0x55AA.
 _BOOT_SECTOR_FILESYSTEMS = ("vfat", "ntfs", "exfat")
 
 
 def read_table(window: bytes | memoryview, sector_size: int | None) -> Table | None:
     """Read the table in the first bytes of a disk.
 
-    A GPT needs an 0xEE entry in sector 0, protective or hybrid; a header without one is stale and does not
-    count. With `sector_size` None a GPT is looked for at 512 and then at 4096, and the first whole one is
-    taken; an MBR does not tell its sector size and is read with 512: ask `superblock.mbr_sector_size`, and
-    read again with that.
+    A GPT needs an 0xEE entry in sector 0 (protective or hybrid); without one its header is stale and is ignored. If
+    `sector_size` is None, a GPT is looked for at byte 512 and then at 4096, and the first valid one is taken. An MBR
+    does not say its sector size and is then read with 512: call `superblock.mbr_sector_size`, and read again with its
+    answer.
 
     Args:
-        window: the first bytes of the disk: 1 MiB, or as far as the entries of its GPT reach (`TABLE_REACH`).
-        sector_size: 512, 4096, or None where it is not known.
+        window: the first bytes of the disk: 1 MiB, or `TABLE_REACH` to include the entries of any GPT.
+        sector_size: 512, 4096, or None if it is not known.
 
     Returns:
-        The table, or None where there is none: no 0x55AA, a bare filesystem, or entries that make no sense.
+        The table, or None: no 0x55AA, a filesystem without a table, or entries of an MBR that are not plausible.
 
     Raises:
         TableError: there is a GPT, but its primary copy is damaged.
     """
-    head = bytes(window[:HEAD])
+    head = bytes(window[:HEAD_BYTES])
     if len(head) < mbr.SIZE or head[510:512] != mbr.SIGNATURE:
         return None
     protective = [entry for entry in mbr.entries(head) if entry.kind == mbr.PROTECTIVE]

@@ -1,13 +1,13 @@
-"""What the first bytes of a filesystem tell: its kind, its label, the sector size it was made for.
+"""Reads a filesystem's kind, its label, and the sector size that it was made for, from its first bytes.
 
-Pure. Signatures are those of each format's own documentation; the names are those that blkid prints.
+Signatures are from each format's own documentation; the names are those that blkid prints.
 """
 
 import struct
 
 from agent.formats.tables import mbr
 
-# What `volume_label` wants to see; a multiple of every sector size.
+# How many first bytes `volume_label` needs; a multiple of every sector size.
 LABEL_BYTES = 36 * 1024
 
 _BTRFS_OFFSET = 64 * 1024
@@ -16,7 +16,7 @@ _ZFS_OFFSET = 128 * 1024
 _ZFS_UBERBLOCKS = 128
 _EXT_OFFSET = 1024
 
-# (offset, signature, name). What wraps a filesystem comes first.
+# (offset, signature, name). Containers of a filesystem (LUKS, md) come first.
 _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"LUKS\xba\xbe", "crypto_LUKS"),
     (0, b"\xfc\x4e\x2b\xa9", "linux_raid_member"),
@@ -26,12 +26,12 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (3, b"NTFS    ", "ntfs"),
     (3, b"EXFAT   ", "exfat"),
     (_BTRFS_OFFSET + 64, b"_BHRfS_M", "btrfs"),
-    # The first descriptor, which has to be the primary one: those behind it sign alike.
+    # The primary volume descriptor, type 1; the descriptors after it have the same signature.
     (_ISO_OFFSET, b"\x01CD001", "iso9660"),
 )
 _PAGE_SIZES = (4096, 8192, 16384, 65536)
 
-# Features that ext2 and ext3 drivers know; any other makes it ext4.
+# Feature bits that the ext2 and ext3 drivers know; with any other it is ext4.
 _EXT_HAS_JOURNAL = 0x4
 _EXT3_INCOMPAT = 0x2 | 0x4 | 0x10
 _EXT3_RO_COMPAT = 0x1 | 0x2 | 0x4
@@ -41,8 +41,8 @@ def sniff_filesystem(data: bytes | memoryview) -> str | None:
     """Name the filesystem (or LUKS, LVM, RAID member, swap) that begins with these bytes, or None.
 
     Args:
-        data: as many first bytes as there are; 256 KiB show every kind, 512 those that sign their first
-            sector.
+        data: the first bytes, as many as there are: 256 KiB are enough for every kind, 512 for those whose
+            signature is in the first sector.
     """
     for offset, magic, name in _MAGICS:
         if data[offset : offset + len(magic)] == magic:
@@ -59,9 +59,7 @@ def sniff_filesystem(data: bytes | memoryview) -> str | None:
 
 
 def volume_label(data: bytes | memoryview) -> str | None:
-    """The label in a FAT boot sector or an ISO 9660 volume descriptor, or None.
-
-    Padding is cut off, case is kept.
+    """The label in a FAT boot sector or an ISO 9660 volume descriptor, without its padding, or None.
 
     Args:
         data: the first `LABEL_BYTES` of the filesystem.
@@ -71,7 +69,7 @@ def volume_label(data: bytes | memoryview) -> str | None:
         return _text(data[_ISO_OFFSET + 40 : _ISO_OFFSET + 72])
     if kind != "vfat":
         return None
-    # FAT32 has no 16-bit count of sectors per FAT and a longer parameter block.
+    # In FAT32 the 16-bit number of sectors per FAT is 0, and the parameter block is longer.
     fat32 = data[22:24] == b"\0\0"
     extended = 66 if fat32 else 38
     if data[extended] != 0x29:
@@ -81,7 +79,7 @@ def volume_label(data: bytes | memoryview) -> str | None:
 
 
 def filesystem_sector_size(data: bytes | memoryview) -> int | None:
-    """The sector size that a filesystem says it was made for (FAT, NTFS, exFAT, XFS), or None; in bytes."""
+    """The sector size in the superblock of FAT, NTFS, exFAT or XFS, in bytes; None for others."""
     kind = sniff_filesystem(data)
     if kind in ("vfat", "ntfs"):
         return int.from_bytes(data[11:13], "little")
@@ -93,20 +91,19 @@ def filesystem_sector_size(data: bytes | memoryview) -> int | None:
 
 
 def mbr_sector_size(window: bytes | memoryview, mbr_sector0: bytes, image_size: int | None) -> int | None:
-    """The sector size that an MBR's entries count in, told from where its filesystems are.
+    """The sector size in which an MBR's entries count, found by looking for the partitions' filesystems.
 
-    A partition that would end beyond the image with 4096 decides for 512, whatever else is found. Otherwise each
-    partition is looked for at its start times 512 and times 4096; the size under which more of them show a
-    filesystem wins. Two partitions can be placed such that one's start times 4096 is the other's times 512, so a
-    single hit is not enough.
+    If a partition would end beyond the image with 4096, it is 512. Otherwise each partition is looked for at its start
+    times 512 and times 4096, and the sector size that finds more filesystems is taken. One match is not enough: the
+    start of one partition times 4096 can be that of another times 512.
 
     Args:
         window: the first bytes of the disk.
         mbr_sector0: its first 512 bytes, known to be an MBR.
-        image_size: bytes, None where it is not known.
+        image_size: size of the guest disk in bytes, or None.
 
     Returns:
-        512, 4096, or None where it cannot be told.
+        512, 4096, or None if neither finds more.
     """
     used = [entry for entry in mbr.entries(mbr_sector0) if entry.kind]
     reach = max((entry.start_lba + entry.sectors for entry in used), default=0)
@@ -118,7 +115,7 @@ def mbr_sector_size(window: bytes | memoryview, mbr_sector0: bytes, image_size: 
 
 
 def _fits(data: memoryview, sector_size: int) -> bool:
-    """Whether a filesystem begins here that such a disk can hold: its own sectors may not be smaller."""
+    """Whether a filesystem begins here whose own sector size is not below that of the disk."""
     if sniff_filesystem(data) is None:
         return False
     own = filesystem_sector_size(data)
@@ -126,7 +123,7 @@ def _fits(data: memoryview, sector_size: int) -> bool:
 
 
 def _is_fat(data: bytes | memoryview) -> bool:
-    """A FAT boot sector by its parameter block; its type string is only a comment."""
+    """Recognise a FAT boot sector by its parameter block; the type string ("FAT32") is informational only."""
     if len(data) < 512 or data[510:512] != b"\x55\xaa" or data[0] not in (0xEB, 0xE9):
         return False
     sector_size, cluster, reserved, fats = struct.unpack_from("<HBHB", data, 11)
@@ -149,18 +146,18 @@ def _ext_version(data: bytes | memoryview) -> str:
 
 
 def _is_lvm(data: bytes | memoryview) -> bool:
-    """The physical volume's label is in one of the first four 512-byte sectors."""
+    """Recognise an LVM physical volume, whose label is in one of the first four sectors of 512 bytes."""
     offsets = range(0, 2048, 512)
     return any(data[o : o + 8] == b"LABELONE" and data[o + 24 : o + 32] == b"LVM2 001" for o in offsets)
 
 
 def _is_swap(data: bytes | memoryview) -> bool:
-    """The signature ends the first page, whose size is the machine's."""
+    """Recognise swap space, whose signature ends the first memory page of the machine that made it."""
     return any(data[size - 10 : size] in (b"SWAPSPACE2", b"SWAP-SPACE") for size in _PAGE_SIZES)
 
 
 def _is_zfs(data: bytes | memoryview) -> bool:
-    """An uberblock of the first label: its magic in either byte order."""
+    """Recognise ZFS by the magic of an uberblock in the first label, in either byte order."""
     offsets = range(_ZFS_OFFSET, _ZFS_OFFSET + _ZFS_UBERBLOCKS * 1024, 1024)
     magics = (b"\x0c\xb1\xba\0\0\0\0\0", b"\0\0\0\0\0\xba\xb1\x0c")
     return any(data[offset : offset + 8] in magics for offset in offsets)

@@ -25,13 +25,13 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from agent.aio import run_blocking
-from agent.model.url import printable
 from agent.service.api.connection import authenticated
 from agent.service.api.errors import ApiError
 from agent.service.api.request_body import BodyReader
 from agent.service.jobs.audit import Failures
 from agent.service.jobs.caller import AuthMethod, Caller
 from agent.service.jobs.peer import Peer, peer_of
+from agent.text import printable
 from agent.units import KiB
 
 OPEN_PATHS = frozenset(prefix + path for prefix in ("", "/1.0") for path in ("/healthz", "/auth/time"))

@@ -15,7 +15,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.service.config.model import Api
+from agent.service.config.model import ApiConfig
 
 SOCKET_MODE = 0o660
 _BACKLOG = 1024
@@ -38,7 +38,7 @@ class TlsFiles:
     client_crl: str | None = None
 
 
-def tls_files(api: Api) -> TlsFiles | None:
+def tls_files(api: ApiConfig) -> TlsFiles | None:
     """The files of a configuration; None where it has no TLS listener."""
     if api.tls_cert is None or api.tls_key is None:
         return None

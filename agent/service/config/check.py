@@ -1,7 +1,7 @@
-"""`byoi-agent --check`: what is in force and where each value came from, or every fault at once.
+"""`byoi-agent --check`: prints every option with its value and source, or all faults of the configuration.
 
-Also owns the checks that open the files and names of the configuration (certificates, keys, the group of the
-socket), which the daemon makes at its start too.
+Also owns the checks of what the configuration names (certificates, keys, directories, the socket's group), which the
+daemon makes when it starts, too.
 """
 
 import grp
@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import ConfigInvalid, Fault
-from agent.model.url import HIDDEN
 from agent.service.config.crl import spans
-from agent.service.config.model import Api, Config, load_config
+from agent.service.config.model import ApiConfig, Config, load_config
 from agent.service.config.options import TABLE, Option
 from agent.service.config.secrets import read_regular
 from agent.service.config.sources import DEFAULT
 from agent.service.config.text import plain, toml
 from agent.service.config.trusted_path import distrust
+from agent.text import HIDDEN
 from agent.units import MiB
 
 MAX_PEM_BYTES = MiB
@@ -32,7 +32,7 @@ MAX_PEM_BYTES = MiB
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One option in force. `value` is as in JSON, None where there is none; a secret is blanked."""
+    """One option. `value` is as in JSON, None without a value, `***` for a secret; `origin` is its source."""
 
     key: str
     value: Any
@@ -40,7 +40,7 @@ class Row:
 
 
 def explain(config: Config) -> list[Row]:
-    """Every option with its value and where that came from, in the order of the table, groups last."""
+    """Every option with its value and source, in the order of the table; disk groups come last."""
     rows = [
         Row(option.key, _value(config, option), config.origins.get(option.key, DEFAULT)) for option in TABLE
     ]
@@ -51,7 +51,7 @@ def explain(config: Config) -> list[Row]:
 
 
 def _value(config: Config, option: Option) -> Any:
-    # A secret stands in the configuration under the name of its credential.
+    # The configuration has a secret under the name of its credential.
     value: Any = config
     for part in option.credential.split(".") if option.secret else option.key.split("."):
         value = None if value is None else getattr(value, part)
@@ -62,8 +62,8 @@ def _value(config: Config, option: Option) -> Any:
 
 
 def file_faults(config: Config) -> list[Fault]:
-    """Open what the configuration names: certificates, keys, CA certificates, the group of the socket; and look
-    whether its directories can be believed.
+    """Check what the configuration names: certificates, keys, CA certificates and revocation lists can be read, the
+    socket's group exists, and nobody else can write to the directories of the state and the socket.
     """
     named = (
         ("api.client_ca", config.api.client_ca),
@@ -74,7 +74,8 @@ def file_faults(config: Config) -> list[Fault]:
     if config.api.client_crl is not None:
         found.append(("api.client_crl", _crl_fault(config.api.client_crl)))
     found += _listener_faults(config.api)
-    # Who made the state's directory made the jobs in it; who may write that of the socket can put their own there.
+    # Who can write to the state directory can forge the journal, and thereby a job; who can write to the directory of
+    # the socket can replace the socket.
     found.append(("state.directory", _directory_fault(config.journal_directory)))
     found.append(("api.socket", _directory_fault(Path(config.api.socket).parent, may_be_link=True)))
     if config.api.socket_group is not None:
@@ -100,7 +101,7 @@ def _directory_fault(path: Path, *, may_be_link: bool = False) -> str | None:
 
 
 def _pem_fault(path: str, label: bytes, what: str, *, private: bool = False) -> str | None:
-    """Whether a file can be believed and read, and holds a block with that label (RFC 7468)."""
+    """Why a file cannot be trusted or read, or has no PEM block with this label (RFC 7468); None if all is well."""
     fault = distrust(path, may_be_link=not private)
     if fault is not None:
         return str(fault)
@@ -151,7 +152,7 @@ def _crl_fault(path: str) -> str | None:
     return None
 
 
-def _listener_faults(api: Api) -> Iterator[tuple[str, str | None]]:
+def _listener_faults(api: ApiConfig) -> Iterator[tuple[str, str | None]]:
     if api.tls_cert is None or api.tls_key is None:
         return
     certificate = _pem_fault(api.tls_cert, b"CERTIFICATE-----", "certificate")
@@ -181,9 +182,9 @@ def _reason(error: ssl.SSLError) -> str:
     return (error.reason or "damaged").replace("_", " ").lower()
 
 
-def doubts(config: Config) -> list[Fault]:
-    """What is allowed and yet looks wrong, for the log and for --check."""
-    found = list(config.doubts)
+def find_warnings(config: Config) -> list[Fault]:
+    """Warnings: what is allowed but probably wrong, for the log and for --check."""
+    found = list(config.warnings)
     program = config.reboot.command[0]
     if config.reboot.enabled and shutil.which(program) is None:
         found.append(Fault("reboot.command", f"there is no program {program} on this system", "config.doubt"))
@@ -194,16 +195,16 @@ def doubts(config: Config) -> list[Fault]:
 
 
 def check(path: str | None, *, cmdline: str, credentials: Path | None, as_json: bool = False) -> int:
-    """Print what is in force on stdout, and faults and doubts on stderr.
+    """Print the options on stdout, and faults and warnings on stderr.
 
     Args:
-        path: of --config; None: the default.
+        path: the file of --config, or None for the default.
         cmdline: the text of /proc/cmdline.
         credentials: the directory of systemd's credentials, if there is one.
-        as_json: one JSON document on stdout, with everything.
+        as_json: print one JSON document on stdout, which has faults and warnings too.
 
     Returns:
-        The exit status: 0, or 2 where there is a fault.
+        The exit status: 0, or 2 if there is a fault.
     """
     rows: list[Row] = []
     warnings: list[Fault] = []
@@ -212,7 +213,7 @@ def check(path: str | None, *, cmdline: str, credentials: Path | None, as_json: 
     except ConfigInvalid as error:
         faults = list(error.faults)
     else:
-        rows, faults, warnings = explain(config), file_faults(config), doubts(config)
+        rows, faults, warnings = explain(config), file_faults(config), find_warnings(config)
     sys.stdout.write(_document(rows, faults, warnings) if as_json else _table(rows))
     sys.stdout.flush()
     sys.stderr.writelines(f"byoi-agent: {fault}\n" for fault in faults)

@@ -1,7 +1,7 @@
-"""Certificate revocation lists: from when until when each list of a file holds.
+"""Reads the validity period of each certificate revocation list in a PEM file.
 
-OpenSSL reads the lists and checks certificates by them, but Python's ssl does not tell their times. They stand at the
-beginning of each list: RFC 5280, section 5.1.2, in DER (X.690). Pure.
+OpenSSL uses the lists, but Python's ssl module does not give their times. They are at the beginning of each
+list: RFC 5280, section 5.1.2, in DER (X.690).
 """
 
 import base64
@@ -16,17 +16,17 @@ _INTEGER, _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME = 0x02, 0x30, 0x17, 0x18
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """When a list holds; one without an end holds until there is another."""
+    """The validity period of a list (thisUpdate, nextUpdate); None if there is no end."""
 
     since: datetime
     until: datetime | None
 
 
 def spans(pem: bytes) -> list[Span]:
-    """The times of every list of a PEM file.
+    """The validity period of every list in a PEM file.
 
     Raises:
-        ValueError: there is no list in it, or one that cannot be read.
+        ValueError: there is no list in it, or one that cannot be parsed.
     """
     found = [_span(block[1]) for block in _PEM.finditer(pem)]
     if not found:
@@ -37,9 +37,9 @@ def spans(pem: bytes) -> list[Span]:
 def _span(text: bytes) -> Span:
     try:
         (_, whole), *_ = _elements(base64.b64decode(b"".join(text.split()), validate=True))
-        (_, signed), *_ = _elements(whole)  # tbsCertList, the signature behind it
+        (_, signed), *_ = _elements(whole)  # tbsCertList; the signature follows it
         elements = list(_elements(signed))
-        if elements[0][0] == _INTEGER:  # the version; version 1 does not tell it
+        if elements[0][0] == _INTEGER:  # the version, which is absent in version 1
             del elements[0]
         _signature, _issuer, since, until = elements[:4]
         end = _time(*until) if until[0] in (_UTC_TIME, _GENERALIZED_TIME) else None
@@ -49,19 +49,19 @@ def _span(text: bytes) -> Span:
 
 
 def _elements(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Tag and content of each element, in definite lengths as DER has them."""
-    at = 0
-    while at < len(content):
-        tag, length = content[at], content[at + 1]
-        at += 2
+    """Tag and content of each DER element, whose lengths are of the definite form."""
+    position = 0
+    while position < len(content):
+        tag, length = content[position], content[position + 1]
+        position += 2
         if length & 0x80:
             size = length & 0x7F
-            length = int.from_bytes(content[at : at + size], "big")
-            at += size
-        if not 0 <= length <= len(content) - at:
+            length = int.from_bytes(content[position : position + size], "big")
+            position += size
+        if not 0 <= length <= len(content) - position:
             raise ValueError("an element reaches beyond its end")
-        yield tag, content[at : at + length]
-        at += length
+        yield tag, content[position : position + length]
+        position += length
 
 
 def _time(tag: int, content: bytes) -> datetime:

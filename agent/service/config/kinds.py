@@ -1,7 +1,7 @@
-"""The types of options: how a value of the TOML file is checked, and what a word of the kernel command line means.
+"""The types of options: how a value of the TOML file is checked, and how a word of the kernel command line is parsed.
 
-Pure. A fault is a ValueError whose text follows the option's key. It never shows the value: whoever put a
-secret under the wrong key must not find it in a log.
+An invalid value raises ValueError with a text that is to be read after the option's key. The text never has the value,
+which may be a secret under the wrong key.
 """
 
 import ipaddress
@@ -30,24 +30,24 @@ _TYPE_NAMES = {
     dict: "a table",
 }
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
-_UNFIT = re.compile("[\\x00\\ud800-\\udfff]")  # surrogates stand for bytes that are not UTF-8
+_UNFIT = re.compile("[\\x00\\ud800-\\udfff]")  # surrogates represent bytes that are not UTF-8
 _BAD_ADDRESS = "must be HOST:PORT, such as 0.0.0.0:9443 or [::]:9443"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """One type of option."""
+class OptionKind:
+    """One type of options."""
 
     name: str
-    """As the documentation calls it."""
+    """Its name in the documentation."""
     read: Callable[[object], Any]
-    """From a decoded TOML value to the value in force.
+    """Checks a decoded TOML value and returns the value for the configuration.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: the value is invalid.
     """
     from_word: Callable[[str], object] = str
-    """From the value on the kernel command line to the TOML value that it stands for; raises likewise."""
+    """Converts a value of the kernel command line to the TOML value for `read`; raises the same."""
 
 
 def _wrong_type(expected: str, value: object) -> ValueError:
@@ -66,8 +66,8 @@ def _string(value: object) -> str:
     return value
 
 
-def matching(name: str, pattern: str, otherwise: str) -> Kind:
-    """Strings of one form; `otherwise` says what is expected."""
+def matching(name: str, pattern: str, otherwise: str) -> OptionKind:
+    """Strings that match `pattern` completely; `otherwise` is the fault text for others."""
     compiled = re.compile(pattern)
 
     def read(value: object) -> str:
@@ -76,7 +76,7 @@ def matching(name: str, pattern: str, otherwise: str) -> Kind:
             raise ValueError(otherwise)
         return text
 
-    return Kind(name, read)
+    return OptionKind(name, read)
 
 
 def _path(value: object) -> str:
@@ -111,17 +111,17 @@ def _boolean_word(word: str) -> bool:
         raise ValueError("must be true, 1 or yes, or else false, 0 or no") from None
 
 
-def seconds(least: float, most: float) -> Kind:
-    """Durations within bounds, both included."""
+def seconds(least: float, most: float) -> OptionKind:
+    """Durations in seconds from `least` to `most`."""
 
     def read(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise _wrong_type("a number of seconds", value)
-        if not least <= value <= most:  # nor is nan within any bounds
+        if not least <= value <= most:  # also true for nan
             raise ValueError(f"must be a number of seconds from {least:g} to {most:g}")
         return float(value)
 
-    return Kind("seconds", read, _number_word)
+    return OptionKind("seconds", read, _number_word)
 
 
 def _number_word(word: str) -> float:
@@ -130,8 +130,8 @@ def _number_word(word: str) -> float:
     return float(word)
 
 
-def integer(least: int, most: int) -> Kind:
-    """Whole numbers within bounds, both included."""
+def integer(least: int, most: int) -> OptionKind:
+    """Integers from `least` to `most`."""
 
     def read(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -140,7 +140,7 @@ def integer(least: int, most: int) -> Kind:
             raise ValueError(f"must be an integer from {least} to {most}")
         return value
 
-    return Kind("integer", read, _integer_word)
+    return OptionKind("integer", read, _integer_word)
 
 
 def _integer_word(word: str) -> int:
@@ -149,7 +149,7 @@ def _integer_word(word: str) -> int:
     return int(word)
 
 
-def choice(*names: str) -> Kind:
+def choice(*names: str) -> OptionKind:
     """One of these strings."""
 
     def read(value: object) -> str:
@@ -157,7 +157,7 @@ def choice(*names: str) -> Kind:
             raise ValueError(f"must be one of {', '.join(names)}")
         return value
 
-    return Kind(" | ".join(names), read)
+    return OptionKind(" | ".join(names), read)
 
 
 def _items(value: object) -> list[object]:
@@ -235,10 +235,10 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-PATH = Kind("path", _path)
-SOCKET_PATH = Kind("path", _socket_path)
-BOOLEAN = Kind("boolean", _boolean, _boolean_word)
-COMMAND = Kind("array of strings", _command, _command_words)
-DISKS = Kind("array of paths", _disks, lambda word: word.split(","))
-ADDRESS = Kind("HOST:PORT", _address)
-SERVICE_URL = Kind("URL", _service_url)
+PATH = OptionKind("path", _path)
+SOCKET_PATH = OptionKind("path", _socket_path)
+BOOLEAN = OptionKind("boolean", _boolean, _boolean_word)
+COMMAND = OptionKind("array of strings", _command, _command_words)
+DISKS = OptionKind("array of paths", _disks, lambda word: word.split(","))
+ADDRESS = OptionKind("HOST:PORT", _address)
+SERVICE_URL = OptionKind("URL", _service_url)

@@ -1,7 +1,7 @@
-"""The configuration in force: what the daemon is made from, and the rules that hold between options.
+"""The daemon's configuration as dataclasses, and the rules between options.
 
-Owns the dataclasses and `load_config`; the options themselves are in `agent.service.config.options`, their sources
-in `agent.service.config.sources`. Whoever holds a `Config` holds one without faults.
+Owns `Config` and `load_config`. The options are in `agent.service.config.options`, the sources of their values in
+`agent.service.config.sources`. A `Config` never has faults: `load_config` raises instead.
 """
 
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ _LISTENER = {"api.tls_cert", "api.tls_key", "api.client_ca", "api.client_crl", "
 
 
 @dataclass(frozen=True, slots=True)
-class Ovh:
-    """What requests in OVH's manner are signed with."""
+class OvhKeys:
+    """The keys with which clients of the OVH API sign their requests."""
 
     application_key: str
     application_secret: str = field(repr=False)
@@ -32,24 +32,24 @@ class Ovh:
 
 
 @dataclass(frozen=True, slots=True)
-class Api:
-    """The API's listeners, and who may call. Paths are absolute; `token` is the secret itself."""
+class ApiConfig:
+    """The API's listeners and authentication. Paths are absolute; `token` is the secret, not its file."""
 
     socket: str = DEFAULTS["api.socket"]
     socket_group: str | None = None
     listen: tuple[str, int] | None = None
-    """Host and port; port 0: any free one. With it there are tls_cert, tls_key and a way to authenticate."""
+    """Host and port (0 for any free port). If it is set, so are tls_cert, tls_key and a way to authenticate."""
     tls_cert: str | None = None
     tls_key: str | None = None
     client_ca: str | None = None
     client_crl: str | None = None
     token: str | None = field(default=None, repr=False)
-    ovh: Ovh | None = None
+    ovh: OvhKeys | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class ControlPlane:
-    """Where to pull jobs from. `url` has no slash at its end."""
+class ControlPlaneConfig:
+    """The control plane to poll for jobs. `url` has no slash at its end."""
 
     url: str
     token: str | None = field(default=None, repr=False)
@@ -59,14 +59,14 @@ class ControlPlane:
 
 
 @dataclass(frozen=True, slots=True)
-class Download:
+class DownloadConfig:
     """How images are fetched."""
 
     ca_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Reboot:
+class RebootConfig:
     """The reboot after a deployment."""
 
     enabled: bool = DEFAULTS["reboot.enabled"]
@@ -76,15 +76,15 @@ class Reboot:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """Where the journal is."""
+class StateConfig:
+    """The directory for the journal."""
 
     directory: str = DEFAULTS["state.directory"]
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
-    """What is logged and how: debug, info, warning, error; auto, json, text."""
+class LogConfig:
+    """The log: `level` is debug, info, warning or error; `format` is auto, json or text."""
 
     level: str = DEFAULTS["log.level"]
     format: str = DEFAULTS["log.format"]
@@ -92,24 +92,24 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All of it. `origins` tells by dotted key where each value came from; doubts are for the log."""
+    """The whole configuration. `origins` has the source of each value by dotted key; `warnings` are warnings."""
 
     service_name: str
-    api: Api = Api()
-    control_plane: ControlPlane | None = None
+    api: ApiConfig = ApiConfig()
+    control_plane: ControlPlaneConfig | None = None
     disk_groups: tuple[GroupSpec, ...] = ()
     policy: Policy = Policy()
-    download: Download = Download()
-    reboot: Reboot = Reboot()
-    state: State = State()
-    log: Log = Log()
+    download: DownloadConfig = DownloadConfig()
+    reboot: RebootConfig = RebootConfig()
+    state: StateConfig = StateConfig()
+    log: LogConfig = LogConfig()
     origins: Mapping[str, str] = field(default_factory=dict)
-    doubts: tuple[Fault, ...] = ()
+    warnings: tuple[Fault, ...] = ()
 
     @property
     def journal_directory(self) -> Path:
-        """The state's directory, or one below it where the socket is in it too: its group has to get at the socket,
-        and nobody at the journal.
+        """The state directory, or `state` in it if it holds the socket too: the socket's group needs access to that
+        directory, but must not have access to the journal.
         """
         directory = Path(self.state.directory)
         return directory / "state" if directory == Path(self.api.socket).parent else directory
@@ -118,13 +118,13 @@ class Config:
 def load_config(
     path: str | None, *, cmdline: str, credentials: Path | None, default_path: Path = DEFAULT_PATH
 ) -> Config:
-    """Read all sources: defaults, the TOML file, the kernel command line, secrets.
+    """Read all sources: defaults, the TOML file, the kernel command line, secrets; each overrides the ones before.
 
     Args:
-        path: the TOML file; None: `default_path`, which may be absent.
+        path: the TOML file, or None for `default_path`, which need not exist.
         cmdline: the text of /proc/cmdline.
         credentials: the directory of systemd's credentials, if there is one.
-        default_path: for tests.
+        default_path: another default, for tests.
 
     Raises:
         ConfigInvalid: with all faults of all sources.
@@ -143,13 +143,13 @@ def load_config(
 def load_disk_groups(
     path: str | None, *, cmdline: str, default_path: Path = DEFAULT_PATH
 ) -> tuple[GroupSpec, ...]:
-    """The configured disk groups alone, as `load_config` reads them; empty where none are configured.
+    """The configured disk groups alone, as in `load_config`; empty if none are configured.
 
-    For commands that deploy without the daemon: they need neither the server's name nor a secret.
+    For commands that deploy without the daemon, and so without the server's name and secrets.
 
     Raises:
-        ConfigInvalid: a source cannot be read or has a fault, be it anywhere: a mistyped table may have been a group,
-            and a number must not mean another disk than for the daemon.
+        ConfigInvalid: a source cannot be read or has any fault. A mistyped table may have been meant as a group, and a
+            group's number must mean the same disk as in the daemon.
     """
     settings = Settings()
     take_file(settings, default_path if path is None else Path(path), may_be_absent=path is None)
@@ -164,7 +164,7 @@ def _groups(settings: Settings) -> tuple[GroupSpec, ...]:
 
 
 def _check_rules(settings: Settings, file: Path) -> None:
-    """The rules between options. What is given wrongly counts as given: it has its fault already."""
+    """Check the rules between options. An option with an invalid value counts as given: its fault is noted already."""
     if settings.unread:
         return
     if not settings.given("service_name"):
@@ -182,7 +182,7 @@ def _check_rules(settings: Settings, file: Path) -> None:
     )
     for switch, section in switches:
         for key in () if settings.given(switch) else sorted(section & settings.named):
-            settings.doubt(key, f"has no effect without {switch} (given in: {settings.origins[key]})")
+            settings.warn(key, f"has no effect without {switch} (given in: {settings.origins[key]})")
 
 
 def _check_listener(settings: Settings) -> None:
@@ -197,7 +197,7 @@ def _check_listener(settings: Settings) -> None:
 
 
 def _check_ovh(settings: Settings) -> None:
-    # Credentials alone ask for nothing: the unit may load them on every server.
+    # Not if only the credentials exist: the systemd unit may load them on every server.
     for key in _OVH if settings.named & set(_OVH) else ():
         if not settings.given(key):
             settings.fault(key, "is required: [api.ovh] is used, which has three options or none")
@@ -210,7 +210,7 @@ def _build(settings: Settings) -> Config:
         api=_api(settings),
         control_plane=None
         if values["control_plane.url"] is None
-        else ControlPlane(
+        else ControlPlaneConfig(
             url=values["control_plane.url"],
             token=secrets.get("control_plane.token_file"),
             ca_file=values["control_plane.ca_file"],
@@ -221,24 +221,24 @@ def _build(settings: Settings) -> Config:
         policy=Policy(
             values["policy.require_checksum"], values["policy.allow_http"], values["policy.allow_file"]
         ),
-        download=Download(values["download.ca_file"]),
-        reboot=Reboot(
+        download=DownloadConfig(values["download.ca_file"]),
+        reboot=RebootConfig(
             enabled=values["reboot.enabled"],
             command=values["reboot.command"],
             grace_seconds=values["reboot.grace_seconds"],
             untold_seconds=values["reboot.untold_seconds"],
         ),
-        state=State(values["state.directory"]),
-        log=Log(values["log.level"], values["log.format"]),
+        state=StateConfig(values["state.directory"]),
+        log=LogConfig(values["log.level"], values["log.format"]),
         origins=MappingProxyType(settings.origins),
-        doubts=tuple(settings.doubts),
+        warnings=tuple(settings.warnings),
     )
 
 
-def _api(settings: Settings) -> Api:
+def _api(settings: Settings) -> ApiConfig:
     values, secrets = settings.values, settings.secrets
     application_key = values["api.ovh.application_key"]
-    return Api(
+    return ApiConfig(
         socket=values["api.socket"],
         socket_group=values["api.socket_group"],
         listen=values["api.listen"],
@@ -249,7 +249,7 @@ def _api(settings: Settings) -> Api:
         token=secrets.get("api.token_file"),
         ovh=None
         if application_key is None
-        else Ovh(
+        else OvhKeys(
             application_key,
             secrets["api.ovh.application_secret_file"],
             secrets["api.ovh.consumer_key_file"],

@@ -1,7 +1,6 @@
-"""The table of all options: the one place that knows their keys, types, defaults and meaning.
+"""The table of all options, with their keys, types, defaults and descriptions.
 
-The checks, `byoi-agent --check`, the example file, docs/configuration.md and agent.toml(5) are made from it.
-Pure.
+The checks of values, `byoi-agent --check`, the example file, docs/configuration.md and agent.toml(5) are made from it.
 """
 
 import difflib
@@ -10,7 +9,7 @@ from typing import Any
 
 from agent.deploy.plan import Policy
 from agent.service.config import kinds
-from agent.service.config.kinds import Kind
+from agent.service.config.kinds import OptionKind
 
 _POLICY = Policy()
 
@@ -19,28 +18,28 @@ FILE_SUFFIX = "_file"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. `key` is dotted: the TOML table, then the name."""
+    """One option. `key` is the TOML table, a dot, and the name; or only the name."""
 
     key: str
-    kind: Kind
+    kind: OptionKind
     help: str
-    """Whole sentences in plain text, for people."""
+    """The description: whole sentences in plain text."""
     default: Any = None
-    """The value in force where no source gives one; None: there is none."""
+    """The value if no source gives one; None if there is no default."""
     example: Any = None
-    """A TOML value to show, where there is no default."""
+    """A TOML value for the example file, if there is no default."""
     required: bool = False
     secret: bool = False
-    """Whether it names a file with a secret; its content, not its path, becomes part of the configuration."""
+    """Whether the value is the path of a file with a secret; the configuration then has the file's content."""
 
     @property
     def section(self) -> str:
-        """The TOML table that it stands in; empty for the top."""
+        """The name of its TOML table; empty for an option outside of all tables."""
         return self.key.rpartition(".")[0]
 
     @property
     def name(self) -> str:
-        """The key inside of its table."""
+        """Its key within the table."""
         return self.key.rpartition(".")[2]
 
     @property
@@ -269,8 +268,8 @@ DEFAULTS = {option.key: option.default for option in TABLE}
 SECTIONS = frozenset(option.section for option in TABLE if option.section)
 
 
-def unknown(key: str, *, suggest: bool = True) -> str:
-    """What to say about a key that no option has."""
+def unknown_key_fault(key: str, *, suggest: bool = True) -> str:
+    """The fault text for an unknown key; with `suggest` it has the most similar known key."""
     if key + FILE_SUFFIX in OPTIONS:
         return f"must not stand here itself: put it into a file, and name that by {key}{FILE_SUFFIX}"
     if key == "disk_group":

@@ -1,4 +1,4 @@
-"""Secrets out of files: who may read the file, and whether what is in it can be a secret."""
+"""Reads secrets from files, and checks the files' modes and the form of their content."""
 
 import os
 import stat
@@ -11,21 +11,21 @@ MAX_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A secret and what is doubtful about its file, in words; empty if nothing is."""
+    """A secret, and a warning about its file for people (empty if there is none)."""
 
     value: str = field(repr=False)
-    doubt: str = ""
+    warning: str = ""
 
 
 def read_regular(path: str | Path, most: int) -> tuple[bytes, os.stat_result]:
-    """The content of a regular file of at most `most` bytes. Never waits, as a FIFO would make it.
+    """The content and status of a regular file of at most `most` bytes. Does not block on a FIFO.
 
     Raises:
-        OSError: from the system.
-        ValueError: it is no regular file, or larger.
+        OSError: the file cannot be opened or read.
+        ValueError: it is not a regular file, or is larger.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:  # noqa: PTH123  the descriptor is what was opened with care
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, opened with O_NONBLOCK
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("is not a regular file")
@@ -36,13 +36,13 @@ def read_regular(path: str | Path, most: int) -> tuple[bytes, os.stat_result]:
 
 
 def read_secret(path: str | Path) -> Secret:
-    """A secret out of its file, without the white space around it.
+    """Read a secret from its file, without white space around it.
 
-    Group members may read the file (that is told as a doubt), everybody may not. No message holds anything of
-    the content.
+    If the file's group has access, `warning` says so; if every user has, the file is refused. No message has any of the
+    content.
 
     Raises:
-        ValueError: what is wrong, in words that follow "the file".
+        ValueError: the file or its content is refused; the text is a predicate, to be read after "the file".
     """
     try:
         content, status = read_regular(path, MAX_BYTES)
@@ -56,5 +56,5 @@ def read_secret(path: str | Path) -> Secret:
         raise ValueError("holds more than one word, or characters that a header cannot carry")
     if len(text) < MIN_CHARACTERS:
         raise ValueError(f"holds {len(text)} characters, a secret has at least {MIN_CHARACTERS}")
-    doubt = f"the file is open to its group (mode {mode:04o}); 0600 is safer" if mode & 0o070 else ""
-    return Secret(text, doubt)
+    warning = f"the file is open to its group (mode {mode:04o}); 0600 is safer" if mode & 0o070 else ""
+    return Secret(text, warning)

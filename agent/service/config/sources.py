@@ -1,7 +1,7 @@
-"""The sources of the configuration: the TOML file, the kernel command line, files and credentials with secrets.
+"""Reads the sources of the configuration: the TOML file, the kernel command line, secrets from files and credentials.
 
-Each `take_...` puts what its source gives into one `Settings`; the later call wins. Faults are gathered there,
-so that all of them can be told at once. Called at the start of the daemon, before there is a loop: it blocks.
+Each `take_` function adds the values of its source to a `Settings`; later calls override earlier ones. Faults are
+collected there, to be reported together. Called when the daemon starts, before the event loop exists: it blocks.
 """
 
 import os
@@ -13,11 +13,19 @@ from typing import Any
 
 from agent.errors import ConfigInvalid, Fault
 from agent.model.disks import GroupSpec
-from agent.model.url import printable
-from agent.service.config.kinds import Kind
-from agent.service.config.options import DEFAULTS, GROUP_TABLE, OPTIONS, SECTIONS, TABLE, Option, unknown
+from agent.service.config.kinds import OptionKind
+from agent.service.config.options import (
+    DEFAULTS,
+    GROUP_TABLE,
+    OPTIONS,
+    SECTIONS,
+    TABLE,
+    Option,
+    unknown_key_fault,
+)
 from agent.service.config.secrets import read_regular, read_secret
 from agent.service.config.trusted_path import distrust
+from agent.text import MAX_SHOWN, printable
 from agent.units import KiB
 
 DEFAULT = "default"
@@ -25,10 +33,10 @@ KERNEL = "kernel command line"
 PREFIX = "byoi."
 MAX_FILE_BYTES = 64 * KiB
 MAX_LINE_BYTES = 4 * KiB
-"""The memory that tomllib takes grows with the square of the parts of a dotted key."""
+"""The memory that tomllib needs grows with the square of the number of parts of a dotted key."""
 MAX_COMMAND_LINE_BYTES = 64 * KiB
 _MAX_SUGGESTIONS = 50
-_MAX_KEY = 80  # characters of a key that somebody else made up, as shown
+_MAX_KEY = 80  # characters of an unknown key in a message
 _BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 _SPACE = " \t\n\v\f\r"
 _GROUP_ID, _GROUP_DISKS = GROUP_TABLE
@@ -36,7 +44,7 @@ _SET_CREDENTIAL = ("systemd.set_credential", "systemd.set_credential_binary")  #
 
 
 class Settings:
-    """What the sources gave so far, where each value came from, and every fault."""
+    """The values from the sources so far, the source of each value, and all faults and warnings."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = dict(DEFAULTS)
@@ -44,28 +52,28 @@ class Settings:
         self.groups: dict[int, GroupSpec] = {}
         self.secrets: dict[str, str] = {}
         self.faults: list[Fault] = []
-        self.doubts: list[Fault] = []
+        self.warnings: list[Fault] = []
         self.unread = False
-        """Whether the file could not be read, so that nothing can be said about what is missing."""
+        """Whether the file could not be read; missing options are then not reported."""
         self.named: set[str] = set()
-        """Keys that the file or the kernel command line gave, be it rightly or wrongly."""
+        """Keys in the file or on the kernel command line, with valid or invalid values."""
 
     def fault(self, key: str, message: str, origin: str = "") -> None:
-        """Note a fault: the key, what is wrong with it, and where it was given."""
+        """Add a fault of a key; `origin` is the source that gave it."""
         text = f"{message} (given in: {origin})" if origin else message
         self.faults.append(Fault(printable(key, _MAX_KEY), text, ConfigInvalid.code))
 
     def unknown(self, key: str, origin: str) -> None:
-        """Note a key that no option has."""
-        # Looking for what was meant takes a millisecond; a file that is no configuration has many keys.
-        self.fault(key, unknown(key, suggest=len(self.faults) < _MAX_SUGGESTIONS), origin)
+        """Add a fault for an unknown key."""
+        # A suggestion takes a millisecond, and a file that is not a configuration may have many keys.
+        self.fault(key, unknown_key_fault(key, suggest=len(self.faults) < _MAX_SUGGESTIONS), origin)
 
-    def doubt(self, key: str, message: str) -> None:
-        """Note what is allowed and yet looks wrong."""
-        self.doubts.append(Fault(key, message, "config.doubt"))
+    def warn(self, key: str, message: str) -> None:
+        """Add a warning: what is allowed but probably wrong."""
+        self.warnings.append(Fault(key, message, "config.doubt"))
 
     def put(self, option: Option, value: object, origin: str) -> None:
-        """Check a decoded value and let it win over the earlier ones."""
+        """Check a decoded value and set it, in place of an earlier one."""
         self.named.add(option.key)
         try:
             self.values[option.key] = option.kind.read(value)
@@ -75,11 +83,11 @@ class Settings:
             self.origins[option.key] = origin
 
     def given(self, key: str) -> bool:
-        """Whether any source gave the option, credentials included, be it rightly or wrongly."""
+        """Whether any source, credentials included, gave the option, with a valid or an invalid value."""
         return key in self.named or key in self.secrets
 
     def put_group(self, spec: GroupSpec, origin: str) -> None:
-        """Let a disk group win over an earlier one of the same id."""
+        """Set a disk group, in place of an earlier one with the same id."""
         self.groups[spec.id] = spec
         self.origins[f"disk_group.{spec.id}"] = origin
 
@@ -89,7 +97,7 @@ class Settings:
 
 def take_file(settings: Settings, path: Path, *, may_be_absent: bool) -> None:
     """Read the TOML file."""
-    shown = printable(str(path))
+    shown = printable(str(path), MAX_SHOWN)
     try:
         content, _ = read_regular(path, MAX_FILE_BYTES)
         document = _decode(content)
@@ -103,7 +111,7 @@ def take_file(settings: Settings, path: Path, *, may_be_absent: bool) -> None:
     except ValueError as error:
         _refuse_file(settings, f"{shown} {error}")
         return
-    # It names the command that root runs to reboot.
+    # The file decides which command root runs to reboot.
     fault = distrust(path)
     if fault is not None:
         settings.fault("", str(fault))
@@ -136,7 +144,7 @@ def take_document(settings: Settings, document: Mapping[str, Any], origin: str) 
 
 def _take_table(settings: Settings, table: Mapping[str, Any], prefix: str, origin: str) -> None:
     for name, value in table.items():
-        # A quoted key may hold dots, or be empty; it is not the path that it looks like.
+        # A quoted key may have dots or be empty; it must not be taken for a dotted key.
         key = prefix + (name if _BARE_KEY.fullmatch(name) else f'"{name}"')
         if key == "disk_group":
             _take_groups(settings, value, origin)
@@ -176,7 +184,7 @@ def _member(settings: Settings, table: Mapping[str, Any], option: Option, where:
     return _read(settings, option.kind, table[option.name], f"{where}.{option.name}", origin)
 
 
-def _read(settings: Settings, kind: Kind, value: object, key: str, origin: str) -> Any:
+def _read(settings: Settings, kind: OptionKind, value: object, key: str, origin: str) -> Any:
     try:
         return kind.read(value)
     except ValueError as error:
@@ -188,7 +196,7 @@ def _read(settings: Settings, kind: Kind, value: object, key: str, origin: str) 
 
 
 def kernel_command_line() -> str:
-    """The words that this system was booted with; empty where they cannot be read."""
+    """The kernel command line of this system; empty if it cannot be read."""
     try:
         with Path("/proc/cmdline").open("rb") as file:
             return file.read(MAX_COMMAND_LINE_BYTES).decode("utf-8", "surrogateescape")
@@ -197,16 +205,16 @@ def kernel_command_line() -> str:
 
 
 def credentials_directory(environment: Mapping[str, str]) -> Path | None:
-    """Where systemd put the credentials of this service, if it has any (systemd.exec(5))."""
+    """The directory of this service's systemd credentials, or None (systemd.exec(5))."""
     path = environment.get("CREDENTIALS_DIRECTORY")
     return Path(path) if path else None
 
 
 def split_command_line(text: str) -> list[tuple[str, str | None]]:
-    """Parameters and their values, split as the kernel does it (next_arg in lib/cmdline.c).
+    """Split into parameters and their values, as the kernel does (next_arg in lib/cmdline.c).
 
-    White space separates, but for what stands in double quotes. Quotes around a whole value or a whole
-    parameter are taken off, others stay, and a backslash means nothing.
+    Parameters are separated by white space outside of double quotes. Quotes around a whole value or a whole parameter
+    are removed, others are kept. A backslash has no special meaning.
     """
     return [_parameter(match[0]) for match in re.finditer(rf'(?:[^"{_SPACE}]|"[^"]*(?:"|\Z))+', text)]
 
@@ -227,19 +235,19 @@ def _parameter(word: str) -> tuple[str, str | None]:
 
 
 def take_command_line(settings: Settings, text: str) -> None:
-    """Take every `byoi.KEY=VALUE`; of a key that stands twice the last value wins."""
+    """Take every `byoi.KEY=VALUE`; if a key is given twice, the last value is used."""
     given: dict[str, str | None] = {}
     exposed: list[str] = []
     for name, value in split_command_line(text):
         if name.startswith(PREFIX):
-            # The kernel takes - for _ in the names of parameters.
+            # In the names of parameters, the kernel treats - and _ as equal.
             given[name.removeprefix(PREFIX).replace("-", "_")] = value
         elif name in _SET_CREDENTIAL:
             exposed.append((value or "").partition(":")[0])
     for key, value in given.items():
         _take_word(settings, key, value)
     if names := [option.credential for option in TABLE if option.secret and option.credential in exposed]:
-        settings.doubt(
+        settings.warn(
             names[0],
             f"{', '.join(names)}: on the kernel command line, which every user of this system can read; a second "
             "initrd or the firmware can hand a secret over unread (docs/rescue.md)",
@@ -279,11 +287,11 @@ def _group_number(text: str) -> int:
 
 
 def take_secrets(settings: Settings, credentials: Path | None) -> None:
-    """Read every secret: from its systemd credential, else from the file that its option names.
+    """Read every secret, from its systemd credential or else from the file that its option names.
 
     Args:
-        settings: with what the other sources gave.
-        credentials: the directory of the service's credentials, see CREDENTIALS_DIRECTORY in systemd.exec(5).
+        settings: has the values of the other sources already.
+        credentials: the directory of the service's credentials ($CREDENTIALS_DIRECTORY in systemd.exec(5)), or None.
     """
     for option in TABLE:
         if not option.secret:
@@ -297,11 +305,11 @@ def take_secrets(settings: Settings, credentials: Path | None) -> None:
 
 
 def _take_secret(settings: Settings, option: Option, path: Path, origin: str) -> None:
-    settings.secrets[option.key] = ""  # given, even if what follows finds a fault with it
+    settings.secrets[option.key] = ""  # counts as given, even if it is refused below
     try:
         secret = read_secret(path)
     except ValueError as error:
-        # The path is left out unless it leads somewhere: it may be the secret itself, in the wrong place.
+        # The path is not shown unless it exists: the value may be the secret itself instead of a path.
         shown = origin if os.path.lexists(path) else settings.origins[option.key]
         settings.fault(option.key, f"the file {error}", shown)
         return
@@ -311,5 +319,5 @@ def _take_secret(settings: Settings, option: Option, path: Path, origin: str) ->
         return
     settings.secrets[option.key] = secret.value
     settings.origins[option.key] = origin
-    if secret.doubt:
-        settings.doubt(option.key, f"{secret.doubt} ({origin})")
+    if secret.warning:
+        settings.warn(option.key, f"{secret.warning} ({origin})")

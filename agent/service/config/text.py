@@ -1,14 +1,14 @@
-"""Texts made from the table of options: TOML values, the example file, the reference in docs/configuration.md.
+"""Generates texts from the table of options: TOML values, the example file, the reference in docs/configuration.md.
 
-Pure. Tests hold the committed texts against these functions.
+Tests compare the committed files with these functions.
 """
 
 import json
 from typing import Any
 
-from agent.model.url import printable
 from agent.service.config.kinds import ADDRESS
 from agent.service.config.options import GROUP_TABLE, SECTION_HELP, TABLE, Option
+from agent.text import MAX_SHOWN, printable
 
 WIDTH = 100
 _EXAMPLE_HEAD = """\
@@ -21,7 +21,7 @@ _EXAMPLE_HEAD = """\
 
 
 def plain(option: Option, value: Any) -> Any:
-    """A value in force as TOML and JSON have it."""
+    """A value of the configuration as a TOML or JSON value."""
     if option.kind is ADDRESS and value is not None:
         host, port = value
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -29,16 +29,17 @@ def plain(option: Option, value: Any) -> Any:
 
 
 def toml(value: Any) -> str:
-    """A plain value in TOML's notation, safe for a terminal."""
+    """A value from `plain` in TOML syntax, without unprintable characters."""
     if isinstance(value, float):
         return repr(int(value) if value.is_integer() else value)
     if isinstance(value, list):
         return f"[{', '.join(toml(item) for item in value)}]"
-    return printable(json.dumps(value, ensure_ascii=False))  # the two agree on the rest
+    # TOML and JSON agree on all other types.
+    return printable(json.dumps(value, ensure_ascii=False), MAX_SHOWN)
 
 
 def example_toml() -> str:
-    """The example file, every option in it commented out."""
+    """The example file, with every option commented out."""
     blocks = [_EXAMPLE_HEAD]
     section = ""
     for option in in_order():
@@ -52,7 +53,7 @@ def example_toml() -> str:
 
 
 def in_order() -> list[Option]:
-    """All options, the disk groups before the policy as in the design; tables never come twice."""
+    """All options in the order of the documentation, with those of disk groups before the policy."""
     before = next(index for index, option in enumerate(TABLE) if option.section == "policy")
     return [*TABLE[:before], *GROUP_TABLE, *TABLE[before:]]
 
@@ -68,7 +69,7 @@ def _comment(text: str) -> str:
 
 
 def reference() -> str:
-    """The options as Markdown tables, one for each TOML table."""
+    """The reference of the options: a Markdown table for each TOML table."""
     parts = []
     section: str | None = None
     for option in in_order():

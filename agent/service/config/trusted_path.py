@@ -1,9 +1,10 @@
-"""Whether a path can be believed: nobody but root, or the user that the agent runs as, can have made what is there.
+"""Checks that a file or directory can only have been written by root or by the user that the agent runs as.
 
-Who owns a file, or may write it, decides what it says. The same goes for each directory on the way: who may write one
-can put another file under the name. So the whole way is walked, links included, from the root of the filesystem.
+The owner of a file, and every user with write permission, decides what it contains. The same holds for each directory
+of its path: who can write to one can replace what is in it. Therefore all components of the path are checked, from
+the root directory on and through symbolic links.
 
-What passes cannot be exchanged by anybody else between the look and the use; that is why looking by path is enough.
+What passes cannot be replaced by another user between the check and the use, so a check by path is sufficient.
 """
 
 import os
@@ -14,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import StateUnusable
-from agent.model.url import printable
+from agent.text import MAX_SHOWN, printable
 
-# Of one way, as many as the kernel follows (path_resolution(7)).
+# The most symbolic links of one path that the kernel follows (path_resolution(7)).
 _MAX_LINKS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Distrust:
-    """Why what is at a path cannot be believed, and what mends it. Its text is both."""
+    """Why a path cannot be trusted, and how to correct that; `str` gives both."""
 
     reason: str
     remedy: str
@@ -32,53 +33,55 @@ class Distrust:
 
 
 def distrust(path: str | Path, *, may_be_link: bool = False) -> Distrust | None:
-    """Why what is at a path cannot be believed; None if it can, or is not there.
+    """Why a path cannot be trusted; None if it can, or does not exist.
 
-    A directory on the way that everybody may write is fine if it is sticky (/tmp): there nobody renames or removes
-    what belongs to others.
+    A directory of the path may be writable for everybody if it is sticky (/tmp): only the owner of a file can then
+    rename or remove it.
 
     Args:
-        path: of a file or a directory.
-        may_be_link: whether it may be a link of root's own to a file that passes. Good for what is public, such as
-            CA certificates; what is secret has one name. Directories on the way may be such links in any case.
+        path: a file or a directory.
+        may_be_link: whether the last component may be a symbolic link, owned by root or the agent's user, to a file
+        that
+            passes. For public files such as CA certificates; a secret must be named by its own path. Directories of the
+            path may be such links in any case.
     """
-    at, links = Path("/"), 0
+    directory, links = Path("/"), 0
     todo = list(reversed(Path(path).absolute().parts[1:]))
     while todo:
         part = todo.pop()
-        here = at.parent if part == ".." else at / part
+        here = directory.parent if part == ".." else directory / part
         try:
             status = here.lstat()
         except OSError:
-            return None  # not there, or not to be seen: whoever opens it says so
+            return None  # it does not exist or cannot be examined: opening it will fail
         fault = _fault(here, status, is_end=not todo)
         if fault is not None:
             return fault
         if not stat.S_ISLNK(status.st_mode):
-            at = here
+            directory = here
             continue
         links += 1
         if links > _MAX_LINKS:
-            return None  # opening it fails likewise
+            return None  # opening it will fail
         target = here.readlink()
         if not todo and not may_be_link:
             return Distrust(
                 f"{_shown(here)} is a link to {_shown(target)}", "name the file itself, or put it there"
             )
         if target.is_absolute():
-            at, target = Path("/"), target.relative_to("/")
+            directory, target = Path("/"), target.relative_to("/")
         todo += reversed(target.parts)
     return None
 
 
 def require_own_state(directory: Path) -> None:
-    """Refuse a state directory that somebody else made or may write, or that holds what somebody else made.
+    """Check that only root and the agent's user can write to the state directory, and own the files in it.
 
-    A journal is believed: it names the image that is deployed, and the headers that are sent for it.
+    The agent trusts its journal, which has the image to deploy and the headers to send for it.
 
     Raises:
-        StateUnusable: with the command that mends it.
-        OSError: from the system.
+        StateUnusable: somebody else can write or owns it; the hint has the command to correct that.
+        OSError: the directory cannot be examined.
     """
     found = distrust(directory)
     if found is None:
@@ -89,7 +92,7 @@ def require_own_state(directory: Path) -> None:
 
 def _foreign(path: Path) -> Distrust | None:
     status = path.lstat()
-    # A link of our own user is set aside or replaced by whoever would open it.
+    # A symbolic link of root or the agent's user does no harm: the journal never follows it.
     return (
         None
         if stat.S_ISLNK(status.st_mode) and status.st_uid in _owners()
@@ -102,7 +105,7 @@ def _owners() -> tuple[int, int]:
 
 
 def _fault(path: Path, status: os.stat_result, *, is_end: bool) -> Distrust | None:
-    name, quoted = _shown(path), printable(shlex.quote(str(path)))
+    name, quoted = _shown(path), printable(shlex.quote(str(path)), MAX_SHOWN)
     if status.st_uid not in _owners():
         return Distrust(
             f"{name} belongs to {_user(status.st_uid)}, who decides what is in it",
@@ -110,7 +113,7 @@ def _fault(path: Path, status: os.stat_result, *, is_end: bool) -> Distrust | No
         )
     mode = stat.S_IMODE(status.st_mode)
     if stat.S_ISLNK(status.st_mode) or (mode & stat.S_ISVTX and not is_end):
-        return None  # a link's own mode means nothing
+        return None  # the mode of a symbolic link has no meaning
     who = [word for bit, word in ((0o020, "its group"), (0o002, "every user")) if mode & bit]
     if not who:
         return None
@@ -128,4 +131,4 @@ def _user(number: int) -> str:
 
 
 def _shown(path: Path) -> str:
-    return printable(str(path))
+    return printable(str(path), MAX_SHOWN)

@@ -17,7 +17,7 @@ from agent import __version__
 from agent.aio import run_blocking
 from agent.errors import JobInvalid
 from agent.model.job_text import MAX_JOB_BYTES, TextRefused, bounded_text, read_json
-from agent.service.config.model import ControlPlane
+from agent.service.config.model import ControlPlaneConfig
 from agent.transfer.client import aiohttp
 from agent.units import KiB
 
@@ -65,7 +65,11 @@ class ControlPlaneApi:
     """The calls. `session` belongs to the caller."""
 
     def __init__(
-        self, config: ControlPlane, service_name: str, session: aiohttp.ClientSession, context: ssl.SSLContext
+        self,
+        config: ControlPlaneConfig,
+        service_name: str,
+        session: aiohttp.ClientSession,
+        context: ssl.SSLContext,
     ) -> None:
         self._base = f"{config.url}/agents/{quote(service_name, safe='')}"
         self._session = session
@@ -201,6 +205,6 @@ def _reason(error: Exception) -> str:
     return type(error).__name__
 
 
-def tls_context(config: ControlPlane) -> ssl.SSLContext:
+def tls_context(config: ControlPlaneConfig) -> ssl.SSLContext:
     """The settings for https: the configured CA, or the system's. Blocking: it reads files."""
     return ssl.create_default_context(cafile=config.ca_file)

@@ -24,7 +24,7 @@ from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.job import Job, parse_job
 from agent.model.job_text import shortened
 from agent.model.status import DOING, timestamp
-from agent.service.config.model import ControlPlane
+from agent.service.config.model import ControlPlaneConfig
 from agent.service.control.client import Action, ControlFault, ControlPlaneApi, Offer, tls_context
 from agent.service.jobs.audit import Act, acted
 from agent.service.jobs.caller import AuthMethod, Caller
@@ -73,7 +73,7 @@ class ControlClient:
 
     def __init__(
         self,
-        config: ControlPlane,
+        config: ControlPlaneConfig,
         service_name: str,
         slot: Slot,
         publisher: StatusPublisher,
@@ -119,7 +119,7 @@ class ControlClient:
             self._api = api = ControlPlaneApi(self._config, self._service_name, session, context)
             await run_together(self._ask_for_jobs(api), self._report(api))
 
-    async def renew(self, config: ControlPlane) -> None:
+    async def renew(self, config: ControlPlaneConfig) -> None:
         """Go on with the token and the CA of this configuration; its URL and its times are not taken up."""
         context = await run_blocking(tls_context, config)
         self._config = replace(self._config, token=config.token, ca_file=config.ca_file)
@@ -300,7 +300,7 @@ class ControlClient:
             log.error("journal_failed", reason=str(error))  # noqa: TRY400 - the text says all
 
 
-def _caller_of(config: ControlPlane) -> Caller:
+def _caller_of(config: ControlPlaneConfig) -> Caller:
     """The control plane, as the log names it."""
     url = urlsplit(config.url)
     peer = Peer(address=url.hostname or "", port=url.port or (443 if url.scheme == "https" else 80))

@@ -22,7 +22,7 @@ from agent.model.events import DeployEvent, Finished, Listener
 from agent.model.job import Job
 from agent.model.seal import Seal
 from agent.model.status import DOING, DONE, Status
-from agent.service.config.model import Reboot
+from agent.service.config.model import RebootConfig
 from agent.service.jobs.entry import JobEntry, Phase
 from agent.service.jobs.phases import (
     UNDECIDED,
@@ -77,7 +77,7 @@ Keep = Callable[[DiskState | Seal], Awaitable[None]]
 class Deployer(Protocol):
     """Makes deployments. `reboot` says whether, how and when the server is rebooted after one."""
 
-    reboot: Reboot
+    reboot: RebootConfig
 
     async def launch(self, job: Job, listener: Listener, keep: Keep, entry: JobEntry) -> Running:
         """A deployment of this job; `entry` tells what the attempts before it have come to."""

@@ -23,7 +23,7 @@ from typing import Any
 from agent.aio import run_blocking
 from agent.lean import structlog
 from agent.model.status import timestamp
-from agent.service.config.model import Reboot
+from agent.service.config.model import RebootConfig
 from agent.service.jobs.phases import RebootEvent, RebootState, advance_reboot
 
 log = structlog.get_logger(__name__)
@@ -94,7 +94,7 @@ class HandOver:
 
     def __init__(
         self,
-        reboot: Reboot,
+        reboot: RebootConfig,
         changed: Callable[[], object],
         mark: Mark,
         *,

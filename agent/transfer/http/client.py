@@ -26,12 +26,12 @@ from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.url import (
     Origin,
     origin_of,
-    printable,
     redact_url,
     redirect_target,
     userinfo_of,
     without_userinfo,
 )
+from agent.text import printable
 from agent.transfer.client import aiohttp
 from agent.transfer.http.body import describe_os_error, drop
 from agent.transfer.http.head import Head, parse_head

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agent.model.url import printable
+from agent.text import printable
 from agent.transfer.retry import ChangedFault, FatalFault
 
 _LENGTH = re.compile(r"[0-9]{1,18}")

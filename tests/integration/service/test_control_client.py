@@ -4,7 +4,7 @@ import ssl
 
 import pytest
 
-from agent.service.config.model import ControlPlane
+from agent.service.config.model import ControlPlaneConfig
 from agent.service.control.client import Action, ControlFault, ControlPlaneApi
 from agent.transfer.client import aiohttp
 from tests.control_plane import CANCEL, control_plane
@@ -23,7 +23,7 @@ def plane():
 async def make_api():
     async with aiohttp.ClientSession() as session:
         context = ssl.create_default_context()  # not needed: no TLS here
-        yield lambda url: ControlPlaneApi(ControlPlane(url), NAME, session, context)
+        yield lambda url: ControlPlaneApi(ControlPlaneConfig(url), NAME, session, context)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 205, 299])

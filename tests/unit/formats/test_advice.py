@@ -1,6 +1,6 @@
 import pytest
 
-from agent.formats.advice import way_out
+from agent.formats.advice import hint_for
 from agent.formats.detect import is_dmg
 
 
@@ -20,7 +20,7 @@ from agent.formats.detect import is_dmg
     ],
 )  # fmt: skip
 def test_the_hint_names_the_way_out(content, words):
-    assert words in way_out(content)
+    assert words in hint_for(content)
 
 
 def test_an_apple_image_is_known_by_its_end():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ToolMissing
-from agent.host.process import MAX_OUTPUT, Limits, ProcessFailed, run
+from agent.host.process import MAX_OUTPUT, ChildLimits, ProcessFailed, run
 from agent.units import MiB
 
 
@@ -151,12 +151,12 @@ def test_no_descriptor_leaks():
 
 
 def python(script, **limits):
-    return run([sys.executable, "-I", "-c", script], limits=Limits(**limits))
+    return run([sys.executable, "-I", "-c", script], limits=ChildLimits(**limits))
 
 
 def test_a_program_with_limits_gets_its_arguments_and_gives_its_output():
-    assert run(["printf", "%s", "--as=1"], limits=Limits()).stdout == b"--as=1"
-    assert run(["cat"], input=b"x" * 100_000, limits=Limits()).stdout == b"x" * 100_000
+    assert run(["printf", "%s", "--as=1"], limits=ChildLimits()).stdout == b"--as=1"
+    assert run(["cat"], input=b"x" * 100_000, limits=ChildLimits()).stdout == b"x" * 100_000
 
 
 def test_memory_is_limited():
@@ -175,12 +175,12 @@ def test_a_loop_ends_with_its_processor_time_and_is_not_told_as_slow():
 def test_files_are_limited_and_no_core_is_left(tmp_path):
     written = tmp_path / "written"
     with pytest.raises(ProcessFailed, match=r"File too large|SIGXFSZ"):
-        run(["dd", "if=/dev/zero", f"of={written}", "bs=64k", "count=32"], limits=Limits(file=MiB))
+        run(["dd", "if=/dev/zero", f"of={written}", "bs=64k", "count=32"], limits=ChildLimits(file=MiB))
     assert written.stat().st_size <= MiB
-    assert run(["sh", "-c", "ulimit -c"], limits=Limits()).stdout == b"0\n"
+    assert run(["sh", "-c", "ulimit -c"], limits=ChildLimits()).stdout == b"0\n"
 
 
 def test_a_missing_program_is_named_behind_limits_too():
     with pytest.raises(ToolMissing) as caught:
-        run(["no-such-tool-anywhere"], limits=Limits())
+        run(["no-such-tool-anywhere"], limits=ChildLimits())
     assert caught.value.message == "The rescue system lacks no-such-tool-anywhere."

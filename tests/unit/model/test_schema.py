@@ -18,7 +18,7 @@ from agent.model.job import parse_job
 from agent.model.stage import ACTIVE, STAGES, State
 from agent.model.status import Progress, StageTime, Status
 from agent.service.api.errors import refusal_of
-from agent.service.config.model import Reboot
+from agent.service.config.model import RebootConfig
 from agent.service.jobs.phases import RebootState
 from agent.service.jobs.reboot import HandOver
 from agent.service.jobs.view import idle_document
@@ -236,7 +236,7 @@ def test_a_reboot_as_the_hand_over_tells_it_is_of_the_schema(enabled):
     async def mark(_: float | None) -> bool:
         return True
 
-    hand_over = HandOver(Reboot(enabled=enabled), lambda: None, mark)
+    hand_over = HandOver(RebootConfig(enabled=enabled), lambda: None, mark)
     STATUS.validate(status(State.DONE) | {"reboot": hand_over.document()})
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import ImageMemory
-from agent.formats.qcow2.cover import MAX_RANGES, Cover
+from agent.formats.qcow2.cover import MAX_RANGES, OwnedRanges
 from tests.fuzz import examples
 
 START, END = 100, 160
@@ -20,7 +20,7 @@ _ranges = st.lists(
 @given(ranges=_ranges, in_order=st.booleans())
 @settings(max_examples=examples(300), deadline=None)
 def test_every_byte_is_owned_as_it_was_said(ranges, in_order):
-    cover = Cover(START)
+    cover = OwnedRanges(START)
     for start, end, sure in sorted(ranges) if in_order else ranges:
         cover.add(start, end, sure)
     given = list(cover.in_order())
@@ -35,7 +35,7 @@ def test_every_byte_is_owned_as_it_was_said(ranges, in_order):
 
 
 def test_ranges_that_meet_are_one_and_the_others_are_bounded():
-    cover = Cover(0)
+    cover = OwnedRanges(0)
     for _ in range(3 * MAX_RANGES):
         cover.add(10, 20, 20)
     assert list(cover.in_order()) == [(10, 20, 20)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from agent.service.config.check import check, doubts, explain, file_faults
+from agent.service.config.check import check, explain, file_faults, find_warnings
 from agent.service.config.model import Config
 from agent.service.config.options import TABLE
 from tests.revocation import DAY, make_crl
@@ -121,7 +121,7 @@ def test_all_faults_are_on_stderr_and_the_exit_status_is_2(capsys, tmp_path):
 def test_a_good_listener_has_no_fault(pki, configured, load):
     config = load(Path(configured()).read_text())
     assert file_faults(config) == []
-    assert doubts(config) == []
+    assert find_warnings(config) == []
 
 
 def bad_files(pki):

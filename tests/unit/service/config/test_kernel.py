@@ -40,7 +40,7 @@ def test_secrets_on_the_command_line_are_warned_of_once_and_never_shown():
     settings = Settings()
     words = "systemd.set_credential=control_plane.token:hush systemd.set_credential_binary=api.token:aHVzaA=="
     take_command_line(settings, f"quiet {words} systemd.set_credential=motd:hello")
-    [doubt] = settings.doubts
+    [doubt] = settings.warnings
     assert doubt.message.startswith(
         "api.token, control_plane.token: on the kernel command line, which every user"
     )
@@ -52,7 +52,7 @@ def test_secrets_on_the_command_line_are_warned_of_once_and_never_shown():
 def test_other_credentials_on_the_command_line_are_nobodys_concern():
     settings = Settings()
     take_command_line(settings, "systemd.set_credential=motd:hello systemd.set_credential")
-    assert settings.doubts == []
+    assert settings.warnings == []
 
 
 WORD = st.text(st.characters(codec="utf-8", exclude_characters='"= \t\n\v\f\r'), min_size=1)

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from agent.deploy.plan import Policy
 from agent.errors import Blame, ConfigInvalid
 from agent.model.disks import GroupSpec, configured_groups
-from agent.service.config.model import Api, Config, ControlPlane, Download, Log, Reboot, State, load_config
+from agent.service.config.model import (
+    ApiConfig,
+    Config,
+    ControlPlaneConfig,
+    DownloadConfig,
+    LogConfig,
+    RebootConfig,
+    StateConfig,
+    load_config,
+)
 from agent.service.config.options import GROUP_TABLE, TABLE
 from agent.service.config.sources import MAX_FILE_BYTES, Settings, take_document
 
@@ -69,18 +78,18 @@ def required(file):
 def test_a_name_is_enough_and_the_rest_has_the_documented_defaults(load):
     config = load(NAME)
     assert config == Config("ns1.example.net", origins=config.origins)
-    assert config.api == Api(socket="/run/byoi-agent/api.sock")
+    assert config.api == ApiConfig(socket="/run/byoi-agent/api.sock")
     assert config.control_plane is None
     assert config.policy == Policy(require_checksum=False, allow_http=True)
-    assert config.reboot == Reboot(enabled=True, command=("systemctl", "reboot"), grace_seconds=60.0)
-    assert (config.state, config.log) == (State("/run/byoi-agent"), Log("info", "auto"))
+    assert config.reboot == RebootConfig(enabled=True, command=("systemctl", "reboot"), grace_seconds=60.0)
+    assert (config.state, config.log) == (StateConfig("/run/byoi-agent"), LogConfig("info", "auto"))
 
 
 def test_every_option_is_read(load):
     config = load(FULL)
     assert config == Config(
         service_name="ns1.example.net",
-        api=Api(
+        api=ApiConfig(
             socket="/run/byoi/api.sock",
             socket_group="byoi",
             listen=("::", 9443),
@@ -88,7 +97,7 @@ def test_every_option_is_read(load):
             tls_key="/etc/byoi-agent/tls.key",
             client_ca="/etc/byoi-agent/clients.crt",
         ),
-        control_plane=ControlPlane(
+        control_plane=ControlPlaneConfig(
             "https://control.example.net/byoi",
             ca_file="/etc/byoi-agent/control-ca.crt",
             poll_seconds=2.5,
@@ -99,10 +108,10 @@ def test_every_option_is_read(load):
             GroupSpec(2, ("/dev/disk/by-id/wwn-2",)),
         ),
         policy=Policy(require_checksum=True, allow_http=False, allow_file=True),
-        download=Download("/etc/byoi-agent/image-ca.crt"),
-        reboot=Reboot(enabled=False, command=("sh", "-c", "sync; reboot -f"), grace_seconds=0.0),
-        state=State("/var/lib/byoi-agent"),
-        log=Log("debug", "json"),
+        download=DownloadConfig("/etc/byoi-agent/image-ca.crt"),
+        reboot=RebootConfig(enabled=False, command=("sh", "-c", "sync; reboot -f"), grace_seconds=0.0),
+        state=StateConfig("/var/lib/byoi-agent"),
+        log=LogConfig("debug", "json"),
         origins=config.origins,
     )
     assert configured_groups(config.disk_groups, {})
@@ -421,9 +430,9 @@ def test_other_urls_are_refused_and_not_shown(faults, url, message):
 
 def test_options_without_effect_are_doubtful_but_no_fault(load):
     config = load(f'{NAME}[api]\n{TLS}[control_plane]\nca_file = "/ca"\n[reboot]\nuntold_seconds = 9\n')
-    assert [doubt.path for doubt in config.doubts] == [
+    assert [doubt.path for doubt in config.warnings] == [
         *("api.tls_cert", "api.tls_key"),
         *("control_plane.ca_file", "reboot.untold_seconds"),
     ]
-    assert config.doubts[2].message.startswith("has no effect without control_plane.url")
-    assert load(FULL).doubts == ()
+    assert config.warnings[2].message.startswith("has no effect without control_plane.url")
+    assert load(FULL).warnings == ()

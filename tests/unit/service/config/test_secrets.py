@@ -46,7 +46,7 @@ def test_credentials_alone_are_enough_for_a_listener_and_for_ovh(load, secret_fi
     assert config.api.token == "api.token-0123456789abcdef"
     assert config.api.ovh.consumer_key == "api.ovh.consumer_key-0123456789abcdef"
     assert config.control_plane.token == "control_plane.token-0123456789abcdef"
-    assert config.doubts == ()
+    assert config.warnings == ()
 
 
 def test_where_systemd_puts_credentials_is_read_from_the_environment():
@@ -79,8 +79,8 @@ def test_a_secret_open_to_a_group_is_doubtful(load, secret_file):
     config = load(
         f'{NAME}[control_plane]\nurl = "https://c"\ntoken_file = "{secret_file("t", TOKEN, 0o640)}"\n'
     )
-    assert [doubt.path for doubt in config.doubts] == ["control_plane.token_file"]
-    assert "(mode 0640); 0600 is safer" in config.doubts[0].message
+    assert [doubt.path for doubt in config.warnings] == ["control_plane.token_file"]
+    assert "(mode 0640); 0600 is safer" in config.warnings[0].message
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o660])

@@ -13,7 +13,7 @@ from agent.model.disk_state import DiskState
 from agent.model.job import parse_job
 from agent.model.seal import Seal
 from agent.model.status import DOING
-from agent.service.config.model import Reboot
+from agent.service.config.model import RebootConfig
 from agent.service.jobs.journal import Journal
 from agent.service.jobs.publisher import StatusPublisher
 from agent.service.jobs.slot import Slot
@@ -98,7 +98,7 @@ class Deployment:
 class Deployer:
     """Makes such deployments, and knows what the disk holds."""
 
-    reboot: Reboot
+    reboot: RebootConfig
     committed: bool | OSError = False
     launched: asyncio.Queue[Deployment] = field(default_factory=asyncio.Queue)
     prepare: Callable[[Deployment], None] = lambda _: None
@@ -162,7 +162,7 @@ async def make_agent(tmp_path):
         state, note = await journal.open()
         publisher = StatusPublisher(idle_document(NAME), state.revision)
         store = JobStore(journal, state, lambda: publisher.revision)
-        deployer = Deployer(Reboot(**({"enabled": False} | reboot)), committed, prepare=prepare)
+        deployer = Deployer(RebootConfig(**({"enabled": False} | reboot)), committed, prepare=prepare)
         try:
             async with asyncio.TaskGroup() as tasks:
                 slot = Slot(

@@ -12,7 +12,7 @@ from agent.errors import StateUnusable
 from agent.model.disk_state import DiskState
 from agent.model.job import parse_job
 from agent.model.seal import Seal
-from agent.service.config.model import Reboot
+from agent.service.config.model import RebootConfig
 from agent.service.jobs.entry import JobEntry, Phase
 from agent.service.jobs.journal import Journal
 from agent.service.jobs.phases import RebootState
@@ -60,7 +60,7 @@ class Record:
         return HandOver(reboot, lambda: None, self.mark, run=self.run, down_seconds=0.01, **more)
 
 
-SOON = Reboot(command=("reboot-it", "--now"), grace_seconds=0.01)
+SOON = RebootConfig(command=("reboot-it", "--now"), grace_seconds=0.01)
 
 
 async def test_the_reboot_is_marked_before_it_is_ordered_and_is_said_to_have_failed_where_the_server_stays():
@@ -221,7 +221,7 @@ async def make_slot(tmp_path, rebooted):
             server_name="ns1",
             store=store,
             publisher=publisher,
-            deployer=Deployer(Reboot(command=command, **reboot)),
+            deployer=Deployer(RebootConfig(command=command, **reboot)),
             tasks=tasks,
             boot_id="this boot",
         )
