@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.deploy.plan import Policy
+from agent.deploy.policy import Policy
 from agent.errors import ConfigDriveCreate, DiskBusy, DiskIo, DiskUnknown
 from agent.formats.configdrive import DriveContent, build_tree
 from agent.host import firmware, holders, inventory

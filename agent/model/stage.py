@@ -5,6 +5,7 @@ not have is a fault of ours and raises. The diagram in docs/architecture.md is d
 """
 
 from enum import StrEnum
+from itertools import pairwise
 
 
 class State(StrEnum):
@@ -30,25 +31,19 @@ class Event(StrEnum):
     CANCEL = "cancel"
 
 
+# The order in which a deployment is carried out: plan, table and documents follow it.
 STAGES = (State.PREFLIGHT, State.CLAIM, State.WRITE, State.VERIFY, State.FINISH, State.COMMIT)
 ACTIVE = (State.STARTING, *STAGES)
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.STARTING, Event.NEXT): State.PREFLIGHT,
-    (State.PREFLIGHT, Event.NEXT): State.CLAIM,
-    (State.CLAIM, Event.NEXT): State.WRITE,
-    (State.WRITE, Event.NEXT): State.VERIFY,
+    **{(before, Event.NEXT): after for before, after in pairwise((*ACTIVE, State.DONE))},
     # A server without Range support was cut: the whole transfer begins again.
     (State.WRITE, Event.RESTART): State.WRITE,
-    (State.VERIFY, Event.NEXT): State.FINISH,
-    (State.FINISH, Event.NEXT): State.COMMIT,
-    (State.COMMIT, Event.NEXT): State.DONE,
     **{(state, event): State.ERROR for state in ACTIVE for event in (Event.FAIL, Event.CANCEL)},
 }
 
-# Stages in which the disk has been touched and not committed: leaving them any other way than forward wipes
-# both ends.
-UNCOMMITTED = (State.CLAIM, State.WRITE, State.VERIFY, State.FINISH, State.COMMIT)
+# In these the disk has been touched and not committed: leaving them any other way than forward wipes both ends.
+UNCOMMITTED = STAGES[STAGES.index(State.CLAIM) :]
 
 
 def advance(state: State, event: Event) -> State:

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agent.aio import run_blocking, run_together
-from agent.deploy.plan import Policy, policy_faults
+from agent.deploy.policy import Policy, policy_faults
 from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
 from agent.lean import structlog
 from agent.model.disk_state import DiskState, with_disk_state
