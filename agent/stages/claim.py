@@ -18,7 +18,7 @@ from agent.host.disk import TargetDisk, read_identity
 from agent.model.disks import Disk
 from agent.stages.context import HEAD_BYTES, TAIL_BYTES, Context
 from agent.stages.faults import disk_fault
-from agent.transfer.sink import HeldEnds
+from agent.stages.held_ends import HeldEnds
 
 _CHANGED_HINT = (
     "It was not written to. `byoi disks` shows what is there now; deploy again if that is the right disk."

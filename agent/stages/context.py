@@ -10,10 +10,10 @@ from agent.host.disk import TargetDisk
 from agent.host.drive import Drive
 from agent.model.disks import Disk
 from agent.model.job import Job
+from agent.stages.held_ends import HeldEnds
 from agent.transfer.digest import DEFAULT_ALGORITHM, Digest
 from agent.transfer.meter import Meter
 from agent.transfer.pool import Buffer, BufferPool
-from agent.transfer.sink import HeldEnds
 from agent.transfer.source import Source, SourceInfo
 from agent.units import MiB
 

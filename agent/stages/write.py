@@ -14,8 +14,9 @@ from agent.model.url import redact_url
 from agent.stages.context import Context
 from agent.stages.decoding import new_decoder, too_large
 from agent.stages.faults import full_hint
+from agent.stages.held_ends import HeldEnds
 from agent.transfer.pipeline import copy
-from agent.transfer.sink import HeldEnds, SinkFailed, SinkTooSmall
+from agent.transfer.sink import SinkFailed, SinkTooSmall
 from agent.transfer.source import TransferRestart
 
 

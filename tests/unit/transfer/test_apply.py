@@ -5,13 +5,14 @@ import zlib
 
 import pytest
 import zstandard
+from agent.stages.held_ends import HeldEnds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import ImageDamaged
 from agent.formats.extent import Copy, Fetch, Inflate, Write, Zero
 from agent.transfer.apply import ZERO_BLOCK, Applier
-from agent.transfer.sink import HeldEnds, SinkFailed, SinkTooSmall
+from agent.transfer.sink import SinkFailed, SinkTooSmall
 from agent.units import MiB
 from tests.fuzz import examples
 
