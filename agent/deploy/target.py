@@ -18,7 +18,7 @@ from agent.host.same import shared_storage
 from agent.model.disks import Disk, DiskGroup, GroupSpec, configured_groups, disk_groups, select_disk
 from agent.model.job import Job
 from agent.model.url import file_path, origin_of
-from agent.transfer.retry import DEFAULT_LIMITS, HttpLimits
+from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
 
 
 @dataclass(frozen=True, slots=True)

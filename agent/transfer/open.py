@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from agent.model.url import check_url, file_path, origin_of
 from agent.transfer.file import FileSource
+from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
 from agent.transfer.http.source import HttpSource
-from agent.transfer.retry import DEFAULT_LIMITS, EventHook, HttpLimits, ignore_events
-from agent.transfer.source import Source
+from agent.transfer.source import EventHook, Source, ignore_events
 
 
 def open_source(

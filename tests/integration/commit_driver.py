@@ -37,7 +37,7 @@ from agent.deploy.target import Options
 from agent.host.disk import TargetDisk
 from agent.model.events import DeployEvent, StageBegan, StageEnded
 from agent.model.job import parse_job
-from agent.transfer.retry import HttpLimits
+from agent.transfer.http.limits import HttpLimits
 
 HANGS_AFTER = 60  # seconds; the fork is killed by SIGALRM then
 
