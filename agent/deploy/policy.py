@@ -1,7 +1,8 @@
 """What the operator allows of a job, whatever its disk and its image are. Pure.
 
-Asked where a job comes in (the API, the control plane), which knows where it came from, and by the plan for a job
-that came no such way.
+Asked once where a job comes in: the API and the control plane's client know where it came from, and refuse it before it
+is accepted. The plan asks again, since a job that the journal kept may be older than the policy in force, and one of
+the command line came through no such door. Nothing below relies on more than that.
 """
 
 from dataclasses import dataclass

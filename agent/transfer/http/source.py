@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from agent.errors import ImageChanged, ImageDownload
-from agent.model.url import check_url, redact_url
+from agent.model.url import redact_url
 from agent.transfer.http.attempts import Attempts
 from agent.transfer.http.body import Body, take_body
 from agent.transfer.http.client import Answer, HttpClient
@@ -45,7 +45,7 @@ class HttpSource:
     """A file behind an http or https URL.
 
     Args:
-        url: with userinfo, if any, to be sent as Basic credentials.
+        url: has passed `check_url`; its userinfo, if any, is sent as Basic credentials.
         headers: the job's headers; sent to the origin of `url` only.
         checksummed: whether the job has a checksum for the whole file.
         ca_file: a bundle of CA certificates in place of the system's.
@@ -54,9 +54,6 @@ class HttpSource:
         sleep: waits so many seconds between attempts.
         clock: monotonic seconds, for the stall clock.
         rng: the jitter of the waits.
-
-    Raises:
-        ValueError: the URL cannot be used (`check_url` says why).
     """
 
     def __init__(
@@ -72,9 +69,6 @@ class HttpSource:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        fault = check_url(url)
-        if fault is not None:
-            raise ValueError(fault)
         self._shown_url = redact_url(url)
         self._checksummed = checksummed
         self._limits = limits
