@@ -62,7 +62,7 @@ class Chained:
         """Decompress and decode.
 
         Raises:
-            OutputTooLarge: the decompressor's bound is passed.
+            ImageTooLarge: the decompressor's bound is passed.
             DeployError: the file is damaged or refused; compressed content inside by the check `nested_compression`.
         """
         for piece in self._outer.feed(data):

@@ -83,11 +83,15 @@ class Recall:
 Extent = Write | Zero | Inflate | Copy | Fetch | Recall
 
 
-class GuestTooLarge(ValueError):
-    """The guest disk is larger than the disk that the decoder was made for; `size` in bytes."""
+class ImageTooLarge(Exception):
+    """The image is larger than the disk that it was to go to.
+
+    Attributes:
+        size: bytes that it is known to have by now; it may have more.
+    """
 
     def __init__(self, size: int) -> None:
-        super().__init__(f"the guest disk has {size} bytes")
+        super().__init__(f"the image has {size} bytes or more")
         self.size = size
 
 

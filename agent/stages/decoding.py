@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from agent.errors import ImageSize
 from agent.formats.chain import Chained
 from agent.formats.compressed import Decompressor, Kind
 from agent.formats.extent import Decoder
@@ -49,8 +48,3 @@ def _plain(ctx: Context, content: str, size: int | None, *, can_fetch: bool, bes
     if ctx.container == ctx.job.type == "ova":
         return OvaDecoder(ctx.target.size)
     return RawDecoder(size)
-
-
-def too_large(ctx: Context, end: int) -> ImageSize:
-    """The refusal of an image that turned out to be larger than the disk."""
-    return ImageSize(image_size=end, device=ctx.target.path, device_size=ctx.target.size)

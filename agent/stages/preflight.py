@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from agent.aio import run_blocking
 from agent.errors import Blame, ConfigDriveCreate, DiskSame, ImageDownload, ImageMemory
-from agent.formats.compressed import OutputTooLarge, check_xz_end
+from agent.formats.compressed import check_xz_end
 from agent.formats.detect import END_BYTES, SNIFF_BYTES, is_dmg, sniff
-from agent.formats.extent import Decoder, Extent, GuestTooLarge
+from agent.formats.extent import Decoder, Extent, ImageTooLarge
 from agent.formats.image import WINDOW_BYTES, ImageFacts, examine
 from agent.formats.tables.layout import drive_candidates, is_drive, place_drive
 from agent.formats.tables.read import TableError
@@ -25,7 +25,6 @@ from agent.stages.decoding import new_decoder
 from agent.transfer.apply import Applier
 from agent.transfer.pipeline import apply_feeds
 from agent.transfer.pool import Buffer
-from agent.transfer.sink import SinkTooSmall
 from agent.transfer.source import TransferRestart
 from agent.units import MiB
 
@@ -77,14 +76,9 @@ async def _probe(ctx: Context) -> ImageFacts:
     applier = Applier(window)
     try:
         at_end = await _fill_window(ctx, decoder, applier, window)
-    except SinkTooSmall as error:
-        return ImageFacts(
-            "raw", error.end, ctx.container, examined=False
-        )  # the plan refuses it, with both numbers
-    except GuestTooLarge as error:
+    except ImageTooLarge as error:
+        # The plan refuses it, with both numbers.
         return ImageFacts("raw", error.size, ctx.container, examined=False)
-    except OutputTooLarge as error:
-        return ImageFacts("raw", error.limit, ctx.container, examined=False)
     except ImageMemory:
         if not window.gone:
             raise

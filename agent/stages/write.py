@@ -4,19 +4,18 @@ from collections import deque
 from collections.abc import Callable
 
 from agent.aio import run_blocking
-from agent.errors import ImageChanged, ImageWrite
+from agent.errors import ImageChanged, ImageSize, ImageWrite
 from agent.formats.chain import Chained
-from agent.formats.compressed import OutputTooLarge
-from agent.formats.extent import Decoder, GuestTooLarge
+from agent.formats.extent import Decoder, ImageTooLarge
 from agent.formats.qcow2.decoder import Qcow2Decoder
 from agent.host.syscalls import return_free_memory
 from agent.model.url import redact_url
 from agent.stages.context import Context
-from agent.stages.decoding import new_decoder, too_large
+from agent.stages.decoding import new_decoder
 from agent.stages.faults import full_hint
 from agent.stages.held_ends import HeldEnds
 from agent.transfer.pipeline import copy
-from agent.transfer.sink import SinkFailed, SinkTooSmall
+from agent.transfer.sink import SinkFailed
 from agent.transfer.source import TransferRestart
 
 
@@ -63,12 +62,8 @@ async def _copy_once(ctx: Context) -> None:
         raise ImageWrite(type=ctx.job.type, detail=f"{disk.path}: {failure}", hint=hint) from failure.error
     except ImageChanged as change:
         raise ImageChanged(url=redact_url(ctx.job.url), detail=change.detail) from None
-    except SinkTooSmall as failure:
-        raise too_large(ctx, failure.end) from None
-    except GuestTooLarge as failure:
-        raise too_large(ctx, failure.size) from None
-    except OutputTooLarge as failure:
-        raise too_large(ctx, failure.limit) from None
+    except ImageTooLarge as failure:
+        raise ImageSize(image_size=failure.size, device=disk.path, device_size=disk.size) from None
 
 
 def _clean_scratch(decoder: Decoder, sink: HeldEnds) -> None:

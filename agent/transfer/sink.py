@@ -39,11 +39,3 @@ class SinkFailed(Exception):
         super().__init__(f"at byte {offset}: {error.strerror or error}")
         self.offset = offset
         self.error = error
-
-
-class SinkTooSmall(Exception):
-    """The image wants bytes beyond the sink's end; nothing of the extent was written."""
-
-    def __init__(self, end: int) -> None:
-        super().__init__(f"the image reaches to byte {end}")
-        self.end = end

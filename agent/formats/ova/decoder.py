@@ -66,7 +66,7 @@ class OvaDecoder:
         """Take the next bytes.
 
         Raises:
-            GuestTooLarge: the guest disk is larger than `disk_size`.
+            ImageTooLarge: the guest disk is larger than `disk_size`.
             ChecksumMismatch: a member is not what the manifest says.
             ImageType: the disk is no VMDK.
             ImageUnsafe: a check refused the archive, the descriptor or the disk.

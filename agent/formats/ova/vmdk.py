@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 
 from agent.errors import ImageUnsafe
-from agent.formats.extent import Extent, GuestTooLarge, Inflate, Write, Zero
+from agent.formats.extent import Extent, ImageTooLarge, Inflate, Write, Zero
 from agent.formats.intake import Intake, Parser
 from agent.formats.ova.vmdk_header import (
     GTES_PER_TABLE,
@@ -80,7 +80,7 @@ class VmdkDecoder:
         in ascending order; nothing else is given twice.
 
         Raises:
-            GuestTooLarge: the guest disk is larger than `disk_size`.
+            ImageTooLarge: the guest disk is larger than `disk_size`.
             ImageType: this is no VMDK.
             ImageUnsafe: parent, other files, or beyond the bounds.
             ImageDamaged: the file contradicts itself.
@@ -102,7 +102,7 @@ class VmdkDecoder:
         yield from intake.skip(header.descriptor_offset - intake.offset, "the space before its descriptor")
         check_descriptor(bytes((yield from intake.take(header.descriptor_size, "its descriptor"))))
         if header.capacity > self._disk_size:
-            raise GuestTooLarge(header.capacity)
+            raise ImageTooLarge(header.capacity)
         self._header = header
         yield from (_Stream if header.compressed else _Sparse)(header, intake).steps()
 

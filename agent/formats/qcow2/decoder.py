@@ -12,7 +12,7 @@ gave until then has to be taken for nothing.
 
 from collections.abc import Iterator, Sequence
 
-from agent.formats.extent import Extent, GuestTooLarge
+from agent.formats.extent import Extent, ImageTooLarge
 from agent.formats.qcow2.early import Scratch
 from agent.formats.qcow2.forward import ForwardPass, Means
 from agent.formats.qcow2.header import DEFAULT_LIMITS, HEADER_BYTES, Qcow2Limits, damaged, read_header
@@ -91,7 +91,7 @@ class Qcow2Decoder:
         Raises:
             ImageDamaged: the image contradicts itself.
             ImageUnsafe: a check of the header refused it, before any extent was given.
-            GuestTooLarge: the guest disk does not fit, before any extent was given.
+            ImageTooLarge: the guest disk does not fit, before any extent was given.
             ImageMemory: data came before its table, and there is no way left to place it.
             ImageChanged: what was fetched out of order is not what the stream brings.
         """
@@ -113,7 +113,7 @@ class Qcow2Decoder:
         scratch = Scratch.between(align_up(header.virtual_size, MiB), self._disk_size - _TAIL_BYTES)
         forward = self._pass = ForwardPass(header, self._file_size, scratch, self._means)
         if header.virtual_size > self._disk_size:
-            raise GuestTooLarge(header.virtual_size)
+            raise ImageTooLarge(header.virtual_size)
         return forward
 
     def finish(self) -> Iterator[Extent]:
