@@ -113,6 +113,13 @@ class Decoder(Protocol):
         May be asked at any time; whoever drives it takes less memory for buffers instead.
         """
 
+    @property
+    def used_scratch(self) -> tuple[int, int] | None:
+        """The range (offset, length) of the disk behind the guest's end where bytes of the image waited, or None.
+
+        They are still there: whoever drives it zeroes the range in the end.
+        """
+
     def feed(self, data: memoryview) -> Iterator[Extent]:
         """Take the next bytes of the file and give the extents that they complete.
 

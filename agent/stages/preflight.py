@@ -21,7 +21,7 @@ from agent.formats.tables.superblock import LABEL_BYTES
 from agent.host.same import shared_storage
 from agent.model.url import redact_url
 from agent.stages.context import HEAD_BYTES, Context
-from agent.stages.decoding import new_decoder
+from agent.stages.decoding import container_of, new_decoder
 from agent.transfer.apply import Applier
 from agent.transfer.pipeline import apply_feeds
 from agent.transfer.pool import Buffer
@@ -78,21 +78,21 @@ async def _probe(ctx: Context) -> ImageFacts:
         at_end = await _fill_window(ctx, decoder, applier, window)
     except ImageTooLarge as error:
         # The plan refuses it, with both numbers.
-        return ImageFacts("raw", error.size, ctx.container, examined=False)
+        return ImageFacts("raw", error.size, container_of(ctx, decoder), examined=False)
     except ImageMemory:
         if not window.gone:
             raise
         at_end = False  # what had to leave the memory waits on the disk when there is one
     finally:
         await run_blocking(applier.close)
-    size = decoder.virtual_size
+    size, container = decoder.virtual_size, container_of(ctx, decoder)
     # The one that writes will come to hold as much.
     ctx.pool.make_room(decoder.held)
     if window.gone or not (window.complete or at_end):
-        return ImageFacts("unknown data", size, ctx.container, examined=False)
+        return ImageFacts("unknown data", size, container, examined=False)
     data = bytes(memoryview(window.data)[: min(WINDOW_BYTES, window.covered if size is None else size)])
     ctx.head_window, ctx.window = data[:HEAD_BYTES], data
-    return examine(data, size, ctx.container)
+    return examine(data, size, container)
 
 
 async def _look_at_end(ctx: Context) -> None:

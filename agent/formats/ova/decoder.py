@@ -58,6 +58,10 @@ class OvaDecoder:
         return None if self._disk is None else self._disk.virtual_size
 
     @property
+    def used_scratch(self) -> None:
+        """Nothing waits on the disk."""
+
+    @property
     def held(self) -> int:
         """No more than the class says, which is a few MiB."""
         return 0

@@ -69,6 +69,10 @@ class VmdkDecoder:
         return None if self._header is None else self._header.capacity
 
     @property
+    def used_scratch(self) -> None:
+        """Nothing waits on the disk."""
+
+    @property
     def held(self) -> int:
         """No more than the class says, which is a few MiB."""
         return 0
