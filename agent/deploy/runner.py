@@ -22,7 +22,6 @@ from agent.deploy.target import (
 )
 from agent.deploy.tracker import Tracker
 from agent.errors import DeployError, DiskIo, JobCancelled, unforeseen
-from agent.host.disk import TargetDisk
 from agent.lean import structlog
 from agent.model.disk_state import DiskState
 from agent.model.events import DeployEvent, Listener
@@ -32,6 +31,7 @@ from agent.model.stage import UNCOMMITTED, State
 from agent.model.status import Status
 from agent.stages.claim import wipe_ends
 from agent.stages.context import Context
+from agent.stages.machine import LocalMachine, Machine, OpenDisk
 from agent.transfer.open import open_source
 
 log = structlog.get_logger(__name__)
@@ -58,6 +58,7 @@ class Deployment:
         attempt: int = 1,
         floor: float = 0.0,
         disk_state: DiskState = DiskState.UNTOUCHED,
+        machine: Machine | None = None,
     ) -> None:
         """Nothing happens yet.
 
@@ -70,10 +71,12 @@ class Deployment:
             attempt: which one this is, where an agent that was restarted begins again.
             floor: the percentage that clients have seen of the attempt before.
             disk_state: what the attempt before left of the disk.
+            machine: opens the disk and looks at it; this machine as a rule.
         """
         self._job = job
         self._options = options
         self._keep = keep
+        self._machine = machine or LocalMachine()
         self._tracker = Tracker(
             job, options.server_name, listener, attempt=attempt, floor=floor, disk_state=disk_state
         )
@@ -201,7 +204,15 @@ class Deployment:
             # Stages note things from their threads; the tracker belongs to the loop.
             loop.call_soon_threadsafe(self._tracker.note, text)
 
-        ctx = Context(job=job, target=target, source=source, drive=drive, drive_tree=tree, note=note)
+        ctx = Context(
+            job=job,
+            target=target,
+            source=source,
+            drive=drive,
+            drive_tree=tree,
+            note=note,
+            machine=self._machine,
+        )
         self._ctx = ctx
         self._tracker.progress = ctx.meter.progress
         return facts, ctx
@@ -217,7 +228,7 @@ class Deployment:
             raise decided.refusals[0]
         self._tracker.weights = decided.weights
 
-    async def _abandon(self, disk: TargetDisk, reason: BaseException) -> None:
+    async def _abandon(self, disk: OpenDisk, reason: BaseException) -> None:
         """Make sure once more that nothing boots from a disk that was not committed."""
 
         def wipe() -> None:

@@ -18,7 +18,6 @@ from agent.formats.image import WINDOW_BYTES, ImageFacts, examine
 from agent.formats.tables.layout import drive_candidates, is_drive, place_drive
 from agent.formats.tables.read import TableError
 from agent.formats.tables.superblock import LABEL_BYTES
-from agent.host.same import shared_storage
 from agent.model.url import redact_url
 from agent.stages.context import HEAD_BYTES, Context
 from agent.stages.decoding import container_of, new_decoder
@@ -46,7 +45,7 @@ async def probe_image(ctx: Context) -> None:
     ctx.info = await ctx.source.open()
     ctx.meter.total = ctx.info.size
     if ctx.info.opened is not None:
-        shared = await run_blocking(shared_storage, ctx.info.opened, ctx.target.path)
+        shared = await run_blocking(ctx.machine.shared_storage, ctx.info.opened, ctx.target.path)
         if shared is not None:
             raise DiskSame(reason=shared)
     if not ctx.info.length_checked and ctx.job.checksum is None:

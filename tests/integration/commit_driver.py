@@ -31,12 +31,12 @@ from typing import Any, ClassVar
 
 import structlog
 
-import agent.stages.claim as claim_stage
 from agent.deploy.runner import Deployment
 from agent.deploy.target import Options
 from agent.host.disk import TargetDisk
 from agent.model.events import DeployEvent, StageBegan, StageEnded
 from agent.model.job import parse_job
+from agent.stages.machine import LocalMachine
 from agent.transfer.http.limits import HttpLimits
 
 HANGS_AFTER = 60  # seconds; the fork is killed by SIGALRM then
@@ -131,9 +131,16 @@ class WatchedDisk(TargetDisk):
         self.watch.call(super().flush, "flush", 0, 0, None)
 
 
+class WatchedMachine(LocalMachine):
+    """This machine, but for its disks: they are watched."""
+
+    def open_disk(self, path: str) -> WatchedDisk:
+        return WatchedDisk(path)
+
+
 async def deploy(order: dict[str, Any], watch: Watch) -> None:
     options = Options(disk=order["disk"], limits=HttpLimits(**order.get("limits") or {}))
-    deployment = Deployment(parse_job(order["job"]), options, watch.listen)
+    deployment = Deployment(parse_job(order["job"]), options, watch.listen, machine=WatchedMachine())
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()
     assert task is not None
@@ -163,7 +170,6 @@ def carry_out(order: dict[str, Any]) -> None:
     signal.alarm(HANGS_AFTER)
     os.dup2(2, 1)
     WatchedDisk.watch = watch = Watch(order)
-    claim_stage.TargetDisk = WatchedDisk
     with suppress(asyncio.CancelledError):  # one that came too late to stop anything
         asyncio.run(deploy(order, watch))
 
