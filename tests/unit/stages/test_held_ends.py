@@ -1,7 +1,8 @@
 import pytest
-from agent.stages.held_ends import HeldEnds
 from hypothesis import given
 from hypothesis import strategies as st
+
+from agent.stages.held_ends import HeldEnds
 
 SIZE, HEAD, TAIL = 4096, 512, 256
 
