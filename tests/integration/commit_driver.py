@@ -8,11 +8,10 @@ file, one JSON object a line, written before the next thing happens, so that a k
 An order has `job`, `disk`, `trace`, and if wanted `limits` (fields of HttpLimits), `kill_after` (seconds until
 the parent kills the fork), `record` (a file for the bytes of all writes) and `stop`:
 
-    {"by": "kill" | "cancel" | "eio", "at": "event" | "call" | "await", "number": N, "again": false}
+    {"by": "kill" | "cancel" | "eio", "at": "event" | "call", "number": N, "again": false}
 
 Counted from 0: events are the begin and the end of each stage, calls are those of the target disk's write, zero
-and flush, awaits are the points at which the deployment gives way to others. Kill and cancel come after the
-thing, eio instead of it. With `again` every later one is hit as well.
+and flush. Kill and cancel come after the thing, eio instead of it. With `again` every later one is hit as well.
 """
 
 import asyncio
@@ -24,8 +23,7 @@ import sys
 import threading
 import time
 import traceback
-import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -50,7 +48,7 @@ class Watch:
         self._trace = os.open(order["trace"], flags, 0o600)
         self._record = os.open(order["record"], flags, 0o600) if "record" in order else None
         self._stop = order.get("stop") or {"at": "never", "number": 0, "by": "nothing"}
-        self._counts = {"event": 0, "call": 0, "await": 0}
+        self._counts = {"event": 0, "call": 0}
         self.cancel: Callable[[], None] = lambda: None
 
     def tell(self, **what: object) -> None:
@@ -95,24 +93,6 @@ class Watch:
         if hit:
             self.strike()
 
-    @types.coroutine
-    def steps(self, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        """Await a coroutine and see every point at which it waits."""
-        error: BaseException | None = None
-        while True:
-            try:
-                waits_for = coroutine.send(None) if error is None else coroutine.throw(error)
-            except StopIteration as end:
-                return end.value
-            self.tell(waits=self._counts["await"])
-            if self.hits("await"):
-                self.strike()
-            error = None
-            try:
-                yield waits_for
-            except BaseException as thrown:  # noqa: BLE001 - it belongs to the coroutine
-                error = thrown
-
 
 class WatchedDisk(TargetDisk):
     """The real disk, with a watch over what changes it."""
@@ -146,7 +126,7 @@ async def deploy(order: dict[str, Any], watch: Watch) -> None:
     assert task is not None
     watch.cancel = lambda: cancel(loop, task)
     try:
-        await watch.steps(deployment.run())
+        await deployment.run()
         watch.tell(returned=True)
     except asyncio.CancelledError:
         watch.tell(cancelled=True)

@@ -1,4 +1,4 @@
-"""Write: all of the image but the ends of the disk, hashed as it comes, and nothing after a failure or a cancellation."""
+"""Write: all of the image but the ends of the disk, hashed as it comes; nothing after a failure or a cancellation."""
 
 import asyncio
 import gzip
