@@ -1,12 +1,15 @@
-"""The plan: what a deployment will do, and why it will not. Pure: `plan(job, facts)` decides and touches
-nothing.
+"""The plan: what a deployment will do, and why it will not. Pure: `plan(job, facts)` decides and touches nothing.
 
-The runner raises the first refusal before anything is written; a dry run prints all of them.
+The runner carries out the steps of the plan, or raises its first refusal before anything is written; a dry run prints
+the steps and all refusals.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from agent.deploy.acts import ACTS, Act
+from agent.deploy.policy import Policy, policy_faults
 from agent.errors import (
     BootCode,
     BootEsp,
@@ -15,7 +18,6 @@ from agent.errors import (
     DiskBusy,
     DiskIneligible,
     DiskSame,
-    Fault,
     GptRelocate,
     ImageNoTable,
     ImageSize,
@@ -39,22 +41,25 @@ from agent.formats.tables.mbr import Mbr
 from agent.formats.tables.read import TableError
 from agent.model.disks import Disk, describe, require_eligible
 from agent.model.job import Job
-from agent.model.stage import State
-from agent.model.url import origin_of, redact_url
+from agent.model.stage import STAGES, State
+from agent.model.url import redact_url
 from agent.units import MiB, format_size
 
 # Below this there is no room between the two held ends, nor for any system.
 MIN_DISK_BYTES = 4 * MiB
 
+WEIGHTS: Mapping[State, float] = {
+    State.PREFLIGHT: 2,
+    State.CLAIM: 1,
+    State.WRITE: 92,
+    State.VERIFY: 1,
+    State.FINISH: 2,
+    State.COMMIT: 2,
+}
+"""Shares of the stages in the percentage, 100 together."""
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the operator allows, whatever a job asks for."""
-
-    require_checksum: bool = False
-    allow_http: bool = True
-    allow_file: bool = False
-    """Whether a job that comes over the network may name a file of the server itself."""
+_READING = (State.PREFLIGHT, State.VERIFY)
+"""Stages that write nothing to the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +79,17 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One stage of the plan. `weight` is its share of the percentage that clients see."""
+    """One stage of the plan."""
 
     stage: State
     title: str
+    """What it does, for people."""
     weight: float
-    destructive: bool = False
+    """Its share of the percentage that clients see."""
+    destructive: bool
+    """Whether it writes to the disk."""
+    act: Act = field(repr=False)
+    """What carries it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,11 @@ class Plan:
     refusals: tuple[DeployError, ...]
     notes: tuple[str, ...]
     slot: DriveSlot | None
+
+    @property
+    def weights(self) -> dict[State, float]:
+        """The share of each stage in the percentage."""
+        return {step.stage: step.weight for step in self.steps}
 
     def document(self) -> dict[str, Any]:
         """The plan as JSON."""
@@ -124,26 +139,6 @@ def plan(job: Job, facts: Facts) -> Plan:
             slot, refusal = _slot(facts, facts.image)
             refusals += [refusal] if refusal is not None else []
     return Plan(facts.target, _steps(job, facts, slot), tuple(refusals), _notes(job, facts), slot)
-
-
-def policy_faults(job: Job, policy: Policy, *, remote: bool) -> list[Fault]:
-    """What the operator does not allow of a job, whatever its disk and its image are.
-
-    Args:
-        job: the job.
-        policy: the operator's.
-        remote: the job came over the network. Whoever is root on the server may read its files anyway; for others
-            they are neither to be deployed nor to be probed for.
-    """
-    faults = []
-    if policy.require_checksum and job.checksum is None:
-        faults.append(Fault("checkSum", "is required by this server's policy"))
-    if not policy.allow_http and job.url.lower().startswith("http:"):
-        faults.append(Fault("URL", "must be https by this server's policy"))
-    if remote and not policy.allow_file and origin_of(job.url).scheme == "file":
-        message = "names a file of the server itself, which this server's policy (allow_file) refuses over the network"
-        faults.append(Fault("URL", message))
-    return faults
 
 
 def _job_refusals(job: Job, policy: Policy) -> list[DeployError]:
@@ -252,13 +247,16 @@ def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
         drive = f", write the config drive ({format_size(facts.drive_size)})"
     path = facts.target.path
     read_back = "read both" if facts.drive_size is None else "read both and the config drive"
-    return (
-        Step(State.PREFLIGHT, f"open {redact_url(job.url)} and check everything that can be checked", 2),
-        Step(State.CLAIM, f"take {path} and zero both its ends", 1, destructive=True),
-        Step(State.WRITE, f"stream {amount} to the disk, all but both its ends", 92, destructive=True),
-        Step(State.VERIFY, f"compare {checked}", 1),
-        Step(State.FINISH, f"{table}{drive}", 2, destructive=True),
-        Step(State.COMMIT, f"write the first and last MiB, {read_back} back and check", 2, destructive=True),
+    titles = {
+        State.PREFLIGHT: f"open {redact_url(job.url)} and check everything that can be checked",
+        State.CLAIM: f"take {path} and zero both its ends",
+        State.WRITE: f"stream {amount} to the disk, all but both its ends",
+        State.VERIFY: f"compare {checked}",
+        State.FINISH: f"{table}{drive}",
+        State.COMMIT: f"write the first and last MiB, {read_back} back and check",
+    }
+    return tuple(
+        Step(stage, titles[stage], WEIGHTS[stage], stage not in _READING, ACTS[stage]) for stage in STAGES
     )
 
 

@@ -1,4 +1,4 @@
-"""The runner: carries out a plan, stage by stage, and leaves the disk in one of two states.
+"""The runner: carries out a plan, step by step, and leaves the disk in one of two states.
 
 Either the commit was reached and the disk holds the verified system, or both ends of the disk are zero and
 nothing boots. There is nothing between, whatever fails and whenever it is cancelled.
@@ -6,10 +6,12 @@ nothing boots. There is nothing between, whatever fails and whenever it is cance
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
+from dataclasses import replace
 
 from agent.aio import run_blocking
-from agent.deploy.plan import Facts, Plan, plan
+from agent.deploy.acts import Keep, Work
+from agent.deploy.plan import Facts, Plan, Step, plan
 from agent.deploy.target import (
     Options,
     find_firmware,
@@ -20,25 +22,16 @@ from agent.deploy.target import (
 )
 from agent.deploy.tracker import Tracker
 from agent.errors import DeployError, DiskIo, JobCancelled, unforeseen
-from agent.formats.image import ImageFacts
-from agent.host.disk import TargetDisk
-from agent.host.drive import Drive
 from agent.lean import structlog
 from agent.model.disk_state import DiskState
-from agent.model.disks import Disk
 from agent.model.events import DeployEvent, Listener
 from agent.model.job import Job
 from agent.model.seal import Seal
 from agent.model.stage import UNCOMMITTED, State
 from agent.model.status import Status
-from agent.stages.claim import claim, wipe_ends
-from agent.stages.commit import commit, seal, settle
+from agent.stages.claim import wipe_ends
 from agent.stages.context import Context
-from agent.stages.finish import finish
-from agent.stages.opinion import examine_table
-from agent.stages.preflight import find_own_drive, probe_image
-from agent.stages.verify import examine_written, verify
-from agent.stages.write import write_image
+from agent.stages.machine import LocalMachine, Machine, OpenDisk
 from agent.transfer.open import open_source
 
 log = structlog.get_logger(__name__)
@@ -46,10 +39,6 @@ log = structlog.get_logger(__name__)
 
 def _nobody(_: DeployEvent) -> None:
     """The listener of a deployment that nobody watches."""
-
-
-Keep = Callable[[DiskState | Seal], Awaitable[None]]
-"""Makes durable what the next agent has to know, where this one dies: the state of the disk, or the seal."""
 
 
 async def _unkept(_: DiskState | Seal) -> None:
@@ -69,6 +58,7 @@ class Deployment:
         attempt: int = 1,
         floor: float = 0.0,
         disk_state: DiskState = DiskState.UNTOUCHED,
+        machine: Machine | None = None,
     ) -> None:
         """Nothing happens yet.
 
@@ -81,10 +71,12 @@ class Deployment:
             attempt: which one this is, where an agent that was restarted begins again.
             floor: the percentage that clients have seen of the attempt before.
             disk_state: what the attempt before left of the disk.
+            machine: opens the disk and looks at it; this machine as a rule.
         """
         self._job = job
         self._options = options
         self._keep = keep
+        self._machine = machine or LocalMachine()
         self._tracker = Tracker(
             job, options.server_name, listener, attempt=attempt, floor=floor, disk_state=disk_state
         )
@@ -106,15 +98,14 @@ class Deployment:
         return tracker.state, tracker.attempt, tracker.noted, *moved
 
     async def preview(self) -> Plan:
-        """The plan with all its refusals, from the same facts that `run` decides by. Nothing is written.
+        """The plan with all its refusals: the very one that `run` would carry out. Nothing is written.
 
         Raises:
             DeployError: there is no such disk, or the image cannot be reached.
         """
         facts, ctx = await self._begin()
         try:
-            first = plan(self._job, facts)
-            return first if first.refusals else plan(self._job, await self._examine(facts, ctx))
+            return await self._decide(facts, self._work(facts, ctx))
         finally:
             await self._end(ctx)
 
@@ -153,12 +144,37 @@ class Deployment:
         self._tracker.next()
         facts, ctx = await self._begin()
         try:
-            self._accept(plan(self._job, facts))
-            facts = await self._examine(facts, ctx)
-            self._accept(plan(self._job, facts))
-            await self._write(facts, ctx)
+            work = self._work(facts, ctx)
+            decided = await self._decide(facts, work)
+            self._accept(decided)
+            await self._carry_out(decided.steps[1:], work)
         finally:
             await self._end(ctx)
+
+    async def _decide(self, facts: Facts, work: Work) -> Plan:
+        """The plan from all that can be known before the first write: its own first step finds most of that out."""
+        first = plan(self._job, facts)
+        if first.refusals:
+            return first
+        self._tracker.weights = first.weights
+        await first.steps[0].act(work)
+        return plan(self._job, _with_image(facts, work.ctx))
+
+    async def _carry_out(self, steps: Sequence[Step], work: Work) -> None:
+        """Do what writes to the disk, step by step; on any failure before the end the disk is made unbootable."""
+        tracker, ctx = self._tracker, work.ctx
+        before = tracker.disk_state
+        try:
+            for step in steps:
+                tracker.next()
+                await step.act(work)
+            tracker.next()
+        except BaseException as error:
+            if ctx.disk is None:
+                tracker.disk_state = before  # the claim did not come to it
+            elif tracker.state in UNCOMMITTED:
+                await self._abandon(ctx.disk, error)
+            raise
 
     async def _begin(self) -> tuple[Facts, Context]:
         """Facts that need no image, and the context of all that follows."""
@@ -166,7 +182,14 @@ class Deployment:
         target = await run_blocking(find_target, job, options)
         self._tracker.disk = target.to_json()
         drive, tree = await run_blocking(make_drive, job, target.logical_sector_size)
-        facts = self._facts(target, drive, shared=await run_blocking(find_shared, job, target))
+        facts = Facts(
+            target=target,
+            explicit=is_chosen_by_name(options),
+            firmware=find_firmware(target, options),
+            policy=options.policy,
+            drive_size=None if drive is None else len(drive.image),
+            shared=await run_blocking(find_shared, job, target),
+        )
         source = open_source(
             job.url,
             headers=[(header.key, header.value or "") for header in job.http_headers],
@@ -181,85 +204,31 @@ class Deployment:
             # Stages note things from their threads; the tracker belongs to the loop.
             loop.call_soon_threadsafe(self._tracker.note, text)
 
-        ctx = Context(job=job, target=target, source=source, drive=drive, drive_tree=tree, note=note)
+        ctx = Context(
+            job=job,
+            target=target,
+            source=source,
+            drive=drive,
+            drive_tree=tree,
+            note=note,
+            machine=self._machine,
+        )
         self._ctx = ctx
         self._tracker.progress = ctx.meter.progress
         return facts, ctx
 
-    def _facts(
-        self, target: Disk, drive: Drive | None, image: ImageFacts | None = None, shared: str | None = None
-    ) -> Facts:
-        return Facts(
-            target=target,
-            explicit=is_chosen_by_name(self._options),
-            firmware=find_firmware(target, self._options),
-            policy=self._options.policy,
-            drive_size=None if drive is None else len(drive.image),
-            image=image,
-            shared=shared,
-        )
+    def _work(self, facts: Facts, ctx: Context) -> Work:
+        def decide() -> None:
+            self._accept(plan(self._job, _with_image(facts, ctx)))
 
-    async def _examine(self, facts: Facts, ctx: Context) -> Facts:
-        await probe_image(ctx)
-        return await self._suit(facts, ctx)
-
-    async def _examine_late(self, facts: Facts, ctx: Context) -> None:
-        """The guest's first bytes came late in the file: what was left open then is decided now, before the commit."""
-        _, image = ctx.examined()
-        if not image.examined:
-            await run_blocking(examine_written, ctx)
-            self._accept(plan(self._job, await self._suit(facts, ctx)))
-
-    async def _suit(self, facts: Facts, ctx: Context) -> Facts:
-        """The facts with those of the image, and a config drive that suits both."""
-        _, image = ctx.examined()
-        if facts.target.kind == "file" and image.sector_size is not None:
-            # A file has no sectors of its own: the drive has to suit the disk that the image is for.
-            ctx.drive, ctx.drive_tree = await run_blocking(make_drive, self._job, image.sector_size)
-        await find_own_drive(ctx)
-        await examine_table(ctx)
-        ctx.window = b""
-        return self._facts(facts.target, ctx.drive, ctx.image)
+        return Work(ctx, self._tracker, self._keep, decide)
 
     def _accept(self, decided: Plan) -> None:
         if decided.refusals:
             raise decided.refusals[0]
-        self._tracker.use_steps(decided.steps)
+        self._tracker.weights = decided.weights
 
-    async def _write(self, facts: Facts, ctx: Context) -> None:
-        tracker = self._tracker
-        before = tracker.disk_state
-        try:
-            tracker.next()
-            await self._set_disk_state(DiskState.UNKNOWN)
-            await run_blocking(claim, ctx)
-            await self._set_disk_state(DiskState.EMPTY)
-            tracker.next()
-            await write_image(ctx, tracker.restart)
-            tracker.next()
-            await run_blocking(verify, ctx)
-            await self._examine_late(facts, ctx)
-            tracker.checksum = f"{ctx.digest.algorithm}:{ctx.digest.hexdigest()}"
-            tracker.next()
-            await run_blocking(finish, ctx)
-            await self._keep(await run_blocking(seal, ctx))
-            tracker.next()
-            await run_blocking(commit, ctx)
-            await run_blocking(settle, ctx)
-            tracker.disk_state = DiskState.COMMITTED
-            tracker.next()
-        except BaseException as error:
-            if ctx.disk is None:
-                tracker.disk_state = before  # the claim did not come to it
-            elif tracker.state in UNCOMMITTED:
-                await self._abandon(ctx.disk, error)
-            raise
-
-    async def _set_disk_state(self, state: DiskState) -> None:
-        self._tracker.disk_state = state
-        await self._keep(state)
-
-    async def _abandon(self, disk: TargetDisk, reason: BaseException) -> None:
+    async def _abandon(self, disk: OpenDisk, reason: BaseException) -> None:
         """Make sure once more that nothing boots from a disk that was not committed."""
 
         def wipe() -> None:
@@ -287,3 +256,8 @@ class Deployment:
         finally:
             ctx.close()  # a cancel in between must not keep the claim on the disk
             self._ctx = None
+
+
+def _with_image(facts: Facts, ctx: Context) -> Facts:
+    """The facts with those of the image, and of the config drive that was fitted to it."""
+    return replace(facts, drive_size=None if ctx.drive is None else len(ctx.drive.image), image=ctx.image)

@@ -6,11 +6,10 @@ nowhere else; the percentage never goes back, whatever is restarted.
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from agent.deploy.plan import Step
 from agent.errors import DeployError, JobCancelled
 from agent.lean import structlog
 from agent.model.disk_state import DiskState, with_disk_state
@@ -73,7 +72,8 @@ class Tracker:
         self._server_name = server_name
         self._listener = listener
         self._clock = clock
-        self._steps: tuple[Step, ...] = ()
+        self.weights: Mapping[State, float] = {}
+        """The plan's shares of the stages in the percentage; none before there is a plan."""
         self._percent = min(max(floor, 0.0), 100.0)
         self._stages: list[StageTime] = []
         self._began = time.monotonic()
@@ -90,10 +90,6 @@ class Tracker:
         self.noted = 0
         """How many notes there were in all."""
         self.progress: Callable[[], Progress] = Progress
-
-    def use_steps(self, steps: Sequence[Step]) -> None:
-        """Take the weights of the plan's steps for the percentage."""
-        self._steps = tuple(steps)
 
     def next(self) -> None:
         """One stage is over (or none had begun), the next one begins."""
@@ -175,14 +171,12 @@ class Tracker:
     def _percent_now(self, progress: Progress) -> float:
         if self.state is State.DONE:
             return 100.0
-        before = 0.0
-        for step in self._steps:
-            if step.stage is self.state:
-                total = progress.bytes_total
-                fraction = progress.bytes_written / total if self.state is State.WRITE and total else 0.0
-                return before + step.weight * min(fraction, 1.0)
-            before += step.weight
-        return 0.0
+        if self.state not in self.weights:
+            return 0.0
+        before = sum(self.weights[stage] for stage in STAGES[: STAGES.index(self.state)])
+        total = progress.bytes_total
+        fraction = progress.bytes_written / total if self.state is State.WRITE and total else 0.0
+        return before + self.weights[self.state] * min(fraction, 1.0)
 
     def _end_stage(self, *, failed: bool = False) -> None:
         if self._stages and self._stages[-1].seconds is None:

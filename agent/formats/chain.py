@@ -54,15 +54,15 @@ class Chained:
         return (*self._outer.notes, *(() if self._inner is None else self._inner.notes))
 
     @property
-    def inner(self) -> Decoder | None:
-        """The decoder of what is inside, once that is known."""
-        return self._inner
+    def used_scratch(self) -> tuple[int, int] | None:
+        """That of the inner decoder."""
+        return None if self._inner is None else self._inner.used_scratch
 
     def feed(self, data: memoryview) -> Iterator[Extent]:
         """Decompress and decode.
 
         Raises:
-            OutputTooLarge: the decompressor's bound is passed.
+            ImageTooLarge: the decompressor's bound is passed.
             DeployError: the file is damaged or refused; compressed content inside by the check `nested_compression`.
         """
         for piece in self._outer.feed(data):

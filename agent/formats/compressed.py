@@ -18,6 +18,7 @@ import zstandard
 from isal import igzip_lib, isal_zlib
 
 from agent.errors import ImageDamaged, ImageUnsafe
+from agent.formats.extent import ImageTooLarge
 from agent.formats.intake import Intake, Parser
 from agent.units import KiB, MiB
 
@@ -58,14 +59,6 @@ _RLE_BLOCK, _RESERVED_BLOCK = 1, 3
 _Pieces = Generator[bytes | None, None, None]
 
 
-class OutputTooLarge(ValueError):
-    """More came out of a compressed file than its reader has room for; `limit` in bytes."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"the compressed file holds more than {limit} bytes")
-        self.limit = limit
-
-
 class Decompressor:
     """One compressed file, fed in order, in pieces of any length.
 
@@ -92,14 +85,14 @@ class Decompressor:
         """Take the next bytes and give what they inflate to; the views stay valid as long as they are held.
 
         Raises:
-            OutputTooLarge: more than `max_output` bytes have come out; the last piece is withheld.
+            ImageTooLarge: more than `max_output` bytes have come out; the last piece is withheld.
             ImageDamaged: the stream is damaged, or followed by what may be the rest of one.
             ImageUnsafe: it needs more memory than `max_memory` (check `memory_limit`).
         """
         for piece in self._parser.feed(data):
             self._output += len(piece)
             if self._output > self._max_output:
-                raise OutputTooLarge(self._max_output)
+                raise ImageTooLarge(self._max_output)
             yield memoryview(piece)
 
     def finish(self) -> None:

@@ -83,11 +83,15 @@ class Recall:
 Extent = Write | Zero | Inflate | Copy | Fetch | Recall
 
 
-class GuestTooLarge(ValueError):
-    """The guest disk is larger than the disk that the decoder was made for; `size` in bytes."""
+class ImageTooLarge(Exception):
+    """The image is larger than the disk that it was to go to.
+
+    Attributes:
+        size: bytes that it is known to have by now; it may have more.
+    """
 
     def __init__(self, size: int) -> None:
-        super().__init__(f"the guest disk has {size} bytes")
+        super().__init__(f"the image has {size} bytes or more")
         self.size = size
 
 
@@ -107,6 +111,13 @@ class Decoder(Protocol):
         """Bytes that it holds now or will soon, by what it has seen, where that is more than a few MiB.
 
         May be asked at any time; whoever drives it takes less memory for buffers instead.
+        """
+
+    @property
+    def used_scratch(self) -> tuple[int, int] | None:
+        """The range (offset, length) of the disk behind the guest's end where bytes of the image waited, or None.
+
+        They are still there: whoever drives it zeroes the range in the end.
         """
 
     def feed(self, data: memoryview) -> Iterator[Extent]:

@@ -20,6 +20,10 @@ class RawDecoder:
         return self._size
 
     @property
+    def used_scratch(self) -> None:
+        """Nothing waits on the disk."""
+
+    @property
     def held(self) -> int:
         """0: nothing is held."""
         return 0

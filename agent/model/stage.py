@@ -5,6 +5,7 @@ table does not have is an error in the program and raises. The diagram in docs/a
 """
 
 from enum import StrEnum
+from itertools import pairwise
 
 
 class State(StrEnum):
@@ -30,25 +31,20 @@ class Event(StrEnum):
     CANCEL = "cancel"
 
 
+# The order in which a deployment is carried out: plan, table and documents follow it.
 STAGES = (State.PREFLIGHT, State.CLAIM, State.WRITE, State.VERIFY, State.FINISH, State.COMMIT)
 ACTIVE = (State.STARTING, *STAGES)
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.STARTING, Event.NEXT): State.PREFLIGHT,
-    (State.PREFLIGHT, Event.NEXT): State.CLAIM,
-    (State.CLAIM, Event.NEXT): State.WRITE,
-    (State.WRITE, Event.NEXT): State.VERIFY,
+    **{(before, Event.NEXT): after for before, after in pairwise((*ACTIVE, State.DONE))},
     # The connection to a server without Range support was lost: the transfer begins again.
     (State.WRITE, Event.RESTART): State.WRITE,
-    (State.VERIFY, Event.NEXT): State.FINISH,
-    (State.FINISH, Event.NEXT): State.COMMIT,
-    (State.COMMIT, Event.NEXT): State.DONE,
     **{(state, event): State.ERROR for state in ACTIVE for event in (Event.FAIL, Event.CANCEL)},
 }
 
 # The stages in which the disk has been written but not committed: after an error in them, its first and last MiB are
 # zeroed.
-UNCOMMITTED = (State.CLAIM, State.WRITE, State.VERIFY, State.FINISH, State.COMMIT)
+UNCOMMITTED = STAGES[STAGES.index(State.CLAIM) :]
 
 
 def advance(state: State, event: Event) -> State:

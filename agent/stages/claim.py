@@ -13,12 +13,11 @@ from agent.formats.tables.gpt import Gpt, parse_backup
 from agent.formats.tables.layout import Ranges, stale_signature_ranges
 from agent.formats.tables.mbr import Logical, Mbr, parse_logicals
 from agent.formats.tables.read import Partition, TableError, read_table
-from agent.host import holders, udev
-from agent.host.disk import TargetDisk, read_identity
 from agent.model.disks import Disk
 from agent.stages.context import HEAD_BYTES, TAIL_BYTES, Context
 from agent.stages.faults import disk_fault
-from agent.transfer.sink import HeldEnds
+from agent.stages.held_ends import HeldEnds
+from agent.stages.machine import Machine, OpenDisk
 
 _CHANGED_HINT = (
     "It was not written to. `byoi disks` shows what is there now; deploy again if that is the right disk."
@@ -35,21 +34,23 @@ def claim(ctx: Context) -> None:
     path = ctx.target.path
     try:
         if ctx.target.kind != "file":
-            _accept(ctx.target, read_identity(path))  # before the stacks of another disk would be stopped
-            for step in holders.release(ctx.target):
+            # Before the stacks of another disk would be stopped.
+            _accept(ctx.target, ctx.machine.identity_at(path))
+            for step in ctx.machine.stop_stacks(ctx.target):
                 ctx.note(f"stopped: {step}")
-        ctx.disk = _open(ctx.target)
+        ctx.disk = _open(ctx)
         ctx.sink = HeldEnds(ctx.disk, HEAD_BYTES, TAIL_BYTES)
-        wipe(ctx.disk)
+        _wipe(ctx.disk, ctx.machine)
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise DiskBusy(device=path, holder=error.strerror or "something holds it") from error
         raise disk_fault(path, error) from error
 
 
-def _open(target: Disk) -> TargetDisk:
+def _open(ctx: Context) -> OpenDisk:
     """Open the disk that was examined: only what is accepted becomes the deployment's, to write to and to wipe."""
-    disk = TargetDisk(target.path)
+    target = ctx.target
+    disk = ctx.machine.open_disk(target.path)
     try:
         _accept(target, disk.identity)
         if disk.size != target.size:
@@ -70,7 +71,7 @@ def _accept(target: Disk, identity: tuple[int, ...]) -> None:
         raise DiskIo(device=target.path, reason=reason, hint=_CHANGED_HINT)
 
 
-def wipe(disk: TargetDisk) -> None:
+def _wipe(disk: OpenDisk, machine: Machine) -> None:
     """Zero both ends, flush, and only then the signatures of the partitions that were there."""
     stale = _stale_ranges(disk)
     wipe_ends(disk)
@@ -78,10 +79,10 @@ def wipe(disk: TargetDisk) -> None:
         disk.zero(offset, length)
     disk.flush()
     if disk.reread_partitions():
-        udev.settle()
+        machine.settle()
 
 
-def _stale_ranges(disk: TargetDisk) -> Ranges:
+def _stale_ranges(disk: OpenDisk) -> Ranges:
     """Where the old partitions sign; nothing where no copy of their table is left to know them by."""
     try:
         table = read_table(disk.read(0, HEAD_BYTES), disk.sector_size)
@@ -95,7 +96,7 @@ def _stale_ranges(disk: TargetDisk) -> Ranges:
     return stale_signature_ranges(table, disk.size, logicals)
 
 
-def _old_backup(disk: TargetDisk) -> Gpt | None:
+def _old_backup(disk: OpenDisk) -> Gpt | None:
     """The backup GPT of a disk whose primary is damaged."""
     for sector_size in (512, 4096) if disk.sector_size is None else (disk.sector_size,):
         try:
@@ -105,7 +106,7 @@ def _old_backup(disk: TargetDisk) -> Gpt | None:
     return None
 
 
-def _old_logicals(disk: TargetDisk, extended: Partition, sector_size: int) -> tuple[Logical, ...]:
+def _old_logicals(disk: OpenDisk, extended: Partition, sector_size: int) -> tuple[Logical, ...]:
     def read(offset: int, length: int) -> bytes:
         return disk.read(offset, length) if offset + length <= disk.size else b""
 
@@ -115,7 +116,7 @@ def _old_logicals(disk: TargetDisk, extended: Partition, sector_size: int) -> tu
         return ()  # what cannot be followed has no partitions to come back to life
 
 
-def wipe_ends(disk: TargetDisk) -> None:
+def wipe_ends(disk: OpenDisk) -> None:
     """Zero the first and the last MiB and flush: the disk cannot boot from here on.
 
     The first sector goes first, and for good, before any other is touched: a power cut in the middle of the rest finds

@@ -14,7 +14,7 @@ from agent.formats.tables.gpt import Gpt, is_mirror, parse_backup
 from agent.formats.tables.partition import TABLE_REACH
 from agent.formats.tables.read import Table, TableError, read_table
 from agent.host import drive as drives
-from agent.host import parttable, udev
+from agent.host import parttable
 from agent.host.readback import ReadBack
 from agent.model.seal import Seal
 from agent.stages.context import Context
@@ -110,7 +110,7 @@ def settle(ctx: Context) -> None:
     disk, _ = ctx.opened()
     try:
         if disk.reread_partitions():
-            udev.settle()
+            ctx.machine.settle()
     except (OSError, ToolMissing) as error:
         ctx.note(f"the kernel was not told about the new partition table: {error}")
 
@@ -161,7 +161,7 @@ def _parted_fault(ctx: Context, table: Table) -> str | None:
     if image.libparted:
         return None  # it does not read this table on any disk
     try:
-        fault = unseen(parttable.read_partitions(disk.path), table.partitions)
+        fault = unseen(ctx.machine.partitions_on(disk.path), table.partitions)
     except parttable.TableRefused as error:
         fault = error.strerror
     if fault is not None and image.libparted is None:

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from agent.formats.image import ImageFacts
 from agent.formats.tables.gpt import Gpt
 from agent.formats.tables.layout import DriveSlot
-from agent.host.disk import TargetDisk
 from agent.host.drive import Drive
 from agent.model.disks import Disk
 from agent.model.job import Job
+from agent.stages.held_ends import HeldEnds
+from agent.stages.machine import LocalMachine, Machine, OpenDisk
 from agent.transfer.digest import DEFAULT_ALGORITHM, Digest
 from agent.transfer.meter import Meter
 from agent.transfer.pool import Buffer, BufferPool
-from agent.transfer.sink import HeldEnds
 from agent.transfer.source import Source, SourceInfo
 from agent.units import MiB
 
@@ -33,6 +33,8 @@ class Context:
     drive_tree: Mapping[str, bytes]
     """What the drive was built from, to compare with what reads back."""
     note: Callable[[str], None]
+    """Keeps something for people to read; may be called in any thread."""
+    machine: Machine = field(default_factory=LocalMachine)
     pool: BufferPool = field(default_factory=BufferPool)
     meter: Meter = field(default_factory=Meter)
     digest: Digest = field(default_factory=Digest)
@@ -49,7 +51,7 @@ class Context:
     """The guest's first MiB as preflight saw it; empty where it comes late in the file."""
     head_buffers: list[Buffer] = field(default_factory=list)
     # From claim:
-    disk: TargetDisk | None = None
+    disk: OpenDisk | None = None
     sink: HeldEnds | None = None
     # From write:
     guest_size: int = 0
@@ -59,7 +61,7 @@ class Context:
     def __post_init__(self) -> None:
         self.digest = Digest(self.job.checksum_type or DEFAULT_ALGORITHM)
 
-    def opened(self) -> tuple[TargetDisk, HeldEnds]:
+    def opened(self) -> tuple[OpenDisk, HeldEnds]:
         """The claimed disk and the sink over it."""
         if self.disk is None or self.sink is None:
             raise RuntimeError("the disk is used before it was claimed")

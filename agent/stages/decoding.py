@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from agent.errors import ImageSize
 from agent.formats.chain import Chained
 from agent.formats.compressed import Decompressor, Kind
 from agent.formats.extent import Decoder
@@ -21,7 +20,7 @@ _COMPRESSED: dict[str, Kind] = {"gzip": "gzip", "xz": "xz", "zstd": "zstd", "bzi
 
 
 def new_decoder(ctx: Context) -> Decoder:
-    """A decoder for the content that was sniffed, and for what is inside where that is compressed.
+    """A decoder for the content that was sniffed, and for what is inside where that is compressed. Changes nothing.
 
     What does not match the job's type goes through as raw, for the plan to see what it is and to refuse it.
     """
@@ -35,22 +34,26 @@ def new_decoder(ctx: Context) -> Decoder:
     return Chained(outer, lambda inner: _plain(ctx, inner, None, can_fetch=False, beside=outer.held))
 
 
+def container_of(ctx: Context, decoder: Decoder) -> str:
+    """What the file is without its compression; empty as long as a decoder of `new_decoder` has not come to know."""
+    content = decoder.content if isinstance(decoder, Chained) else ctx.content
+    return _container(content or "", ctx.job.type)
+
+
+def _container(content: str, job_type: str) -> str:
+    # An OVA may begin with another member than its descriptor; the decoder tells what is wrong with it.
+    return "ova" if content == "tar" and job_type == "ova" else content
+
+
 def max_unpacked(disk_size: int) -> int:
     """The largest image file that a compressed one may hold, in bytes: one that fills the disk, and its tables."""
     return disk_size + disk_size // 8 + 64 * MiB
 
 
 def _plain(ctx: Context, content: str, size: int | None, *, can_fetch: bool, beside: int = 0) -> Decoder:
-    # An OVA may begin with another member than its descriptor; the decoder tells what is wrong with it.
-    ctx.container = "ova" if content == "tar" and ctx.job.type == "ova" else content
     if content == ctx.job.type == "qcow2":
         limits = DEFAULT_LIMITS if beside <= MAX_BESIDE else replace(DEFAULT_LIMITS, early_bytes=EARLY_BESIDE)
         return Qcow2Decoder(size, ctx.target.size, can_fetch=can_fetch, can_recall=True, limits=limits)
-    if ctx.container == ctx.job.type == "ova":
+    if _container(content, ctx.job.type) == ctx.job.type == "ova":
         return OvaDecoder(ctx.target.size)
     return RawDecoder(size)
-
-
-def too_large(ctx: Context, end: int) -> ImageSize:
-    """The refusal of an image that turned out to be larger than the disk."""
-    return ImageSize(image_size=end, device=ctx.target.path, device_size=ctx.target.size)

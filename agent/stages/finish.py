@@ -95,7 +95,7 @@ def _ask_libparted(ctx: Context, finished: FinishedTable, records: Mapping[int, 
     if image.libparted is not None:
         return
     writes = (*records.items(), (0, finished.head), *finished.tail_writes, *finished.other_writes)
-    keep_opinion(ctx, dislike(finished.table, writes, disk.size))
+    keep_opinion(ctx, dislike(ctx.machine, finished.table, writes, disk.size))
 
 
 def _note_damaged_backup(ctx: Context, table: Gpt) -> None:
@@ -178,7 +178,7 @@ def _check_bootloader(ctx: Context, table: Table) -> None:
                 detail=f"partition {esp.number} reaches into an end of the disk: {wanted} cannot be checked"
             )
         try:
-            if fat.fat_has_file(disk.path, esp.start, wanted):
+            if ctx.machine.esp_has_file(disk.path, esp.start, wanted):
                 return
         except fat.FatUnsound as error:
             raise BootEsp(

@@ -17,6 +17,7 @@ from agent.formats.tables.partition import Partition
 from agent.formats.tables.read import Table, TableError
 from agent.host import parttable
 from agent.stages.context import Context
+from agent.stages.machine import Machine
 
 _LIBPARTED_SECTOR = 512
 """What libparted takes the sectors of a file for."""
@@ -46,7 +47,9 @@ def keep_opinion(ctx: Context, libparted: str | None) -> None:
         ctx.note(ctx.image.disliked)
 
 
-def dislike(table: Table, writes: Iterable[tuple[int, bytes]], disk_size: int) -> str | None:
+def dislike(
+    machine: Machine, table: Table, writes: Iterable[tuple[int, bytes]], disk_size: int
+) -> str | None:
     """Libparted's words where it does not read `table` from these writes, empty where it does.
 
     None where it cannot be asked: it reads files with sectors of 512 bytes only, and one as large as the disk may not
@@ -55,7 +58,7 @@ def dislike(table: Table, writes: Iterable[tuple[int, bytes]], disk_size: int) -
     if table.sector_size != _LIBPARTED_SECTOR:
         return None
     try:
-        return unseen(parttable.read_written(writes, disk_size), table.partitions) or ""
+        return unseen(machine.partitions_in(writes, disk_size), table.partitions) or ""
     except parttable.TableRefused as error:
         return error.strerror
     except OSError:
@@ -79,7 +82,7 @@ def _dislike_of_image(ctx: Context, table: Table, records: Mapping[int, bytes]) 
     except TableError:
         return None  # it does not fit on the disk: the plan says so
     writes: Writes = ((0, finished.head), *finished.tail_writes, *finished.other_writes)
-    return dislike(table, (*writes, *records.items()), ctx.target.size)
+    return dislike(ctx.machine, table, (*writes, *records.items()), ctx.target.size)
 
 
 async def _extended_records(ctx: Context, table: Table) -> Mapping[int, bytes] | None:

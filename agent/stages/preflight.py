@@ -11,21 +11,19 @@ from dataclasses import replace
 
 from agent.aio import run_blocking
 from agent.errors import Blame, ConfigDriveCreate, DiskSame, ImageDownload, ImageMemory
-from agent.formats.compressed import OutputTooLarge, check_xz_end
+from agent.formats.compressed import check_xz_end
 from agent.formats.detect import END_BYTES, SNIFF_BYTES, is_dmg, sniff
-from agent.formats.extent import Decoder, Extent, GuestTooLarge
+from agent.formats.extent import Decoder, Extent, ImageTooLarge
 from agent.formats.image import WINDOW_BYTES, ImageFacts, examine
 from agent.formats.tables.layout import drive_candidates, is_drive, place_drive
 from agent.formats.tables.read import TableError
 from agent.formats.tables.superblock import LABEL_BYTES
-from agent.host.same import shared_storage
 from agent.model.url import redact_url
 from agent.stages.context import HEAD_BYTES, Context
-from agent.stages.decoding import new_decoder
+from agent.stages.decoding import container_of, new_decoder
 from agent.transfer.apply import Applier
 from agent.transfer.pipeline import apply_feeds
 from agent.transfer.pool import Buffer
-from agent.transfer.sink import SinkTooSmall
 from agent.transfer.source import TransferRestart
 from agent.units import MiB
 
@@ -47,7 +45,7 @@ async def probe_image(ctx: Context) -> None:
     ctx.info = await ctx.source.open()
     ctx.meter.total = ctx.info.size
     if ctx.info.opened is not None:
-        shared = await run_blocking(shared_storage, ctx.info.opened, ctx.target.path)
+        shared = await run_blocking(ctx.machine.shared_storage, ctx.info.opened, ctx.target.path)
         if shared is not None:
             raise DiskSame(reason=shared)
     if not ctx.info.length_checked and ctx.job.checksum is None:
@@ -77,28 +75,23 @@ async def _probe(ctx: Context) -> ImageFacts:
     applier = Applier(window)
     try:
         at_end = await _fill_window(ctx, decoder, applier, window)
-    except SinkTooSmall as error:
-        return ImageFacts(
-            "raw", error.end, ctx.container, examined=False
-        )  # the plan refuses it, with both numbers
-    except GuestTooLarge as error:
-        return ImageFacts("raw", error.size, ctx.container, examined=False)
-    except OutputTooLarge as error:
-        return ImageFacts("raw", error.limit, ctx.container, examined=False)
+    except ImageTooLarge as error:
+        # The plan refuses it, with both numbers.
+        return ImageFacts("raw", error.size, container_of(ctx, decoder), examined=False)
     except ImageMemory:
         if not window.gone:
             raise
         at_end = False  # what had to leave the memory waits on the disk when there is one
     finally:
         await run_blocking(applier.close)
-    size = decoder.virtual_size
+    size, container = decoder.virtual_size, container_of(ctx, decoder)
     # The one that writes will come to hold as much.
     ctx.pool.make_room(decoder.held)
     if window.gone or not (window.complete or at_end):
-        return ImageFacts("unknown data", size, ctx.container, examined=False)
+        return ImageFacts("unknown data", size, container, examined=False)
     data = bytes(memoryview(window.data)[: min(WINDOW_BYTES, window.covered if size is None else size)])
     ctx.head_window, ctx.window = data[:HEAD_BYTES], data
-    return examine(data, size, ctx.container)
+    return examine(data, size, container)
 
 
 async def _look_at_end(ctx: Context) -> None:

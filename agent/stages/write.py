@@ -4,18 +4,16 @@ from collections import deque
 from collections.abc import Callable
 
 from agent.aio import run_blocking
-from agent.errors import ImageChanged, ImageWrite
-from agent.formats.chain import Chained
-from agent.formats.compressed import OutputTooLarge
-from agent.formats.extent import Decoder, GuestTooLarge
-from agent.formats.qcow2.decoder import Qcow2Decoder
+from agent.errors import ImageChanged, ImageSize, ImageWrite
+from agent.formats.extent import Decoder, ImageTooLarge
 from agent.host.syscalls import return_free_memory
 from agent.model.url import redact_url
 from agent.stages.context import Context
-from agent.stages.decoding import new_decoder, too_large
+from agent.stages.decoding import container_of, new_decoder
 from agent.stages.faults import full_hint
+from agent.stages.held_ends import HeldEnds
 from agent.transfer.pipeline import copy
-from agent.transfer.sink import HeldEnds, SinkFailed, SinkTooSmall
+from agent.transfer.sink import SinkFailed
 from agent.transfer.source import TransferRestart
 
 
@@ -51,6 +49,7 @@ async def _copy_once(ctx: Context) -> None:
     try:
         await copy(ctx.source, ctx.pool, ctx.digest, decoder, sink, ctx.meter, head)
         ctx.guest_size = decoder.virtual_size or 0
+        ctx.container = container_of(ctx, decoder)  # a restarted transfer may have brought another file
         for note in decoder.notes:
             ctx.note(note)
         await run_blocking(_clean_scratch, decoder, sink)
@@ -62,22 +61,19 @@ async def _copy_once(ctx: Context) -> None:
         raise ImageWrite(type=ctx.job.type, detail=f"{disk.path}: {failure}", hint=hint) from failure.error
     except ImageChanged as change:
         raise ImageChanged(url=redact_url(ctx.job.url), detail=change.detail) from None
-    except SinkTooSmall as failure:
-        raise too_large(ctx, failure.end) from None
-    except GuestTooLarge as failure:
-        raise too_large(ctx, failure.size) from None
-    except OutputTooLarge as failure:
-        raise too_large(ctx, failure.limit) from None
+    except ImageTooLarge as failure:
+        raise ImageSize(image_size=failure.size, device=disk.path, device_size=disk.size) from None
 
 
 def _clean_scratch(decoder: Decoder, sink: HeldEnds) -> None:
     """Zero what waited at the end of the disk: nothing of an image may stand where no partition of it is."""
-    inner = decoder.inner if isinstance(decoder, Chained) else decoder
-    if isinstance(inner, Qcow2Decoder) and inner.used_scratch is not None:
-        try:
-            sink.zero(*inner.used_scratch)
-        except OSError as error:
-            raise SinkFailed(inner.used_scratch[0], error) from error
+    if decoder.used_scratch is None:
+        return
+    offset, length = decoder.used_scratch
+    try:
+        sink.zero(offset, length)
+    except OSError as error:
+        raise SinkFailed(offset, error) from error
 
 
 def _flush(flush: Callable[[], None], path: str) -> None:

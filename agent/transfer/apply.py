@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from agent.errors import ImageDamaged
-from agent.formats.extent import Copy, Extent, Fetch, Inflate, Recall, Write, Zero
+from agent.formats.extent import Copy, Extent, Fetch, ImageTooLarge, Inflate, Recall, Write, Zero
 from agent.transfer.inflate import inflate
-from agent.transfer.sink import Sink, SinkFailed, SinkTooSmall
+from agent.transfer.sink import Sink, SinkFailed
 from agent.units import KiB, MiB
 
 # One group inflates into one write of at most this length, unless a single cluster is longer.
@@ -54,7 +54,7 @@ class Applier:
 
         Raises:
             SinkFailed: the sink refused bytes.
-            SinkTooSmall: the image is larger than the sink.
+            ImageTooLarge: it reaches beyond the sink's end; nothing of that extent was written.
             DeployError: from the decoder, or a compressed extent is damaged.
         """
         while True:
@@ -87,7 +87,7 @@ class Applier:
         length = len(extent.data) if isinstance(extent, Write) else extent.length
         offset = extent.source if isinstance(extent, Recall) else extent.offset
         if offset + length > self._sink.size:
-            raise SinkTooSmall(offset + length)
+            raise ImageTooLarge(offset + length)
         try:
             match extent:
                 case Write():

@@ -5,11 +5,11 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from agent.model.url import check_url, file_path, origin_of
+from agent.model.url import file_path, origin_of
 from agent.transfer.file import FileSource
+from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
 from agent.transfer.http.source import HttpSource
-from agent.transfer.retry import DEFAULT_LIMITS, EventHook, HttpLimits, ignore_events
-from agent.transfer.source import Source
+from agent.transfer.source import EventHook, Source, ignore_events
 
 
 def open_source(
@@ -27,7 +27,7 @@ def open_source(
     """The source for a URL; nothing is opened until its `open` is awaited.
 
     Args:
-        url: http, https or file; whether plain http is allowed is the caller's policy.
+        url: http, https or file; it has passed `check_url`, and the policy of whoever may say no.
         headers: names and values to send to the origin of the URL; they mean nothing for a file.
         checksummed: whether the caller compares the whole file with a checksum in the end.
         ca_file: a bundle of CA certificates (PEM) for https in place of the system's.
@@ -36,13 +36,7 @@ def open_source(
         sleep: waits so many seconds between attempts.
         clock: monotonic seconds.
         rng: the jitter of the waits.
-
-    Raises:
-        ValueError: the URL cannot be used; the message is that of `check_url`.
     """
-    fault = check_url(url)
-    if fault is not None:
-        raise ValueError(fault)
     if origin_of(url).scheme == "file":
         return FileSource(file_path(url))
     return HttpSource(

@@ -52,7 +52,7 @@ async def copy(
         TransferRestart: start again from byte 0, with digest, decoder and sink reset.
         DeployError: the download failed, or the decoder refused the image.
         SinkFailed: the sink refused bytes.
-        SinkTooSmall: the image is larger than the sink.
+        ImageTooLarge: it is larger than the sink.
     """
     applier = Applier(sink)
     lanes: tuple[_Lane, _Lane] = (asyncio.Queue(), asyncio.Queue())

@@ -1,5 +1,6 @@
 """The source protocol: where the bytes of an image file come from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,3 +60,18 @@ class Source(Protocol):
 
     async def close(self) -> None:
         """Drop the connection; safe to call twice, and at any time."""
+
+
+class EventHook(Protocol):
+    """Is told what the source does, for the status. It must return at once and not raise."""
+
+    def __call__(self, event: str, details: Mapping[str, object], /) -> None:
+        """Take one event.
+
+        `retrying` has `reason`, `delay` (seconds), `attempt`, `attempts`, `position`; `resumed` has
+        `position` (bytes); `restarted` has `restart`, `restarts`; `redirected` has `url` (redacted).
+        """
+
+
+def ignore_events(_event: str, _details: Mapping[str, object], /) -> None:
+    """The hook for callers that do not listen."""

@@ -8,11 +8,10 @@ file, one JSON object a line, written before the next thing happens, so that a k
 An order has `job`, `disk`, `trace`, and if wanted `limits` (fields of HttpLimits), `kill_after` (seconds until
 the parent kills the fork), `record` (a file for the bytes of all writes) and `stop`:
 
-    {"by": "kill" | "cancel" | "eio", "at": "event" | "call" | "await", "number": N, "again": false}
+    {"by": "kill" | "cancel" | "eio", "at": "event" | "call", "number": N, "again": false}
 
 Counted from 0: events are the begin and the end of each stage, calls are those of the target disk's write, zero
-and flush, awaits are the points at which the deployment gives way to others. Kill and cancel come after the
-thing, eio instead of it. With `again` every later one is hit as well.
+and flush. Kill and cancel come after the thing, eio instead of it. With `again` every later one is hit as well.
 """
 
 import asyncio
@@ -24,20 +23,19 @@ import sys
 import threading
 import time
 import traceback
-import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar
 
 import structlog
 
-import agent.stages.claim as claim_stage
 from agent.deploy.runner import Deployment
 from agent.deploy.target import Options
 from agent.host.disk import TargetDisk
 from agent.model.events import DeployEvent, StageBegan, StageEnded
 from agent.model.job import parse_job
-from agent.transfer.retry import HttpLimits
+from agent.stages.machine import LocalMachine
+from agent.transfer.http.limits import HttpLimits
 
 HANGS_AFTER = 60  # seconds; the fork is killed by SIGALRM then
 
@@ -50,7 +48,7 @@ class Watch:
         self._trace = os.open(order["trace"], flags, 0o600)
         self._record = os.open(order["record"], flags, 0o600) if "record" in order else None
         self._stop = order.get("stop") or {"at": "never", "number": 0, "by": "nothing"}
-        self._counts = {"event": 0, "call": 0, "await": 0}
+        self._counts = {"event": 0, "call": 0}
         self.cancel: Callable[[], None] = lambda: None
 
     def tell(self, **what: object) -> None:
@@ -95,24 +93,6 @@ class Watch:
         if hit:
             self.strike()
 
-    @types.coroutine
-    def steps(self, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        """Await a coroutine and see every point at which it waits."""
-        error: BaseException | None = None
-        while True:
-            try:
-                waits_for = coroutine.send(None) if error is None else coroutine.throw(error)
-            except StopIteration as end:
-                return end.value
-            self.tell(waits=self._counts["await"])
-            if self.hits("await"):
-                self.strike()
-            error = None
-            try:
-                yield waits_for
-            except BaseException as thrown:  # noqa: BLE001 - it belongs to the coroutine
-                error = thrown
-
 
 class WatchedDisk(TargetDisk):
     """The real disk, with a watch over what changes it."""
@@ -131,15 +111,22 @@ class WatchedDisk(TargetDisk):
         self.watch.call(super().flush, "flush", 0, 0, None)
 
 
+class WatchedMachine(LocalMachine):
+    """This machine, but for its disks: they are watched."""
+
+    def open_disk(self, path: str) -> WatchedDisk:
+        return WatchedDisk(path)
+
+
 async def deploy(order: dict[str, Any], watch: Watch) -> None:
     options = Options(disk=order["disk"], limits=HttpLimits(**order.get("limits") or {}))
-    deployment = Deployment(parse_job(order["job"]), options, watch.listen)
+    deployment = Deployment(parse_job(order["job"]), options, watch.listen, machine=WatchedMachine())
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()
     assert task is not None
     watch.cancel = lambda: cancel(loop, task)
     try:
-        await watch.steps(deployment.run())
+        await deployment.run()
         watch.tell(returned=True)
     except asyncio.CancelledError:
         watch.tell(cancelled=True)
@@ -163,7 +150,6 @@ def carry_out(order: dict[str, Any]) -> None:
     signal.alarm(HANGS_AFTER)
     os.dup2(2, 1)
     WatchedDisk.watch = watch = Watch(order)
-    claim_stage.TargetDisk = WatchedDisk
     with suppress(asyncio.CancelledError):  # one that came too late to stop anything
         asyncio.run(deploy(order, watch))
 

@@ -4,7 +4,6 @@ Before the claim has written, the old system is there to the last byte. From the
 the end of the claim to the commit both ends are. With the first sector of the new system, all of it is there.
 """
 
-import itertools
 import random
 import signal
 import threading
@@ -272,23 +271,6 @@ def test_cancel_at_a_stage_boundary(lab: Lab, disk: Path, boundary: str):
     assert (outcome.status["status"] == "done") == (boundary == "commit ends")
     if check(lab, disk, after_cancel(outcome), boundary) == "blank":
         harness.assert_nothing_boots(disk)
-
-
-@pytest.mark.parametrize("again", [False, True], ids=["once", "again-and-again"])
-def test_cancel_at_every_await(lab: Lab, disk: Path, again: bool):
-    stages = set()
-    for number in itertools.count():
-        disk.write_bytes(lab.old)
-        stop = {"by": "cancel", "at": "await", "number": number, "again": again}
-        outcome = lab.driver.deploy(disk, lab.job, stop=stop)
-        if outcome.waits <= number:
-            break
-        stages.add(outcome.status["stage"])
-        check(lab, disk, after_cancel(outcome), f"cancelled at await {number}: {outcome.trace}")
-        assert number < 200
-    assert outcome.status["status"] == "done"
-    assert stages == set(STAGES)
-    assert_second_try_works(lab, disk)
 
 
 def test_cancel_after_writes_and_flushes(lab: Lab, disk: Path, reference: Outcome):

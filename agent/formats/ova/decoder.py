@@ -59,6 +59,10 @@ class OvaDecoder:
         return None if self._disk is None else self._disk.virtual_size
 
     @property
+    def used_scratch(self) -> None:
+        """Nothing waits on the disk."""
+
+    @property
     def held(self) -> int:
         """0: never more than the few MiB that the class docstring gives."""
         return 0
@@ -67,7 +71,7 @@ class OvaDecoder:
         """Take the next bytes of the archive and yield the extents that they complete.
 
         Raises:
-            GuestTooLarge: the guest disk is larger than `disk_size`.
+            ImageTooLarge: the guest disk is larger than `disk_size`.
             ChecksumMismatch: a member's digest differs from the manifest's.
             ImageType: the disk is not a VMDK.
             ImageUnsafe: a check refused the archive, the descriptor or the disk.

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 
 from agent.errors import ImageUnsafe
-from agent.formats.extent import Extent, GuestTooLarge, Write
+from agent.formats.extent import Extent, ImageTooLarge, Write
 from agent.formats.intake import Intake, Parser
 from agent.formats.ova.vmdk_header import (
     GTES_PER_TABLE,
@@ -49,6 +49,10 @@ class VmdkDecoder:
         return None if self._header is None else self._header.capacity
 
     @property
+    def used_scratch(self) -> None:
+        """Nothing waits on the disk."""
+
+    @property
     def held(self) -> int:
         """0: rarely more than a few MiB; the class docstring gives the bounds."""
         return 0
@@ -60,7 +64,7 @@ class VmdkDecoder:
         a grain later; otherwise nothing is yielded twice.
 
         Raises:
-            GuestTooLarge: the guest disk is larger than `disk_size`.
+            ImageTooLarge: the guest disk is larger than `disk_size`.
             ImageType: this is not a VMDK.
             ImageUnsafe: the disk has a parent or other files, or exceeds a bound.
             ImageDamaged: the file contradicts itself.
@@ -82,7 +86,7 @@ class VmdkDecoder:
         yield from intake.skip(header.descriptor_offset - intake.offset, "the space before its descriptor")
         check_descriptor(bytes((yield from intake.take(header.descriptor_size, "its descriptor"))))
         if header.capacity > self._disk_size:
-            raise GuestTooLarge(header.capacity)
+            raise ImageTooLarge(header.capacity)
         self._header = header
         yield from (StreamGrains if header.compressed else _SparseGrains)(header, intake).steps()
 

@@ -12,7 +12,7 @@ extents that it has yielded do not form a valid guest disk.
 
 from collections.abc import Iterator, Sequence
 
-from agent.formats.extent import Extent, GuestTooLarge
+from agent.formats.extent import Extent, ImageTooLarge
 from agent.formats.qcow2.early import Scratch
 from agent.formats.qcow2.forward import Capabilities, ForwardPass
 from agent.formats.qcow2.header import DEFAULT_LIMITS, HEADER_BYTES, Qcow2Limits, damaged, read_header
@@ -95,7 +95,7 @@ class Qcow2Decoder:
         Raises:
             ImageDamaged: the image contradicts itself.
             ImageUnsafe: a check of the header refused it, before any extent was yielded.
-            GuestTooLarge: the guest disk does not fit, before any extent was yielded.
+            ImageTooLarge: the guest disk does not fit, before any extent was yielded.
             ImageMemory: data came before its table and can neither be kept nor moved, or a bound is exceeded.
             ImageChanged: a table that was fetched differs from the bytes in the stream.
         """
@@ -117,7 +117,7 @@ class Qcow2Decoder:
         scratch = Scratch.between(align_up(header.virtual_size, MiB), self._disk_size - _TAIL_BYTES)
         forward = self._pass = ForwardPass(header, self._file_size, scratch, self._capabilities)
         if header.virtual_size > self._disk_size:
-            raise GuestTooLarge(header.virtual_size)
+            raise ImageTooLarge(header.virtual_size)
         return forward
 
     def finish(self) -> Iterator[Extent]:

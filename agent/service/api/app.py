@@ -17,7 +17,7 @@ from aiohttp import web
 
 from agent import __version__
 from agent.aio import run_blocking
-from agent.deploy.plan import policy_faults
+from agent.deploy.policy import policy_faults
 from agent.errors import JobInvalid
 from agent.model.job import Job, parse_job
 from agent.model.job_text import read_json

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from agent.deploy.plan import Policy
+from agent.deploy.policy import Policy
 from agent.errors import ConfigInvalid, Fault
 from agent.model.disks import GroupSpec
 from agent.service.config.options import DEFAULTS, TABLE

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agent.aio import run_blocking, run_together
-from agent.deploy.plan import Policy, policy_faults
+from agent.deploy.policy import Policy, policy_faults
 from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
 from agent.lean import structlog
 from agent.model.disk_state import DiskState, with_disk_state
@@ -32,12 +32,12 @@ from agent.service.jobs.peer import Peer
 from agent.service.jobs.publisher import StatusPublisher
 from agent.service.jobs.slot import RebootOrdered, Slot, SlotClosing, SlotTaken, StillCancelling
 from agent.transfer.client import aiohttp
-from agent.transfer.retry import HttpLimits, retry_delay
+from agent.transfer.retry import Backoff, BackoffLimits
 
 log = structlog.get_logger(__name__)
 
 # The longest back-off is short: a customer waits for what is told here.
-BACKOFF = HttpLimits(backoff_base=1.0, backoff_cap=30.0)
+BACKOFF = BackoffLimits(backoff_base=1.0, backoff_cap=30.0)
 # How often an outcome is pushed that is refused for good, before the next job is asked for.
 MAX_REFUSALS = 5
 # A deployment that is slow to stop is reported on meanwhile.
@@ -51,20 +51,19 @@ class _Backoff:
 
     def __init__(self, what: str, rng: random.Random, sleep: Sleep) -> None:
         self._what = what
-        self._rng = rng
         self._sleep = sleep
-        self._failures = 0
+        self._backoff = Backoff(BACKOFF, rng)
 
     def succeed(self) -> None:
-        if self._failures:
-            log.info("control_plane_back", what=self._what, failures=self._failures)
-        self._failures = 0
+        if self._backoff.failures:
+            log.info("control_plane_back", what=self._what, failures=self._backoff.failures)
+        self._backoff.succeed()
 
     async def wait(self, fault: ControlFault) -> None:
-        self._failures += 1
-        delay = retry_delay(self._failures, fault.retry_after, BACKOFF, self._rng)
-        if self._failures in (1, 10) or self._failures % 100 == 0:
-            log.warning("control_plane_fault", what=self._what, reason=str(fault), failures=self._failures)
+        delay = self._backoff.fail(fault.retry_after)
+        failures = self._backoff.failures
+        if failures in (1, 10) or failures % 100 == 0:
+            log.warning("control_plane_fault", what=self._what, reason=str(fault), failures=failures)
         await self._sleep(delay)
 
 

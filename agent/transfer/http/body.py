@@ -19,7 +19,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agent.transfer.client import aiohttp
-from agent.transfer.retry import HttpLimits, Pace, TransientFault
+from agent.transfer.http.faults import TransientFault
+from agent.transfer.http.limits import HttpLimits
+from agent.transfer.http.stall import Pace
 from agent.units import KiB
 
 _TLS_RECORD = 16 * KiB

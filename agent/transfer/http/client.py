@@ -34,8 +34,10 @@ from agent.model.url import (
 from agent.text import printable
 from agent.transfer.client import aiohttp
 from agent.transfer.http.body import describe_os_error, drop
+from agent.transfer.http.faults import RETRYABLE_STATUSES, FatalFault, TransientFault
 from agent.transfer.http.head import Head, parse_head
-from agent.transfer.retry import RETRYABLE_STATUSES, EventHook, FatalFault, HttpLimits, TransientFault
+from agent.transfer.http.limits import HttpLimits
+from agent.transfer.source import EventHook
 from agent.units import KiB
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.text import printable
-from agent.transfer.retry import ChangedFault, FatalFault
+from agent.transfer.http.faults import ChangedFault, FatalFault
 
 _LENGTH = re.compile(r"[0-9]{1,18}")
 # The name of a unit is the same in any case; a server may leave the total open.

@@ -14,9 +14,11 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from agent.errors import ImageChanged, ImageDownload
-from agent.model.url import check_url, redact_url
+from agent.model.url import redact_url
+from agent.transfer.http.attempts import Attempts
 from agent.transfer.http.body import Body, take_body
 from agent.transfer.http.client import Answer, HttpClient
+from agent.transfer.http.faults import ChangedFault, FatalFault, TransientFault
 from agent.transfer.http.head import (
     TOO_LONG_HINT,
     Head,
@@ -26,17 +28,8 @@ from agent.transfer.http.head import (
     is_same_file,
     range_headers,
 )
-from agent.transfer.retry import (
-    DEFAULT_LIMITS,
-    ChangedFault,
-    EventHook,
-    FatalFault,
-    HttpLimits,
-    Retry,
-    TransientFault,
-    ignore_events,
-)
-from agent.transfer.source import SourceInfo, TransferRestart
+from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
+from agent.transfer.source import EventHook, SourceInfo, TransferRestart, ignore_events
 from agent.units import MiB
 
 READ_AT_LIMIT = 16 * MiB
@@ -52,7 +45,7 @@ class HttpSource:
     """A file behind an http or https URL.
 
     Args:
-        url: with userinfo, if any, to be sent as Basic credentials.
+        url: has passed `check_url`; its userinfo, if any, is sent as Basic credentials.
         headers: the job's headers; sent to the origin of `url` only.
         checksummed: whether the job has a checksum for the whole file.
         ca_file: a bundle of CA certificates in place of the system's.
@@ -61,9 +54,6 @@ class HttpSource:
         sleep: waits so many seconds between attempts.
         clock: monotonic seconds, for the stall clock.
         rng: the jitter of the waits.
-
-    Raises:
-        ValueError: the URL cannot be used (`check_url` says why).
     """
 
     def __init__(
@@ -79,9 +69,6 @@ class HttpSource:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        fault = check_url(url)
-        if fault is not None:
-            raise ValueError(fault)
         self._shown_url = redact_url(url)
         self._checksummed = checksummed
         self._limits = limits
@@ -90,7 +77,7 @@ class HttpSource:
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._client = HttpClient(url, headers=headers, ca_file=ca_file, limits=limits, on_event=on_event)
-        self._retry = self._new_retry()
+        self._attempts = self._new_attempts()
         self._first: Head | None = None
         self._body: Body | None = None
         self._position = 0
@@ -101,12 +88,12 @@ class HttpSource:
 
     async def open(self) -> SourceInfo:
         """Connect and learn the size; see `Source.open`. The body waits, paused, for the first `fill`."""
-        with self._reported(), self._retry.asking():
+        with self._reported(), self._attempts.asking():
             while self._first is None:
                 try:
                     self._body = await self._connect()
                 except TransientFault as fault:
-                    await self._retry.wait(fault, position=0, total=None)
+                    await self._attempts.wait(fault, position=0, total=None)
         first = self._first
         return SourceInfo(
             url=self._shown_url,
@@ -120,7 +107,7 @@ class HttpSource:
         if self._first is None:
             raise RuntimeError("fill before open")
         begin = self._position
-        with self._reported(), self._retry.asking():
+        with self._reported(), self._attempts.asking():
             while self._position < begin + len(buffer) and not self._ended:
                 try:
                     if self._body is None:
@@ -232,7 +219,7 @@ class HttpSource:
         """Move on by what the body has for the view, and see whether the file is at its end."""
         count = await body.fill(view)
         self._position += count
-        self._retry.note(count)
+        self._attempts.note(count)
         total = None if self._first is None else self._first.length
         self._ended = self._position == total or (total is None and count < len(view) and body.fault is None)
         if self._ended:
@@ -244,11 +231,11 @@ class HttpSource:
         """Drop the connection after a fault, and wait until the next may be tried."""
         self._drop_body()
         total = None if self._first is None else self._first.length
-        await self._retry.wait(fault, position=self._position, total=total)
+        await self._attempts.wait(fault, position=self._position, total=total)
 
     async def _read_range(self, first: Head, offset: int, view: memoryview) -> bool:
         """Fill the view from the offset on; False if the server has no byte ranges."""
-        retry = self._new_retry()
+        attempts = self._new_attempts()
         done = 0
         while done < len(view):
             try:
@@ -258,11 +245,11 @@ class HttpSource:
                 with closing(body):
                     count = await body.fill(view[done:])
                     done += count
-                    retry.note(count)
+                    attempts.note(count)
                     if done < len(view):
                         raise body.fault or TransientFault("the server sent less than was asked for")
             except TransientFault as fault:
-                await retry.wait(fault, position=offset + done, total=first.length)
+                await attempts.wait(fault, position=offset + done, total=first.length)
         return True
 
     async def _open_range(self, first: Head, start: int, stop: int) -> Body | None:
@@ -299,8 +286,8 @@ class HttpSource:
         if body is not None:
             body.close()
 
-    def _new_retry(self) -> Retry:
-        return Retry(
+    def _new_attempts(self) -> Attempts:
+        return Attempts(
             self._limits, sleep=self._sleep, clock=self._clock, rng=self._rng, on_event=self._on_event
         )
 

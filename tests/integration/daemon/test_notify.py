@@ -12,8 +12,8 @@ from itertools import pairwise
 import pytest
 
 from agent.service.daemon import STALL_SECONDS
+from agent.transfer.http.limits import HttpLimits
 from agent.transfer.pool import BUFFER_SIZE
-from agent.transfer.retry import HttpLimits
 from tests.integration.harness import job
 
 # The daemon as its command runs it, but for how long a deployment may stand still: longer than a slow server takes to

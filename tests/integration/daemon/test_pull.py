@@ -22,7 +22,7 @@ import sys
 from agent.service import daemon
 from agent.service.control import poller
 from agent.service.config.model import load_config
-poller.BACKOFF = poller.HttpLimits(backoff_base=0.05, backoff_cap=0.2)
+poller.BACKOFF = poller.BackoffLimits(backoff_base=0.05, backoff_cap=0.2)
 sys.exit(daemon.run(load_config(sys.argv[2], cmdline="", credentials=None)))
 """
 TOKEN = "t0ken-of-the-control-plane"

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import pytest
 import trustme
 
+from agent.transfer.http.limits import HttpLimits
 from agent.transfer.http.source import HttpSource
-from agent.transfer.retry import HttpLimits
 from agent.transfer.source import TransferRestart
 
 PHRASES = {200: "OK", 206: "Partial Content", 302: "Found", 404: "Not Found", 503: "Service Unavailable"}

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from agent.errors import ImageChanged, ImageDownload
-from agent.transfer.retry import HttpLimits
+from agent.transfer.http.limits import HttpLimits
 from agent.transfer.source import TransferRestart
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from agent.errors import ImageChanged, ImageDownload
-from agent.transfer.retry import HttpLimits
+from agent.transfer.http.limits import HttpLimits
 
 
 def first_then(first, later):

@@ -7,7 +7,7 @@ import pytest
 import trustme
 
 from agent.errors import ImageDownload
-from agent.transfer.retry import HttpLimits
+from agent.transfer.http.limits import HttpLimits
 
 
 async def failure(one) -> ImageDownload:

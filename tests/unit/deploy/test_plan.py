@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 
-from agent.deploy.plan import MIN_DISK_BYTES, Facts, Policy, plan, policy_faults
+from agent.deploy.plan import MIN_DISK_BYTES, Facts, plan
+from agent.deploy.policy import Policy, policy_faults
 from agent.formats.image import ImageFacts, examine
 from agent.model.disks import Disk, Holder
 from agent.model.job import parse_job

@@ -1,6 +1,6 @@
 import pytest
 
-from agent.deploy.plan import Step
+from agent.deploy.plan import WEIGHTS
 from agent.deploy.tracker import MAX_NOTES, MESSAGES, UNCHECKED_MESSAGES, Tracker, concluded, starting
 from agent.errors import ChecksumMismatch, JobCancelled, JobInterrupted
 from agent.model.disk_state import DiskState
@@ -17,15 +17,6 @@ JOB = parse_job(
         "configdrive": {"enable": True, "userData": "secret3"},
     }
 )
-WEIGHTS = {
-    State.PREFLIGHT: 2,
-    State.CLAIM: 1,
-    State.WRITE: 92,
-    State.VERIFY: 1,
-    State.FINISH: 2,
-    State.COMMIT: 2,
-}
-STEPS = tuple(Step(stage, stage.value, weight) for stage, weight in WEIGHTS.items())
 
 
 @pytest.fixture
@@ -73,7 +64,7 @@ def test_a_client_sees_starting_first(tracker):
 
 
 def test_a_deployment_goes_through_all_stages(tracker, events):
-    tracker.use_steps(STEPS)
+    tracker.weights = WEIGHTS
     seen = []
     while tracker.state is not State.DONE:
         tracker.next()
@@ -111,7 +102,7 @@ def test_it_can_fail_and_be_cancelled_at_every_stage(tracker, events, state, err
 
 
 def test_the_percentage_follows_the_bytes_written(tracker):
-    tracker.use_steps(STEPS)
+    tracker.weights = WEIGHTS
     written = 0
     tracker.progress = lambda: Progress(bytes_downloaded=written, bytes_written=written, bytes_total=1000)
     advance_to(tracker, State.WRITE)
@@ -149,7 +140,7 @@ def test_rate_and_waits_are_told_only_while_bytes_flow(tracker):
 def test_an_agent_that_comes_back_goes_on_from_the_percentage_that_was_shown():
     tracker = Tracker(JOB, None, lambda _: None, attempt=2, floor=61.5)
     assert tracker.snapshot().percent == 61.5
-    tracker.use_steps(STEPS)
+    tracker.weights = WEIGHTS
     tracker.progress = lambda: Progress(bytes_written=1, bytes_total=1000)
     advance_to(tracker, State.WRITE)
     assert tracker.snapshot().percent == 61.5
@@ -178,7 +169,7 @@ def test_a_listener_that_fails_fails_nothing_but_itself(events, clock):
 
 
 def test_the_percentage_never_goes_back(tracker):
-    tracker.use_steps(STEPS)
+    tracker.weights = WEIGHTS
     written = 900
     tracker.progress = lambda: Progress(bytes_written=written, bytes_total=1000)
     advance_to(tracker, State.WRITE)
@@ -192,7 +183,7 @@ def test_the_percentage_never_goes_back(tracker):
 
 
 def test_without_a_total_the_percentage_waits(tracker):
-    tracker.use_steps(STEPS)
+    tracker.weights = WEIGHTS
     tracker.progress = lambda: Progress(bytes_written=10**9)
     advance_to(tracker, State.WRITE)
     assert tracker.snapshot().percent == 3

@@ -11,8 +11,8 @@ import zstandard
 
 from agent.errors import ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.chain import Chained
-from agent.formats.compressed import Decompressor, OutputTooLarge
-from agent.formats.extent import Fetch, Inflate, Write, Zero
+from agent.formats.compressed import Decompressor
+from agent.formats.extent import Fetch, ImageTooLarge, Inflate, Write, Zero
 from agent.formats.ova.vmdk import VmdkDecoder
 from agent.formats.raw import RawDecoder
 from agent.units import GiB, KiB, MiB
@@ -141,7 +141,7 @@ def test_the_outer_file_must_be_whole_even_if_the_image_seems_to_be(tmp_path):
 
 def test_the_bound_of_the_output_holds(tmp_path):
     content = disk_image(tmp_path).read_bytes()
-    with pytest.raises(OutputTooLarge):
+    with pytest.raises(ImageTooLarge):
         decode(Chained(Decompressor("gzip", len(content) - 1), factory()), gzip.compress(content))
 
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import ImageDamaged
-from agent.formats.extent import Copy, Fetch, Inflate, Write, Zero
+from agent.formats.extent import Copy, Fetch, ImageTooLarge, Inflate, Write, Zero
+from agent.stages.held_ends import HeldEnds
 from agent.transfer.apply import ZERO_BLOCK, Applier
-from agent.transfer.sink import HeldEnds, SinkFailed, SinkTooSmall
+from agent.transfer.sink import SinkFailed
 from agent.units import MiB
 from tests.fuzz import examples
 
@@ -275,7 +276,7 @@ def test_a_write_that_fails_in_a_thread_is_the_sinks_fault():
     ],
 )
 def test_an_extent_beyond_the_sink_is_refused(extent):
-    with pytest.raises(SinkTooSmall):
+    with pytest.raises(ImageTooLarge):
         apply(MemorySink(), [extent])
 
 

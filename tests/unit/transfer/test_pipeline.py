@@ -11,12 +11,13 @@ from contextlib import suppress
 import pytest
 
 from agent.errors import ImageDamaged, ImageDownload
+from agent.formats.extent import ImageTooLarge
 from agent.formats.raw import RawDecoder
 from agent.transfer.digest import Digest
 from agent.transfer.meter import Meter
 from agent.transfer.pipeline import copy
 from agent.transfer.pool import BUFFER_COUNT, BUFFER_SIZE, SHARED_BYTES, SMALL_COUNT, SMALL_SIZE, BufferPool
-from agent.transfer.sink import SinkFailed, SinkTooSmall
+from agent.transfer.sink import SinkFailed
 from agent.transfer.source import TransferRestart
 from agent.units import MiB
 
@@ -160,9 +161,9 @@ async def test_a_cancellation_in_the_moment_of_a_restart_is_not_lost():
 async def test_an_image_larger_than_the_sink_is_refused_at_its_end():
     data = pattern(4 * PAGE)
     sink = SlowSink(3 * PAGE)
-    with pytest.raises(SinkTooSmall) as caught:
+    with pytest.raises(ImageTooLarge) as caught:
         await run_copy(MemorySource(data), sink)
-    assert caught.value.end == 4 * PAGE
+    assert caught.value.size == 4 * PAGE
     assert sink.content == data[: 3 * PAGE]
 
 

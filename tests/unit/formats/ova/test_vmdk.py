@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import DeployError, ImageDamaged, ImageType, ImageUnsafe
-from agent.formats.extent import GuestTooLarge, Inflate, Write, Zero
+from agent.formats.extent import ImageTooLarge, Inflate, Write, Zero
 from agent.formats.ova.vmdk import VmdkDecoder
 from agent.units import GiB, KiB, MiB, TiB
 from tests.extents import inflated
@@ -577,7 +577,7 @@ def test_headers_that_are_refused(error, match, changes):
 
 def test_a_guest_that_is_too_large_is_refused_before_its_tables():
     decoder = VmdkDecoder(MiB - 512)
-    with pytest.raises(GuestTooLarge) as caught:
+    with pytest.raises(ImageTooLarge) as caught:
         list(decoder.feed(memoryview(sparse_with(TEXT))))
     assert caught.value.size == MiB
 
@@ -666,7 +666,7 @@ def mutant(name, changes):
 @settings(max_examples=examples(500), deadline=None)
 @given(st.sampled_from(sorted(MUTATED)), CHANGES | HEADER_CHANGES, st.sampled_from([4096, None]))
 def test_mutants_raise_the_known_errors_only(name, changes, step):
-    with contextlib.suppress(DeployError, GuestTooLarge):
+    with contextlib.suppress(DeployError, ImageTooLarge):
         decode(mutant(name, changes), step)
 
 
@@ -676,7 +676,7 @@ def test_what_qemu_img_accepts_as_well_gives_the_same_bytes(name, changes):
     data = mutant(name, changes)
     try:
         ours = decode(data)[0]
-    except (DeployError, GuestTooLarge):
+    except (DeployError, ImageTooLarge):
         return
     with tempfile.TemporaryDirectory() as directory, contextlib.suppress(subprocess.CalledProcessError):
         assert by_qemu(Path(directory) / "d.vmdk", data) == ours

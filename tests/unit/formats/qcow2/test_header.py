@@ -4,7 +4,7 @@ import subprocess
 import pytest
 
 from agent.errors import DeployError, ImageDamaged, ImageUnsafe
-from agent.formats.extent import GuestTooLarge
+from agent.formats.extent import ImageTooLarge
 from agent.formats.qcow2.decoder import Qcow2Decoder, Qcow2Limits
 from agent.formats.qcow2.header import HEADER_BYTES, read_header
 from agent.units import GiB, KiB, MiB, TiB
@@ -157,7 +157,7 @@ def test_another_magic_is_damage(real, magic):
 
 def test_a_guest_disk_larger_than_the_target_is_told_with_its_size(real):
     decoder = Qcow2Decoder(len(real), 8 * MiB - 512, can_fetch=True)
-    with pytest.raises(GuestTooLarge) as caught:
+    with pytest.raises(ImageTooLarge) as caught:
         list(decoder.feed(memoryview(real)))
     assert caught.value.size == decoder.virtual_size == 8 * MiB
 

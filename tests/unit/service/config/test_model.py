@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.deploy.plan import Policy
+from agent.deploy.policy import Policy
 from agent.errors import Blame, ConfigInvalid
 from agent.model.disks import GroupSpec, configured_groups
 from agent.service.config.model import (

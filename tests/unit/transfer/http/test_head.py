@@ -3,8 +3,8 @@
 import pytest
 from multidict import CIMultiDict
 
+from agent.transfer.http.faults import ChangedFault, FatalFault
 from agent.transfer.http.head import check_again, check_first, check_range, parse_head, range_headers
-from agent.transfer.retry import ChangedFault, FatalFault
 
 
 def head(status: int = 200, **headers):

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.transfer.sink import HeldEnds
+from agent.stages.held_ends import HeldEnds
 
 SIZE, HEAD, TAIL = 4096, 512, 256
 

@@ -1,0 +1,104 @@
+"""The acts that the steps of a plan carry: what each stage does, in which order, and what is kept of it.
+
+Started by the runner alone, one after the other. An act puts blocking work into threads and returns when its stage is
+over; whatever it raises ends the deployment. It changes no state of the table in model/stage.py.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from agent.aio import run_blocking
+from agent.deploy.target import make_drive
+from agent.deploy.tracker import Tracker
+from agent.model.disk_state import DiskState
+from agent.model.seal import Seal
+from agent.model.stage import State
+from agent.stages.claim import claim
+from agent.stages.commit import commit, seal, settle
+from agent.stages.context import Context
+from agent.stages.finish import finish
+from agent.stages.opinion import examine_table
+from agent.stages.preflight import find_own_drive, probe_image
+from agent.stages.verify import examine_written, verify
+from agent.stages.write import write_image
+
+Keep = Callable[[DiskState | Seal], Awaitable[None]]
+"""Makes durable what the next agent has to know, where this one dies: the state of the disk, or the seal."""
+
+
+@dataclass(slots=True)
+class Work:
+    """What the acts of one deployment share."""
+
+    ctx: Context
+    tracker: Tracker
+    keep: Keep
+    decide: Callable[[], None]
+    """Makes the plan again, with what is known of the image by now, and raises its first refusal."""
+
+    async def set_disk_state(self, state: DiskState) -> None:
+        """Say what is on the disk, to the status and to the next agent."""
+        self.tracker.disk_state = state
+        await self.keep(state)
+
+
+Act = Callable[[Work], Awaitable[None]]
+
+
+async def _preflight(work: Work) -> None:
+    await probe_image(work.ctx)
+    await _use_image_facts(work.ctx)
+
+
+async def _claim(work: Work) -> None:
+    await work.set_disk_state(DiskState.UNKNOWN)
+    await run_blocking(claim, work.ctx)
+    await work.set_disk_state(DiskState.EMPTY)
+
+
+async def _write(work: Work) -> None:
+    await write_image(work.ctx, work.tracker.restart)
+
+
+async def _verify(work: Work) -> None:
+    ctx = work.ctx
+    await run_blocking(verify, ctx)
+    _, image = ctx.examined()
+    if not image.examined:
+        # The guest's first bytes came late in the file: what preflight left open is decided now.
+        await run_blocking(examine_written, ctx)
+        await _use_image_facts(ctx)
+        work.decide()
+    work.tracker.checksum = f"{ctx.digest.algorithm}:{ctx.digest.hexdigest()}"
+
+
+async def _finish(work: Work) -> None:
+    await run_blocking(finish, work.ctx)
+    await work.keep(await run_blocking(seal, work.ctx))
+
+
+async def _commit(work: Work) -> None:
+    await run_blocking(commit, work.ctx)
+    await run_blocking(settle, work.ctx)
+    work.tracker.disk_state = DiskState.COMMITTED
+
+
+async def _use_image_facts(ctx: Context) -> None:
+    """Fit the config drive to the image, and look at the image's partitions."""
+    _, image = ctx.examined()
+    if ctx.target.kind == "file" and image.sector_size is not None:
+        # A file has no sectors of its own: the drive has to suit the disk that the image is for.
+        ctx.drive, ctx.drive_tree = await run_blocking(make_drive, ctx.job, image.sector_size)
+    await find_own_drive(ctx)
+    await examine_table(ctx)
+    ctx.window = b""
+
+
+ACTS: Mapping[State, Act] = {
+    State.PREFLIGHT: _preflight,
+    State.CLAIM: _claim,
+    State.WRITE: _write,
+    State.VERIFY: _verify,
+    State.FINISH: _finish,
+    State.COMMIT: _commit,
+}

@@ -1,0 +1,235 @@
+"""A deployment that is cancelled at each point where it waits, its helper tasks included, one point after the other.
+
+The event loop, the threads, the files and the connection are real. libparted alone, a child process each time, is
+answered for: it is no part of this.
+"""
+
+import asyncio
+import os
+import threading
+import types
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.deploy.runner import Deployment
+from agent.deploy.target import Options
+from agent.host.disk import TargetDisk
+from agent.model.disk_state import DiskState
+from agent.model.job import parse_job
+from agent.stages.context import HEAD_BYTES, TAIL_BYTES
+from agent.stages.machine import LocalMachine
+from agent.units import MiB
+from tests.unit.stages.memory import MemoryDisk, MemoryMachine, gpt_disk, sha256
+
+DISK_BYTES = 6 * MiB
+IMAGE = gpt_disk(5 * MiB)
+OLD = gpt_disk(DISK_BYTES, b"old system")
+MOST_WAITS = 400
+
+
+class ClosingDisk(TargetDisk):
+    """The real disk; tells whether it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        super().close()
+        self.closed = True
+
+
+class QuickMachine(LocalMachine):
+    """This machine, with what libparted would say of a disk that it has nothing against."""
+
+    def __init__(self) -> None:
+        self.disks: list[ClosingDisk] = []
+
+    def open_disk(self, path: str) -> ClosingDisk:
+        self.disks.append(ClosingDisk(path))
+        return self.disks[-1]
+
+    def partitions_on(self, path: str):
+        return MemoryMachine(MemoryDisk(Path(path).read_bytes())).partitions_on(path)
+
+    def partitions_in(self, writes, size: int):
+        return MemoryMachine(MemoryDisk()).partitions_in(writes, size)
+
+
+class Cancelling:
+    """Counts the waits of a task and of all that it starts, and cancels it at one of them (and at all later ones)."""
+
+    def __init__(self, number: int | None, *, again: bool = False) -> None:
+        self.number, self.again = number, again
+        self.waits = 0
+        self.main: asyncio.Task[Any] | None = None
+
+    @types.coroutine
+    def _count(self, coroutine: Coroutine[Any, Any, Any]):
+        fault: BaseException | None = None
+        while True:
+            try:
+                waits_for = coroutine.send(None) if fault is None else coroutine.throw(fault)
+            except StopIteration as end:
+                return end.value
+            self._wait()
+            fault = None
+            try:
+                yield waits_for
+            except BaseException as thrown:  # noqa: BLE001 - it belongs to the coroutine
+                fault = thrown
+
+    def _wait(self) -> None:
+        hit = self.waits == self.number or (
+            self.again and self.number is not None and self.waits > self.number
+        )
+        self.waits += 1
+        if hit:
+            self.main.cancel()
+
+    async def run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Await a coroutine as a task, with all tasks that it starts."""
+
+        async def watched(inner: Coroutine[Any, Any, Any]) -> Any:
+            return await self._count(inner)
+
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(lambda loop, inner, **kwargs: asyncio.Task(watched(inner), loop=loop, **kwargs))
+        self.main = loop.create_task(coroutine)
+        try:
+            await asyncio.wait([self.main])
+        finally:
+            loop.set_task_factory(None)
+
+
+@asynccontextmanager
+async def file_source(directory: Path) -> AsyncIterator[str]:
+    path = directory / "image"
+    path.write_bytes(IMAGE)
+    yield path.as_uri()
+
+
+@asynccontextmanager
+async def http_source(_: Path) -> AsyncIterator[str]:
+    """A server in a thread and a loop of its own: its waits are not the deployment's."""
+    loop = asyncio.new_event_loop()
+    address: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(IMAGE) + IMAGE)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the deployment was cancelled
+        finally:
+            writer.close()
+
+    async def serve(tell) -> None:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            tell(server.sockets[0].getsockname()[1])
+            await stop.wait()
+
+    deploying = asyncio.get_running_loop()
+    tell = lambda port: deploying.call_soon_threadsafe(address.set_result, port)  # noqa: E731
+    thread = threading.Thread(target=lambda: (loop.run_until_complete(serve(tell)), loop.close()))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{await address}/image"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+SOURCES = {"file": file_source, "http": http_source}
+
+
+def make(url: str, disk: Path, machine: QuickMachine) -> tuple[Deployment, list[object]]:
+    kept: list[object] = []
+
+    async def keep(fact: object) -> None:
+        await asyncio.sleep(0)
+        kept.append(fact)
+
+    job = parse_job({"URL": url, "type": "raw"} | sha256(IMAGE))
+    return Deployment(job, Options(disk=str(disk)), keep=keep, machine=machine), kept
+
+
+def leftovers() -> set[str]:
+    """Open files of the tests' directories, tasks but this one, and threads that inflate."""
+    files = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            files.add(str(entry.readlink()))
+        except FileNotFoundError:  # that of the listing itself
+            continue
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    return (
+        {name for name in files if name.endswith(("/disk", "/image"))}
+        | {repr(task) for task in tasks}
+        | {thread.name for thread in threading.enumerate() if thread.name.startswith("byoi-inflate")}
+    )
+
+
+def check(deployment: Deployment, kept: list[object], disk: Path, system: bytes, why: str) -> str:
+    """The disk is in the state that is told, and in one of three; returns the stage that was cancelled."""
+    status = deployment.snapshot()
+    content = disk.read_bytes()
+    if status.error is None:
+        assert (status.state, content) == ("done", system), why
+        return "done"
+    assert status.error["code"] == "job.cancelled", why
+    match status.error["diskState"]:
+        case DiskState.UNTOUCHED:
+            assert content == OLD, why
+            assert kept in ([], [DiskState.UNKNOWN]), why
+        case DiskState.EMPTY:
+            assert not any(content[:HEAD_BYTES]), why
+            assert not any(content[-TAIL_BYTES:]), why
+            assert kept[0] == DiskState.UNKNOWN, f"the journal has to know before the claim: {why}"
+        case other:
+            pytest.fail(f"{why}: {other}")
+    return status.stages[-1].name
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("again", [False, True], ids=["once", "again-and-again"])
+async def test_a_deployment_cancelled_at_every_point_where_it_waits(tmp_path, source, again):
+    disk = tmp_path / "disk"
+    seen: dict[str, int] = {}
+    async with SOURCES[source](tmp_path) as url:
+        disk.write_bytes(OLD)
+        deployment, _ = make(url, disk, QuickMachine())
+        assert (await deployment.run()).error is None
+        system = disk.read_bytes()
+        for number in range(MOST_WAITS):
+            disk.write_bytes(OLD)
+            machine, cancelling = QuickMachine(), Cancelling(number, again=again)
+            deployment, kept = make(url, disk, machine)
+            await cancelling.run(deployment.run())
+            if cancelling.waits <= number:
+                break
+            stage = check(deployment, kept, disk, system, f"cancelled at wait {number}")
+            seen[stage] = seen.get(stage, 0) + 1
+            assert stage == "done" or cancelling.main.cancelled()
+            assert all(opened.closed for opened in machine.disks), "the claim is given back"
+            assert leftovers() == set()
+    assert number < MOST_WAITS - 1
+    assert set(seen) >= {"preflight", "claim", "write", "verify", "finish", "commit"}
+
+
+async def test_a_deployment_that_was_cancelled_can_be_begun_again(tmp_path):
+    disk = tmp_path / "disk"
+    disk.write_bytes(OLD)
+    async with file_source(tmp_path) as url:
+        for number in (5, 20, 30):
+            deployment, _ = make(url, disk, QuickMachine())
+            await Cancelling(number).run(deployment.run())
+        deployment, _ = make(url, disk, QuickMachine())
+        status = await deployment.run()
+    assert status.error is None
+    content = disk.read_bytes()
+    assert content[HEAD_BYTES : 4 * MiB] == IMAGE[HEAD_BYTES : 4 * MiB]

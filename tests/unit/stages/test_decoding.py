@@ -1,0 +1,68 @@
+"""Which decoder an image goes through."""
+
+import copy
+import gzip
+
+import pytest
+
+from agent.formats.chain import Chained
+from agent.formats.ova.decoder import OvaDecoder
+from agent.formats.qcow2.decoder import Qcow2Decoder
+from agent.formats.raw import RawDecoder
+from agent.stages.decoding import container_of, max_unpacked, new_decoder
+from agent.transfer.source import SourceInfo
+from agent.units import MiB
+from tests.unit.stages.memory import Stages, empty_qcow2
+
+
+def context(content: str, job_type: str):
+    ctx = Stages(type=job_type).ctx
+    ctx.info, ctx.content = SourceInfo("memory:", MiB, seekable=True), content
+    return ctx
+
+
+@pytest.mark.parametrize(
+    ("content", "job_type", "kind", "container"),
+    [
+        ("raw", "raw", RawDecoder, "raw"),
+        ("qcow2", "qcow2", Qcow2Decoder, "qcow2"),
+        ("ova", "ova", OvaDecoder, "ova"),
+        ("tar", "ova", OvaDecoder, "ova"),
+        ("qcow2", "raw", RawDecoder, "qcow2"),  # the plan refuses it
+        ("tar", "raw", RawDecoder, "tar"),
+        ("ova", "qcow2", RawDecoder, "ova"),
+        ("unknown data", "qcow2", RawDecoder, "unknown data"),
+    ],
+)
+def test_content_decides_and_the_job_says_what_is_accepted(content, job_type, kind, container):
+    ctx = context(content, job_type)
+    decoder = new_decoder(ctx)
+    assert type(decoder) is kind
+    assert container_of(ctx, decoder) == container
+
+
+def test_what_is_inside_of_a_compressed_file_is_known_once_it_has_come():
+    ctx = context("gzip", "qcow2")
+    decoder = new_decoder(ctx)
+    assert isinstance(decoder, Chained)
+    assert container_of(ctx, decoder) == ""
+    list(decoder.feed(memoryview(gzip.compress(empty_qcow2(MiB)))))
+    list(decoder.finish())
+    assert container_of(ctx, decoder) == "qcow2"
+
+
+def test_the_factory_changes_nothing_of_its_callers():
+    ctx = context("gzip", "qcow2")
+    before = copy.copy(ctx)
+    decoder = new_decoder(ctx)
+    list(decoder.feed(memoryview(gzip.compress(empty_qcow2(MiB)))))
+    assert ctx == before
+
+
+def test_a_compressed_file_may_unpack_to_a_full_disk_and_its_tables_but_not_without_bound():
+    assert max_unpacked(1000 * MiB) == 1189 * MiB
+
+
+def test_there_is_no_decoder_before_the_image_was_opened():
+    with pytest.raises(RuntimeError, match="before it was opened"):
+        new_decoder(Stages().ctx)

@@ -1,0 +1,95 @@
+"""Preflight: what an image is, before anything is written."""
+
+import gzip
+
+import pytest
+
+from agent.errors import Blame, DiskSame, ImageDownload
+from agent.formats.tables.gpt import Gpt
+from agent.host.drive import Drive
+from agent.stages.preflight import find_own_drive, probe_image
+from agent.units import MiB
+from tests.unit.stages.memory import DISK_BYTES, IMAGE, IMAGE_BYTES, MemorySource, Stages, empty_qcow2, sha256
+
+
+async def test_the_partition_table_is_known_and_nothing_was_written():
+    stages = Stages()
+    await probe_image(stages.ctx)
+    image = stages.ctx.image
+    assert isinstance(image.table, Gpt)
+    assert (image.content, image.container, image.size) == ("raw", "raw", IMAGE_BYTES)
+    assert (image.esp, image.boot_code, image.sector_size) == (True, True, 512)
+    assert stages.disk.calls == []
+    assert stages.ctx.disk is None
+
+
+async def test_what_was_read_is_kept_for_the_write():
+    stages = Stages()
+    await probe_image(stages.ctx)
+    assert b"".join(bytes(buffer.data) for buffer in stages.ctx.head_buffers) == IMAGE[: stages.source.given]
+
+
+@pytest.mark.parametrize("content", [b"<html>no image</html>", b"", b"\0" * MiB])
+async def test_what_has_no_partition_table_is_named(content):
+    stages = Stages(MemorySource(content))
+    await probe_image(stages.ctx)
+    assert stages.ctx.image.table is None
+    assert stages.ctx.image.content != "raw"
+
+
+async def test_a_compressed_image_is_what_is_inside():
+    stages = Stages(MemorySource(gzip.compress(IMAGE, 1)))
+    await probe_image(stages.ctx)
+    assert stages.ctx.content == "gzip"
+    assert (stages.ctx.image.container, stages.ctx.image.content) == ("raw", "raw")
+    assert stages.ctx.image.esp
+
+
+async def test_a_guest_disk_that_is_larger_than_the_target_is_left_to_the_plan_with_its_size():
+    stages = Stages(MemorySource(empty_qcow2(DISK_BYTES * 2)), type="qcow2")
+    await probe_image(stages.ctx)
+    image = stages.ctx.image
+    assert (image.size, image.container, image.examined) == (DISK_BYTES * 2, "qcow2", False)
+
+
+async def test_the_image_on_the_target_itself_is_refused():
+    stages = Stages()
+    stages.source.opened, stages.machine.shared = "/proc/self/fd/9", "the image is on /dev/memory1"
+    with pytest.raises(DiskSame, match="the image is on"):
+        await probe_image(stages.ctx)
+    assert stages.source.given == 0
+
+
+async def test_a_cut_that_nothing_would_tell_is_refused_unless_a_checksum_does():
+    source = MemorySource(size=None)
+    source.length_checked = False
+    with pytest.raises(ImageDownload) as caught:
+        await probe_image(Stages(source).ctx)
+    assert (caught.value.blame, caught.value.retryable) == (Blame.REQUEST, False)
+    assert "secret" not in f"{caught.value}{caught.value.detail}"
+    await probe_image(Stages(source, **sha256(IMAGE)).ctx)
+
+
+async def test_a_transfer_that_begins_again_is_examined_from_its_first_byte():
+    source = MemorySource()
+    source.restarts_at = [4 * MiB]
+    stages = Stages(source)
+    await probe_image(stages.ctx)
+    assert stages.ctx.image.esp
+    assert sum(buffer.length for buffer in stages.ctx.head_buffers) == stages.ctx.meter.downloaded
+    assert source.given > stages.ctx.meter.downloaded
+
+
+async def test_the_end_of_an_xz_file_is_looked_at_first():
+    stages = Stages(MemorySource(b"\xfd7zXZ\x00" + bytes(100)))
+    with pytest.raises(Exception, match="xz"):
+        await probe_image(stages.ctx)
+    assert stages.source.ranges
+
+
+async def test_a_config_drive_of_the_images_own_is_found_without_a_request_where_it_was_read():
+    stages = Stages(drive=Drive(bytes(64 * 1024), "iso9660"))
+    await probe_image(stages.ctx)
+    await find_own_drive(stages.ctx)
+    assert stages.ctx.image.own_drive is None
+    assert stages.source.ranges == []
