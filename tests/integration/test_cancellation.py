@@ -5,7 +5,6 @@ answered for: it is no part of this.
 """
 
 import asyncio
-import os
 import threading
 import types
 from collections.abc import AsyncIterator, Coroutine

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 
 from agent.formats.tables import gpt
-from agent.formats.tables.mbr import Entry, put_entry
+from agent.formats.tables.mbr import MbrEntry, put_entry
 from agent.formats.tables.read import read_table
 from agent.host.drive import Drive
 from agent.host.parttable import PartitionSeen, ParttableReport, TableRefused
@@ -54,7 +54,7 @@ def gpt_disk(size: int = IMAGE_BYTES, fill: bytes = b"new system") -> bytes:
         guid = uuid.UUID(int=number + 2)
         table = gpt.add_partition(table, start=start, size=length, type_guid=kind, unique_guid=guid, name="p")
     disk = bytearray(size)
-    protective = put_entry(bytes(SECTOR), 0, Entry(kind=0xEE, start_lba=1, sectors=sectors - 1))
+    protective = put_entry(bytes(SECTOR), 0, MbrEntry(kind=0xEE, start_lba=1, sectors=sectors - 1))
     disk[:SECTOR] = b"\xeb" + protective[1:510] + b"\x55\xaa"
     for offset, data in (*gpt.encode_primary(table), *gpt.encode_backup(table)):
         disk[offset : offset + len(data)] = data
