@@ -148,8 +148,8 @@ def return_large_blocks(threshold: int) -> None:
         _libc.mallopt(M_MMAP_THRESHOLD, threshold)
         # Fixing the one fixes the other at 128 KiB: the heap would shrink and grow with every smaller block.
         _libc.mallopt(M_TRIM_THRESHOLD, 2 * threshold)
-        # A heap for each thread would keep what that thread once needed.
-        _libc.mallopt(M_ARENA_MAX, 2)
+        # One heap for all threads. Of several each keeps gaps of its own, as many as chance will have it.
+        _libc.mallopt(M_ARENA_MAX, 1)
 
 
 def return_free_memory() -> None:
