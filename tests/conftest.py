@@ -14,6 +14,13 @@ import structlog
 
 ROOT = Path(__file__).parent.parent
 RINGS = ("lint", "unit", "integration", "blockdev", "packaging", "lab")
+"""In this order they run in one process: the cheap ones first."""
+SIDE_BY_SIDE = ("lint", "lab", "blockdev", "packaging", "integration", "unit")
+"""In this order their files are given to several processes: nothing long is begun last."""
+ONE_AT_A_TIME = {
+    "blockdev": "its tests detach loop devices and take the same ones again",
+    "lab": "a machine is slow enough while it is the only one",
+}
 NEEDS_ROOT = {
     "blockdev": "attaches loop devices",
     "packaging": "installs into chroots",
@@ -30,10 +37,26 @@ def _ring(item: pytest.Item) -> str:
     return item.path.relative_to(ROOT / "tests").parts[0]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """What one process runs in a row: a file, whose tests share fixtures, or a whole ring of those above."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it is not typed
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            ring = Path(file).relative_to("tests").parts[0]
+            return ring if ring in ONE_AT_A_TIME else file
+
+    config.option.loadscopereorder = False  # by the number of tests, which says little of how long they take
+    return Scheduling(config, log)
+
+
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Cheap rings first. Inside of a ring the order stays random: the sort is stable."""
-    items.sort(key=lambda item: RINGS.index(_ring(item)) if _ring(item) in RINGS else len(RINGS))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort by rings. Inside of a ring the order stays random: the sort is stable."""
+    order = SIDE_BY_SIDE if hasattr(config, "workerinput") else RINGS
+    items.sort(key=lambda item: order.index(_ring(item)) if _ring(item) in order else len(order))
     if "BYOI_CLOUD_IMAGE" in os.environ:
         return
     for item in items:

@@ -145,8 +145,8 @@ def return_large_blocks(threshold: int) -> None:
         # Setting one of the two stops the adjustment of the other, whose default of 128 KiB would make the heap
         # shrink and grow all the time.
         _libc.mallopt(M_TRIM_THRESHOLD, 2 * threshold)
-        # With one arena for each thread, every thread would keep the memory that it once needed.
-        _libc.mallopt(M_ARENA_MAX, 2)
+        # One heap for all threads. Of several each keeps gaps of its own, as many as chance will have it.
+        _libc.mallopt(M_ARENA_MAX, 1)
 
 
 def return_free_memory() -> None:

@@ -70,6 +70,7 @@ def test_who_gave_a_job_and_who_erased_it_is_in_the_log_whichever_way_they_came(
     assert call(agent, "POST", token=TOKEN, body=wanted) == 200
     assert call(agent, "DELETE", headers=signed("DELETE", agent.url + DEPLOYMENT)) == 200
     assert agent.delete().status == 200  # of nothing: nobody changed anything
+    agent.end()  # and with it the log
     lines = told(agent, "audit")
     assert [(line["act"], line["way"]) for line in lines] == [
         ("accepted", "socket"),

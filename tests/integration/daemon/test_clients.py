@@ -109,6 +109,7 @@ def test_python_ovh_with_a_wrong_key_is_refused(make_tls_agent, make_client, key
     agent = make_tls_agent()
     with pytest.raises(raised):
         make_client(agent, **keys).get(DEPLOYMENT)
+    agent.end()  # and with it the log
     assert "another" not in agent.log
 
 

