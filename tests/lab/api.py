@@ -25,14 +25,14 @@ Status = dict[str, Any]
 class Api:
     """The bearer of the token, on one connection that is kept: each handshake costs an emulated processor a while."""
 
-    def __init__(self, port: int, site: Site) -> None:
+    def __init__(self, port: int, site: Site, token: str) -> None:
         self._connection = http.client.HTTPSConnection(
             "127.0.0.1",
             port,
             timeout=REQUEST_SECONDS,
             context=ssl.create_default_context(cafile=str(site.ca)),
         )
-        self._token = site.secret("api.token")
+        self._token = token
 
     def close(self) -> None:
         self._connection.close()
@@ -55,6 +55,10 @@ class Api:
                 await asyncio.sleep(0.5)
             else:
                 return
+
+    async def assert_let_in(self) -> None:
+        """The token is the one that the daemon asks for."""
+        await self._request("GET", "/v1/status")
 
     async def wait_disks(self, number: int, seconds: float) -> None:
         """Wait until the daemon answers and has found so many disks that can be deployed to.

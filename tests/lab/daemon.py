@@ -5,6 +5,7 @@ with that.
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
@@ -43,12 +44,20 @@ async def by_daemon(case: Case, job: dict[str, Any], path: Path) -> Deployed:
 
 async def pulled(case: Case, job: dict[str, Any], disks: tuple[Disk, ...]) -> Deployed:
     """The agent asks the control plane, whose address came with the kernel and whose token came in a second initrd, and
-    pushes statuses."""
+    pushes statuses. The token of its API came from the firmware."""
     async with _control_plane(await run_blocking(site)) as control:
         record = control.give(SERVICE_NAME, job)
         credentials = {"control_plane.token": (await run_blocking(site)).secret(CONTROL_TOKEN)}
-        started = rescue.started(case.firmware, *disks, words=_pulling(control), credentials=credentials)
+        started = rescue.started(
+            case.firmware,
+            *disks,
+            words=_pulling(control),
+            credentials=credentials,
+            api_token=secrets.token_hex(16),
+        )
         async with started as machine:
+            await machine.api.wait(START_SECONDS)
+            await machine.api.assert_let_in()
             while not record.over:
                 assert machine.server.is_on, (
                     f"the machine went down before the outcome was told: {record.last}"

@@ -49,6 +49,7 @@ class Spec:
         isolated: the machine reaches nothing, not even the host. Ports are forwarded still.
         incoming: a saved state to go on from, made by a machine with the same specification.
         exit_on_reset: a reset ends QEMU; else it starts the machine anew, as on metal.
+        oem_strings: what the firmware's SMBIOS tables hold as structures of type 11.
     """
 
     firmware: str = "bios"
@@ -63,9 +64,10 @@ class Spec:
     incoming: Path | None = None
     exit_on_reset: bool = True
     machine_type: str = "q35"
+    oem_strings: tuple[str, ...] = ()
 
     def command(self, directory: Path) -> list[str]:
-        """QEMU's command line; its sockets and its variables of the firmware are in the directory."""
+        """QEMU's command line; its sockets, its variables of the firmware and its OEM strings are in the directory."""
         # A CPU of few features: SHA-256 is three times as fast as with AVX2, which is slow to emulate.
         words = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-S"]
         words += ["-machine", self.machine_type, "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "qemu64"]
@@ -83,10 +85,16 @@ class Spec:
         words += ["-serial", "chardev:serial0", "-qmp", f"unix:{directory}/qmp,server=on,wait=off"]
         words += ["-no-reboot"] if self.exit_on_reset else []
         words += [*self._firmware(directory), *self._network(), *self._disks()]
+        for path in self.oem_files(directory):
+            words += ["-smbios", f"type=11,path={path}"]
         if self.kernel is not None:
             words += ["-kernel", str(self.kernel.kernel), "-initrd", str(self.kernel.initrd)]
             words += ["-append", self.kernel.arguments]
         return words + (["-incoming", f"exec:cat {self.incoming}"] if self.incoming else [])
+
+    def oem_files(self, directory: Path) -> dict[Path, str]:
+        """The OEM strings by the files that QEMU reads them from: its command line can be read by everybody."""
+        return {directory / f"oem-{number}": text for number, text in enumerate(self.oem_strings)}
 
     def _firmware(self, directory: Path) -> list[str]:
         if self.firmware == "bios":
@@ -228,6 +236,8 @@ async def machine(spec: Spec) -> AsyncIterator[Machine]:
     try:
         if spec.firmware == "uefi":
             shutil.copy(OVMF / "OVMF_VARS_4M.fd", directory / "vars.fd")
+        for path, text in spec.oem_files(directory).items():
+            path.write_text(text)
         async with (
             _qemu(spec.command(directory), directory) as process,
             _connected(directory, process) as (qmp, serial),

@@ -83,9 +83,11 @@ def _spec(
 
 
 @asynccontextmanager
-async def _entered(spec: Spec) -> AsyncIterator[Rescue]:
+async def _entered(spec: Spec, token: str = "") -> AsyncIterator[Rescue]:
+    """A machine that is switched on; its API is asked with the token, or with the one that the rescue's image holds."""
     async with machine(spec) as server:
-        api = Api(await server.port(API_PORT), await run_blocking(site))
+        where = await run_blocking(site)
+        api = Api(await server.port(API_PORT), where, token or where.secret("api.token"))
         try:
             yield Rescue(server, api, Ssh(await server.port(22), await run_blocking(_key), "root"))
         finally:
@@ -94,7 +96,11 @@ async def _entered(spec: Spec) -> AsyncIterator[Rescue]:
 
 @asynccontextmanager
 async def started(
-    firmware: str, *disks: Disk, words: str = "", credentials: Mapping[str, str] | None = None
+    firmware: str,
+    *disks: Disk,
+    words: str = "",
+    credentials: Mapping[str, str] | None = None,
+    api_token: str = "",
 ) -> AsyncIterator[Rescue]:
     """A machine that starts the rescue, with its disks, as an operator would have it: nobody can log in.
 
@@ -103,10 +109,14 @@ async def started(
         disks: what is attached.
         words: for the kernel command line.
         credentials: secrets by their names, in a second initrd as docs/rescue.md tells.
+        api_token: a secret that the firmware hands over, as docs/rescue.md tells; it wins over the image's.
     """
     with tempfile.TemporaryDirectory(prefix="byoi-lab-initrd-") as scratch:
         initrd = await run_blocking(_with_credentials, Path(scratch), credentials or {})
-        async with _entered(await run_blocking(_spec, firmware, disks, "q35", words, initrd)) as rescue:
+        spec = await run_blocking(_spec, firmware, disks, "q35", words, initrd)
+        if api_token:
+            spec = replace(spec, oem_strings=(f"io.systemd.credential:api.token={api_token}",))
+        async with _entered(spec, api_token) as rescue:
             yield rescue
 
 

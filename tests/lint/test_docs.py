@@ -23,7 +23,7 @@ def test_the_catalogue_lists_every_code_of_an_error_once_and_no_other():
 
 
 def test_every_link_between_documents_leads_somewhere():
-    for document in [*DOCS.glob("*.md"), DOCS.parent / "README.md"]:
+    for document in [*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 

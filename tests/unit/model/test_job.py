@@ -5,8 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.errors import JobInvalid
-from agent.model.job import MAX_DATA_BYTES, MAX_LIST, parse_job
+from agent.errors import ImageFormat, JobInvalid
+from agent.formats.advice import way_out
+from agent.model.job import IMAGE_TYPES, MAX_DATA_BYTES, MAX_LIST, parse_job
 from agent.model.job_text import MAX_FAULTS
 
 SHA256 = "ab" * 32
@@ -100,6 +101,12 @@ def test_all_faults_are_listed_together_each_with_its_path():
     }
     assert found["type"] == "Bad format image, expected: qcow2, raw, ova."
     assert found["checkSumType"] == "Please provide checkSum AND checkSumType or none of them"
+
+
+def test_the_types_of_images_are_those_that_errors_and_hints_name():
+    assert ImageFormat().message == f"Bad format image, expected: {', '.join(IMAGE_TYPES)}."
+    for name in IMAGE_TYPES:
+        assert f"Set type to {name}," in way_out(name)
 
 
 @pytest.mark.parametrize(
