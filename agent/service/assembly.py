@@ -137,7 +137,7 @@ class Daemon:
         while True:
             await self._hangup.wait()
             self._hangup.clear()
-            await rotation.turn(server)
+            await rotation.reload(server)
 
     def _bad_certificate(self, peer: Peer, reason: str) -> None:
         self._failures.failed(peer, AuthMethod.CERTIFICATE.value, reason)

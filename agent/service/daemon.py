@@ -1,11 +1,11 @@
-"""`byoi-agent`: the daemon's command, and how its parts are put together, started and stopped.
+"""`byoi-agent`: the daemon's command, and the order in which its parts are started and stopped.
 
-Order of a start: configuration, journal (so that no second agent runs), listeners, the slot goes on from the journal,
-the API answers, systemd is told. What a deployment needs is imported after that, in a thread: a cold start serves its
-socket first, and an upgrade that replaces the files finds everything loaded.
+Start: the configuration; the journal, which no second agent can open; the listeners; the job that the journal has goes
+on; the API answers; systemd is told. What a deployment needs is imported after that, in a thread: so the socket is
+served early, and an upgrade that replaces the files of a running daemon finds all of them loaded.
 
-Order of a stop: the slot cancels what runs while the API still answers, then the listeners close. A thread that hangs
-in the kernel with a dead disk cannot be waited for: then the process ends without it, and the journal has the job.
+Stop: what runs is cancelled while the API still answers, then the listeners close. A thread that hangs in the kernel
+with a dead disk cannot be waited for: then the process ends without it, and the next one finds the job in the journal.
 """
 
 import argparse
@@ -32,10 +32,10 @@ log = structlog.get_logger(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 STOP_SECONDS = 20.0
-# A deployment that has moved nothing at all for so long will not end by itself. Retries, and every 128 MiB of a long
-# zeroing, count as movement; so does each buffer of 4 MiB, which takes 17 minutes on the slowest line that is not
-# dropped.
+"""That a deployment may take to stop at SIGTERM; the unit's TimeoutStopSec is longer."""
 STALL_SECONDS = 1800.0
+"""After which a deployment that has moved nothing will not end by itself. Retries, and every 128 MiB of a long zeroing,
+count as movement; so does each buffer of 4 MiB, which takes 17 minutes on the slowest line that is not dropped."""
 
 DESCRIPTION = """\
 The byoi-agent daemon: takes deployment jobs on its API or from a control plane, deploys them to the disks of this
@@ -155,7 +155,7 @@ async def _serve(config: Config, stall_seconds: float, reread: Callable[[], Conf
 
 
 def _abandon() -> NoReturn:
-    """End without waiting for the thread that hangs, as the interpreter would."""
+    """End the process at once. The interpreter's own way out would wait for the thread that hangs."""
     from agent.logs import flush_logs  # noqa: PLC0415
 
     flush_logs()
@@ -177,7 +177,10 @@ def _listen(config: Config) -> "list[ListeningSocket]":
 
 
 def _raise_file_limit() -> None:
-    """Every connection takes a descriptor; the soft limit that systemd leaves is for programs that use select(2)."""
+    """Raise the soft limit of open files to the hard one: each connection takes a file descriptor.
+
+    systemd leaves the soft one at 1024 for programs that use select(2), which this one does not.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,7 +1,7 @@
-"""Telling systemd how the daemon is: ready, what it does, alive, stopping (sd_notify(3)).
+"""What the daemon tells systemd by sd_notify(3): that it is ready, what it does, that it is alive, that it stops.
 
-The watchdog is fed from the event loop, and only while a running deployment moves: a loop that hangs, or a deployment
-that neither moves bytes nor ends, stops the feeding, and systemd restarts the daemon, which begins the job again.
+The watchdog is fed by the event loop, and not while a deployment neither moves bytes nor ends. So where the loop or a
+deployment hangs, systemd kills the daemon and starts it again, and that one begins the job again.
 """
 
 import asyncio
@@ -18,14 +18,15 @@ log = structlog.get_logger(__name__)
 
 
 class Notifier:
-    """Sends to the socket that systemd names; does nothing where there is none."""
+    """Sends to the socket that NOTIFY_SOCKET names; does nothing where there is none."""
 
-    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        self._address = environment.get("NOTIFY_SOCKET", "")
-        # A process that systemd did not mean to be fed has another pid in the variable.
-        meant = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        usec = environment.get("WATCHDOG_USEC", "") if meant else ""
+    def __init__(self) -> None:
+        self._address = os.environ.get("NOTIFY_SOCKET", "")
+        # sd_watchdog_enabled(3): another pid there means that the watchdog is not for this process.
+        is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        usec = os.environ.get("WATCHDOG_USEC", "") if is_ours else ""
         self.watchdog_seconds = int(usec) / 1_000_000 if usec.isdigit() and int(usec) > 0 else None
+        """In which systemd wants to hear of the daemon; None where there is no watchdog."""
         self._socket: socket.socket | None = None
 
     def send(self, **fields: str) -> None:
@@ -53,17 +54,17 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-async def keep_status(notifier: Notifier, board: StatusPublisher) -> None:
-    """Keep STATUS= in step with the board, for `systemctl status`; at most once a second."""
+async def keep_status(notifier: Notifier, publisher: StatusPublisher) -> None:
+    """Send STATUS=, which `systemctl status` shows, whenever the status has changed; at most once a second."""
     told = ""
     while True:
-        text = status_line(board.document)
+        text = status_line(publisher.document)
         if text != told:
             notifier.send(STATUS=text)
             told = text
-        revision = board.revision
+        revision = publisher.revision
         await asyncio.sleep(1)
-        await board.wait(revision, 3600)
+        await publisher.wait(revision, 3600)
 
 
 def status_line(document: Mapping[str, object]) -> str:
@@ -83,7 +84,7 @@ def status_line(document: Mapping[str, object]) -> str:
 
 
 async def feed_watchdog(notifier: Notifier, slot: Slot, stall_seconds: float) -> None:
-    """Feed the watchdog, but not while a deployment runs that has moved nothing for `stall_seconds`."""
+    """Feed the watchdog three times in its period, but not while a deployment has moved nothing for `stall_seconds`."""
     if notifier.watchdog_seconds is None:
         return
     while True:

@@ -1,7 +1,8 @@
-"""SIGHUP: certificates, revocation lists, tokens and secrets are taken up anew, while everything else goes on.
+"""SIGHUP: certificates, revocation lists, tokens and secrets are read again, while everything else goes on.
 
-All of it or nothing: where a file has a fault, what was in force stays in force, and the log says why. Whoever came in
-by a credential that is gone is out when it is done. What else has changed in the configuration waits for a restart.
+The whole configuration and its files are checked before anything is exchanged: where one has a fault, all that was in
+force stays in force, and the log says why. Then every connection is closed that came in by a credential which is not
+taken any more. Other options that have changed wait for a restart; the log names them.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+# The options whose new values are taken up at SIGHUP.
 _TAKEN_UP = {key for key, option in OPTIONS.items() if option.secret} | {
     "api.tls_cert",
     "api.tls_key",
@@ -33,7 +35,7 @@ _TAKEN_UP = {key for key, option in OPTIONS.items() if option.secret} | {
 
 
 class Rotation:
-    """What can be exchanged of a running daemon."""
+    """Exchanges the credentials of a running daemon."""
 
     def __init__(
         self,
@@ -45,10 +47,10 @@ class Rotation:
     ) -> None:
         """Args:
         config: that the daemon was started with.
-        reread: reads it again, and looks at its files; blocking. Raises ConfigInvalid.
-        listeners: whose certificates are renewed.
-        authenticator: takes the new credentials.
-        client: shows the new token.
+        reread: reads it again, and checks the files that it names; blocking. Raises ConfigInvalid.
+        listeners: those with TLS get the new certificates.
+        authenticator: checks callers by the new credentials.
+        client: shows the control plane the new token; None where no control plane is configured.
         """
         self._config = config
         self._reread = reread
@@ -56,8 +58,8 @@ class Rotation:
         self._authenticator = authenticator
         self._client = client
 
-    async def turn(self, server: Server) -> None:
-        """Take up what there is now, and close the connections of those who would not be let in any more."""
+    async def reload(self, server: Server) -> None:
+        """Take up what there is now, and close the server's connections of callers who would be refused now."""
         try:
             config = await run_blocking(self._reread)
             await self._renew_certificates(config)

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -40,8 +40,10 @@ from agent.service.jobs.slot import RebootOrdered, Slot, SlotClosing, SlotTaken,
 PREFIXES = ("", "/1.0")
 DEPLOYMENT = "/dedicated/server/{serviceName}/bringYourOwnImage"
 MAX_WAIT_SECONDS = 60.0
+"""Of a long poll, whatever its client asks for."""
 HEARTBEAT_SECONDS = 15.0
-# A job of this many bytes is read in a thread: the loop serves others meanwhile.
+"""Between two lines of a stream of events: proxies and clients drop what is silent."""
+# A longer job is parsed in a thread: the loop serves others meanwhile.
 _READ_HERE_BYTES = 16 * 1024
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -59,14 +61,15 @@ class Parts:
     disks: Callable[[], dict[str, Any]]
     """The inventory document; blocking."""
     disks_seconds: float = WAIT_SECONDS
-    """How long the inventory is waited for."""
+    """How long a request waits for the inventory."""
     metrics: Callable[[], bytes] | None = None
+    """Their text; needs what `load_library` imports. None: /metrics is answered 404."""
     middlewares: tuple[Any, ...] = ()
-    started_at: float = field(default_factory=time.time)
+    """Outside of those of the API: they see every answer as it is sent."""
 
 
 def make_app(parts: Parts) -> web.Application:
-    """The application; whoever made it serves it."""
+    """The application, for `agent.service.api.server.serve`."""
     app = web.Application(
         middlewares=[
             *parts.middlewares,
@@ -125,7 +128,8 @@ class _Api:
         self._board = parts.board
         self._inventory = Inventory(parts.disks, wait_seconds=parts.disks_seconds)
         self._reading = asyncio.Lock()
-        """Held while a large job is read: that takes up to ten times its length (docs/architecture.md)."""
+        """Held while a large job is parsed, so that one at a time is: that takes memory of up to ten times its length
+        (docs/architecture.md)."""
 
     # -- the OVH API's routes -----------------------------------------------------------------------------------
 
@@ -227,7 +231,10 @@ class _Api:
         return await self._answer_status(request, counts=request[CALLER].remote)
 
     async def _answer_status(self, request: web.Request, *, counts: bool) -> web.StreamResponse:
-        """The document; if it says `done`, whoever asked has seen it once the answer has gone out."""
+        """Answer with the status document.
+
+        Where it says `done` and `counts`, the outcome counts as seen by whoever gave the job, once the answer is out.
+        """
         board = self._board
         response = web.Response(body=board.encoded(), content_type="application/json")
         response.headers["Cache-Control"] = "no-store"

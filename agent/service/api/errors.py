@@ -57,17 +57,6 @@ KINDS: Mapping[int, ErrorKind] = {
 """Every status that an error answer of the API may have, apart from odd ones of aiohttp's own."""
 
 
-def error_body(
-    cls: str, message: str, error_code: str, details: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The JSON object of an error answer.
-
-    Clients of the OVH API raise by the status and by `errorCode`, and show `message` to their user; `details` is
-    always an object, so that nobody has to ask first whether it is there.
-    """
-    return {"class": cls, "message": message, "errorCode": error_code, "details": dict(details or {})}
-
-
 class ApiError(Exception):
     """A request is refused, with this HTTP status and body. The message is shown to people and holds no secret."""
 
@@ -81,6 +70,16 @@ class ApiError(Exception):
         details: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        """What is not given is that of the status, see KINDS.
+
+        Args:
+            status: of the answer.
+            message: for people.
+            cls: the member `class`.
+            error_code: the member `errorCode`.
+            details: the member of that name.
+            headers: of the answer, `Retry-After` for one.
+        """
         kind = KINDS.get(status, INTERNAL)
         self.status = status
         self.message = message
@@ -91,8 +90,17 @@ class ApiError(Exception):
         super().__init__(message)
 
     def body(self) -> dict[str, Any]:
-        """The JSON object of the answer."""
-        return error_body(self.cls, self.message, self.error_code, self.details)
+        """The JSON object of the answer.
+
+        Clients of the OVH API raise by the status and by `errorCode`, and show `message` to their user; `details` is
+        always an object, so that nobody has to ask first whether it is there.
+        """
+        return {
+            "class": self.cls,
+            "message": self.message,
+            "errorCode": self.error_code,
+            "details": self.details,
+        }
 
 
 def error_of_status(status: int, headers: Mapping[str, str] | None = None) -> ApiError:

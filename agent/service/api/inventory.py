@@ -1,7 +1,7 @@
-"""The inventory for many askers: read once at a time, in a thread of its own, and kept for a moment.
+"""The inventory of the disks for any number of requests: one reading at a time, whose result is kept for a moment.
 
-Reading it opens nothing and yet may take long: a disk that is dying, a udev that is busy. However many ask, one thread
-is at it, and it is none of those that a deployment needs.
+A reading opens no disk, but may take long: udev may be busy, or a disk dying. It runs in a thread of its own, which no
+deployment needs, and which nobody waits for at the end of the daemon.
 """
 
 import asyncio
@@ -11,15 +11,17 @@ from typing import Any
 from agent.aio import run_apart
 
 KEEP_SECONDS = 1.5
+"""For which a result is given to further requests."""
 WAIT_SECONDS = 15.0
+"""For which a request waits for a reading."""
 
 
 class InventoryHangs(Exception):
-    """It has not come in time; whoever asks again waits for the same reading."""
+    """The reading has not ended in time. It goes on: the next request waits for the same one."""
 
 
 class Inventory:
-    """One inventory. Belongs to the event loop's thread."""
+    """The inventory of one daemon. Used on the event loop."""
 
     def __init__(
         self,
@@ -32,8 +34,8 @@ class Inventory:
 
         Args:
             read: makes the document; blocking.
-            keep_seconds: for so long the last one is good enough.
-            wait_seconds: for so long one is waited for.
+            keep_seconds: see KEEP_SECONDS.
+            wait_seconds: see WAIT_SECONDS.
         """
         self._read = read
         self._keep_seconds = keep_seconds
@@ -41,11 +43,11 @@ class Inventory:
         self._reading: asyncio.Future[tuple[dict[str, Any], float]] | None = None
 
     async def document(self) -> dict[str, Any]:
-        """The inventory, from the last moments.
+        """The inventory, at most `keep_seconds` old.
 
         Raises:
-            InventoryHangs: it did not come in time.
-            Exception: whatever reading it raised.
+            InventoryHangs: `wait_seconds` are over.
+            Exception: whatever the reading raised.
         """
         if self._reading is None or self._is_stale(self._reading):
             loop = asyncio.get_running_loop()

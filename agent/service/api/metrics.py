@@ -39,7 +39,7 @@ def _library() -> None:
 
 
 async def load_library() -> None:
-    """Import prometheus_client in a thread, before the first text: on the event loop it would hold everybody up."""
+    """Import prometheus_client in a thread, before the first text: the import would block the event loop."""
     if _library.cache_info().currsize == 0:
         await run_blocking(_library)
 
@@ -57,14 +57,14 @@ class Metrics:
         self._written = 0
         """Bytes of deployments that are over."""
         self._last_over: float | None = None
-        """When the last deployment that is over had begun: its bytes are in the sums."""
+        """Start of the last deployment that is over, seconds since the epoch: its bytes are in the sums already."""
         self._status: Status | None = None
         self._percent: float | None = None
         """What `text` was given, while it runs."""
         self._registry: CollectorRegistry | None = None
 
     def listen(self, event: DeployEvent) -> None:
-        """Take note of what a deployment tells."""
+        """Count a deployment's outcome and its bytes; an observer of deployments."""
         if not isinstance(event, Finished):
             return
         status = event.status
@@ -80,7 +80,7 @@ class Metrics:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Count the request when it is answered. Belongs outside of whatever turns refusals into answers."""
+        """Count a request when it is answered. Outside of `json_errors`: it sees the statuses of refusals, too."""
         status = 499  # the client went away, or the daemon stops: nobody was answered
         try:
             response = await handler(request)

@@ -71,12 +71,14 @@ class Certificates:
 
 @dataclass(slots=True)
 class ListeningSocket:
-    """A listening socket. `local` is the Unix socket; `certificates` are those of the TLS listener."""
+    """A socket that the API is served on: bound, listening, and non-blocking."""
 
     socket: socket.socket
     name: str
     local: bool
+    """Whether it is the Unix socket."""
     certificates: Certificates | None = None
+    """Of the TLS listener."""
     _inode: tuple[int, int] | None = field(default=None, repr=False)
 
     @property
@@ -163,7 +165,7 @@ def _refuse_taken(path: str) -> None:
             return
         except OSError as error:
             raise ListenError(
-                f"api.socket: it cannot be told whether somebody answers on {path}: {_words(error)}"
+                f"api.socket: it cannot be told whether somebody answers on {path}: {_reason(error)}"
             ) from error
     raise ListenError(
         f"api.socket: another byoi-agent answers on {path}: stop it (systemctl stop byoi-agent), or name another path"
@@ -173,7 +175,7 @@ def _refuse_taken(path: str) -> None:
 def _unix_reason(path: str, error: OSError) -> str:
     if error.errno is None:  # "AF_UNIX path too long" has no number
         return f"api.socket: {path} cannot be made: {error}: name a path of fewer than 100 bytes"
-    return f"api.socket: {path} cannot be made: {_words(error)}"
+    return f"api.socket: {path} cannot be made: {_reason(error)}"
 
 
 def _inode(path: str) -> tuple[int, int]:
@@ -204,7 +206,7 @@ def listen_tls(host: str, port: int, files: TlsFiles) -> ListeningSocket:
         )[0]
         sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
-        raise ListenError(f"api.listen: {where} is no address of this machine: {_words(error)}") from error
+        raise ListenError(f"api.listen: {where} is no address of this machine: {_reason(error)}") from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
@@ -213,7 +215,7 @@ def listen_tls(host: str, port: int, files: TlsFiles) -> ListeningSocket:
     except OSError as error:
         sock.close()
         way_out = " (something else listens there)" if error.errno == errno.EADDRINUSE else ""
-        raise ListenError(f"api.listen: cannot listen on {where}: {_words(error)}{way_out}") from error
+        raise ListenError(f"api.listen: cannot listen on {where}: {_reason(error)}{way_out}") from error
     listener = ListeningSocket(sock, where, local=False, certificates=certificates)
     listener.name = f"{host}:{listener.port}"
     return listener
@@ -293,8 +295,8 @@ def _require_readable(key: str, path: str) -> None:
         with Path(path).open("rb"):
             pass
     except OSError as error:
-        raise ListenError(f"{key}: {path} cannot be read: {_words(error)}") from error
+        raise ListenError(f"{key}: {path} cannot be read: {_reason(error)}") from error
 
 
-def _words(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return error.strerror or str(error)

@@ -25,7 +25,8 @@ from agent.model.job import Job, parse_job
 from agent.model.job_text import shortened
 from agent.model.status import DOING, timestamp
 from agent.service.config.model import ControlPlaneConfig
-from agent.service.control.client import Action, ControlFault, ControlPlaneApi, Offer, tls_context
+from agent.service.control.answers import Action, ControlFault, Offer
+from agent.service.control.client import ControlPlaneApi, tls_context
 from agent.service.jobs.audit import Act, acted
 from agent.service.jobs.caller import AuthMethod, Caller
 from agent.service.jobs.peer import Peer
