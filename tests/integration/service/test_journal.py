@@ -14,7 +14,7 @@ import pytest
 from agent.errors import StateUnusable
 from agent.service.jobs.journal import Book, Entry, Journal, Phase
 from agent.units import KiB, MiB
-from tests.integration.harness import run
+from tests.kit.commands import run
 
 ROOT = Path(__file__).parents[3]
 JOB = {"URL": "https://a.example/x", "type": "raw", "configdrive": {"userData": "canary" * 3000}}

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from agent.errors import DeployError, ImageDamaged, ImageUnsafe
 from agent.formats.compressed import Decompressor, OutputTooLarge, check_xz_end
 from agent.units import GiB, KiB, MiB
-from tests.fuzz import examples
+from tests.kit.fuzz import examples
 
 KINDS = ("gzip", "xz", "zstd", "bzip2")
 COMMANDS = {"gzip": ["gzip"], "xz": ["xz"], "zstd": ["zstd", "-q"], "bzip2": ["bzip2"]}

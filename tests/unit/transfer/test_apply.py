@@ -13,7 +13,7 @@ from agent.formats.extent import Copy, Fetch, Inflate, Write, Zero
 from agent.transfer.apply import ZERO_BLOCK, Applier
 from agent.transfer.sink import HeldEnds, SinkFailed, SinkTooSmall
 from agent.units import MiB
-from tests.fuzz import examples
+from tests.kit.fuzz import examples
 
 SIZE = 4 * 1024 * 1024
 CLUSTER = 65536

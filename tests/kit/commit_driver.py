@@ -163,7 +163,7 @@ def carry_out(order: dict[str, Any]) -> None:
     signal.alarm(HANGS_AFTER)
     os.dup2(2, 1)
     WatchedDisk.watch = watch = Watch(order)
-    claim_stage.TargetDisk = WatchedDisk
+    claim_stage.TargetDisk = WatchedDisk  # type: ignore[attr-defined]
     with suppress(asyncio.CancelledError):  # one that came too late to stop anything
         asyncio.run(deploy(order, watch))
 
@@ -183,9 +183,8 @@ def main() -> None:
             os._exit(0)
         if "kill_after" in order:
             time.sleep(order["kill_after"])
-            os.kill(
-                child, signal.SIGKILL
-            )  # it may have ended: until it is waited for, its number is not used again
+            # It may have ended: until it is waited for, its number is not used again.
+            os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
         seconds = time.monotonic() - began
