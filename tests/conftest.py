@@ -1,18 +1,17 @@
 """Fixtures and manners that every ring shares: the order of the rings, loop devices, the real cloud image."""
 
 import contextlib
-import fcntl
 import os
 import stat
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 
-ROOT = Path(__file__).parent.parent
+from tests.kit import loops
+from tests.kit.commands import ROOT, attempt
+
 RINGS = ("lint", "unit", "integration", "blockdev", "packaging", "lab")
 """In this order they run in one process: the cheap ones first."""
 SIDE_BY_SIDE = ("lint", "lab", "blockdev", "packaging", "integration", "unit")
@@ -27,8 +26,6 @@ NEEDS_ROOT = {
     "lab": "builds systems",
 }
 CLOUD_IMAGE_BUILD_SECONDS = 900
-LOOP_MAJOR = 7
-LOOP_CTL_GET_FREE = 0x4C82  # linux/loop.h
 
 AttachLoop = Callable[..., Path]
 
@@ -82,50 +79,6 @@ def _structlog_as_it_comes() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def _make_free_loop_node() -> None:
-    """Where nothing fills /dev (a chroot, a container) the kernel's next free loop device has no node yet."""
-    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        number = fcntl.ioctl(control, LOOP_CTL_GET_FREE)
-    finally:
-        os.close(control)
-    with contextlib.suppress(FileExistsError):
-        os.mknod(f"/dev/loop{number}", stat.S_IFBLK | 0o660, os.makedev(LOOP_MAJOR, number))
-
-
-def _losetup(*arguments: str) -> str:
-    done = subprocess.run(["losetup", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.fail(f"losetup {' '.join(arguments)}: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
-def _backing(device: Path) -> str:
-    """Which file is behind a loop device: its inode and filesystem, or nothing."""
-    done = subprocess.run(
-        ["losetup", "--noheadings", "--raw", "--output", "BACK-INO,BACK-MAJ:MIN", str(device)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip()
-
-
-def _detach(device: Path, backing: str) -> None:
-    """Detach a loop device and see that it goes: what stays is held open by a left-over of the test.
-
-    Loop devices belong to the whole machine. One with another file behind it by now is somebody else's.
-    """
-    if _backing(device) != backing:
-        return
-    _losetup("--detach", str(device))
-    deadline = time.monotonic() + 10
-    while _backing(device) == backing:
-        if time.monotonic() > deadline:
-            pytest.fail(f"{device} is still in use after its test")
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def loop_device() -> Iterator[AttachLoop]:
     """A function `attach(file, sector_size=512, *, read_only=False)`: makes the file a disk, gives its path.
@@ -133,21 +86,18 @@ def loop_device() -> Iterator[AttachLoop]:
     Every device is detached after the test, whatever became of it. The file's size has to be a multiple of
     the sector size.
     """
-    attached: list[tuple[Path, str]] = []
+    attached: list[loops.Loop] = []
 
     def attach(file: Path, sector_size: int = 512, *, read_only: bool = False) -> Path:
-        _make_free_loop_node()
-        flags = ["--read-only"] if read_only else []
-        device = Path(_losetup("--find", "--show", "--sector-size", str(sector_size), *flags, str(file)))
-        attached.append((device, _backing(device)))
-        return device
+        attached.append(loops.attach(file, sector_size, read_only=read_only))
+        return attached[-1].device
 
     yield attach
     failures = []
-    for device, backing in reversed(attached):
+    for loop in reversed(attached):
         try:
-            _detach(device, backing)
-        except pytest.fail.Exception as failure:
+            loop.detach()
+        except AssertionError as failure:
             failures.append(str(failure))
     if failures:
         pytest.fail("; ".join(failures))
@@ -181,9 +131,7 @@ def cloud_image() -> Path:
     ready = os.environ.get("BYOI_CLOUD_IMAGE")
     if ready:
         return Path(ready)
-    done = subprocess.run(
-        ["sh", str(ROOT / "packaging/dev/cloud-image")], capture_output=True, text=True, check=False
-    )
+    done = attempt("sh", ROOT / "packaging/dev/cloud-image")
     if done.returncode != 0:
         pytest.fail(f"no cloud image:\n{done.stderr}", pytrace=False)
     return Path(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""The HTTP server of a benchmark, in a process of its own: nginx with sendfile, or the small one beside this file."""
+"""The HTTP server of a benchmark, in a process of its own: nginx with sendfile, or that of the tests."""
 
 import os
 import shutil
@@ -29,6 +29,7 @@ http {{
 }}
 """
 START_SECONDS = 10.0
+ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def serve(root: Path, rate: int | None = None) -> Iterator[tuple[str, str]]:
         if rate is not None:
             sys.exit("A pace needs nginx, and there is none: install nginx-light.")
         with _serve_small(root) as url:
-            yield url, "sendfile_server.py"
+            yield url, "tests/kit/server.py"
         return
     version = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr
     with _serve_nginx(nginx, root, rate) as url:
@@ -61,8 +62,8 @@ def _serve_nginx(nginx: str, root: Path, rate: int | None) -> Iterator[str]:
 
 @contextmanager
 def _serve_small(root: Path) -> Iterator[str]:
-    script = Path(__file__).with_name("sendfile_server.py")
-    child = subprocess.Popen([sys.executable, script, root], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "tests.kit.server", root]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     with _ending(child):
         yield f"http://127.0.0.1:{int(child.stdout.readline())}"
 

@@ -9,19 +9,11 @@ from pathlib import Path
 import pytest
 
 from agent.units import MiB
-from tests.integration.conftest import (  # the fixtures of that ring serve here as well
-    Image,
-    ImageMaker,
-    byoi,
-    deploy,
-    image_maker,
-    make_job,
-    run,
-    start_byoi,
-    web,
-)
+from tests.integration.conftest import byoi, deploy, image_maker, make_job, start_byoi, start_write, web
+from tests.kit.commands import run
+from tests.kit.images import Image, ImageMaker
 
-__all__ = ["byoi", "deploy", "image_maker", "make_job", "start_byoi", "web"]
+__all__ = ["byoi", "deploy", "image_maker", "make_job", "start_byoi", "start_write", "web"]
 
 DIRT = 0xA5
 ENDS = MiB

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from agent.formats.image import WINDOW_BYTES
 from agent.units import KiB, MiB
-from tests.integration.harness import Answer, Image, Request
+from tests.kit.images import Image
+from tests.kit.server import Answer, Request
 
 SMALL, LARGE, FULL = "512", "4096", "full"
 """The disks: sectors of 512 bytes, of 4096 bytes, and one that fails where an image goes on."""
@@ -54,14 +55,14 @@ class Fault:
 
 
 def _healthy(_: random.Random, file: File, pause: float) -> Answer:
-    return lambda request, _number: request.file(file.data, pause=pause)
+    return lambda request: request.file(file.data, pause=pause)
 
 
 def _cut(rng: random.Random, file: File, pause: float) -> Answer:
     """The connection breaks once or twice; Range goes on."""
     cuts = [rng.randrange(len(file.data)) for _ in range(rng.choice((1, 1, 2)))]
 
-    def answer(request: Request, _number: int) -> None:
+    def answer(request: Request) -> None:
         request.file(file.data, upto=cuts.pop() if cuts else None, pause=pause)
 
     return answer
@@ -71,7 +72,7 @@ def _no_range(rng: random.Random, file: File, pause: float) -> Answer:
     """The connection breaks, and the server cannot go on where it broke."""
     cuts = [rng.randrange(len(file.data))]
 
-    def answer(request: Request, _number: int) -> None:
+    def answer(request: Request) -> None:
         request.file(file.data, upto=cuts.pop() if cuts else None, ranges=False, pause=pause)
 
     return answer
@@ -81,7 +82,7 @@ def _busy(rng: random.Random, file: File, pause: float) -> Answer:
     """503, once or twice."""
     refusals = [503] * rng.choice((1, 1, 2))
 
-    def answer(request: Request, _number: int) -> None:
+    def answer(request: Request) -> None:
         if refusals:
             request.head(refusals.pop(), Content_Length=0)
         else:
@@ -94,11 +95,11 @@ def _stall(rng: random.Random, file: File, _: float) -> Answer:
     """Nothing comes for a while, shorter than what the daemon takes for a dead connection."""
     at, seconds = rng.randrange(len(file.data)), rng.uniform(0.2, 1.0)
 
-    def answer(request: Request, _number: int) -> None:
+    def answer(request: Request) -> None:
         request.head(200, Content_Length=len(file.data))
-        request.wfile.write(file.data[:at])
+        request.send(file.data[:at])
         if not request.server.stopping.wait(seconds):
-            request.wfile.write(file.data[at:])
+            request.send(file.data[at:])
 
     return answer
 
@@ -107,12 +108,12 @@ def _ragged(rng: random.Random, file: File, _: float) -> Answer:
     """Pieces of odd lengths."""
     lengths = [rng.randint(1, 300 * KiB) for _ in range(16)]
 
-    def answer(request: Request, _number: int) -> None:
+    def answer(request: Request) -> None:
         request.head(200, Content_Length=len(file.data))
         at = 0
         while at < len(file.data):
             length = lengths[at % 16]
-            request.wfile.write(file.data[at : at + length])
+            request.send(file.data[at : at + length])
             at += length
 
     return answer
@@ -125,7 +126,7 @@ def _changed(rng: random.Random, file: File, pause: float) -> Answer:
     other += file.data[2 * MiB + 512 :]
     served: list[int] = []
 
-    def answer(request: Request, _number: int) -> None:
+    def answer(request: Request) -> None:
         served.append(1)
         if len(served) == 1:
             request.file(file.data, upto=cut, pause=pause)
@@ -139,23 +140,23 @@ def _flipped(rng: random.Random, file: File, pause: float) -> Answer:
     """One byte is not what it was."""
     at = rng.randrange(WINDOW_BYTES, len(file.data))
     wrong = file.data[:at] + bytes([file.data[at] ^ rng.randint(1, 255)]) + file.data[at + 1 :]
-    return lambda request, _number: request.file(wrong, pause=pause)
+    return lambda request: request.file(wrong, pause=pause)
 
 
 def _short(rng: random.Random, file: File, pause: float) -> Answer:
     """The file was cut at its origin; the server knows of no more."""
     part = file.data[: rng.randrange(WINDOW_BYTES, len(file.data) - MiB)]
-    return lambda request, _number: request.file(part, pause=pause)
+    return lambda request: request.file(part, pause=pause)
 
 
 def _page(_: random.Random, _file: File, _pause: float) -> Answer:
     """A page for people, with status 200."""
     page = b"<!DOCTYPE html><html><body>Please log in.</body></html>" * 20
-    return lambda request, _number: request.file(page)
+    return lambda request: request.file(page)
 
 
 def _gone(_: random.Random, _file: File, _pause: float) -> Answer:
-    return lambda request, _number: request.head(404, Content_Length=0)
+    return lambda request: request.head(404, Content_Length=0)
 
 
 _DAMAGED = frozenset({"checksum.mismatch", "image.damaged", "image.truncated", "image.changed"})

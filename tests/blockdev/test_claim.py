@@ -10,8 +10,9 @@ import pytest
 
 from agent.units import KiB, MiB
 from tests.blockdev.conftest import DIRT, ENDS, LoopDisk
-from tests.integration import harness
-from tests.integration.conftest import Piece, run
+from tests.kit.commands import attempt, run
+from tests.kit.images import Piece
+from tests.kit.server import Request, serving
 
 LARGER = 80 * MiB
 # More than zeros, which need no room.
@@ -51,7 +52,7 @@ def write_at(path: Path, offset: int, data: bytes) -> None:
 def probe(path: Path, offset: int, size: int) -> str:
     """What libblkid finds in a range of a disk: nothing is the empty string."""
     argv = ("blkid", "-p", "-o", "export", "-O", offset, "-S", size, path)
-    return run(*argv, check=False)
+    return attempt(*argv).stdout
 
 
 def install_old_system(disk: LoopDisk, images) -> None:
@@ -224,26 +225,25 @@ def test_a_second_deployment_to_the_same_disk_is_refused(images, make_disk, tmp_
 
 
 @pytest.mark.parametrize("size", [LARGER, LARGER + 8 * MiB], ids=["same-size", "other-size"])
-def test_a_device_that_is_another_disk_by_now_is_left_alone(images, make_disk, tmp_path, size):
+def test_a_device_that_is_another_disk_by_now_is_left_alone(images, make_disk, start_write, tmp_path, size):
     disk = make_disk(LARGER)
     other = tmp_path / "other.img"
     other.write_bytes(bytes([DIRT]) * size)
     image = images.gpt()
 
-    def answer(request: harness.Request, number: int) -> None:
-        if number == 1:
+    def answer(request: Request) -> None:
+        if request.number == 0:
             run("losetup", "--detach", disk.device)
             run("losetup", disk.device, other)
-        request.file(image.path.read_bytes())
+        request.file(image.path)
 
     try:
-        with harness.serving(answer) as server:
-            command = harness.start_write(disk.device, server.url, None, tmp_path)
-            status, document, words = command.finish()
+        with serving(answer) as server:
+            outcome = start_write(disk.device, server.url, None).finish()
     finally:
         run("losetup", "--detach", disk.device)
-    assert (status, document["error"]["code"]) == (1, "disk.io"), words
-    assert f"{disk.device}: it is another disk now than when it was examined" in document["error"]["message"]
+    assert (outcome.status, outcome.error["code"]) == (1, "disk.io"), outcome.err
+    assert f"{disk.device}: it is another disk now than when it was examined" in outcome.error["message"]
     assert disk.file.read_bytes() == bytes([DIRT]) * LARGER
     assert other.read_bytes() == bytes([DIRT]) * size
 

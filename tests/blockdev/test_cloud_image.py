@@ -9,7 +9,8 @@ import pytest
 
 from agent.formats.tables.read import read_table
 from agent.units import GiB, MiB
-from tests.integration.conftest import DRIVE, USER_DATA, run
+from tests.kit.commands import run
+from tests.kit.deployments import DRIVE, USER_DATA
 
 SIZE = 6 * GiB
 

@@ -12,8 +12,13 @@ import pytest
 from agent.model.seal import Seal
 from agent.stages.commit import is_committed
 from agent.units import MiB
-from tests.integration import harness
-from tests.integration.harness import Driver, Image, Outcome
+from tests.kit import deployments
+from tests.kit.checks import assert_complete, assert_nothing_boots, what_is_on
+from tests.kit.commands import attempt, run
+from tests.kit.deployments import Driver, Outcome, driving
+from tests.kit.disks import DIRT, make_disk
+from tests.kit.images import NOISE, Image, install_system
+from tests.kit.server import serving
 
 STAGES = ("preflight", "claim", "write", "verify", "finish", "commit")
 BOUNDARIES = tuple(f"{stage} {edge}" for stage in STAGES for edge in ("begins", "ends"))
@@ -33,7 +38,7 @@ class Lab:
     url: str
 
     def deploy(self, **order: object) -> Outcome:
-        return self.driver.deploy(self.disk, harness.job(self.url, self.image.sha256), **order)
+        return self.driver.deploy(self.disk, deployments.job(self.url, self.image.sha256), **order)
 
     def put_the_old_system_back(self) -> None:
         with self.disk.open("r+b") as device:
@@ -42,7 +47,7 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory) -> Iterator[Driver]:
-    with harness.driving(tmp_path_factory.mktemp("driver")) as driver:
+    with driving(tmp_path_factory.mktemp("driver")) as driver:
         yield driver
 
 
@@ -52,27 +57,28 @@ def lab(request, tmp_path: Path, loop_device, driver: Driver) -> Iterator[Lab]:
 
     def system(name: str, size: int, fill: bytes) -> tuple[Path, bytes]:
         file = tmp_path / f"{name}.raw"
-        harness.dirty(file, size, fill)
+        make_disk(file, size, fill)
         device = loop_device(file, sector_size)
-        return device, harness.furnish(file, device, name)
+        install_system(device, name)
+        return device, file
 
-    disk, old = system("old-root", DISK_SIZE, harness.DIRT)
-    _, data = system("new-root", IMAGE_SIZE, harness.NOISE)
-    image = Image(data)
-    with harness.serving(lambda request, _: request.file(image.data)) as server:
+    disk, old = system("old-root", DISK_SIZE, DIRT)
+    _, file = system("new-root", IMAGE_SIZE, NOISE)
+    image = Image(file, sector_size)
+    with serving(lambda request: request.file(image.data)) as server:
         yield Lab(driver, disk, sector_size, old, image, server.url)
 
 
 def check(lab: Lab, tmp_path: Path, allowed: set[str], why: object) -> None:
-    found = harness.what_is_on(lab.disk, lab.old)
+    found = what_is_on(lab.disk, lab.old)
     assert found in allowed, why
     if found == "system":
-        harness.assert_complete(lab.disk, lab.image, tmp_path)
+        assert_complete(lab.disk, lab.image, tmp_path)
     elif found == "blank":
-        harness.assert_nothing_boots(lab.disk)
+        assert_nothing_boots(lab.disk)
     elif found == "headless":
         # The kernel and the firmware look for a GPT only behind a protective MBR.
-        seen = harness.run("blkid", "--probe", "--output", "export", lab.disk, check=False)
+        seen = attempt("blkid", "--probe", "--output", "export", lab.disk)
         assert "PTTYPE" not in seen.stdout
 
 
@@ -107,14 +113,14 @@ def test_kill_after_every_write_and_flush_of_claim_finish_and_commit(lab: Lab, t
     check(lab, tmp_path, {"system"}, "second try")
 
 
-def test_signal_to_the_command(lab: Lab, tmp_path: Path):
-    with harness.serving(lambda request, _: request.file(lab.image.data, pause=0.1)) as server:
-        command = harness.start_write(lab.disk, server.url, lab.image.sha256, tmp_path)
+def test_signal_to_the_command(lab: Lab, tmp_path: Path, start_write):
+    with serving(lambda request: request.file(lab.image.data, pause=0.1)) as server:
+        command = start_write(lab.disk, server.url, lab.image.sha256)
         command.wait_for("write: begins")
         command.process.terminate()
-        status, document, words = command.finish()
-    assert (status, document["error"]["code"]) == (130, "job.cancelled"), words
-    check(lab, tmp_path, {"blank"}, words)
+        outcome = command.finish()
+    assert (outcome.status, outcome.error["code"]) == (130, "job.cancelled"), outcome.err
+    check(lab, tmp_path, {"blank"}, outcome.err)
     assert lab.deploy().status["status"] == "done"
     check(lab, tmp_path, {"system"}, "second try")
 
@@ -140,7 +146,7 @@ def test_a_committed_device_is_known_by_what_is_on_it_whoever_holds_it(lab: Lab)
     try:
         assert os.pread(fd, MiB, 0) == data[:MiB]
         assert is_committed(seal, lambda _: pytest.fail("a second look"))
-        backing = harness.run("losetup", "--noheadings", "--output", "BACK-FILE", lab.disk).stdout.strip()
+        backing = run("losetup", "--noheadings", "--output", "BACK-FILE", lab.disk).strip()
         with Path(backing).open("r+b") as file:
             file.write(b"other")
             os.fsync(file.fileno())

@@ -9,18 +9,9 @@ import pytest
 from agent.formats.tables.read import read_table
 from agent.units import MiB
 from tests.blockdev.conftest import DIRT, ENDS, Entry, LoopDisk
-from tests.integration.conftest import (
-    BIOS_PIECE,
-    DRIVE,
-    ESP_PIECE,
-    ROOT_PIECE,
-    SIZE_MIB,
-    SSH_KEYS,
-    USER_DATA,
-    Image,
-    Piece,
-    run,
-)
+from tests.kit.commands import attempt, run
+from tests.kit.deployments import DRIVE, SSH_KEYS, USER_DATA
+from tests.kit.images import BIOS_PIECE, ESP_PIECE, ROOT_PIECE, SIZE_MIB, Image, Piece
 
 SIZE = SIZE_MIB * MiB
 LARGER = 80 * MiB
@@ -283,7 +274,7 @@ def test_another_checksum_leaves_both_ends_zero(images, make_disk, deploy, secto
         f"Bad sha256 for downloaded file, got: {image.sha256} while expecting {'0' * 64}."
     )
     assert disk.cannot_boot()
-    assert run("blkid", "-p", "-o", "export", disk.file, check=False) == ""
+    assert attempt("blkid", "-p", "-o", "export", disk.file).stdout == ""
 
 
 def test_every_deployment_has_an_instance_of_its_own(images, make_disk, deploy, read_drive, tmp_path):

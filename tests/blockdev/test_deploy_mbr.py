@@ -6,7 +6,9 @@ import pytest
 
 from agent.units import MiB, TiB
 from tests.blockdev.conftest import DIRT, ENDS, Entry, LoopDisk
-from tests.integration.conftest import MBR_PIECES, SIZE_MIB, USER_DATA, Image, Piece, run
+from tests.kit.commands import run
+from tests.kit.deployments import USER_DATA
+from tests.kit.images import MBR_PIECES, SIZE_MIB, Image, Piece
 
 SIZE = SIZE_MIB * MiB
 LARGER = 80 * MiB

@@ -3,7 +3,7 @@
 import os
 
 from agent.units import MiB
-from tests.integration.harness import run
+from tests.kit.commands import run
 
 
 def test_a_full_filesystem_is_named_and_no_disk_is_suspected(byoi, image_maker, tmp_path):

@@ -14,7 +14,7 @@ from agent.stages.context import Context
 from agent.stages.preflight import probe_image
 from agent.transfer.open import open_source
 from agent.units import MiB
-from tests.integration.harness import run
+from tests.kit.commands import run
 
 BEFORE = 40 * MiB
 

@@ -30,10 +30,14 @@ import pytest
 from agent.units import MiB
 from tests.blockdev import soak
 from tests.blockdev.soak import FAULTS, FULL, LARGE, SMALL, File, Holdings, Instant, Job
-from tests.control_plane import CANCEL, DELETED, ControlPlane, Record, control_plane
-from tests.integration import harness
-from tests.integration.daemon.agent_process import NAME, AgentProcess, Answer, agent_process
-from tests.integration.harness import Server, assert_complete, assert_nothing_boots, run, serving
+from tests.kit import deployments
+from tests.kit.agent_process import NAME, AgentProcess, Answer, agent_process
+from tests.kit.checks import assert_complete, assert_nothing_boots, what_is_on
+from tests.kit.commands import attempt, run
+from tests.kit.control_plane import CANCEL, DELETED, ControlPlane, Record, control_plane
+from tests.kit.disks import DIRT, make_disk
+from tests.kit.images import NOISE, Image, install_system
+from tests.kit.server import Server, serving
 
 JOBS = int(os.environ.get("BYOI_SOAK", "200"))
 SEED = int(os.environ.get("BYOI_SOAK_SEED") or random.SystemRandom().randrange(10**6))
@@ -69,9 +73,9 @@ def disks(tmp_path: Path, small_filesystem: Path, loop_device) -> dict[str, Path
     found = {}
     for name, sector_size in ((SMALL, 512), (LARGE, 4096)):
         file = tmp_path / f"disk-{name}.raw"
-        harness.dirty(file, DISK_SIZE, harness.DIRT)
+        make_disk(file, DISK_SIZE, DIRT)
         found[name] = loop_device(file, sector_size)
-        harness.furnish(file, found[name], "old-root")
+        install_system(found[name], "old-root")
     full = small_filesystem / "disk.raw"
     with full.open("wb") as file:
         file.truncate(DISK_SIZE)
@@ -85,9 +89,9 @@ def files(tmp_path: Path, loop_device) -> dict[tuple[str, int], File]:
     found = {}
     for sector_size in (512, 4096):
         raw = tmp_path / f"image-{sector_size}.raw"
-        harness.dirty(raw, IMAGE_SIZE, harness.NOISE)
-        disk = harness.Image(harness.furnish(raw, loop_device(raw, sector_size), "new-root"))
-        raw.write_bytes(disk.data)
+        make_disk(raw, IMAGE_SIZE, NOISE)
+        install_system(loop_device(raw, sector_size), "new-root")
+        disk = Image(raw, sector_size)
         qcow2 = raw.with_suffix(".qcow2")
         run("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", raw, qcow2)
         served = {"raw": disk.data, "qcow2": qcow2.read_bytes(), "raw.gz": gzip.compress(disk.data, 1)}
@@ -139,7 +143,7 @@ class Watcher(threading.Thread):
 @pytest.fixture
 def lab(tmp_path: Path, disks, files) -> Iterator["Soak"]:
     with ExitStack() as stack:
-        web = stack.enter_context(serving(lambda request, _number: request.head(404, Content_Length=0)))
+        web = stack.enter_context(serving(lambda request: request.head(404, Content_Length=0)))
         plane = stack.enter_context(control_plane())
         (tmp_path / "tmp").mkdir()
         agent = stack.enter_context(
@@ -214,7 +218,7 @@ class Soak:
     def _document(self, job: Job, file: File) -> dict[str, Any]:
         group = 1 + (SMALL, LARGE, FULL).index(job.disk)
         sha256 = file.sha256 if job.with_checksum else None
-        document = harness.job(self.web.url, sha256, type=file.kind, diskGroupId=group)
+        document = deployments.job(self.web.url, sha256, type=file.kind, diskGroupId=group)
         return document | {"configdrive": {"enable": True, "hostname": job.name}}
 
     def _wait_for(self, instant: Instant) -> None:
@@ -319,13 +323,13 @@ class Soak:
         if after == before and may_be_untouched:
             return
         assert not must_be_untouched, "it was written to, though nothing was claimed"
-        found = harness.what_is_on(disk, before)
+        found = what_is_on(disk, before)
         if outcome == "erased" and found == "system":
             self._assert_deployed(disk, file, job)  # the deletion came after the commit
         elif job.dies and found == "headless":
             # It died in the commit, and its next life ended before it had taken the disk again. The kernel and the
             # firmware look for a GPT only behind a protective MBR.
-            seen = run("blkid", "--probe", "--output", "export", disk, check=False)
+            seen = attempt("blkid", "--probe", "--output", "export", disk)
             assert "PTTYPE" not in seen.stdout
         else:
             assert_nothing_boots(disk)
@@ -355,7 +359,7 @@ class Soak:
                 assert (now["id"], now["status"]) == (document["id"], document["status"])
                 assert len(self.web.requests) == requests, "a job that was over is run again"
             case "refused" if done and not job.by_plane:  # whose reboot waits for nobody here
-                assert self.agent.post(harness.job(self.web.url, None)).status == 409
+                assert self.agent.post(deployments.job(self.web.url, None)).status == 409
             case "reboot" if done and "cancel" not in job.kinds:
                 # A cancellation that comes after the end calls the reboot off.
                 assert self.agent.get().json["status"] == "done"
@@ -458,7 +462,7 @@ def _assert_clean(lab: Soak, tmp_path: Path) -> None:
     assert lab.watcher.looks > JOBS
     for word in ("Traceback", "job_crashed", "deploy_crashed", "request_failed", "agent.internal"):
         assert word not in lab.agent.log
-    loops = json.loads(run("losetup", "--json", "--list", "--output", "NAME,BACK-FILE").stdout or "{}")
+    loops = json.loads(run("losetup", "--json", "--list", "--output", "NAME,BACK-FILE") or "{}")
     ours = [loop for loop in loops.get("loopdevices", ()) if str(tmp_path) in (loop["back-file"] or "")]
     assert len(ours) == len(lab.disks) + 2, "loop devices: the disks and the two images"
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(tmp_path) in line]

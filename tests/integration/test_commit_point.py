@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from agent.model.disk_state import DiskState
-from tests.integration import harness
-from tests.integration.harness import Driver, Image, Outcome
+from tests.kit import deployments
+from tests.kit.checks import assert_complete, assert_nothing_boots, what_is_on
+from tests.kit.deployments import Driver, Outcome, driving
+from tests.kit.images import Image, make_image, make_old_disk
+from tests.kit.server import Request, serving
 
 STAGES = ("preflight", "claim", "write", "verify", "finish", "commit")
 BOUNDARIES = tuple(f"{stage} {edge}" for stage in STAGES for edge in ("begins", "ends"))
@@ -34,17 +37,17 @@ class Lab:
 
     @property
     def job(self) -> dict[str, object]:
-        return harness.job(self.url, self.image.sha256)
+        return deployments.job(self.url, self.image.sha256)
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory) -> Iterator[Lab]:
     directory = tmp_path_factory.mktemp("lab")
-    image = harness.make_image(directory)
-    old = harness.make_old_disk(directory)
+    image = make_image(directory)
+    old = make_old_disk(directory)
     with (
-        harness.driving(directory) as driver,
-        harness.serving(lambda request, _: request.file(image.data)) as server,
+        driving(directory) as driver,
+        serving(lambda request: request.file(image.data)) as server,
     ):
         yield Lab(driver, server.url, image, old)
 
@@ -69,17 +72,17 @@ def disk(lab: Lab, tmp_path: Path) -> Path:
 
 def check(lab: Lab, disk: Path, allowed: set[str], why: object) -> str:
     """The disk is in one of these states, and where it has a first sector it has all the rest."""
-    found = harness.what_is_on(disk, lab.old)
+    found = what_is_on(disk, lab.old)
     assert found in allowed, why
     if found == "system":
-        harness.assert_complete(disk, lab.image, disk.parent)
+        assert_complete(disk, lab.image, disk.parent)
     return found
 
 
 def assert_second_try_works(lab: Lab, disk: Path) -> None:
     outcome = lab.driver.deploy(disk, lab.job)
     assert outcome.status["status"] == "done", outcome.status["error"]
-    harness.assert_complete(disk, lab.image, disk.parent)
+    assert_complete(disk, lab.image, disk.parent)
 
 
 def after_event(event: str | None) -> set[str]:
@@ -128,7 +131,7 @@ def test_kill_at_a_stage_boundary(lab: Lab, disk: Path, boundary: str):
     assert (outcome.signal, outcome.events[-1]) == (signal.SIGKILL, boundary)
     exactly = {"claim begins": {"old"}, "commit begins": {"blank"}}
     if check(lab, disk, exactly.get(boundary) or after_event(boundary), boundary) == "blank":
-        harness.assert_nothing_boots(disk)
+        assert_nothing_boots(disk)
     assert_second_try_works(lab, disk)
 
 
@@ -162,8 +165,8 @@ def test_kill_at_a_random_instant(lab: Lab, disk: Path, pause: float, kills: int
     # A run is repeated by the seed that pytest-randomly shows.
     instants = random.Random(random.getrandbits(32))
     stages = set()
-    with harness.serving(lambda request, _: request.file(lab.image.data, pause=pause)) as server:
-        job = harness.job(server.url, lab.image.sha256)
+    with serving(lambda request: request.file(lab.image.data, pause=pause)) as server:
+        job = deployments.job(server.url, lab.image.sha256)
         whole = lab.driver.deploy(disk, job).seconds
         for _ in range(kills):
             delay = instants.uniform(0, whole * 1.1)
@@ -176,13 +179,13 @@ def test_kill_at_a_random_instant(lab: Lab, disk: Path, pause: float, kills: int
     assert_second_try_works(lab, disk)
 
 
-def test_kill_of_the_command(lab: Lab, disk: Path):
-    with harness.serving(lambda request, _: request.file(lab.image.data, pause=PAUSE)) as server:
+def test_kill_of_the_command(lab: Lab, disk: Path, start_write):
+    with serving(lambda request: request.file(lab.image.data, pause=PAUSE)) as server:
         for _ in range(3):
-            command = harness.start_write(disk, server.url, lab.image.sha256, disk.parent)
+            command = start_write(disk, server.url, lab.image.sha256)
             command.wait_for("write: begins")
             command.process.kill()
-            assert command.finish()[0] == -signal.SIGKILL
+            assert command.finish().status == -signal.SIGKILL
             check(lab, disk, {"blank"}, "write")
     assert_second_try_works(lab, disk)
 
@@ -191,73 +194,73 @@ def test_kill_of_the_command(lab: Lab, disk: Path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_to_the_command_at_a_random_instant(lab: Lab, disk: Path, number: signal.Signals):
+def test_signal_to_the_command_at_a_random_instant(lab: Lab, disk: Path, start_write, number: signal.Signals):
     instants = random.Random(random.getrandbits(32))
     asked = threading.Event()
 
-    def answer(request: harness.Request, _: int) -> None:
+    def answer(request: Request) -> None:
         asked.set()
         request.file(lab.image.data, pause=PAUSE)
 
     cancelled = 0
-    with harness.serving(answer) as server:
+    with serving(answer) as server:
         for _ in range(12 if number == signal.SIGTERM else 3):
             delay = instants.uniform(0, 24 * PAUSE + 0.3)
             asked.clear()
             disk.write_bytes(lab.old)
-            command = harness.start_write(disk, server.url, lab.image.sha256, disk.parent)
+            command = start_write(disk, server.url, lab.image.sha256)
             assert asked.wait(30)
             threading.Event().wait(delay)
             command.process.send_signal(number)
-            status, document, words = command.finish()
-            why = f"{number.name} {delay} s after the first request: {words}"
-            if document.get("status") == "done":
+            outcome = command.finish()
+            why = f"{number.name} {delay} s after the first request: {outcome.err}"
+            if outcome.document.get("status") == "done":
                 # It came too late. The process may have been past the point where it minds signals.
-                assert status in (0, -number), why
+                assert outcome.status in (0, -number), why
                 check(lab, disk, {"system"}, why)
                 continue
             cancelled += 1
-            assert (status, document["error"]["code"]) == (130, "job.cancelled"), why
-            assert "The deployment was cancelled." in words
-            assert "Traceback" not in words
-            untouched = document["stage"] == "preflight"
+            assert (outcome.status, outcome.error["code"]) == (130, "job.cancelled"), why
+            assert "The deployment was cancelled." in outcome.err
+            assert "Traceback" not in outcome.err
+            untouched = outcome.document["stage"] == "preflight"
             check(lab, disk, {"old"} if untouched else {"blank"}, why)
-            assert document["error"]["diskState"] == ("untouched" if untouched else "empty"), why
-            assert ("Nothing was written" in words) == untouched, why
-            assert ("The disk is empty and cannot boot" in words) != untouched, why
+            assert outcome.error["diskState"] == ("untouched" if untouched else "empty"), why
+            assert ("Nothing was written" in outcome.err) == untouched, why
+            assert ("The disk is empty and cannot boot" in outcome.err) != untouched, why
     assert cancelled
     assert_second_try_works(lab, disk)
 
 
-def test_signal_before_the_first_write_leaves_the_old_system(lab: Lab, disk: Path):
+def test_signal_before_the_first_write_leaves_the_old_system(lab: Lab, disk: Path, start_write):
     asked = threading.Event()
 
-    def answer(request: harness.Request, _: int) -> None:
+    def answer(request: Request) -> None:
         asked.set()
         request.server.stopping.wait(30)
 
-    with harness.serving(answer) as server:
-        command = harness.start_write(disk, server.url, lab.image.sha256, disk.parent)
+    with serving(answer) as server:
+        command = start_write(disk, server.url, lab.image.sha256)
         assert asked.wait(30)
         command.process.terminate()
-        status, document, words = command.finish()
-    assert (status, document["error"]["code"]) == (130, "job.cancelled")
-    check(lab, disk, {"old"}, words)
-    assert "hint: Nothing was written: the disk holds what it held before." in words
+        outcome = command.finish()
+    assert (outcome.status, outcome.error["code"]) == (130, "job.cancelled")
+    check(lab, disk, {"old"}, outcome.err)
+    assert "hint: Nothing was written: the disk holds what it held before." in outcome.err
 
 
-def test_second_signal_does_not_hurry_past_the_wipe(lab: Lab, disk: Path):
-    with harness.serving(lambda request, _: request.file(lab.image.data, pause=PAUSE)) as server:
-        command = harness.start_write(disk, server.url, lab.image.sha256, disk.parent)
+def test_second_signal_does_not_hurry_past_the_wipe(lab: Lab, disk: Path, start_write):
+    with serving(lambda request: request.file(lab.image.data, pause=PAUSE)) as server:
+        command = start_write(disk, server.url, lab.image.sha256)
         command.wait_for("write: begins")
         for _ in range(20):
             command.process.terminate()
             threading.Event().wait(0.002)
-        status, document, words = command.finish()
+        outcome = command.finish()
     # Once the event loop has ended a signal does what it does to any process.
-    assert status in (130, -signal.SIGTERM), words
-    assert not document or document["error"]["code"] == "job.cancelled"
-    check(lab, disk, {"blank"}, words)
+    assert outcome.status in (130, -signal.SIGTERM), outcome.err
+    assert not outcome.document or outcome.error["code"] == "job.cancelled"
+    check(lab, disk, {"blank"}, outcome.err)
 
 
 # -- cancellation --------------------------------------------------------------------------------------------
@@ -270,7 +273,7 @@ def test_cancel_at_a_stage_boundary(lab: Lab, disk: Path, boundary: str):
     assert outcome.signal == 0
     assert (outcome.status["status"] == "done") == (boundary == "commit ends")
     if check(lab, disk, after_cancel(outcome), boundary) == "blank":
-        harness.assert_nothing_boots(disk)
+        assert_nothing_boots(disk)
 
 
 def test_cancel_after_writes_and_flushes(lab: Lab, disk: Path, reference: Outcome):

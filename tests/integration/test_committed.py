@@ -11,27 +11,30 @@ from agent.model.disk_state import DiskState
 from agent.model.job import parse_job
 from agent.model.seal import Seal
 from agent.stages.commit import is_committed
-from tests.integration import harness
+from tests.kit import deployments
+from tests.kit.disks import DIRT, DISK_SIZE, make_disk
+from tests.kit.images import make_image
+from tests.kit.server import serving
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
-    return harness.make_image(tmp_path_factory.mktemp("image"))
+    return make_image(tmp_path_factory.mktemp("image"))
 
 
 @pytest.fixture
 async def committed(tmp_path, image):
     """A disk that has been committed, and the seal that was kept before."""
     disk, seals = tmp_path / "disk", []
-    await run_blocking(harness.dirty, disk, harness.DISK_SIZE, harness.DIRT)
+    await run_blocking(make_disk, disk, DISK_SIZE, DIRT)
 
     async def keep(fact: DiskState | Seal) -> None:
         if isinstance(fact, Seal):
             assert not await run_blocking(is_committed, fact, never)  # not yet
             seals.append(Seal.parse(fact.document()))
 
-    with harness.serving(lambda request, _: request.file(image.data)) as server:
-        job = parse_job(harness.job(server.url, image.sha256))
+    with serving(lambda request: request.file(image.data)) as server:
+        job = parse_job(deployments.job(server.url, image.sha256))
         status = await Deployment(job, Options(disk=str(disk)), keep=keep).run()
     assert status.status == "done", status.error
     return disk, seals[0]

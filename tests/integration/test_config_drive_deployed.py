@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from agent.units import MiB
-from tests.integration.conftest import SSH_KEYS, Image, run
+from tests.kit.commands import run
+from tests.kit.deployments import SSH_KEYS
+from tests.kit.images import Image
 
 PYTHON = "/usr/bin/python3"
 READER = """

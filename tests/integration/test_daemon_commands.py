@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from agent.units import MiB
-from tests.integration.daemon.agent_process import NAME as SERVER
-from tests.integration.daemon.agent_process import AgentProcess, agent_process, make_disk
+from tests.kit.agent_process import NAME as SERVER
+from tests.kit.agent_process import AgentProcess, agent_process
+from tests.kit.disks import make_disk
 
 ROOT = Path(__file__).parents[2]
 STAGES = ["preflight", "claim", "write", "verify", "finish", "commit"]
@@ -74,27 +75,6 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
-
-
-class Shown:
-    """What a command that runs on has printed to stderr so far."""
-
-    def __init__(self, running) -> None:
-        self.text = ""
-        self._stream = running.process.stderr
-        self._thread = threading.Thread(target=self._read)
-        self._thread.start()
-
-    def _read(self) -> None:
-        for line in self._stream:
-            self.text += line.decode()
-
-    def wait_for(self, text: str) -> None:
-        until(lambda: text in self.text, f"{text!r} is not in {self.text!r}")
-
-    def close(self, running) -> None:
-        self._thread.join(60)
-        running.process.communicate()
 
 
 # -- deploying -------------------------------------------------------------------------------------------------
@@ -254,21 +234,18 @@ def test_a_console_follows_one_deployment_after_another(agent, call, begin, make
     bad = make_job(gpt_image, configdrive=None, checkSum="0" * 64)
     agent.end()
     console = begin("status", "--watch", "--forever")
-    shown = Shown(console)
-    shown.wait_for("byoi-agent is not running")
+    console.wait_for("byoi-agent is not running")
     agent.start()
-    shown.wait_for(f"waiting for a deployment ({SERVER})")
+    console.wait_for(f"waiting for a deployment ({SERVER})")
     assert call("deploy", bad).status == 0
-    shown.wait_for("hint: Check that checkSum")
+    console.wait_for("hint: Check that checkSum")
     assert call("deploy", good).status == 0
-    shown.wait_for("rebooting is disabled here")
+    console.wait_for("rebooting is disabled here")
     agent.end()
-    shown.wait_for("byoi-agent")
+    console.wait_for("byoi-agent")
     agent.start()
     console.process.terminate()
-    assert console.process.wait(60) == 0
-    shown.close(console)
-    assert "Traceback" not in shown.text
+    assert console.finish().status == 0
 
 
 # -- the inventory ---------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ import pytest
 import zstandard
 
 from agent.units import KiB, MiB
-from tests.integration.conftest import Image, Piece, run
-from tests.integration.ova import convert, make_ova
+from tests.kit.commands import run
+from tests.kit.images import Image, Piece
+from tests.kit.ova import convert, make_ova
 
 SIZE = 80 * MiB
 BLOCK = 256 * KiB

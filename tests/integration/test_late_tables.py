@@ -5,15 +5,13 @@ import json
 import lzma
 import os
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from agent.units import GiB, MiB
-from tests.bench.server import serve
-from tests.integration.conftest import run
+from tests.kit.commands import run
+from tests.kit.server import serving
 
 ROOT = Path(__file__).parents[2]
 DATA, GUEST = 3 * GiB, 4 * GiB
@@ -77,8 +75,8 @@ def deploy(byoi, url, disk):
 def test_the_tables_are_fetched_where_the_server_gives_ranges(byoi, image, tmp_path):
     disk = tmp_path / "disk.img"
     fill(disk, GUEST + 64 * MiB)
-    with serve(image.parent) as (url, _):
-        outcome = deploy(byoi, f"{url}/{image.name}", disk)
+    with serving(lambda request: request.file(image)) as server:
+        outcome = deploy(byoi, server.url, disk)
     assert outcome.status == 0, outcome.err
     check(disk)
     disk.unlink()
@@ -87,10 +85,8 @@ def test_the_tables_are_fetched_where_the_server_gives_ranges(byoi, image, tmp_p
 @pytest.fixture
 def no_ranges(image):
     """The URL at a server that answers every request with the whole file."""
-    server = ROOT / "tests/bench/sendfile_server.py"
-    with subprocess.Popen([sys.executable, server, image.parent], stdout=subprocess.PIPE, text=True) as child:
-        yield f"http://127.0.0.1:{int(child.stdout.readline())}/{image.name}"
-        child.terminate()
+    with serving(lambda request: request.file(image, ranges=False)) as server:
+        yield server.url
 
 
 def test_the_data_waits_at_the_end_of_the_disk_without_ranges(byoi, no_ranges, tmp_path):

@@ -12,24 +12,26 @@ from pathlib import Path
 import pytest
 
 from agent.units import MiB
-from tests.integration import harness
-from tests.integration.crashes import Medium, Write, crashes, state
-from tests.integration.harness import Outcome
+from tests.kit.checks import assert_complete
+from tests.kit.crashes import Medium, Write, crashes, state
+from tests.kit.deployments import Driver, Outcome, driving, job
+from tests.kit.images import Image, make_image, make_old_disk
+from tests.kit.server import serving
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory) -> harness.Image:
-    return harness.make_image(tmp_path_factory.mktemp("image"), 12 * MiB)
+def image(tmp_path_factory) -> Image:
+    return make_image(tmp_path_factory.mktemp("image"), 12 * MiB)
 
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory) -> bytes:
-    return harness.make_old_disk(tmp_path_factory.mktemp("old"), 16 * MiB)
+    return make_old_disk(tmp_path_factory.mktemp("old"), 16 * MiB)
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory) -> Iterator[harness.Driver]:
-    with harness.driving(tmp_path_factory.mktemp("driver")) as driver:
+def driver(tmp_path_factory) -> Iterator[Driver]:
+    with driving(tmp_path_factory.mktemp("driver")) as driver:
         yield driver
 
 
@@ -41,8 +43,8 @@ def disk(tmp_path: Path, old: bytes) -> Path:
 
 
 @pytest.fixture
-def url(image: harness.Image) -> Iterator[str]:
-    with harness.serving(lambda request, _: request.file(image.data)) as server:
+def url(image: Image) -> Iterator[str]:
+    with serving(lambda request: request.file(image.data)) as server:
         yield server.url
 
 
@@ -72,13 +74,13 @@ def survey(outcome: Outcome, old: bytes, new: bytes | None) -> list[set[str]]:
 
 
 def test_power_cut_at_any_instant_of_a_deployment(driver, url, image, old, disk: Path):
-    outcome = driver.deploy(disk, harness.job(url, image.sha256), record=True)
+    outcome = driver.deploy(disk, job(url, image.sha256), record=True)
     assert outcome.status["status"] == "done"
     new = disk.read_bytes()
     whole = Medium(old)
     assert whole.replay(steps(outcome)) == [], "what is done is durable"
     assert whole.content == new, "the record is the whole truth"
-    harness.assert_complete(disk, image, disk.parent)
+    assert_complete(disk, image, disk.parent)
 
     seen = survey(outcome, old, new)
     assert not any("BROKEN" in states for states in seen), seen
@@ -95,7 +97,7 @@ def test_power_cut_at_any_instant_of_a_deployment(driver, url, image, old, disk:
 
 
 def test_power_cut_at_any_instant_of_a_deployment_that_fails(driver, url, old, disk: Path):
-    outcome = driver.deploy(disk, harness.job(url, "0" * 64), record=True)
+    outcome = driver.deploy(disk, job(url, "0" * 64), record=True)
     assert outcome.error_code == "checksum.mismatch"
     seen = survey(outcome, old, None)
     assert set().union(*seen) == {"old", "headless", "blank"}, seen
@@ -104,10 +106,10 @@ def test_power_cut_at_any_instant_of_a_deployment_that_fails(driver, url, old, d
 
 @pytest.mark.parametrize("from_end", [1, 2, 3])
 def test_power_cut_while_a_failed_commit_is_undone(driver, url, image, old, disk: Path, from_end: int):
-    whole = driver.deploy(disk, harness.job(url, image.sha256), record=True)
+    whole = driver.deploy(disk, job(url, image.sha256), record=True)
     disk.write_bytes(old)
     stop = {"by": "eio", "at": "call", "number": len(whole.calls) - from_end}
-    outcome = driver.deploy(disk, harness.job(url, image.sha256), record=True, stop=stop)
+    outcome = driver.deploy(disk, job(url, image.sha256), record=True, stop=stop)
     assert outcome.error_code == "disk.io"
     medium = Medium(old)
     # All that came before the failure: with it the first sector may have reached the disk, whatever the disk says.
@@ -121,7 +123,7 @@ def test_power_cut_while_a_failed_commit_is_undone(driver, url, image, old, disk
 
 def test_power_cut_while_a_cancelled_write_is_undone(driver, url, image, old, disk: Path):
     stop = {"by": "cancel", "at": "event", "number": 4}
-    outcome = driver.deploy(disk, harness.job(url, image.sha256), record=True, stop=stop)
+    outcome = driver.deploy(disk, job(url, image.sha256), record=True, stop=stop)
     assert outcome.error_code == "job.cancelled"
     assert outcome.events[4] == "write begins"
     seen = survey(outcome, old, None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import ROOT
+from tests.kit.commands import ROOT
 
 BYOI = (sys.executable, "-m", "agent.cli")
 GOOD = 'PYTHONPATH="$ROOT" exec "$PYTHON" -m agent.cli "$@"'

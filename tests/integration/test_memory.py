@@ -14,9 +14,9 @@ import pytest
 import zstandard
 
 from agent.units import GiB, KiB, MiB
+from tests.kit.commands import ROOT
+from tests.kit.server import serving
 
-ROOT = Path(__file__).parents[2]
-SERVER = ROOT / "tests/bench/sendfile_server.py"
 LIMIT = 128 * MiB
 # ru_maxrss would not do: it begins with the peak of the process that forked, which is pytest.
 MEASURED = """
@@ -31,11 +31,9 @@ sys.exit(status)
 
 @pytest.fixture
 def served(tmp_path) -> Iterator[str]:
-    """A server of tmp_path, in a process of its own."""
-    child = subprocess.Popen([sys.executable, SERVER, tmp_path], stdout=subprocess.PIPE, text=True)
-    with child:
-        yield f"http://127.0.0.1:{int(child.stdout.readline())}"
-        child.terminate()
+    """A server of what is in tmp_path, without ranges."""
+    with serving(lambda request: request.file(tmp_path / request.target[1:], ranges=False)) as server:
+        yield server.origin
 
 
 def make_sparse_image(path: Path, size: int) -> None:

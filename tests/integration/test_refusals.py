@@ -10,16 +10,9 @@ from pathlib import Path
 import pytest
 
 from agent.units import KiB, MiB
-from tests.integration.conftest import (
-    BIOS_PIECE,
-    DRIVE,
-    ESP_PIECE,
-    ROOT_PIECE,
-    SIZE_MIB,
-    Outcome,
-    Piece,
-    run,
-)
+from tests.kit.commands import run
+from tests.kit.deployments import DRIVE, Outcome
+from tests.kit.images import BIOS_PIECE, ESP_PIECE, ROOT_PIECE, SIZE_MIB, Piece
 
 SIZE = 64 * MiB
 IMAGE_SIZE = SIZE_MIB * MiB

@@ -6,44 +6,48 @@ from pathlib import Path
 import pytest
 
 from agent.units import MiB
-from tests.integration import harness
+from tests.kit.disks import DIRT, DISK_SIZE, make_disk
+from tests.kit.images import Image, make_image
+from tests.kit.server import Request, serving
 
 OTHER = b"\x5a"
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory) -> harness.Image:
-    return harness.make_image(tmp_path_factory.mktemp("image"))
+def image(tmp_path_factory) -> Image:
+    return make_image(tmp_path_factory.mktemp("image"))
 
 
 @pytest.mark.parametrize("grown", [0, 8 * MiB], ids=["same-size", "other-size"])
-def test_a_file_that_is_replaced_after_it_was_examined_is_left_alone(tmp_path: Path, image, grown: int):
+def test_a_file_that_is_replaced_after_it_was_examined_is_left_alone(
+    tmp_path: Path, image, start_write, grown: int
+):
     disk, other = tmp_path / "disk", tmp_path / "other"
-    harness.dirty(disk, harness.DISK_SIZE, harness.DIRT)
-    harness.dirty(other, harness.DISK_SIZE + grown, OTHER)
+    make_disk(disk, DISK_SIZE, DIRT)
+    make_disk(other, DISK_SIZE + grown, OTHER)
 
-    def answer(request: harness.Request, number: int) -> None:
-        if number == 1:
+    def answer(request: Request) -> None:
+        if request.number == 0:
             other.replace(disk)
         request.file(image.data)
 
-    with harness.serving(answer) as server:
-        status, document, words = harness.start_write(disk, server.url, image.sha256, tmp_path).finish()
-    assert (status, document["error"]["code"]) == (1, "disk.io"), words
-    assert f"{disk}: it is another disk now than when it was examined" in document["error"]["message"]
-    assert document["stage"] == "claim"
-    assert disk.read_bytes() == OTHER * (harness.DISK_SIZE + grown)
+    with serving(answer) as server:
+        outcome = start_write(disk, server.url, image.sha256).finish()
+    assert (outcome.status, outcome.error["code"]) == (1, "disk.io"), outcome.err
+    assert f"{disk}: it is another disk now than when it was examined" in outcome.error["message"]
+    assert outcome.document["stage"] == "claim"
+    assert disk.read_bytes() == OTHER * (DISK_SIZE + grown)
 
 
-def test_a_file_that_grows_after_it_was_examined_is_left_alone(tmp_path: Path, image):
-    harness.dirty(disk := tmp_path / "disk", harness.DISK_SIZE, harness.DIRT)
+def test_a_file_that_grows_after_it_was_examined_is_left_alone(tmp_path: Path, image, start_write):
+    make_disk(disk := tmp_path / "disk", DISK_SIZE, DIRT)
 
-    def answer(request: harness.Request, _: int) -> None:
-        os.truncate(disk, harness.DISK_SIZE + MiB)
+    def answer(request: Request) -> None:
+        os.truncate(disk, DISK_SIZE + MiB)
         request.file(image.data)
 
-    with harness.serving(answer) as server:
-        status, document, words = harness.start_write(disk, server.url, image.sha256, tmp_path).finish()
-    assert (status, document["error"]["code"]) == (1, "disk.io"), words
-    assert "its size changed" in document["error"]["message"]
-    assert disk.read_bytes() == harness.DIRT * harness.DISK_SIZE + bytes(MiB)
+    with serving(answer) as server:
+        outcome = start_write(disk, server.url, image.sha256).finish()
+    assert (outcome.status, outcome.error["code"]) == (1, "disk.io"), outcome.err
+    assert "its size changed" in outcome.error["message"]
+    assert disk.read_bytes() == DIRT * DISK_SIZE + bytes(MiB)

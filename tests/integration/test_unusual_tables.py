@@ -8,7 +8,7 @@ import pytest
 
 from agent.formats.tables import gpt, mbr
 from agent.units import KiB, MiB
-from tests.integration.conftest import run
+from tests.kit.commands import run
 
 SIZE = 40 * MiB
 DISK = 64 * MiB

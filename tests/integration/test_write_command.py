@@ -8,7 +8,10 @@ import time
 import pytest
 
 from agent.units import MiB
-from tests.integration.conftest import DRIVE, SIZE_MIB, USER_DATA, Running, run
+from tests.kit.command import Running
+from tests.kit.commands import run
+from tests.kit.deployments import DRIVE, USER_DATA
+from tests.kit.images import SIZE_MIB
 
 SIZE = 64 * MiB
 SEED_MEMBERS = {"servername", "status", "message", "checksum"}
@@ -132,7 +135,7 @@ def test_options_make_the_same_job_as_a_document(gpt_image, byoi, web, target, t
     assert [header["key"] for header in job["httpHeader"]] == ["X-First", "X-Second", "Authorization"]
     given = {"enable", "hostname", "sshKey", "userData", "userMetadatas", "networkData", "vendorData"}
     assert set(job["configdrive"]) == given
-    sent = web.requests[0][1]
+    sent = dict(web.requests[0].headers)
     assert (sent["X-First"], sent["X-Second"], sent["Authorization"]) == ("one", "two: three", "Bearer x")
 
 
@@ -306,7 +309,7 @@ def test_no_secret_shows_when_all_is_well(gpt_image, web, byoi, target, options)
     assert outcome.status == 0
     assert_secret(outcome)
     # It was sent, all the same.
-    path, headers = web.requests[0]
+    path, headers = web.requests[0].target, dict(web.requests[0].headers)
     assert SECRETS["query"] in path
     assert headers["X-Token"] == SECRETS["header"]
     assert headers["Authorization"].startswith("Basic ")

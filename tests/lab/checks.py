@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from agent.units import MiB
-from tests.integration.conftest import SSH_KEYS, USER_DATA
+from tests.kit.deployments import SSH_KEYS, USER_DATA
 from tests.lab import probe
 from tests.lab.disks import Disk
 from tests.lab.machine import Spec, machine

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Web, web
+from tests.integration.conftest import web
+from tests.kit.pages import Web
 from tests.lab import daemon, deploy, images
 from tests.lab.matrix import Case, cases
 

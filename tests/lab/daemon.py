@@ -15,7 +15,7 @@ from typing import Any
 import ovh
 
 from agent.aio import run_blocking
-from tests.control_plane import ControlPlane, Record, control_plane
+from tests.kit.control_plane import ControlPlane, Record, control_plane
 from tests.lab import former, rescue
 from tests.lab.api import DEPLOYMENT, Status, has_begun, is_over, python_ovh
 from tests.lab.deploy import DEPLOY_SECONDS, Deployed

@@ -17,8 +17,8 @@ from pathlib import Path
 import zstandard
 
 from agent.units import GiB
-from tests.integration.conftest import run
-from tests.integration.ova import convert, make_ova
+from tests.kit.commands import run
+from tests.kit.ova import convert, make_ova
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "byoi-agent/lab"

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.integration.crashes import Write
+from tests.kit.crashes import Write
 
 MAGIC = 0x6A736677736872
 SUPER = struct.Struct("<QQQI")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.aio import run_blocking
-from tests.integration.conftest import run
+from tests.kit.commands import run
 from tests.lab.api import Api
 from tests.lab.disks import Disk
 from tests.lab.images import CACHE, ROOT

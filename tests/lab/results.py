@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.integration.conftest import run
+from tests.kit.commands import run
 from tests.lab.matrix import CASES, Case
 
 UNKNOWN = "not told"

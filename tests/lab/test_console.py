@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from agent.aio import run_blocking
-from tests.integration.conftest import Web
+from tests.kit.pages import Web
 from tests.lab import rescue
 from tests.lab.api import is_over
 from tests.lab.checks import DRIVE

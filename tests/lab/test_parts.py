@@ -9,7 +9,7 @@ import pytest
 
 from agent.aio import run_blocking
 from agent.units import KiB, MiB
-from tests.integration.conftest import run
+from tests.kit.commands import run
 from tests.lab import deploy, power, results
 from tests.lab.checks import DRIVE, assert_probe, boot_probe, target
 from tests.lab.disks import DIRT, make_dirty

@@ -12,8 +12,11 @@ import pytest
 
 from agent.aio import run_blocking
 from agent.units import MiB
-from tests.integration import harness
-from tests.integration.crashes import Medium, Write, crashes, state
+from tests.kit.checks import assert_complete
+from tests.kit.crashes import Medium, Write, crashes, state
+from tests.kit.deployments import job
+from tests.kit.images import Image, make_image, make_old_disk
+from tests.kit.server import serving
 from tests.lab import daemon, logwrites
 from tests.lab.disks import Disk
 
@@ -22,13 +25,13 @@ LOG_SIZE = 256 * MiB
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> harness.Image:
-    return harness.make_image(tmp_path, 12 * MiB)
+def image(tmp_path: Path) -> Image:
+    return make_image(tmp_path, 12 * MiB)
 
 
 @pytest.fixture
-def url(image: harness.Image) -> Iterator[str]:
-    with harness.serving(lambda request, _: request.file(image.data)) as server:
+def url(image: Image) -> Iterator[str]:
+    with serving(lambda request: request.file(image.data)) as server:
         yield server.url
 
 
@@ -45,14 +48,14 @@ def survey(old: bytes, record: list[Write | None], new: bytes) -> tuple[set[str]
 
 
 async def test_a_power_cut_at_any_instant_of_a_deployment_in_a_server(
-    image: harness.Image, url: str, tmp_path: Path, record
+    image: Image, url: str, tmp_path: Path, record
 ) -> None:
-    old = await run_blocking(harness.make_old_disk, tmp_path, DISK_SIZE)
+    old = await run_blocking(make_old_disk, tmp_path, DISK_SIZE)
     path = tmp_path / "disk.raw"
     path.write_bytes(old)
     log = logwrites.make_log(tmp_path / "log", LOG_SIZE)
     with record.timing("deploy"):
-        deployed = await daemon.onto(Disk(path=path, log=log), harness.job(url, image.sha256))
+        deployed = await daemon.onto(Disk(path=path, log=log), job(url, image.sha256))
     assert deployed.error_code == "", deployed.status
 
     new = path.read_bytes()
@@ -60,7 +63,7 @@ async def test_a_power_cut_at_any_instant_of_a_deployment_in_a_server(
     whole = Medium(old)
     assert whole.replay(steps) == [], "what is done is durable"
     assert whole.content == new, "the record is the whole truth"
-    await run_blocking(harness.assert_complete, path, image, tmp_path)
+    await run_blocking(assert_complete, path, image, tmp_path)
     everywhere, at_last = await run_blocking(survey, old, steps, new)
     assert everywhere == {"old", "headless", "blank", "new"}
     assert at_last == {"new"}

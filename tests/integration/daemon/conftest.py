@@ -5,8 +5,11 @@ from contextlib import ExitStack
 import pytest
 import trustme
 
-from tests.integration.daemon.agent_process import agent_process, make_disk
-from tests.integration.harness import make_image, run, serving
+from tests.kit.agent_process import agent_process
+from tests.kit.commands import run
+from tests.kit.disks import make_disk
+from tests.kit.images import make_image
+from tests.kit.server import serving
 
 TOKEN = "correct-horse-battery"
 APPLICATION_KEY, APPLICATION_SECRET, CONSUMER_KEY = (
@@ -42,7 +45,7 @@ def make_agent(tmp_path, disk):
 def web(image):
     """A server whose `answer` a test may replace: the whole image to begin with."""
 
-    def whole(request, _number):
+    def whole(request):
         request.file(image.data)
 
     with serving(whole) as server:
@@ -52,7 +55,7 @@ def web(image):
 @pytest.fixture
 def slow_web(image):
     """A server that sends the image slowly: a second or so for each MiB behind what is examined first."""
-    with serving(lambda request, _number: request.file(image.data, pause=0.25)) as server:
+    with serving(lambda request: request.file(image.data, pause=0.25)) as server:
         yield server
 
 

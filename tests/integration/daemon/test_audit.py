@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from tests.integration.daemon.agent_process import DEPLOYMENT
 from tests.integration.daemon.conftest import APPLICATION_KEY, APPLICATION_SECRET, CONSUMER_KEY, TOKEN
-from tests.integration.harness import job
+from tests.kit.agent_process import DEPLOYMENT
+from tests.kit.deployments import job
 
 
 def signed(method, url):

@@ -7,8 +7,8 @@ from typing import Any
 
 from agent.model.job_text import MAX_JOB_BYTES
 from agent.units import MiB
-from tests.integration.daemon.agent_process import DEPLOYMENT
-from tests.integration.harness import job
+from tests.kit.agent_process import DEPLOYMENT
+from tests.kit.deployments import job
 
 BEGINNING = b'{"URL":"https://images.example.net/a.raw","type":"raw","configdrive":{"networkData":{"a":['
 BOMB = BEGINNING + b"[]," * (23 * MiB // 3) + b"[]]}}}"

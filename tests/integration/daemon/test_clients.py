@@ -8,14 +8,15 @@ import time
 import ovh
 import pytest
 
-from tests.integration.daemon.agent_process import DEPLOYMENT, NAME
 from tests.integration.daemon.conftest import (
     APPLICATION_KEY,
     APPLICATION_SECRET,
     CONSUMER_KEY,
     TOKEN,
 )
-from tests.integration.harness import assert_complete, assert_nothing_boots, job
+from tests.kit.agent_process import DEPLOYMENT, NAME
+from tests.kit.checks import assert_complete, assert_nothing_boots
+from tests.kit.deployments import job
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_python_ovh_sees_a_conflict_deletes_in_the_middle_and_finds_nothing(
     with pytest.raises(ovh.ResourceNotFoundError, match="no deployment"):
         client.get(DEPLOYMENT)
     assert_nothing_boots(disk)
-    slow_web.answer = lambda request, _number: request.file(image.data)
+    slow_web.answer = lambda request: request.file(image.data)
     client.post(DEPLOYMENT, **job(slow_web.url, image.sha256))
     _deployed(client)
 

@@ -4,8 +4,9 @@ import http.client
 import json
 import time
 
-from tests.integration.daemon.agent_process import DEPLOYMENT
-from tests.integration.harness import job
+from tests.kit.agent_process import DEPLOYMENT
+from tests.kit.deployments import job
+from tests.kit.disks import make_disk
 
 LONG = 3600
 
@@ -27,8 +28,8 @@ def test_a_server_whose_outcome_nobody_asks_for_reboots_after_the_grace_time(mak
 
 
 def test_a_server_reboots_after_the_grace_time_where_the_transfer_had_to_begin_again(make_agent, web, image):
-    def answer(request, number):
-        request.file(image.data, ranges=False, upto=len(image.data) - 1 if number == 1 else None)
+    def answer(request):
+        request.file(image.data, ranges=False, upto=len(image.data) - 1 if request.number == 0 else None)
 
     web.answer = answer
     agent = make_agent(reboot=True, grace_seconds=2)
@@ -200,7 +201,6 @@ def test_the_disks_are_shown_with_their_groups(make_agent, disk):
 
 
 def test_a_job_goes_to_the_group_that_it_names(make_agent, web, image, disk, tmp_path):
-    from tests.integration.daemon.agent_process import make_disk
 
     second = make_disk(tmp_path / "second.img")
     before = disk.read_bytes()

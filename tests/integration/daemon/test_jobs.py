@@ -4,8 +4,9 @@ import json
 import threading
 
 from agent.model.disk_state import DiskState
-from tests.integration.daemon.agent_process import DEPLOYMENT, NAME
-from tests.integration.harness import assert_complete, assert_nothing_boots, job
+from tests.kit.agent_process import DEPLOYMENT, NAME
+from tests.kit.checks import assert_complete, assert_nothing_boots
+from tests.kit.deployments import job
 
 SECRETS = (
     "s3cret-header",
@@ -167,7 +168,7 @@ def test_nothing_that_the_daemon_emits_holds_a_secret(make_agent, slow_web, imag
     bad = secret_job(slow_web.url, image) | {"configdrive": {"enable": SECRETS[1], "sshKey": SECRETS[2]}}
     emitted += [agent.post(bad).body, agent.post(json.dumps(bad).encode()[:-9]).body]
     emitted += [agent.get(path).body for path in ("/v1/status", "/v1/disks", "/metrics", "/healthz")]
-    slow_web.answer = lambda request, _number: request.head(404)
+    slow_web.answer = lambda request: request.head(404)
     agent.delete()
     agent.post(secret_job(slow_web.url, image))
     agent.wait_for("error")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.units import KiB, MiB
-from tests.integration.harness import job
+from tests.kit.deployments import job
 
 
 def shared_memory(agent):
@@ -32,7 +32,7 @@ def cut_off(agent, web, image):
     """The download fails while both threads are at work."""
     sent = []
 
-    def answer(request, _number):
+    def answer(request):
         sent.append(1)
         if len(sent) == 1:
             request.file(image.data, upto=15 * MiB)
@@ -45,9 +45,9 @@ def cut_off(agent, web, image):
 
 
 def cancelled(agent, web, image):
-    def stall(request, _number):
+    def stall(request):
         request.head(200, Content_Length=len(image.data))
-        request.wfile.write(image.data[: 15 * MiB])
+        request.send(image.data[: 15 * MiB])
         request.server.stopping.wait(60)
 
     web.answer = stall

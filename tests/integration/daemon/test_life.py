@@ -11,8 +11,9 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from tests.integration.daemon.agent_process import ROOT
-from tests.integration.harness import assert_complete, assert_nothing_boots, job, run, what_is_on
+from tests.kit.checks import assert_complete, assert_nothing_boots, what_is_on
+from tests.kit.commands import ROOT, run
+from tests.kit.deployments import job
 
 
 def journal_of(agent):
@@ -27,7 +28,7 @@ def test_a_killed_agent_begins_its_job_again_by_itself(make_agent, slow_web, ima
     agent.kill()
     if stage == "write":
         assert_nothing_boots(disk)
-    slow_web.answer = lambda request, _number: request.file(image.data)
+    slow_web.answer = lambda request: request.file(image.data)
     agent.start()
     done = agent.wait_for("done", "error")
     assert (done["status"], done["attempt"]) == ("done", 2)
@@ -56,7 +57,7 @@ def test_a_stopped_agent_leaves_the_disk_unbootable_and_begins_again_when_it_is_
     agent.wait_for("write")
     assert agent.end(signal.SIGTERM) == 0
     assert_nothing_boots(disk)
-    slow_web.answer = lambda request, _number: request.file(image.data)
+    slow_web.answer = lambda request: request.file(image.data)
     agent.start()
     assert agent.wait_for("done")["attempt"] == 2
     assert_complete(disk, image, tmp_path)
@@ -269,9 +270,9 @@ def test_who_waits_for_a_change_is_answered_when_the_daemon_stops(make_agent):
 
 
 def test_a_stalled_download_is_cancelled_at_once(make_agent, web, image, disk):
-    def stall(request, _number):
+    def stall(request):
         request.head(200, Content_Length=len(image.data))
-        request.wfile.write(image.data[: 13 * 1024 * 1024])
+        request.send(image.data[: 13 * 1024 * 1024])
         request.server.stopping.wait(120)
 
     web.answer = stall
@@ -305,7 +306,7 @@ def test_a_disk_that_hangs_is_named_and_the_deletion_ends_when_it_answers(
     thaw()
     agent.wait(lambda: agent.get().status == 404, "the state is erased")
     assert_nothing_boots(disk)
-    slow_web.answer = lambda request, _number: request.file(image.data)
+    slow_web.answer = lambda request: request.file(image.data)
     assert agent.post(job(slow_web.url, image.sha256)).status == 200
     agent.wait_for("done")
     agent.end()

@@ -14,7 +14,7 @@ import pytest
 from agent.service.daemon import STALL_SECONDS
 from agent.transfer.http.limits import HttpLimits
 from agent.transfer.pool import BUFFER_SIZE
-from tests.integration.harness import job
+from tests.kit.deployments import job
 
 # The daemon as its command runs it, but for how long a deployment may stand still: longer than a slow server takes to
 # fill a buffer.

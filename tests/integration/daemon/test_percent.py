@@ -10,8 +10,9 @@ from contextlib import suppress
 import pytest
 
 from agent.units import MiB
-from tests.integration.daemon.agent_process import DEPLOYMENT
-from tests.integration.harness import job, make_image
+from tests.kit.agent_process import DEPLOYMENT
+from tests.kit.deployments import job
+from tests.kit.images import make_image
 
 
 class Watcher:
@@ -57,12 +58,12 @@ def disk(tmp_path):
 def creeping_web(web, image):
     """Sends what is examined first at once, and the rest a buffer at a time."""
 
-    def creep(request, _number):
+    def creep(request):
         request.head(200, Content_Length=len(image.data))
         with suppress(OSError):
-            request.wfile.write(image.data[: 16 * MiB])
+            request.send(image.data[: 16 * MiB])
             for offset in range(16 * MiB, len(image.data), 2 * MiB):
-                request.wfile.write(image.data[offset : offset + 2 * MiB])
+                request.send(image.data[offset : offset + 2 * MiB])
                 time.sleep(0.15)
 
     web.answer = creep

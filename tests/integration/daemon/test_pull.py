@@ -12,9 +12,10 @@ import trustme
 from agent.model.disk_state import DiskState
 from agent.service.control.poller import MAX_REFUSALS
 from agent.units import MiB
-from tests.control_plane import CANCEL, DELETED, MAX_GIVEN, control_plane
-from tests.integration.daemon.agent_process import NAME
-from tests.integration.harness import assert_complete, assert_nothing_boots, job
+from tests.kit.agent_process import NAME
+from tests.kit.checks import assert_complete, assert_nothing_boots
+from tests.kit.control_plane import CANCEL, DELETED, MAX_GIVEN, control_plane
+from tests.kit.deployments import job
 
 # The daemon as its command runs it, but with back-offs that a test can wait for.
 IMPATIENT = """
@@ -132,7 +133,7 @@ def test_the_answer_to_a_status_cancels_and_the_cancellation_is_told(
     assert agent.get().json["error"] == failed["error"]
 
 
-def hang(request, _number):
+def hang(request):
     request.server.stopping.wait(60)
 
 
@@ -178,7 +179,7 @@ def test_a_deployment_that_was_deleted_there_is_cancelled_and_erased_here(
     agent.wait(lambda: agent.get().status == 404, "the state is erased")
     assert_nothing_boots(disk)
     again = plane.give(NAME, job(web.url, image.sha256))
-    slow_web.answer = lambda request, _number: request.file(image.data)
+    slow_web.answer = lambda request: request.file(image.data)
     assert plane.wait_for(again, "done", "error")["status"] == "done"
 
 
@@ -196,7 +197,7 @@ def test_a_control_plane_that_is_down_slows_nothing_and_is_told_the_outcome_when
 ):
     agent = pulling_agent(reboot=True, grace_seconds=3600).start()
 
-    def down_from_here(request, _number):
+    def down_from_here(request):
         plane.failing = 503
         request.file(image.data)
 
@@ -214,7 +215,7 @@ def test_a_control_plane_that_is_down_slows_nothing_and_is_told_the_outcome_when
 def test_an_outcome_survives_the_agent_and_is_told_by_the_next_one(pulling_agent, plane, web, image):
     agent = pulling_agent().start()
 
-    def down_from_here(request, _number):
+    def down_from_here(request):
         plane.failing = 503
         request.file(image.data)
 
@@ -233,7 +234,7 @@ def test_a_server_does_not_reboot_untold_and_does_once_the_control_plane_is_back
     """Its journal would go with the rescue system: the control plane would never know, and give the job no more."""
     agent = pulling_agent(reboot=True, grace_seconds=0).start()
 
-    def down_from_here(request, _number):
+    def down_from_here(request):
         plane.failing = 503
         request.file(image.data)
 
@@ -257,7 +258,7 @@ def test_a_server_does_not_reboot_untold_and_does_once_the_control_plane_is_back
 def test_a_server_reboots_untold_after_a_bound_of_its_own(pulling_agent, plane, web, image):
     agent = pulling_agent(reboot=True, grace_seconds=3600, untold_seconds=2).start()
 
-    def down_from_here(request, _number):
+    def down_from_here(request):
         plane.failing = 500
         request.file(image.data)
 
@@ -274,7 +275,7 @@ def test_an_agent_that_comes_back_waits_for_the_control_plane_that_was_not_told(
     """Somebody has seen the outcome, the control plane has not."""
     agent = pulling_agent(reboot=True, grace_seconds=0).start()
 
-    def down_from_here(request, _number):
+    def down_from_here(request):
         plane.failing = 503
         request.file(image.data)
 
@@ -374,7 +375,7 @@ def test_a_job_that_the_server_lost_is_given_again_under_its_id_and_run(
     agent = pulling_agent().start()
     record = plane.give(NAME, job(slow_web.url, image.sha256))
     plane.wait_for(record, "write")
-    slow_web.answer = lambda request, _number: request.file(image.data)
+    slow_web.answer = lambda request: request.file(image.data)
     _lose(agent)
     assert plane.wait_for(record, "done", "error")["status"] == "done"
     assert record.given == 2
@@ -385,14 +386,14 @@ def test_a_job_whose_server_rebooted_untold_is_given_again(pulling_agent, plane,
     """The control plane comes back before the server has asked what to boot, and serves the rescue system."""
     agent = pulling_agent(reboot=True, untold_seconds=0).start()
 
-    def down_from_here(request, _number):
+    def down_from_here(request):
         plane.failing = 503
         request.file(image.data)
 
     web.answer = down_from_here
     record = plane.give(NAME, job(web.url, image.sha256))
     agent.wait(agent.rebooted.exists, "it reboots untold")
-    web.answer = lambda request, _number: request.file(image.data)
+    web.answer = lambda request: request.file(image.data)
     plane.failing = None
     _lose(agent)
     assert plane.wait_for(record, "done", "error")["status"] == "done"
@@ -450,7 +451,7 @@ def test_a_job_that_left_the_slot_before_its_outcome_was_told_is_told_as_what_it
     """Done while the control plane was down, then deleted on the server: the disk holds the system all the same."""
     agent = pulling_agent().start()
 
-    def down_from_here(request, _number):
+    def down_from_here(request):
         plane.failing = 503
         request.file(image.data)
 
@@ -529,7 +530,7 @@ def test_an_answer_to_a_status_beyond_the_bounds_is_none_and_the_deployment_goes
 def test_a_cancellation_after_done_calls_the_reboot_off(pulling_agent, plane, web, image, disk, tmp_path):
     agent = pulling_agent(reboot=True, grace_seconds=3600)
 
-    def cancel_from_here(request, _number):
+    def cancel_from_here(request):
         plane.failing = 503
         request.file(image.data)
 

@@ -11,8 +11,9 @@ from contextlib import suppress
 
 import pytest
 
-from tests.integration.daemon.agent_process import ROOT
-from tests.integration.harness import assert_complete, assert_nothing_boots, job
+from tests.kit.checks import assert_complete, assert_nothing_boots
+from tests.kit.commands import ROOT
+from tests.kit.deployments import job
 
 
 def _many(count, act):

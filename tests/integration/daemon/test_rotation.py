@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from tests.integration.daemon.agent_process import DEPLOYMENT, ROOT
 from tests.integration.daemon.conftest import TOKEN
-from tests.integration.harness import job
-from tests.revocation import DAY, make_crl
+from tests.kit.agent_process import DEPLOYMENT, NAME
+from tests.kit.commands import ROOT
+from tests.kit.deployments import job
+from tests.kit.revocation import DAY, make_crl
 
 NEW_TOKEN = "another-horse-another-battery"
 OPS = "ops@example.net"
@@ -217,8 +218,7 @@ def test_an_ovh_secret_is_taken_up(make_tls_agent, tmp_path, monkeypatch):
 
 
 def test_the_token_for_the_control_plane_is_taken_up(make_agent, authority, tmp_path, web, image):
-    from tests.control_plane import control_plane
-    from tests.integration.daemon.agent_process import NAME
+    from tests.kit.control_plane import control_plane
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)

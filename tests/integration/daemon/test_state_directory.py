@@ -8,7 +8,9 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from agent.units import KiB
-from tests.integration.harness import assert_complete, job, run
+from tests.kit.checks import assert_complete
+from tests.kit.commands import run
+from tests.kit.deployments import job
 
 
 def fill(path):

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from tests.integration.daemon.agent_process import NAME, ROOT
-from tests.integration.harness import job
+from tests.kit.agent_process import NAME
+from tests.kit.commands import ROOT
+from tests.kit.deployments import job
 
 NOBODY = 65534
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")

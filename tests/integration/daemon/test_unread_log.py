@@ -9,7 +9,8 @@ from contextlib import suppress
 import pytest
 
 from agent.units import KiB, MiB
-from tests.integration.harness import assert_complete, job
+from tests.kit.checks import assert_complete
+from tests.kit.deployments import job
 
 PIPE_BYTES = 4 * KiB
 

@@ -16,7 +16,7 @@ from agent.service.control.answers import MAX_OFFER_BYTES, Action, ControlFault
 from agent.service.control.client import ControlPlaneApi, tls_context
 from agent.transfer.client import aiohttp
 from agent.units import MiB
-from tests.control_plane import CANCEL, control_plane
+from tests.kit.control_plane import CANCEL, control_plane
 
 NAME = "ns1.example.net"
 TOKEN = "correct-horse-battery"

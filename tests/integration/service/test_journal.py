@@ -15,7 +15,7 @@ from agent.errors import StateUnusable
 from agent.service.jobs.entry import JobEntry, Phase
 from agent.service.jobs.journal import Journal, JournalState
 from agent.units import KiB, MiB
-from tests.integration.harness import run
+from tests.kit.commands import run
 
 ROOT = Path(__file__).parents[3]
 JOB = {"URL": "https://a.example/x", "type": "raw", "configdrive": {"userData": "canary" * 3000}}

@@ -1,16 +1,11 @@
-"""Real servers on loopback for the transfer tests: one that misbehaves as told, over plain TCP or TLS."""
+"""A server that misbehaves as told, over plain TCP or TLS, and sources that tell what they did."""
 
 import asyncio
 import random
-import re
-import select
-import socket
 import ssl
-import struct
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import pytest
 import trustme
@@ -18,145 +13,14 @@ import trustme
 from agent.transfer.http.limits import HttpLimits
 from agent.transfer.http.source import HttpSource
 from agent.transfer.source import TransferRestart
-
-PHRASES = {200: "OK", 206: "Partial Content", 302: "Found", 404: "Not Found", 503: "Service Unavailable"}
-
-
-@dataclass
-class Exchange:
-    """One request, and what the handler does about it."""
-
-    server: "RawServer"
-    connection: socket.socket
-    number: int
-    target: str
-    headers: list[tuple[str, str]]
-
-    def header(self, name: str) -> str | None:
-        values = [value for key, value in self.headers if key.lower() == name.lower()]
-        return values[0] if values else None
-
-    @property
-    def start(self) -> int:
-        """The first byte asked for."""
-        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.header("Range") or "")
-        return int(match[1]) if match else 0
-
-    def head(self, status: int, headers: dict[str, object] | None = None) -> None:
-        lines = [f"HTTP/1.1 {status} {PHRASES.get(status, 'Whatever')}"]
-        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
-        self.send(("\r\n".join(lines) + "\r\n\r\n").encode())
-
-    def send(self, data: bytes | memoryview) -> None:
-        self.connection.sendall(data)
-
-    def reply(self, status: int, headers: dict[str, object] | None = None, body: bytes = b"") -> None:
-        self.head(status, {"Content-Length": len(body)} | (headers or {}))
-        self.send(body)
-
-    def file(self, data: bytes, *, upto: int | None = None, etag: str = '"v1"', **more: object) -> None:
-        """Serve a file as a well-behaved server does, but only up to some offset."""
-        headers: dict[str, object] = {"ETag": etag, "Accept-Ranges": "bytes"}
-        headers |= {name.replace("_", "-"): value for name, value in more.items()}
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.header("Range") or "")
-        if asked is None or self.header("If-Range") not in (None, etag):
-            self.head(200, headers | {"Content-Length": len(data)})
-            self.send(memoryview(data)[:upto])
-            return
-        start, stop = int(asked[1]), int(asked[2] or len(data) - 1) + 1
-        headers |= {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}", "Content-Length": stop - start}
-        self.head(206, headers)
-        self.send(memoryview(data)[start : stop if upto is None else min(stop, upto)])
-
-    def hold(self) -> None:
-        """Say nothing more until the client goes away or the server stops."""
-        while not self.server.stopping.is_set():
-            if select.select([self.connection], [], [], 0.05)[0]:
-                with suppress(OSError):
-                    if self.connection.recv(4096):
-                        continue
-                return
-
-    def reset(self) -> None:
-        """Close with a RST."""
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
-
-
-Handler = Callable[[Exchange], None]
-
-
-@dataclass
-class RawServer:
-    """Answers each connection's one request by calling the handler in a thread."""
-
-    handler: Handler
-    context: ssl.SSLContext | None = None
-    family: socket.AddressFamily = socket.AF_INET
-    requests: list[Exchange] = field(default_factory=list)
-    stopping: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        address = "127.0.0.1" if self.family == socket.AF_INET else "::1"
-        self.listener = socket.create_server((address, 0), family=self.family)
-        self.port: int = self.listener.getsockname()[1]
-        self.host = address if self.family == socket.AF_INET else f"[{address}]"
-        self.threads = [threading.Thread(target=self._accept)]
-        self.threads[0].start()
-
-    def url(self, path: str = "/image") -> str:
-        return f"{'https' if self.context else 'http'}://{self.host}:{self.port}{path}"
-
-    def _accept(self) -> None:
-        while not self.stopping.is_set():
-            if not select.select([self.listener], [], [], 0.02)[0]:
-                continue
-            connection, _ = self.listener.accept()
-            thread = threading.Thread(target=self._serve, args=(connection,))
-            self.threads.append(thread)
-            thread.start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with suppress(OSError), connection:
-            connection.settimeout(20)
-            stream = self.context.wrap_socket(connection, server_side=True) if self.context else connection
-            with stream:
-                exchange = self._read_request(stream)
-                if exchange is not None:
-                    self.handler(exchange)
-
-    def _read_request(self, stream: socket.socket) -> Exchange | None:
-        head = b""
-        while b"\r\n\r\n" not in head:
-            piece = stream.recv(4096)
-            if not piece:
-                return None
-            head += piece
-        first, *lines = head.split(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
-        headers = [(line.partition(":")[0], line.partition(":")[2].strip()) for line in lines]
-        exchange = Exchange(self, stream, len(self.requests), first.split()[1], headers)
-        self.requests.append(exchange)
-        return exchange
-
-    def stop(self) -> None:
-        self.stopping.set()
-        for thread in self.threads:
-            thread.join(25)
-        self.listener.close()
+from tests.kit.server import Server, serving
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., RawServer]]:
-    """Start servers: serve(handler), with context= for TLS and family= for IPv6."""
-    servers = []
-
-    def start(handler: Handler, **options) -> RawServer:
-        servers.append(RawServer(handler, **options))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start servers: serve(answer), with tls= a context and address= one of IPv6."""
+    with ExitStack() as stack:
+        yield lambda answer, **options: stack.enter_context(serving(answer, **options))
 
 
 @dataclass

@@ -25,7 +25,7 @@ async def failure(probe_of, kind=ImageDownload, chunk: int = 65536):
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, *range(520, 531)])
 async def test_busy_server_is_asked_again(serve, probe, content, status):
     server = serve(first_then(lambda ex: ex.reply(status), lambda ex: ex.file(content)))
-    one = probe(server.url())
+    one = probe(server.url)
     assert await one.read() == content
     assert (len(one.sleeps), one.event("retrying")[0]["attempt"]) == (1, 1)
 
@@ -49,11 +49,11 @@ async def test_busy_server_is_asked_again(serve, probe, content, status):
 )
 async def test_refusal_is_final_at_once(serve, probe, status, detail, hint, blame):
     server = serve(lambda ex: ex.reply(status))
-    one = probe(server.url("/a?sig=geheim"))
+    one = probe(server.at("/a?sig=geheim"))
     error = await failure(one)
     assert (error.detail, len(server.requests), one.sleeps) == (detail, 1, [])
     assert hint in error.hint
-    assert error.message == f"Could not download image located: {server.url('/a?sig=***')}"
+    assert error.message == f"Could not download image located: {server.at('/a?sig=***')}"
     assert (error.code, error.blame, error.retryable) == ("image.download", blame, False)
 
 
@@ -70,13 +70,13 @@ async def test_content_length_that_is_too_long_is_told_as_that(serve, probe, con
 
     def handler(exchange):
         if offered and exchange.start:
-            exchange.reply(416, {"Content-Range": f"bytes */{len(content)}", "ETag": '"v1"'})
+            exchange.reply(416, Content_Range=f"bytes */{len(content)}", ETag='"v1"')
         else:
             more = {"Accept-Ranges": "bytes"} if offered else {}
-            exchange.head(200, {"Content-Length": len(content) + 50, "ETag": '"v1"'} | more)
+            exchange.head(200, Content_Length=len(content) + 50, ETag='"v1"', **more)
             exchange.send(content)
 
-    error = await failure(probe(serve(handler).url()))
+    error = await failure(probe(serve(handler).url))
     assert str(len(content)) in error.detail
     assert str(len(content) + 50) in error.detail
     assert "Content-Length" in error.hint
@@ -84,8 +84,8 @@ async def test_content_length_that_is_too_long_is_told_as_that(serve, probe, con
 
 
 async def test_partial_answer_to_a_request_for_everything_is_refused(serve, probe, content):
-    server = serve(lambda ex: ex.reply(206, {"Content-Range": "bytes 0-299999/300000"}, content))
-    assert "answered 206 to a request for the whole file" in (await failure(probe(server.url()))).detail
+    server = serve(lambda ex: ex.reply(206, content, Content_Range="bytes 0-299999/300000"))
+    assert "answered 206 to a request for the whole file" in (await failure(probe(server.url))).detail
 
 
 async def test_retry_after_is_honoured_and_capped(serve, probe, content):
@@ -94,11 +94,11 @@ async def test_retry_after_is_honoured_and_capped(serve, probe, content):
 
     def handler(exchange):
         if exchange.number < len(values):
-            exchange.reply(429, {"Retry-After": values[exchange.number]})
+            exchange.reply(429, Retry_After=values[exchange.number])
         else:
             exchange.file(content)
 
-    one = probe(serve(handler).url())
+    one = probe(serve(handler).url)
     assert await one.read() == content
     assert one.sleeps[0] == 20
     assert 50 < one.sleeps[1] <= 60
@@ -108,7 +108,7 @@ async def test_retry_after_is_honoured_and_capped(serve, probe, content):
 
 async def test_attempts_are_used_up_with_the_last_fault_and_the_place(serve, probe, content):
     server = serve(first_then(lambda ex: ex.file(content, upto=5000), lambda ex: ex.reply(503)))
-    one = probe(server.url())
+    one = probe(server.url)
     error = await failure(one)
     assert error.detail == (
         "the server answered 503 Service Unavailable, at byte 5000 of 300000, after 6 attempts"
@@ -122,7 +122,7 @@ async def test_attempts_are_used_up_with_the_last_fault_and_the_place(serve, pro
 
 async def test_refused_connection_is_tried_again(serve, probe, content):
     server = serve(lambda ex: ex.file(content))
-    url = server.url()
+    url = server.url
     server.stop()
     one = probe(url, limits=HttpLimits(attempts=3))
     error = await failure(one)
@@ -141,7 +141,7 @@ async def test_unknown_name_is_tried_again(probe):
 
 async def test_connection_closed_before_the_answer_is_tried_again(serve, probe, content):
     server = serve(lambda ex: ex.file(content) if ex.number > 3 else None)
-    assert await probe(server.url()).read() == content
+    assert await probe(server.url).read() == content
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ async def test_connection_closed_before_the_answer_is_tried_again(serve, probe, 
 )
 async def test_answer_that_is_not_http(serve, probe, answer):
     server = serve(lambda ex: ex.send(answer))
-    error = await failure(probe(server.url(), limits=HttpLimits(attempts=2)))
+    error = await failure(probe(server.url, limits=HttpLimits(attempts=2)))
     assert "is not HTTP" in error.detail
 
 
@@ -176,9 +176,9 @@ def misbehaviours(content):
         "silent": lambda ex: ex.hold(),
         "not HTTP": lambda ex: ex.send(b"kopfgeheim\r\n\r\n"),
         "changed": first_then(cut, lambda ex: ex.file(content, etag='"v2"')),
-        "redirect loop": lambda ex: ex.reply(302, {"Location": ex.target}),
-        "redirect to plain file": lambda ex: ex.reply(302, {"Location": "file:///etc/kopfgeheim"}),
-        "redirect to nonsense": lambda ex: ex.reply(302, {"Location": "http://u:kopfgeheim@[::1/"}),
+        "redirect loop": lambda ex: ex.reply(302, Location=ex.target),
+        "redirect to plain file": lambda ex: ex.reply(302, Location="file:///etc/kopfgeheim"),
+        "redirect to nonsense": lambda ex: ex.reply(302, Location="http://u:kopfgeheim@[::1/"),
         "bad length": lambda ex: ex.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\n"),
         "chunk nonsense": lambda ex: ex.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n"),
     }
@@ -187,7 +187,7 @@ def misbehaviours(content):
 @pytest.mark.parametrize("kind", list(misbehaviours(b"")))
 async def test_no_secret_gets_into_any_error(serve, probe, content, show_all, kind):
     server = serve(misbehaviours(content)[kind])
-    url = server.url("/a?sig=abfragegeheim#stueckgeheim").replace("://", "://nutzer:passwortgeheim@")
+    url = server.at("/a?sig=abfragegeheim#stueckgeheim").replace("://", "://nutzer:passwortgeheim@")
     limits = HttpLimits(connect_seconds=0.5, head_seconds=0.1, stall_seconds=0.2, attempts=2)
     one = probe(url, headers=SECRET_HEADERS, limits=limits)
     with pytest.raises((ImageDownload, ImageChanged)) as caught:

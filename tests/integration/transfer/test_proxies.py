@@ -90,16 +90,16 @@ async def test_plain_http_goes_through_the_proxy_of_the_environment(
 ):
     server, proxy = serve(lambda ex: ex.file(content)), make_proxy()
     monkeypatch.setenv("http_proxy", proxy.url.replace("://", "://user:geheim@"))
-    assert await probe(server.url()).read() == content
-    assert proxy.lines == [f"GET {server.url()} HTTP/1.1".encode()]
+    assert await probe(server.url).read() == content
+    assert proxy.lines == [f"GET {server.url} HTTP/1.1".encode()]
     assert b"Proxy-Authorization: Basic " in proxy.heads[0]
 
 
 async def test_https_goes_through_a_tunnel(serve, probe, content, make_proxy, monkeypatch, tls, ca_file):
-    server, proxy = serve(lambda ex: ex.file(content), context=tls), make_proxy()
+    server, proxy = serve(lambda ex: ex.file(content), tls=tls), make_proxy()
     monkeypatch.setenv("ALL_PROXY", proxy.url.removeprefix("http://"))
     secret = [("X-Token", "geheim")]
-    assert await probe(server.url(), ca_file=ca_file, headers=secret).read(50_000) == content
+    assert await probe(server.url, ca_file=ca_file, headers=secret).read(50_000) == content
     assert proxy.lines == [f"CONNECT 127.0.0.1:{server.port} HTTP/1.1".encode()]
     assert b"geheim" not in proxy.heads[0]
     assert server.requests[0].header("X-Token") == "geheim"
@@ -109,7 +109,7 @@ async def test_no_proxy_is_honoured(serve, probe, content, make_proxy, monkeypat
     server, proxy = serve(lambda ex: ex.file(content)), make_proxy()
     monkeypatch.setenv("http_proxy", proxy.url)
     monkeypatch.setenv("no_proxy", "example.org, 127.0.0.1")
-    assert await probe(server.url()).read() == content
+    assert await probe(server.url).read() == content
     assert proxy.lines == []
 
 

@@ -16,7 +16,7 @@ from agent.formats.extent import Fetch, ImageTooLarge, Inflate, Write, Zero
 from agent.formats.ova.vmdk import VmdkDecoder
 from agent.formats.raw import RawDecoder
 from agent.units import GiB, KiB, MiB
-from tests.extents import inflated
+from tests.kit.extents import inflated
 
 COMPRESS = {"gzip": gzip.compress, "xz": lzma.compress, "zstd": zstandard.compress, "bzip2": bz2.compress}
 

@@ -21,7 +21,7 @@ from agent.errors import DeployError, ImageDamaged, ImageUnsafe
 from agent.formats.compressed import Decompressor, check_xz_end
 from agent.formats.extent import ImageTooLarge
 from agent.units import GiB, KiB, MiB
-from tests.fuzz import examples
+from tests.kit.fuzz import examples
 
 KINDS = ("gzip", "xz", "zstd", "bzip2")
 COMMANDS = {"gzip": ["gzip"], "xz": ["xz"], "zstd": ["zstd", "-q"], "bzip2": ["bzip2"]}

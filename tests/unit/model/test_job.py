@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.errors import ImageFormat, JobInvalid
-from agent.formats.advice import way_out
+from agent.formats.advice import hint_for
 from agent.model.job import IMAGE_TYPES, MAX_DATA_BYTES, MAX_LIST, parse_job
 from agent.model.job_text import MAX_FAULTS
 
@@ -106,7 +106,7 @@ def test_all_faults_are_listed_together_each_with_its_path():
 def test_the_types_of_images_are_those_that_errors_and_hints_name():
     assert ImageFormat().message == f"Bad format image, expected: {', '.join(IMAGE_TYPES)}."
     for name in IMAGE_TYPES:
-        assert f"Set type to {name}," in way_out(name)
+        assert f"Set type to {name}," in hint_for(name)
 
 
 @pytest.mark.parametrize(

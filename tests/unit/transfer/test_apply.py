@@ -14,7 +14,7 @@ from agent.stages.held_ends import HeldEnds
 from agent.transfer.apply import ZERO_BLOCK, Applier
 from agent.transfer.sink import SinkFailed
 from agent.units import MiB
-from tests.fuzz import examples
+from tests.kit.fuzz import examples
 
 SIZE = 4 * 1024 * 1024
 CLUSTER = 65536

@@ -11,7 +11,7 @@ from agent.formats.ova.vmdk import VmdkDecoder
 from agent.formats.qcow2.decoder import Qcow2Decoder
 from agent.transfer.apply import Applier
 from agent.units import KiB, MiB
-from tests.fuzz import examples
+from tests.kit.fuzz import examples
 
 DISK = 2 * MiB
 

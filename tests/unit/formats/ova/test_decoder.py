@@ -17,8 +17,8 @@ from agent.formats.detect import sniff
 from agent.formats.extent import ImageTooLarge, Inflate, Write, Zero
 from agent.formats.ova.decoder import OvaDecoder
 from agent.units import GiB, KiB, MiB
-from tests.extents import inflated
-from tests.fuzz import examples
+from tests.kit.extents import inflated
+from tests.kit.fuzz import examples
 
 OVF_NAMESPACE = "http://schemas.dmtf.org/ovf/envelope/1"
 VMDK_FORMAT = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"

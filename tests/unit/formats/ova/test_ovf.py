@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from agent.errors import DeployError, ImageDamaged, ImageUnsafe
 from agent.formats.ova.ovf import parse_ovf
 from agent.units import GiB, MiB
-from tests.fuzz import examples
+from tests.kit.fuzz import examples
 
 OVF1 = "http://schemas.dmtf.org/ovf/envelope/1"
 VMDK = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"

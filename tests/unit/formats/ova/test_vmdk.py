@@ -18,8 +18,8 @@ from agent.errors import DeployError, ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.extent import ImageTooLarge, Inflate, Write, Zero
 from agent.formats.ova.vmdk import VmdkDecoder
 from agent.units import GiB, KiB, MiB, TiB
-from tests.extents import inflated
-from tests.fuzz import examples
+from tests.kit.extents import inflated
+from tests.kit.fuzz import examples
 
 GRAIN = 64 * KiB
 STEPS = [511, 4096, 65536, None]

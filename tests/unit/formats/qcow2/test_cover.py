@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from agent.errors import ImageMemory
 from agent.formats.qcow2.cover import MAX_RANGES, OwnedRanges
-from tests.fuzz import examples
+from tests.kit.fuzz import examples
 
 START, END = 100, 160
 _ranges = st.lists(

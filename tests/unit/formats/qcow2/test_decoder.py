@@ -10,6 +10,7 @@ from agent.errors import ImageChanged, ImageDamaged, ImageMemory
 from agent.formats.extent import Write, Zero
 from agent.formats.qcow2.decoder import Qcow2Decoder, Qcow2Limits
 from agent.units import GiB, KiB, MiB, TiB
+from tests.kit import qcow2
 
 CLUSTER = 64 * KiB
 
@@ -18,7 +19,7 @@ def qemu_img(*arguments):
     subprocess.run(["qemu-img", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
 
-def big_clusters(qcow2, count, *, packed=()):
+def big_clusters(count, *, packed=()):
     """Guest clusters 0 to count - 1 of 64 KiB, none like another."""
     dice = random.Random(1)
     plain = {n: qcow2.Data(dice.randbytes(32) * 2048) for n in range(count) if n not in packed}
@@ -33,18 +34,18 @@ def tables_last(builder, clusters):
 
 
 @pytest.fixture(scope="module")
-def late(qcow2):
+def late():
     """40 MiB of data, then the tables; a guest disk of 48 MiB."""
     builder = qcow2.Builder(cluster_bits=16, size=48 * MiB)
-    clusters = big_clusters(qcow2, 640)
+    clusters = big_clusters(640)
     return builder.build(clusters, tables_last(builder, clusters))
 
 
 # -- the shape of extents
 
 
-def test_a_contiguous_chunk_is_one_write_of_the_chunk_itself(qcow2):
-    image = qcow2.Builder(cluster_bits=16, size=32 * MiB).build(big_clusters(qcow2, 512))
+def test_a_contiguous_chunk_is_one_write_of_the_chunk_itself():
+    image = qcow2.Builder(cluster_bits=16, size=32 * MiB).build(big_clusters(512))
     decoder = Qcow2Decoder(len(image.file), 32 * MiB, can_fetch=False)
     list(decoder.feed(memoryview(image.file)[: 3 * MiB]))
     chunk = memoryview(image.file)[3 * MiB : 4 * MiB]
@@ -62,7 +63,7 @@ def test_what_is_not_allocated_is_one_zero_extent(tmp_path):
     assert list(decoder.finish()) == []
 
 
-def test_zeros_are_merged_inside_a_table_and_across_missing_tables(qcow2):
+def test_zeros_are_merged_inside_a_table_and_across_missing_tables():
     builder = qcow2.Builder(cluster_bits=16, size=4 * GiB)
     clusters = {0: qcow2.Data(b"a"), 1: qcow2.ZeroFlag(), 2: qcow2.ZeroFlag(b"old"), 40000: qcow2.Data(b"b")}
     image = builder.build(clusters)
@@ -73,7 +74,7 @@ def test_zeros_are_merged_inside_a_table_and_across_missing_tables(qcow2):
     assert zeros == [(8192, 24576), (40960, 24576), (1, 8191), (32768, 7232), (40001, 959)]
 
 
-def test_a_view_stays_valid_until_the_decoder_is_fed_again(qcow2, late):
+def test_a_view_stays_valid_until_the_decoder_is_fed_again(late):
     decoder = Qcow2Decoder(
         len(late.file), 48 * MiB, can_fetch=False, limits=Qcow2Limits(early_bytes=64 * MiB)
     )
@@ -87,8 +88,8 @@ def test_a_view_stays_valid_until_the_decoder_is_fed_again(qcow2, late):
     assert guest == late.guest
 
 
-def test_a_plain_image_gives_hardly_more_extents_than_it_has_chunks(qcow2):
-    image = qcow2.Builder(cluster_bits=16, size=64 * MiB).build(big_clusters(qcow2, 1024))
+def test_a_plain_image_gives_hardly_more_extents_than_it_has_chunks():
+    image = qcow2.Builder(cluster_bits=16, size=64 * MiB).build(big_clusters(1024))
     decoder = Qcow2Decoder(len(image.file), 64 * MiB, can_fetch=False)
     extents = 0
     for start in range(0, len(image.file), MiB):
@@ -100,7 +101,7 @@ def test_a_plain_image_gives_hardly_more_extents_than_it_has_chunks(qcow2):
 
 
 @pytest.mark.parametrize("chunk", [7, 511, 65536, 0])
-def test_several_guest_clusters_on_one_host_cluster(qcow2, chunk):
+def test_several_guest_clusters_on_one_host_cluster(chunk):
     builder = qcow2.Builder(size=200 * 512)
     clusters = {0: qcow2.Data(b"one"), 5: qcow2.Data(b"two")}
     clusters |= {n: qcow2.Share(n % 2 * 5) for n in (1, 2, 3, 9, 70, 71, 130, 199)}
@@ -109,7 +110,7 @@ def test_several_guest_clusters_on_one_host_cluster(qcow2, chunk):
 
 
 @pytest.mark.parametrize("size", [256 * 512, 250 * 512 + 100])
-def test_several_l1_entries_that_name_one_l2_table(qcow2, size):
+def test_several_l1_entries_that_name_one_l2_table(size):
     builder = qcow2.Builder(size=size, shared_l2={1: 0, 3: 0})
     clusters = {n: qcow2.Data(bytes([n])) for n in (0, 3, 50, 63)} | {
         130: qcow2.Packed(b"p"),
@@ -124,9 +125,7 @@ def test_several_l1_entries_that_name_one_l2_table(qcow2, size):
 @pytest.mark.parametrize("fetch", [None, True])
 @pytest.mark.parametrize("kind", ["Data", "Packed"])
 @pytest.mark.parametrize("early", [False, True], ids=["placed by the stream", "placed by a late table"])
-def test_a_host_cluster_that_a_later_table_names_again_is_copied_from_its_first_place(
-    qcow2, fetch, kind, early
-):
+def test_a_host_cluster_that_a_later_table_names_again_is_copied_from_its_first_place(fetch, kind, early):
     builder = qcow2.Builder(size=256 * 512)
     content = random.Random(1).randbytes(512) if kind == "Data" else b"packed"
     clusters = {n: getattr(qcow2, kind)(content[: -n or None]) for n in (1, 2)}
@@ -141,7 +140,7 @@ def test_a_host_cluster_that_a_later_table_names_again_is_copied_from_its_first_
     assert "Copy" in qcow2.decode(image.file, chunk=512).extents
 
 
-def test_a_run_is_copied_from_as_many_places_as_it_has_gone_to(qcow2):
+def test_a_run_is_copied_from_as_many_places_as_it_has_gone_to():
     """Host clusters one after the other, scattered by the first table, and together in the second."""
     builder = qcow2.Builder(size=128 * 512)
     clusters = {n: qcow2.Data(bytes([n + 1])) for n in range(0, 40, 2)}
@@ -152,7 +151,7 @@ def test_a_run_is_copied_from_as_many_places_as_it_has_gone_to(qcow2):
         assert qcow2.decode(image.file, chunk=512).guest == image.guest
 
 
-def test_the_short_last_cluster_of_a_disk_is_no_source_for_a_whole_one(qcow2):
+def test_the_short_last_cluster_of_a_disk_is_no_source_for_a_whole_one():
     """It was inflated as far as the disk reaches, and no further."""
     last = 1023
     builder = qcow2.Builder(cluster_bits=12, size=last * 4096 + 100)
@@ -164,7 +163,7 @@ def test_the_short_last_cluster_of_a_disk_is_no_source_for_a_whole_one(qcow2):
         qcow2.decode(image.file, chunk=512, fetch=True)
 
 
-def test_where_the_places_are_not_noted_any_more_a_second_mapping_is_refused(qcow2):
+def test_where_the_places_are_not_noted_any_more_a_second_mapping_is_refused():
     builder = qcow2.Builder(size=128 * 512)
     clusters = {n: qcow2.Data(bytes([n + 1])) for n in range(0, 40, 2)} | {64: qcow2.Share(38)}
     data = [("data", n) for n in range(0, 40, 2)]
@@ -176,7 +175,7 @@ def test_where_the_places_are_not_noted_any_more_a_second_mapping_is_refused(qco
     assert caught.value.hint
 
 
-def test_a_table_that_had_passed_for_a_refcount_block_is_refused_rather_than_asked_for(qcow2):
+def test_a_table_that_had_passed_for_a_refcount_block_is_refused_rather_than_asked_for():
     """The refcount table lies. The server could answer anything."""
     builder = qcow2.Builder(size=64 * 512)
     order = [("refcounts",), ("leak", 0), ("l2", 0), ("data", 0), ("l1",)]
@@ -193,7 +192,7 @@ def test_a_table_that_had_passed_for_a_refcount_block_is_refused_rather_than_ask
 
 
 @pytest.mark.parametrize("chunk", [4096, 65536, MiB, 0])
-def test_late_tables_within_the_bound_cost_nothing(qcow2, late, chunk):
+def test_late_tables_within_the_bound_cost_nothing(late, chunk):
     done = qcow2.decode(late.file, chunk=chunk, fetch=True, limits=Qcow2Limits(early_bytes=48 * MiB))
     assert done.guest == late.guest
     assert done.fetched == 0
@@ -201,7 +200,7 @@ def test_late_tables_within_the_bound_cost_nothing(qcow2, late, chunk):
 
 
 @pytest.mark.parametrize("early", [64 * KiB, 16 * MiB])
-def test_late_tables_are_fetched_once_too_much_waits(qcow2, late, early):
+def test_late_tables_are_fetched_once_too_much_waits(late, early):
     done = qcow2.decode(
         late.file, chunk=MiB, fetch=True, disk_size=256 * MiB, limits=Qcow2Limits(early_bytes=early)
     )
@@ -211,7 +210,7 @@ def test_late_tables_are_fetched_once_too_much_waits(qcow2, late, early):
 
 
 @pytest.mark.parametrize("fetch", [None, "refused"])
-def test_what_cannot_be_fetched_goes_through_the_free_tail_of_the_disk(qcow2, late, fetch):
+def test_what_cannot_be_fetched_goes_through_the_free_tail_of_the_disk(late, fetch):
     driver = qcow2.Driver(
         late.file, fetch=fetch and True, disk_size=128 * MiB, limits=Qcow2Limits(early_bytes=4 * MiB)
     )
@@ -227,10 +226,10 @@ def test_what_cannot_be_fetched_goes_through_the_free_tail_of_the_disk(qcow2, la
     assert ("Fetch" in done.extents) == (fetch is not None)
 
 
-def test_tables_and_compressed_clusters_come_back_from_scratch(qcow2):
+def test_tables_and_compressed_clusters_come_back_from_scratch():
     """As after a resize: L1 is late, the L2 tables stand where they stood, and nothing can be fetched."""
     builder = qcow2.Builder(cluster_bits=16, size=12 * MiB)
-    clusters = big_clusters(qcow2, 150, packed=range(20, 60))
+    clusters = big_clusters(150, packed=range(20, 60))
     items = builder.items(clusters)
     image = builder.build(clusters, [item for item in items if item != ("l1",)] + [("l1",)])
     fields = {"disk_size": 64 * MiB, "limits": Qcow2Limits(early_bytes=MiB)}
@@ -241,7 +240,7 @@ def test_tables_and_compressed_clusters_come_back_from_scratch(qcow2):
         qcow2.decode(image.file, recall=False, **fields)
 
 
-def test_zeros_of_the_file_need_neither_memory_nor_scratch(qcow2):
+def test_zeros_of_the_file_need_neither_memory_nor_scratch():
     builder = qcow2.Builder(cluster_bits=16, size=16 * MiB)
     clusters = {n: qcow2.Data(b"") for n in range(200)} | {200: qcow2.Data(b"end")}
     image = builder.build(clusters, tables_last(builder, clusters))
@@ -250,7 +249,7 @@ def test_zeros_of_the_file_need_neither_memory_nor_scratch(qcow2):
 
 
 @pytest.mark.parametrize(("disk_size", "left"), [(48 * MiB, 0), (49 * MiB, 0), (60 * MiB, 11 * MiB)])
-def test_without_any_way_left_the_image_is_refused_for_memory(qcow2, late, disk_size, left):
+def test_without_any_way_left_the_image_is_refused_for_memory(late, disk_size, left):
     with pytest.raises(ImageMemory, match=r"^Could not download, qcow2 image is too big") as caught:
         qcow2.decode(late.file, chunk=MiB, disk_size=disk_size)
     assert "16777216 bytes came before the table at 42" in caught.value.detail
@@ -261,7 +260,7 @@ def test_without_any_way_left_the_image_is_refused_for_memory(qcow2, late, disk_
 
 @pytest.mark.parametrize("where", ["l1", "l2"])
 @pytest.mark.parametrize("chunk", [65536, 100_000, MiB])
-def test_a_table_that_differs_when_it_comes_again_is_a_changed_image(qcow2, late, where, chunk):
+def test_a_table_that_differs_when_it_comes_again_is_a_changed_image(late, where, chunk):
     position = late.l1_offset + 7 if where == "l1" else late.l2_offsets[0] + 60000
     other = bytearray(late.file)
     other[position] ^= 0x10 if where == "l2" else 0
@@ -277,7 +276,7 @@ def test_a_table_that_differs_when_it_comes_again_is_a_changed_image(qcow2, late
     assert "differ when read twice" in caught.value.detail
 
 
-def test_tables_fetched_before_the_source_gives_up_are_used(qcow2):
+def test_tables_fetched_before_the_source_gives_up_are_used():
     """Two groups of tables too far apart for one request: the second request is refused."""
     builder = qcow2.Builder(cluster_bits=12, size=8 * MiB)
     dice = random.Random(6)
@@ -294,13 +293,13 @@ def test_tables_fetched_before_the_source_gives_up_are_used(qcow2):
         assert driver.run(64 * KiB).guest == image.guest
 
 
-def test_the_same_tables_twice_are_no_change_in_any_chunking(qcow2, late):
+def test_the_same_tables_twice_are_no_change_in_any_chunking(late):
     for chunk in (100, 4096, 65536, 100_000, MiB, 0):
         done = qcow2.decode(late.file[:], chunk=chunk, fetch=True, limits=Qcow2Limits(early_bytes=8 * MiB))
         assert done.guest == late.guest
 
 
-def test_tables_that_stand_together_come_by_one_request(qcow2):
+def test_tables_that_stand_together_come_by_one_request():
     builder = qcow2.Builder(cluster_bits=12, size=64 * MiB)
     dice = random.Random(4)
     clusters = {n: qcow2.Data(dice.randbytes(4096)) for n in range(0, 16384, 40)}
@@ -311,19 +310,19 @@ def test_tables_that_stand_together_come_by_one_request(qcow2):
     assert done.fetched == 32 * 8 + 32 * 4096
 
 
-def test_a_fetch_that_ends_too_early_is_damage(qcow2, late):
+def test_a_fetch_that_ends_too_early_is_damage(late):
     short = late.file[: late.l1_offset + 3]
     with pytest.raises(ImageDamaged, match="ends at byte"):
         qcow2.decode(late.file, fetch=short, known_size=False)
 
 
-def test_a_table_that_could_be_fetched_and_never_comes_is_damage(qcow2, late):
+def test_a_table_that_could_be_fetched_and_never_comes_is_damage(late):
     driver = qcow2.Driver(late.file[: late.l1_offset], fetch=late.file, known_size=False)
     with pytest.raises(ImageDamaged, match="could be fetched"):
         driver.run(MiB)
 
 
-def test_refcount_blocks_do_not_wait_for_a_table(qcow2, tmp_path):
+def test_refcount_blocks_do_not_wait_for_a_table(tmp_path):
     """A block of 512 bytes for each 32 KiB of the file, and an L2 table as often: there is always one outstanding."""
     content = random.Random(9).randbytes(MiB)
     (tmp_path / "raw").write_bytes(content)
@@ -340,7 +339,7 @@ def test_refcount_blocks_do_not_wait_for_a_table(qcow2, tmp_path):
     assert qcow2.decode(file, limits=Qcow2Limits(early_bytes=8 * KiB)).guest == content
 
 
-def test_the_early_buffer_gives_back_what_found_its_place(qcow2):
+def test_the_early_buffer_gives_back_what_found_its_place():
     """Each table comes behind its data, one after the other: more waits in sum than ever at once."""
     builder = qcow2.Builder(cluster_bits=12, size=16 * MiB)
     dice = random.Random(2)

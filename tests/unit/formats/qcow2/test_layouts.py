@@ -7,6 +7,7 @@ import pytest
 
 from agent.errors import DeployError, ImageDamaged, ImageUnsafe
 from agent.units import KiB, MiB
+from tests.kit import qcow2
 
 
 def qemu_img(*arguments):
@@ -29,7 +30,7 @@ def as_raw(image):
     return raw.read_bytes()
 
 
-def check(qcow2, image, chunks=(4096, 65536, MiB, 0), **fields):
+def check(image, chunks=(4096, 65536, MiB, 0), **fields):
     file, golden = image.read_bytes(), as_raw(image)
     for chunk in chunks:
         assert qcow2.decode(file, chunk=chunk, **fields).guest == golden
@@ -91,39 +92,39 @@ COMPRESSED = [
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_converted(qcow2, raw, tmp_path, options):
+def test_converted(raw, tmp_path, options):
     qemu_img("convert", "-O", "qcow2", "-o", options, raw, tmp_path / "image")
-    check(qcow2, tmp_path / "image")
+    check(tmp_path / "image")
 
 
 @pytest.mark.parametrize("options", COMPRESSED)
-def test_compressed(qcow2, raw, tmp_path, options):
+def test_compressed(raw, tmp_path, options):
     qemu_img("convert", "-c", "-O", "qcow2", "-o", options, raw, tmp_path / "image")
-    check(qcow2, tmp_path / "image")
+    check(tmp_path / "image")
 
 
 @pytest.mark.parametrize("flags", [["-W", "-m", "16"], ["-c", "-W", "-m", "16"]])
 @pytest.mark.parametrize("options", ["cluster_size=64k", "cluster_size=4k", "cluster_size=512"])
-def test_written_out_of_order(qcow2, raw, tmp_path, flags, options):
+def test_written_out_of_order(raw, tmp_path, flags, options):
     for _ in range(2):  # the order is another one each time
         qemu_img("convert", *flags, "-O", "qcow2", "-o", options, raw, tmp_path / "image")
-        check(qcow2, tmp_path / "image", chunks=(4096, 0))
+        check(tmp_path / "image", chunks=(4096, 0))
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 511])
 @pytest.mark.parametrize("flags", [[], ["-c"], ["-c", "-o", "cluster_size=4k"], ["-o", "extended_l2=on"]])
-def test_in_the_smallest_pieces(qcow2, raw, tmp_path, flags, chunk):
+def test_in_the_smallest_pieces(raw, tmp_path, flags, chunk):
     small = tmp_path / "small.raw"
     small.write_bytes(raw.read_bytes()[: (16 if chunk == 1 else 200) * KiB + 512])
     qemu_img("convert", *flags, "-O", "qcow2", small, tmp_path / "image")
-    check(qcow2, tmp_path / "image", chunks=[chunk])
+    check(tmp_path / "image", chunks=[chunk])
     if chunk > 1:
-        check(qcow2, tmp_path / "image", chunks=[chunk], known_size=False)
+        check(tmp_path / "image", chunks=[chunk], known_size=False)
 
 
 @pytest.mark.parametrize("size", [512, 1024, 65536 - 512, 65536, 65536 + 512, 3 * MiB + 1536])
 @pytest.mark.parametrize("options", ["cluster_size=512", "cluster_size=64k", "extended_l2=on"])
-def test_virtual_sizes_that_are_no_multiple_of_anything(qcow2, tmp_path, size, options):
+def test_virtual_sizes_that_are_no_multiple_of_anything(tmp_path, size, options):
     content = random.Random(size).randbytes(size)
     (tmp_path / "raw").write_bytes(content)
     for flags in ([], ["-c"]):
@@ -135,7 +136,7 @@ def test_virtual_sizes_that_are_no_multiple_of_anything(qcow2, tmp_path, size, o
     "options", ["cluster_size=64k", "cluster_size=4k", "cluster_size=4k,compat=0.10", "extended_l2=on"]
 )
 @pytest.mark.parametrize("seed", range(2))
-def test_rewritten_in_random_order_with_zeros_and_discards(qcow2, tmp_path, options, seed):
+def test_rewritten_in_random_order_with_zeros_and_discards(tmp_path, options, seed):
     dice = random.Random(seed)
     image = tmp_path / "image"
     qemu_img("create", "-f", "qcow2", "-o", options, image, 12 * MiB + 512)
@@ -147,30 +148,30 @@ def test_rewritten_in_random_order_with_zeros_and_discards(qcow2, tmp_path, opti
         kind = dice.choice(kinds if "0.10" not in options else ["write"])
         commands.append(f"{kind}{f' -P {n}' if kind == 'write' else ''} {offset} {length}")
     qemu_io(image, *commands)
-    check(qcow2, image)
-    check(qcow2, image, known_size=False)
+    check(image)
+    check(image, known_size=False)
 
 
-def test_compressed_clusters_between_plain_ones(qcow2, raw, tmp_path):
+def test_compressed_clusters_between_plain_ones(raw, tmp_path):
     image = tmp_path / "image"
     qemu_img("convert", "-c", "-O", "qcow2", raw, image)
     qemu_io(image, *(f"write -P {n + 1} {n * 327680 + 8192} 70000" for n in range(9)))
-    check(qcow2, image)
+    check(image)
 
 
-def test_internal_snapshots_are_ignored(qcow2, tmp_path):
+def test_internal_snapshots_are_ignored(tmp_path):
     image = tmp_path / "image"
     qemu_img("create", "-f", "qcow2", image, 6 * MiB)
     for n in range(4):
         qemu_io(image, *(f"write -P {n * 40 + i + 1} {(i * 7 + n) % 90 * 65536} 65536" for i in range(20)))
         qemu_img("snapshot", "-c", f"s{n}", image)
     qemu_io(image, "write -P 200 100000 500000", "discard 3M 1M")
-    check(qcow2, image)
+    check(image)
     qemu_img("snapshot", "-a", "s1", image)
-    check(qcow2, image)
+    check(image)
 
 
-def test_a_bitmap_and_a_dirty_image_are_ignored(qcow2, raw, tmp_path):
+def test_a_bitmap_and_a_dirty_image_are_ignored(raw, tmp_path):
     image = tmp_path / "image"
     qemu_img("convert", "-O", "qcow2", "-o", "lazy_refcounts=on", raw, image)
     qemu_img("bitmap", "--add", image, "b0")
@@ -181,15 +182,15 @@ def test_a_bitmap_and_a_dirty_image_are_ignored(qcow2, raw, tmp_path):
     assert qcow2.decode(file).guest == golden
 
 
-def test_a_resized_image_has_its_l1_table_behind_the_data(qcow2, raw, tmp_path):
+def test_a_resized_image_has_its_l1_table_behind_the_data(raw, tmp_path):
     image = tmp_path / "image"
     qemu_img("convert", "-O", "qcow2", "-o", "cluster_size=4k", raw, image)
     qemu_img("resize", image, 40 * MiB)
     qemu_io(image, "write -P 77 30M 100k")
-    check(qcow2, image)
+    check(image)
 
 
-def test_an_image_with_a_filesystem(qcow2, tmp_path):
+def test_an_image_with_a_filesystem(tmp_path):
     tree = tmp_path / "tree"
     dice = random.Random(3)
     for n in range(60):
@@ -203,14 +204,14 @@ def test_an_image_with_a_filesystem(qcow2, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [[], ["-c"], ["-o", "cluster_size=4k"]])
-def test_a_truncated_file_is_damaged(qcow2, raw, tmp_path, flags):
+def test_a_truncated_file_is_damaged(raw, tmp_path, flags):
     qemu_img("convert", *flags, "-O", "qcow2", raw, tmp_path / "image")
     file, golden = (tmp_path / "image").read_bytes(), raw.read_bytes()
     dice = random.Random(5)
     for length in [dice.randrange(len(file)) for _ in range(40)]:
         if "-c" in flags and length > len(file) - 512:
             continue  # the cut is in the last cluster's last sector: who inflates finds it
-        if len(file) - length < 65536 and outcome(qcow2, file[:length], known_size=False) == golden:
+        if len(file) - length < 65536 and outcome(file[:length], known_size=False) == golden:
             continue  # only the rest of a cluster behind the end of the guest disk is gone
         with pytest.raises(ImageDamaged, match="ends at byte"):
             qcow2.decode(file[:length], known_size=False)
@@ -222,7 +223,7 @@ def test_a_truncated_file_is_damaged(qcow2, raw, tmp_path, flags):
             driver.apply(driver.decoder.finish())
 
 
-def test_a_file_that_was_truncated_at_the_server_is_refused_by_its_tables(qcow2, raw, tmp_path):
+def test_a_file_that_was_truncated_at_the_server_is_refused_by_its_tables(raw, tmp_path):
     qemu_img("convert", "-O", "qcow2", raw, tmp_path / "image")
     file = (tmp_path / "image").read_bytes()
     for length in (70 * KiB, 200 * KiB, 300 * KiB, len(file) // 2, len(file) - 64 * KiB):
@@ -230,7 +231,7 @@ def test_a_file_that_was_truncated_at_the_server_is_refused_by_its_tables(qcow2,
             qcow2.decode(file[:length])
 
 
-def test_where_qemu_img_accepts_a_mutant_it_is_the_same_or_refused(qcow2, raw, tmp_path):
+def test_where_qemu_img_accepts_a_mutant_it_is_the_same_or_refused(raw, tmp_path):
     dice = random.Random(11)
     small = tmp_path / "small.raw"
     small.write_bytes(raw.read_bytes()[: 512 * KiB])
@@ -253,12 +254,12 @@ def test_where_qemu_img_accepts_a_mutant_it_is_the_same_or_refused(qcow2, raw, t
             accepted = (
                 subprocess.run(arguments, check=False, capture_output=True, cwd=tmp_path).returncode == 0
             )
-            ours = outcome(qcow2, mutant, fetch=True)
+            ours = outcome(mutant, fetch=True)
             if accepted and ours is not None:
                 assert ours == (tmp_path / "out").read_bytes()
 
 
-def outcome(qcow2, file, **fields):
+def outcome(file, **fields):
     try:
         return qcow2.decode(file, **fields).guest
     except DeployError:

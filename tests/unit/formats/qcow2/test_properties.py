@@ -9,7 +9,8 @@ from agent.errors import DeployError, ImageMemory
 from agent.formats.extent import ImageTooLarge
 from agent.formats.qcow2.decoder import Qcow2Limits
 from agent.units import KiB, MiB
-from tests.fuzz import examples
+from tests.kit import qcow2
+from tests.kit.fuzz import examples
 
 quiet = settings(
     max_examples=examples(40),
@@ -28,7 +29,7 @@ def contents(seed, cluster, *, packable):
 
 
 @st.composite
-def images(draw, qcow2, *, shares=True):
+def images(draw, *, shares=True):
     """An image of up to 40 clusters with everything that can be in one, in any order."""
     extended = draw(st.booleans())
     version = 3 if extended else draw(st.sampled_from([2, 3]))
@@ -70,23 +71,23 @@ def images(draw, qcow2, *, shares=True):
 
 @quiet
 @given(data=st.data(), chunk=CHUNKS, known=st.booleans())
-def test_a_random_image_is_decoded_in_one_pass(qcow2, data, chunk, known):
-    image = data.draw(images(qcow2, shares=False))
+def test_a_random_image_is_decoded_in_one_pass(data, chunk, known):
+    image = data.draw(images(shares=False))
     assert qcow2.decode(image.file, chunk=chunk, known_size=known).guest == image.guest
 
 
 @quiet
 @given(data=st.data(), chunk=CHUNKS, early=st.sampled_from([2 * KiB, 8 * KiB, 16 * MiB]))
-def test_with_range_requests_every_image_is_decoded_whatever_its_order(qcow2, data, chunk, early):
-    image = data.draw(images(qcow2))
+def test_with_range_requests_every_image_is_decoded_whatever_its_order(data, chunk, early):
+    image = data.draw(images())
     done = qcow2.decode(image.file, chunk=chunk, fetch=True, limits=Qcow2Limits(early_bytes=early))
     assert done.guest == image.guest
 
 
 @quiet
 @given(data=st.data(), chunk=CHUNKS, early=st.sampled_from([2 * KiB, 8 * KiB]), recall=st.booleans())
-def test_with_scratch_an_image_is_decoded_or_refused_for_memory(qcow2, data, chunk, early, recall):
-    image = data.draw(images(qcow2))
+def test_with_scratch_an_image_is_decoded_or_refused_for_memory(data, chunk, early, recall):
+    image = data.draw(images())
     fields = {"limits": Qcow2Limits(early_bytes=early), "recall": recall, "disk_size": 8 * MiB}
     try:
         done = qcow2.decode(image.file, chunk=chunk, **fields)
@@ -97,8 +98,8 @@ def test_with_scratch_an_image_is_decoded_or_refused_for_memory(qcow2, data, chu
 
 @quiet
 @given(data=st.data(), chunk=CHUNKS, fetch=st.sampled_from([True, None]), known=st.booleans())
-def test_a_broken_image_is_refused_or_decoded_and_nothing_else_happens(qcow2, data, chunk, fetch, known):
-    image = data.draw(images(qcow2))
+def test_a_broken_image_is_refused_or_decoded_and_nothing_else_happens(data, chunk, fetch, known):
+    image = data.draw(images())
     file = bytearray(image.file)
     interesting = [*range(112), *(image.l1_offset + i for i in range(64))]
     interesting += [offset + i for offset in image.l2_offsets.values() for i in range(64)]

@@ -14,7 +14,7 @@ from agent.formats.tables import gpt
 from agent.formats.tables.layout import finish_head, place_drive, stale_backup
 from agent.formats.tables.read import read_table
 from agent.units import GiB, KiB, MiB
-from tests.fuzz import examples
+from tests.kit.fuzz import examples
 
 TYPES = ["8300", "ef00", "ef02", "8200", "8e00", "fd00", "0700", "a502"]
 NAMES = st.text(st.characters(codec="utf-8", categories=("L", "N"), max_codepoint=0xFFFF), max_size=36)

@@ -11,7 +11,7 @@ import trustme
 from agent.service.config.check import check, explain, file_faults, find_warnings
 from agent.service.config.model import Config
 from agent.service.config.options import TABLE
-from tests.revocation import DAY, make_crl
+from tests.kit.revocation import DAY, make_crl
 
 TOKEN = "s3cret-token-of-the-api-0123456789"
 

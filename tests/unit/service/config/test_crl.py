@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from agent.service.config.crl import Span, spans
-from tests.revocation import DAY, make_crl
+from tests.kit.revocation import DAY, make_crl
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import trustme
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
@@ -22,4 +24,5 @@ def make_crl(
         entry = x509.RevokedCertificateBuilder(serial, now + since).build()
         builder = builder.add_revoked_certificate(entry)
     key = load_pem_private_key(ca.private_key_pem.bytes(), None)
+    assert isinstance(key, EllipticCurvePrivateKey | RSAPrivateKey)
     return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)

@@ -169,9 +169,8 @@ def main() -> None:
             os._exit(0)
         if "kill_after" in order:
             time.sleep(order["kill_after"])
-            os.kill(
-                child, signal.SIGKILL
-            )  # it may have ended: until it is waited for, its number is not used again
+            # It may have ended: until it is waited for, its number is not used again.
+            os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
         seconds = time.monotonic() - began

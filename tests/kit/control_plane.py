@@ -2,7 +2,7 @@
 
 It shows all that a control plane has to do (docs/control-plane.md), and it is what the tests pull from. By hand:
 
-    python -m tests.control_plane --listen 127.0.0.1:8443 --cert tls.crt --key tls.key --token-file token \\
+    python -m tests.kit.control_plane --listen 127.0.0.1:8443 --cert tls.crt --key tls.key --token-file token \\
         --server ns1.example.net --job job.json
 
 gives that job to that server once and prints each status as it comes, until the deployment is over.
@@ -119,9 +119,8 @@ class ControlPlane(ThreadingHTTPServer):
         deadline = time.monotonic() + min(wait, MAX_WAIT)
         with self.changed:
             self.asked += 1
-            record = self._lost(
-                server
-            )  # now and not later: the question may be answered long after it was asked
+            # Now and not later: the question may be answered long after it was asked.
+            record = self._lost(server)
             while record is None and not self.ending:
                 record = next((new for new in self._jobs_of(server) if not new.statuses), None)
                 left = deadline - time.monotonic()

@@ -3,8 +3,9 @@
 import hashlib
 import tarfile
 from io import BytesIO
+from pathlib import Path
 
-from tests.integration.conftest import run
+from tests.kit.commands import run
 
 OVF = """<?xml version="1.0"?>
 <Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1">
@@ -23,12 +24,14 @@ OVF = """<?xml version="1.0"?>
 """
 
 
-def convert(raw, path, *options):
+def convert(raw: Path, path: Path, *options: str) -> Path:
+    """Make another format of a raw image by `qemu-img convert`."""
     run("qemu-img", "convert", "-f", "raw", *options, raw, path)
     return path
 
 
-def make_ova(raw, path, *, manifest):
+def make_ova(raw: Path, path: Path, *, manifest: str) -> Path:
+    """Pack a raw image into an appliance; with the manifest `wrong` the disk is not what it says."""
     disk = convert(
         raw, path.with_suffix(".vmdk"), "-O", "vmdk", "-o", "subformat=streamOptimized"
     ).read_bytes()

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.units import MiB
+from tests.kit.commands import ROOT
 
-ROOT = Path(__file__).parents[3]
 NAME = "ns1.example.net"
 DEPLOYMENT = f"/dedicated/server/{NAME}/bringYourOwnImage"
 
@@ -245,9 +244,3 @@ def agent_process(directory: Path, **options: Any) -> Iterator[AgentProcess]:
     finally:
         if agent.process is not None:
             agent.end(signal.SIGKILL)
-
-
-def make_disk(path: Path, size: int = 24 * MiB, fill: bytes = b"\xa5") -> Path:
-    """A file that stands in for a disk, full of what must not show through."""
-    path.write_bytes(fill * size)
-    return path

@@ -3,16 +3,18 @@
 import random
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import zstandard
 
-from agent.formats.extent import Copy, Fetch, Inflate, Recall, Write, Zero
+from agent.formats.extent import Copy, Extent, Fetch, Inflate, Recall, Write, Zero
 from agent.formats.qcow2.decoder import Qcow2Decoder
+from agent.formats.qcow2.header import DEFAULT_LIMITS, Qcow2Limits
 from agent.units import MiB, align_up
-from tests.extents import inflated
+from tests.kit.extents import inflated
 
 DIRT = 0xA5
 COPIED = 1 << 63
@@ -60,6 +62,9 @@ class Subclusters:
 
 
 Cluster = Data | Packed | ZeroFlag | Share | Subclusters
+Clusters = Mapping[int, Cluster]
+Item = tuple[Any, ...]
+"""A thing in a file: its kind (`refcounts`, `l1`, `l2`, `data`, `packed`, `leak`) and which of them it is."""
 
 
 @dataclass
@@ -83,12 +88,26 @@ def deflate(content: bytes) -> bytes:
     return packer.compress(content) + packer.flush()
 
 
+def _bytes_of(cluster: Cluster) -> bytes:
+    """What a host cluster is filled with."""
+    assert not isinstance(cluster, Share)
+    assert cluster.content is not None
+    return cluster.content
+
+
 class Builder:
     """Lays out an image: header first, then every item in the order that is asked for."""
 
     def __init__(
-        self, *, cluster_bits=9, version=3, size=64 * 512, extended=False, codec="zlib", shared_l2=()
-    ):
+        self,
+        *,
+        cluster_bits: int = 9,
+        version: int = 3,
+        size: int = 64 * 512,
+        extended: bool = False,
+        codec: str = "zlib",
+        shared_l2: Mapping[int, int] | Iterable[tuple[int, int]] = (),
+    ) -> None:
         self.cluster = 1 << cluster_bits
         self.bits, self.version, self.size = cluster_bits, version, size
         self.extended, self.codec = extended, codec
@@ -101,7 +120,7 @@ class Builder:
     def pack(self, content: bytes) -> bytes:
         return deflate(content) if self.codec == "zlib" else zstandard.ZstdCompressor().compress(content)
 
-    def items(self, clusters: Mapping[int, Cluster], group=3, leaks=0):
+    def items(self, clusters: Clusters, group: int = 3, leaks: int = 0) -> list[Item]:
         """Every item of the file, in the customary order: the tables before what they map."""
         used = sorted({self.shared_l2.get(i // self.per_table, i // self.per_table) for i in clusters})
         packed = [index for index, cluster in sorted(clusters.items()) if isinstance(cluster, Packed)]
@@ -119,10 +138,10 @@ class Builder:
             *(("leak", n) for n in range(leaks)),
         ]
 
-    def build(self, clusters: Mapping[int, Cluster], order=None) -> Image:
+    def build(self, clusters: Clusters, order: Iterable[Item] | None = None) -> Image:
         items = list(order) if order is not None else self.items(clusters)
         file = bytearray(self.cluster)
-        at: dict[object, int] = {}
+        at: dict[Item, int] = {}
         hosts: dict[int, int] = {}
         entries: dict[int, int] = {}
         for item in items:
@@ -131,7 +150,7 @@ class Builder:
             at[item] = start
             match item:
                 case ("data", index):
-                    file += clusters[index].content.ljust(self.cluster, b"\0")
+                    file += _bytes_of(clusters[index]).ljust(self.cluster, b"\0")
                     hosts[index] = start
                 case ("packed", indices):
                     self._add_packed(file, indices, clusters, hosts, entries)
@@ -153,9 +172,16 @@ class Builder:
         file[: self.cluster] = self._header(at[("l1",)], at[("refcounts",)]).ljust(self.cluster, b"\0")
         return Image(file, at[("l1",)], tables, hosts, lambda: self._guest(clusters))
 
-    def _add_packed(self, file, indices, clusters, hosts, entries):
+    def _add_packed(
+        self,
+        file: bytearray,
+        indices: tuple[int, ...],
+        clusters: Clusters,
+        hosts: dict[int, int],
+        entries: dict[int, int],
+    ) -> None:
         for index in indices:
-            data = self.pack(clusters[index].content.ljust(self.cluster, b"\0"))
+            data = self.pack(_bytes_of(clusters[index]).ljust(self.cluster, b"\0"))
             shift = 62 - (self.bits - 8)
             start = len(file)
             sectors = (start + len(data) - 1) // 512 - start // 512
@@ -164,8 +190,16 @@ class Builder:
             entries[index] = COMPRESSED | sectors << shift | start
             file += data
 
-    def _put_entry(self, file, at, index, clusters, hosts, entries):
-        bitmap = 0
+    def _put_entry(
+        self,
+        file: bytearray,
+        at: int,
+        index: int,
+        clusters: Clusters,
+        hosts: dict[int, int],
+        entries: dict[int, int],
+    ) -> None:
+        entry = bitmap = 0
         match clusters[index]:
             case Data():
                 entry, bitmap = hosts[index] | COPIED, 0xFFFF_FFFF
@@ -185,7 +219,7 @@ class Builder:
         if self.extended:
             struct.pack_into(">Q", file, at + 8, bitmap)
 
-    def _header(self, l1_offset, refcount_offset) -> bytes:
+    def _header(self, l1_offset: int, refcount_offset: int) -> bytes:
         header = struct.pack(
             ">4sIQIIQIIQQIIQ",
             *(b"QFI\xfb", self.version, 0, 0, self.bits, self.size, 0, self.tables),
@@ -197,7 +231,7 @@ class Builder:
         features = (8 if zstd else 0) | (16 if self.extended else 0)
         return header + struct.pack(">QQQIIB7x", features, 0, 0, 4, 112, int(zstd))
 
-    def _content(self, cluster, clusters) -> bytes:
+    def _content(self, cluster: Cluster, clusters: Clusters) -> bytes:
         match cluster:
             case Data(content) | Packed(content):
                 return content.ljust(self.cluster, b"\0")
@@ -210,9 +244,10 @@ class Builder:
                     full[i * unit : (i + 1) * unit] if used >> i & 1 else bytes(unit) for i in range(32)
                 )
                 return b"".join(pieces)
-        return bytes(self.cluster)
+            case ZeroFlag():
+                return bytes(self.cluster)
 
-    def _guest(self, clusters) -> bytes:
+    def _guest(self, clusters: Clusters) -> bytes:
         guest = bytearray(align_up(self.size, self.cluster))
         for table in range(self.tables):
             source = self.shared_l2.get(table, table)
@@ -244,10 +279,29 @@ class Decoded:
 class Driver:
     """Applies extents to a dirty disk, and sees that every guest byte is given exactly once."""
 
-    def __init__(self, file, *, fetch=None, disk_size=None, known_size=True, recall=False, limits=None):
-        fields = {} if limits is None else {"limits": limits}
+    def __init__(
+        self,
+        file: bytes | bytearray,
+        *,
+        fetch: bool | bytes | bytearray | None = None,
+        disk_size: int | None = None,
+        known_size: bool = True,
+        recall: bool = False,
+        limits: Qcow2Limits = DEFAULT_LIMITS,
+    ) -> None:
+        """Drive a decoder of a file.
+
+        Args:
+            file: the image.
+            fetch: what is fetched from: True for the file itself, or another one.
+            disk_size: of the disk; by default there is no room behind the guest disk.
+            known_size: whether the decoder is told how large the file is.
+            recall: whether it may read from the disk.
+            limits: of the decoder.
+        """
         self.file = file
-        self.source = file if fetch is True else fetch
+        own = file if fetch else None
+        self.source = own if isinstance(fetch, bool) else fetch
         size = struct.unpack_from(">Q", file, 24)[0] if len(file) >= 32 else 0
         # The default leaves no room for scratch.
         self.disk_size = align_up(min(size, 64 * MiB), MiB) if disk_size is None else disk_size
@@ -256,16 +310,16 @@ class Driver:
             self.disk_size,
             can_fetch=self.source is not None,
             can_recall=recall,
-            **fields,
+            limits=limits,
         )
         self.disk = bytearray([DIRT]) * self.disk_size
-        self.extents = []
-        self.given = []
+        self.extents: list[str] = []
+        self.given: list[tuple[int, int]] = []
         self.fetched = self.fed = 0
         # So many wishes are answered; then the source has no ranges any more.
         self.answers = 1 << 30
 
-    def run(self, chunk=65536) -> Decoded:
+    def run(self, chunk: int = 65536) -> Decoded:
         view = memoryview(self.file)
         for start in range(0, len(view), chunk or len(view) or 1):
             self.fed = min(start + (chunk or len(view)), len(view))
@@ -274,7 +328,7 @@ class Driver:
         self.check_given()
         return Decoded(self.decoder, self.disk, self.extents, self.fetched)
 
-    def apply(self, extents):
+    def apply(self, extents: Iterable[Extent]) -> None:
         for extent in extents:
             self.extents.append(type(extent).__name__)
             match extent:
@@ -295,14 +349,15 @@ class Driver:
                 case Recall(source, length):
                     extent.data = bytes(self.disk[source : source + length])
 
-    def _put(self, offset, data):
+    def _put(self, offset: int, data: bytes | memoryview) -> None:
         assert data
         assert 0 <= offset <= offset + len(data) <= self.disk_size
         self.disk[offset : offset + len(data)] = data
         self.given.append((offset, offset + len(data)))
 
-    def check_given(self):
+    def check_given(self) -> None:
         size = self.decoder.virtual_size
+        assert size is not None
         position = 0
         for start, end in sorted(piece for piece in self.given if piece[0] < size):
             assert start == position, f"guest bytes {position} to {start} are given twice or never"
@@ -313,6 +368,6 @@ class Driver:
             assert end <= size or (used and used[0] <= start <= end <= sum(used))
 
 
-def decode(file, *, chunk=65536, **fields) -> Decoded:
+def decode(file: bytes | bytearray, *, chunk: int = 65536, **fields: Any) -> Decoded:
     """Decode a whole file, fed in pieces of `chunk` bytes (0: in one)."""
     return Driver(file, **fields).run(chunk)

@@ -51,7 +51,7 @@ class Medium:
 
     def replay(self, record: Iterable[Write | None]) -> list[Write]:
         """Write all; give what was never flushed."""
-        pending = []
+        pending: list[Write] = []
         for step in record:
             if step is None:
                 pending = []
@@ -79,7 +79,8 @@ def crashes(old: bytes, record: list[Write | None], chance: random.Random) -> It
             medium.apply(undo)
 
 
-def state(content: bytearray, old: bytes, new: bytes | None) -> str:
+def state(content: bytes | bytearray, old: bytes, new: bytes | None) -> str:
+    """What such a disk is: `old`, `headless` or `blank`, `new`, or `BROKEN`; without `new` there is no whole one."""
     if not any(content[:SECTOR]):
         return "blank" if content[:MiB] == content[-MiB:] == bytes(MiB) else "headless"
     if content == old:

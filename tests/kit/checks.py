@@ -1,0 +1,56 @@
+"""What a disk holds after a deployment, by the word of other tools than ours."""
+
+import json
+from pathlib import Path
+
+from agent.units import MiB
+from tests.kit.commands import attempt, run
+from tests.kit.images import BOOT_CODE, Image
+
+
+def what_is_on(disk: Path, old: bytes) -> str:
+    """Which state a deployment has left.
+
+    Returns:
+        `old`: untouched to the last byte. `blank`: both ends are zero. `headless`: the first sector is zero and more
+        is not. `system`: there is a first sector, be the rest whole or not.
+    """
+    data = disk.read_bytes()
+    assert len(data) == len(old)
+    if data == old:
+        return "old"
+    if data[:MiB] == data[-MiB:] == bytes(MiB):
+        return "blank"
+    return "system" if any(data[:512]) else "headless"
+
+
+def assert_nothing_boots(disk: Path) -> None:
+    """No tool finds a table or a filesystem where a firmware would look."""
+    seen = attempt("blkid", "--probe", "--output", "export", disk)
+    assert (seen.returncode, seen.stdout) == (2, ""), seen.stdout
+    listed = attempt("sfdisk", "--json", disk)
+    assert listed.returncode != 0
+    assert "does not contain a recognized partition table" in listed.stderr
+    assert "Creating new GPT entries in memory" in run("sgdisk", "--print", disk)
+
+
+def partitions(path: Path) -> list[tuple[int, int, str]]:
+    """Start and size in bytes and the name of each partition, as sfdisk sees them."""
+    table = json.loads(run("sfdisk", "--json", path))["partitiontable"]
+    unit = table["sectorsize"]
+    return [(p["start"] * unit, p["size"] * unit, p.get("name", "")) for p in table["partitions"]]
+
+
+def assert_complete(disk: Path, image: Image, scratch: Path) -> None:
+    """The disk holds the whole verified system and a config drive. `scratch` is a directory to work in."""
+    assert "No problems found" in run("sgdisk", "--verify", disk)
+    *own, (start, length, name) = partitions(disk)
+    assert name == "config-2"
+    data = disk.read_bytes()
+    assert data[: len(BOOT_CODE)] == BOOT_CODE
+    assert own
+    for begin, size, _ in own:
+        assert data[begin : begin + size] == image.data[begin : begin + size]
+    drive = scratch / "drive"
+    drive.write_bytes(data[start : start + length])
+    assert run("blkid", "-p", "-o", "value", "-s", "LABEL", drive).strip() == "config-2"
