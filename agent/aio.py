@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
+from agent.tracebacks import raise_first
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -48,9 +50,7 @@ async def run_blocking(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwarg
         future.exception()  # mark as seen; the cancellation outranks it
         raise
     finally:
-        # The traceback of what is raised leads to this frame: were it to lead back, all that the frames above hold
-        # would live until the garbage collector comes by.
-        del future
+        del future  # see agent.tracebacks
 
 
 async def run_together(*works: Coroutine[Any, Any, None]) -> None:
@@ -60,15 +60,10 @@ async def run_together(*works: Coroutine[Any, Any, None]) -> None:
         asyncio.CancelledError: the task was cancelled meanwhile, whatever else has failed.
         Exception: the first failure, as it is; what its siblings raised on their way out is dropped.
     """
-    failure = await _first_failure(works)
-    try:
-        if failure is not None:
-            raise failure
-    finally:
-        del failure  # as in `run_blocking`
+    raise_first(await _failures(works))
 
 
-async def _first_failure(works: Collection[Coroutine[Any, Any, None]]) -> BaseException | None:
+async def _failures(works: Collection[Coroutine[Any, Any, None]]) -> list[BaseException]:
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(work) for work in works]
     failures: list[BaseException] = []
@@ -85,7 +80,7 @@ async def _first_failure(works: Collection[Coroutine[Any, Any, None]]) -> BaseEx
         for task in tasks:
             task.cancel()
         await _outlast(tasks)
-    return failures[0] if failures else None
+    return failures
 
 
 @asynccontextmanager
@@ -106,17 +101,13 @@ async def alongside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 async def _outlast(futures: "Collection[asyncio.Future[Any]]") -> None:
     """Wait until all are done; a cancellation is delivered only then."""
-    cancelled: asyncio.CancelledError | None = None
+    cancelled: list[BaseException] = []
     while not all(future.done() for future in futures):
         try:
             await asyncio.wait(futures)
         except asyncio.CancelledError as error:
-            cancelled = error
-    try:
-        if cancelled is not None:
-            raise cancelled
-    finally:
-        del cancelled
+            cancelled = [error]
+    raise_first(cancelled)
 
 
 def run_apart(func: Callable[[], T]) -> "asyncio.Future[T]":

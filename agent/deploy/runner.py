@@ -32,6 +32,7 @@ from agent.model.status import Status
 from agent.stages.claim import wipe_ends
 from agent.stages.context import Context
 from agent.stages.machine import LocalMachine, Machine, OpenDisk
+from agent.tracebacks import without_traceback
 from agent.transfer.open import open_source
 
 log = structlog.get_logger(__name__)
@@ -136,9 +137,7 @@ class Deployment:
         if self._unwiped is not None:
             error.detail = f"{error.detail}; {self._unwiped}" if error.detail else self._unwiped
             error.hint = error.hint or DiskIo.default_hint
-        self._tracker.fail(error)
-        # The tracker keeps the error, and its traceback would keep everything that was in use.
-        error.__traceback__ = error.__cause__ = error.__context__ = None
+        self._tracker.fail(without_traceback(error))  # the tracker keeps it
 
     async def _run(self) -> None:
         self._tracker.next()

@@ -98,7 +98,7 @@ class TargetDisk:
             if fd is not None and fd >= 0:
                 os.close(fd)
         self._direct_fd, self._fd = None, -1
-        self._bounce.release()  # a traceback may hold on to the disk for long
+        self._bounce.release()  # see agent.tracebacks
 
     def write(self, offset: int, data: memoryview | bytes) -> None:
         """Write all of `data`: sector-aligned parts by O_DIRECT where it works, odd ends through the page

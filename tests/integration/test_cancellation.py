@@ -163,7 +163,7 @@ def leftovers() -> set[str]:
     files = set()
     for entry in os.scandir("/proc/self/fd"):
         try:
-            files.add(os.readlink(entry.path))
+            files.add(str(Path(entry.path).readlink()))
         except FileNotFoundError:  # that of the listing itself
             continue
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
