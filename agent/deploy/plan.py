@@ -271,7 +271,7 @@ def _notes(job: Job, facts: Facts) -> tuple[str, ...]:
 
 
 def _image_notes(image: ImageFacts) -> tuple[str, ...]:
-    notes = [] if image.disliked is None else [image.disliked]
+    notes = [] if image.libparted_note is None else [image.libparted_note]
     if image.table is not None and image.size is not None:
         absent = absent_partitions(image.table, image.size)
         notes += [absent_note(absent, image.size)] if absent else []

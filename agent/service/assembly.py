@@ -260,7 +260,7 @@ def _make_deployment(config: Config, job: Job, listener: Listener, keep: Keep, e
         listener,
         keep=keep,
         attempt=entry.attempt,
-        floor=entry.percent,
+        min_percent=entry.percent,
         disk_state=entry.disk_state,
     )
 

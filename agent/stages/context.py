@@ -24,7 +24,7 @@ TAIL_BYTES = MiB
 
 @dataclass(slots=True)
 class Context:
-    """One deployment's parts. Whoever made it calls `close` when all stages are over."""
+    """What the stages of one deployment share; each fills in its part. The runner makes and closes it."""
 
     job: Job
     target: Disk

@@ -261,7 +261,7 @@ class Life:
             outcome=outcome,
             disk_state=self._entry_now().disk_state,
             note=note,
-            floor=self._ledger.promised_percent(self._entry.id),
+            min_percent=self._ledger.promised_percent(self._entry.id),
         )
 
     async def _deploy(self) -> None:

@@ -205,7 +205,7 @@ class Slot:
             attempt=entry.attempt,
             outcome=error,
             disk_state=entry.disk_state,
-            floor=entry.percent,
+            min_percent=entry.percent,
         )
         return replace(entry, phase=Phase.FAILED, status=status.document(), job=self._job_now().spent())
 
@@ -485,8 +485,8 @@ class Slot:
         elif life is not None and life.deployment is not None:
             document = life.deployment.snapshot().document()
         else:
-            name, floor = self._server_name, entry.percent
-            document = starting(self._job_now(), name, attempt=entry.attempt, floor=floor).document()
+            name, percent = self._server_name, entry.percent
+            document = starting(self._job_now(), name, attempt=entry.attempt, min_percent=percent).document()
         if self._is_untold():
             # The next agent may begin it again.
             message = f"The deployment is over, and its outcome cannot be stored. {self._ledger.trouble}"
