@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
+from agent.tracebacks import raise_first
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -48,9 +50,7 @@ async def run_blocking(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwarg
         future.exception()  # mark it as retrieved; the cancellation takes precedence
         raise
     finally:
-        # The future holds the exception, whose traceback holds this frame. If this frame held the future, that would be
-        # a reference cycle, and everything in the callers' frames would live until the next garbage collection.
-        del future
+        del future  # see agent.tracebacks
 
 
 async def run_together(*works: Coroutine[Any, Any, None]) -> None:
@@ -60,15 +60,10 @@ async def run_together(*works: Coroutine[Any, Any, None]) -> None:
         asyncio.CancelledError: the task was cancelled meanwhile; failures are dropped.
         Exception: the first failure, not in a group; what the cancelled others raise is dropped.
     """
-    failure = await _first_failure(works)
-    try:
-        if failure is not None:
-            raise failure
-    finally:
-        del failure  # no reference cycle, see `run_blocking`
+    raise_first(await _failures(works))
 
 
-async def _first_failure(works: Collection[Coroutine[Any, Any, None]]) -> BaseException | None:
+async def _failures(works: Collection[Coroutine[Any, Any, None]]) -> list[BaseException]:
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(work) for work in works]
     failures: list[BaseException] = []
@@ -85,7 +80,7 @@ async def _first_failure(works: Collection[Coroutine[Any, Any, None]]) -> BaseEx
         for task in tasks:
             task.cancel()
         await _wait_for_all(tasks)
-    return failures[0] if failures else None
+    return failures
 
 
 @asynccontextmanager
@@ -106,17 +101,13 @@ async def alongside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 async def _wait_for_all(futures: "Collection[asyncio.Future[Any]]") -> None:
     """Wait until all futures are done; a cancellation is raised only then."""
-    cancelled: asyncio.CancelledError | None = None
+    cancelled: list[BaseException] = []
     while not all(future.done() for future in futures):
         try:
             await asyncio.wait(futures)
         except asyncio.CancelledError as error:
-            cancelled = error
-    try:
-        if cancelled is not None:
-            raise cancelled
-    finally:
-        del cancelled
+            cancelled = [error]
+    raise_first(cancelled)
 
 
 def run_apart(func: Callable[[], T]) -> "asyncio.Future[T]":

@@ -17,7 +17,7 @@ from agent.stages.claim import claim
 from agent.stages.commit import commit, seal, settle
 from agent.stages.context import Context
 from agent.stages.finish import finish
-from agent.stages.opinion import examine_table
+from agent.stages.libparted import examine_table
 from agent.stages.preflight import find_own_drive, probe_image
 from agent.stages.verify import examine_written, verify
 from agent.stages.write import write_image

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.deploy.acts import ACTS, Act
-from agent.deploy.policy import Policy, policy_faults
+from agent.deploy.policy import Policy, require_allowed
 from agent.errors import (
     BootCode,
     BootEsp,
@@ -142,9 +142,11 @@ def plan(job: Job, facts: Facts) -> Plan:
 
 
 def _job_refusals(job: Job, policy: Policy) -> list[DeployError]:
-    # Where it came from was judged when it was accepted.
-    faults = policy_faults(job, policy, remote=False)
-    return [JobInvalid(faults)] if faults else []
+    try:
+        require_allowed(job, policy, remote=False)  # where it came from was judged when it was accepted
+    except JobInvalid as error:
+        return [error]
+    return []
 
 
 def _disk_refusals(facts: Facts) -> list[DeployError]:
@@ -271,7 +273,7 @@ def _notes(job: Job, facts: Facts) -> tuple[str, ...]:
 
 
 def _image_notes(image: ImageFacts) -> tuple[str, ...]:
-    notes = [] if image.disliked is None else [image.disliked]
+    notes = [] if image.libparted_note is None else [image.libparted_note]
     if image.table is not None and image.size is not None:
         absent = absent_partitions(image.table, image.size)
         notes += [absent_note(absent, image.size)] if absent else []

@@ -1,7 +1,8 @@
-"""The runner: carries out a plan, step by step, and leaves the disk in one of two states.
+"""The runner: carries out a plan, step by step, and answers for the state of the disk.
 
-Either the commit was reached and the disk holds the verified system, or both ends of the disk are zero and
-nothing boots. There is nothing between, whatever fails and whenever it is cancelled.
+When `run` returns or raises, the disk is as it was (nothing was written), or it holds the verified system (committed),
+or both its ends are zero and nothing boots, whatever failed and whenever it was cancelled. Where the ends could not be
+zeroed, because the disk fails, the error says so.
 """
 
 import asyncio
@@ -32,17 +33,18 @@ from agent.model.status import Status
 from agent.stages.claim import wipe_ends
 from agent.stages.context import Context
 from agent.stages.machine import LocalMachine, Machine, OpenDisk
+from agent.tracebacks import without_traceback
 from agent.transfer.open import open_source
 
 log = structlog.get_logger(__name__)
 
 
-def _nobody(_: DeployEvent) -> None:
+def _ignore(_: DeployEvent) -> None:
     """The listener of a deployment that nobody watches."""
 
 
-async def _unkept(_: DiskState | Seal) -> None:
-    """What is kept of a deployment that has no journal."""
+async def _keep_nothing(_: DiskState | Seal) -> None:
+    """For a deployment without a journal."""
 
 
 class Deployment:
@@ -52,11 +54,11 @@ class Deployment:
         self,
         job: Job,
         options: Options,
-        listener: Listener = _nobody,
+        listener: Listener = _ignore,
         *,
-        keep: Keep = _unkept,
+        keep: Keep = _keep_nothing,
         attempt: int = 1,
-        floor: float = 0.0,
+        min_percent: float = 0.0,
         disk_state: DiskState = DiskState.UNTOUCHED,
         machine: Machine | None = None,
     ) -> None:
@@ -69,7 +71,7 @@ class Deployment:
             keep: is awaited with the state of the disk before the claim and after it, and with the seal right
                 before the commit.
             attempt: which one this is, where an agent that was restarted begins again.
-            floor: the percentage that clients have seen of the attempt before.
+            min_percent: what clients were told of an attempt before this one: they are never told less.
             disk_state: what the attempt before left of the disk.
             machine: opens the disk and looks at it; this machine as a rule.
         """
@@ -78,7 +80,12 @@ class Deployment:
         self._keep = keep
         self._machine = machine or LocalMachine()
         self._tracker = Tracker(
-            job, options.server_name, listener, attempt=attempt, floor=floor, disk_state=disk_state
+            job,
+            options.server_name,
+            listener,
+            attempt=attempt,
+            min_percent=min_percent,
+            disk_state=disk_state,
         )
         self._ctx: Context | None = None
         self._unwiped: str | None = None
@@ -130,15 +137,13 @@ class Deployment:
         return self._tracker.snapshot()
 
     def _fail(self, error: DeployError) -> None:
-        # Cleaning up can fail or be cancelled too, but it undoes no disk that has been committed and verified.
+        # It was committed and verified before: what fails or is cancelled while cleaning up does not change that.
         if self._tracker.state is State.DONE:
             return
         if self._unwiped is not None:
             error.detail = f"{error.detail}; {self._unwiped}" if error.detail else self._unwiped
             error.hint = error.hint or DiskIo.default_hint
-        self._tracker.fail(error)
-        # The tracker keeps the error, and its traceback would keep everything that was in use.
-        error.__traceback__ = error.__cause__ = error.__context__ = None
+        self._tracker.fail(without_traceback(error))  # the tracker keeps it
 
     async def _run(self) -> None:
         self._tracker.next()
@@ -232,7 +237,7 @@ class Deployment:
         """Make sure once more that nothing boots from a disk that was not committed."""
 
         def wipe() -> None:
-            # What came of it is kept here: a cancellation meanwhile would outrank it.
+            # Set in the thread: where a cancellation comes meanwhile, `run_blocking` drops its result.
             self._tracker.disk_state = DiskState.UNKNOWN
             try:
                 wipe_ends(disk)
@@ -254,7 +259,7 @@ class Deployment:
             with contextlib.suppress(OSError):
                 await ctx.source.close()
         finally:
-            ctx.close()  # a cancel in between must not keep the claim on the disk
+            ctx.close()  # also where closing the source was cancelled: the disk must not stay claimed
             self._ctx = None
 
 

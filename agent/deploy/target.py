@@ -74,7 +74,7 @@ def list_groups(specs: Sequence[GroupSpec], disks: Sequence[Disk] | None = None)
 
 
 def _refuse_hidden_users(target: Disk) -> None:
-    """Some users of a disk (ZFS, a mount in another namespace) show only when one tries to claim it."""
+    """Refuse what only an exclusive open finds: ZFS, or a mount in another namespace."""
     if target.kind == "file" or target.holders or target.read_only:
         return
     try:

@@ -39,7 +39,7 @@ UNCHECKED_MESSAGES = MESSAGES | {
 
 # A transfer over a bad line notes every retry; the status keeps the last ones.
 MAX_NOTES = 100
-# Only then bytes of the image come in; what the meter last measured says nothing about the other stages.
+# The stages in which bytes of the image come in. In the others the meter's last rate means nothing.
 _FLOWING = (State.PREFLIGHT, State.WRITE)
 
 
@@ -54,7 +54,7 @@ class Tracker:
         clock: Callable[[], float] = time.time,
         *,
         attempt: int = 1,
-        floor: float = 0.0,
+        min_percent: float = 0.0,
         disk_state: DiskState = DiskState.UNTOUCHED,
     ) -> None:
         """Nothing has begun.
@@ -65,7 +65,7 @@ class Tracker:
             listener: is told the events; one that raises is told the next one all the same.
             clock: seconds since the epoch.
             attempt: which one this is.
-            floor: the percentage that clients have seen already, of an attempt before this one.
+            min_percent: what clients were told of an attempt before this one: they are never told less.
             disk_state: what that attempt left of the disk.
         """
         self._job = job
@@ -74,7 +74,7 @@ class Tracker:
         self._clock = clock
         self.weights: Mapping[State, float] = {}
         """The plan's shares of the stages in the percentage; none before there is a plan."""
-        self._percent = min(max(floor, 0.0), 100.0)
+        self._percent = min(max(min_percent, 0.0), 100.0)
         self._stages: list[StageTime] = []
         self._began = time.monotonic()
         self.state = State.STARTING
@@ -197,9 +197,9 @@ class Tracker:
             log.exception("listener_failed", told=type(event).__name__, fault=type(error).__name__)
 
 
-def starting(job: Job, server_name: str | None, *, attempt: int, floor: float = 0.0) -> Status:
+def starting(job: Job, server_name: str | None, *, attempt: int, min_percent: float = 0.0) -> Status:
     """The first status of a deployment that has been accepted and has not begun."""
-    return Tracker(job, server_name, lambda _: None, attempt=attempt, floor=floor).snapshot()
+    return Tracker(job, server_name, lambda _: None, attempt=attempt, min_percent=min_percent).snapshot()
 
 
 def concluded(
@@ -210,12 +210,14 @@ def concluded(
     outcome: Seal | DeployError,
     disk_state: DiskState,
     note: str = "",
-    floor: float = 0.0,
+    min_percent: float = 0.0,
 ) -> Status:
     """The last status of a deployment that nobody carries on: committed as its seal says, or failed with the disk in
     this state.
     """
-    tracker = Tracker(job, server_name, lambda _: None, attempt=attempt, floor=floor, disk_state=disk_state)
+    tracker = Tracker(
+        job, server_name, lambda _: None, attempt=attempt, min_percent=min_percent, disk_state=disk_state
+    )
     if note:
         tracker.note(note)
     if isinstance(outcome, DeployError):

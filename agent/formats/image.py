@@ -43,7 +43,7 @@ class ImageFacts:
     """False where the first bytes of the guest disk come late in the file: they are examined before the commit."""
 
     @property
-    def disliked(self) -> str | None:
+    def libparted_note(self) -> str | None:
         """What the status says where only libparted does not read the table; None where there is nothing to say."""
         if not self.libparted:
             return None

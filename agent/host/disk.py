@@ -93,7 +93,7 @@ class TargetDisk:
             if fd is not None and fd >= 0:
                 os.close(fd)
         self._direct_fd, self._fd = None, -1
-        self._bounce.release()  # now, since a traceback may refer to this object for long
+        self._bounce.release()  # see agent.tracebacks
 
     def write(self, offset: int, data: memoryview | bytes) -> None:
         """Write all of `data`: the sector-aligned part with O_DIRECT if it works, the rest through the page cache."""

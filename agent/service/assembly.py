@@ -266,7 +266,7 @@ class _Deployer:
                 listener,
                 keep=keep,
                 attempt=entry.attempt,
-                floor=entry.percent,
+                min_percent=entry.percent,
                 disk_state=entry.disk_state,
             )
 

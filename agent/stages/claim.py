@@ -1,4 +1,4 @@
-"""Claim: take the disk for ourselves and make it unbootable, first of all.
+"""Claim: take the disk exclusively and make it unbootable, before anything else is written.
 
 Stacks that sit on it (md, LVM, dm) are stopped, the disk is opened exclusively, and both its ends are zeroed
 and flushed before anything else is written: from here to the commit no old system on it can boot. Then the
@@ -83,7 +83,7 @@ def _wipe(disk: OpenDisk, machine: Machine) -> None:
 
 
 def _stale_ranges(disk: OpenDisk) -> Ranges:
-    """Where the old partitions sign; nothing where no copy of their table is left to know them by."""
+    """The ranges of the old partitions' signatures; none where neither copy of their table can be read."""
     try:
         table = read_table(disk.read(0, HEAD_BYTES), disk.sector_size)
     except TableError:
@@ -113,7 +113,7 @@ def _old_logicals(disk: OpenDisk, extended: Partition, sector_size: int) -> tupl
     try:
         return parse_logicals(read, extended, sector_size)
     except TableError:
-        return ()  # what cannot be followed has no partitions to come back to life
+        return ()  # a kernel cannot follow the chain either: no array or volume in it comes back
 
 
 def wipe_ends(disk: OpenDisk) -> None:

@@ -19,10 +19,10 @@ from agent.host.readback import ReadBack
 from agent.model.seal import Seal
 from agent.stages.context import Context
 from agent.stages.faults import disk_fault
-from agent.stages.opinion import unseen
+from agent.stages.libparted import missing_partition
 
-# Seconds between the looks at a disk that cannot be read: 8 s in all.
-_LOOK_AGAIN = (0.5, 0.5, 1.0, 2.0, 4.0)
+# Seconds between the tries to read a disk that fails or is not there yet: 8 s in all.
+_RETRY_DELAYS = (0.5, 0.5, 1.0, 2.0, 4.0)
 
 
 def seal(ctx: Context) -> Seal:
@@ -47,8 +47,8 @@ def seal(ctx: Context) -> Seal:
 def is_committed(sealed: Seal, sleep: Callable[[float], None] = time.sleep) -> bool:
     """Whether the disk holds, on the device and not in a cache, what its seal says. Blocking.
 
-    The checks are those of the commit, but for libparted's second opinion on the same bytes. Nothing is claimed:
-    whatever holds the disk by now holds a disk that is committed or not.
+    The checks are those of the commit, but libparted is not asked. The disk is not claimed, so it does not matter
+    whether something uses it by now.
 
     Args:
         sealed: what to look for.
@@ -57,7 +57,7 @@ def is_committed(sealed: Seal, sleep: Callable[[float], None] = time.sleep) -> b
     Raises:
         OSError: the disk could not be opened or read in any of the tries.
     """
-    for delay in _LOOK_AGAIN:
+    for delay in _RETRY_DELAYS:
         try:
             return _is_whole(sealed)
         except OSError:
@@ -161,7 +161,7 @@ def _parted_fault(ctx: Context, table: Table) -> str | None:
     if image.libparted:
         return None  # it does not read this table on any disk
     try:
-        fault = unseen(ctx.machine.partitions_on(disk.path), table.partitions)
+        fault = missing_partition(ctx.machine.partitions_on(disk.path), table.partitions)
     except parttable.TableRefused as error:
         fault = error.strerror
     if fault is not None and image.libparted is None:

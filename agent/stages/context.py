@@ -24,7 +24,7 @@ TAIL_BYTES = MiB
 
 @dataclass(slots=True)
 class Context:
-    """One deployment's parts. Whoever made it calls `close` when all stages are over."""
+    """What the stages of one deployment share; each fills in its part. The runner makes and closes it."""
 
     job: Job
     target: Disk
@@ -83,7 +83,7 @@ class Context:
     def close(self) -> None:
         """Close the disk and let all memory go. No thread may be at work any more.
 
-        Tracebacks keep the context itself alive until the garbage collector comes by: not with what is large in it.
+        A traceback may keep the context itself (see `agent.tracebacks`): not with what is large in it.
         """
         if self.disk is not None:
             self.disk.close()

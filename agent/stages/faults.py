@@ -1,4 +1,6 @@
-"""Whose fault it is where the system refuses an operation on the disk: the disk's, a full filesystem's, or memory's."""
+"""The error for an OSError of the target disk: the disk failed, the filesystem that a file is on is full, or memory ran
+out.
+"""
 
 import errno
 import os

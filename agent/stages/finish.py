@@ -27,7 +27,7 @@ from agent.formats.tables.superblock import LABEL_BYTES
 from agent.host import fat
 from agent.stages.context import Context
 from agent.stages.faults import disk_fault
-from agent.stages.opinion import dislike, keep_opinion
+from agent.stages.libparted import complaint_about, keep_complaint
 from agent.units import MiB
 
 
@@ -89,13 +89,13 @@ def _place(ctx: Context, table: Table) -> None:
 
 
 def _ask_libparted(ctx: Context, finished: FinishedTable, records: Mapping[int, bytes]) -> None:
-    """Where preflight could not: what libparted dislikes now is the image's doing, what it says later is the disk's."""
+    """Ask libparted where preflight could not: what it complains about before the commit is the image's doing."""
     disk, _ = ctx.opened()
     _, image = ctx.examined()
     if image.libparted is not None:
         return
     writes = (*records.items(), (0, finished.head), *finished.tail_writes, *finished.other_writes)
-    keep_opinion(ctx, dislike(ctx.machine, finished.table, writes, disk.size))
+    keep_complaint(ctx, complaint_about(ctx.machine, finished.table, writes, disk.size))
 
 
 def _note_damaged_backup(ctx: Context, table: Gpt) -> None:

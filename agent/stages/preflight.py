@@ -1,8 +1,7 @@
 """Preflight: open the image and decode its first bytes, so that all refusals come before the first write.
 
-Nothing is written here. The bytes read stay in their buffers, and the write stage goes on from them: nothing is
-downloaded twice. What they decode to goes into a window in memory, by a decoder that is thrown away: the one that
-writes starts again from the same buffers.
+Nothing is written. The bytes that are read stay in their buffers and are decoded twice: here into a window in memory,
+and by the write stage, with a decoder of its own, to the disk. So nothing is downloaded twice.
 """
 
 import time
@@ -27,9 +26,9 @@ from agent.transfer.pool import Buffer
 from agent.transfer.source import TransferRestart
 from agent.units import MiB
 
-# How much of the file is read to fill the window at most: less than the pool has, and than a decoder may hold back.
+# The most of the file that is read to fill the window. The pool has 32 MiB, and a qcow2 decoder may keep 16 MiB back.
 MAX_FILE_HEAD = 12 * MiB
-# A decoder that holds more than this is stopped as soon as enough of the guest disk is known.
+# Where the decoder holds more than this, decoding stops as soon as the window is full, in the midst of a feed.
 MAX_HELD = 16 * MiB
 
 
@@ -60,7 +59,7 @@ async def probe_image(ctx: Context) -> None:
         try:
             ctx.image = await _probe(ctx)
         except TransferRestart:
-            forget_head(ctx)
+            release_head(ctx)
             ctx.meter.restart()
         else:
             return
@@ -81,11 +80,11 @@ async def _probe(ctx: Context) -> ImageFacts:
     except ImageMemory:
         if not window.gone:
             raise
-        at_end = False  # what had to leave the memory waits on the disk when there is one
+        at_end = False  # the data that is early goes to the disk's free end once there is a disk
     finally:
         await run_blocking(applier.close)
     size, container = decoder.virtual_size, container_of(ctx, decoder)
-    # The one that writes will come to hold as much.
+    # The decoder of the write stage will hold as much.
     ctx.pool.make_room(decoder.held)
     if window.gone or not (window.complete or at_end):
         return ImageFacts("unknown data", size, container, examined=False)
@@ -95,7 +94,11 @@ async def _probe(ctx: Context) -> ImageFacts:
 
 
 async def _look_at_end(ctx: Context) -> None:
-    """Where only the end of a file tells what it is, or that it was cut, and the source can read there."""
+    """Read the end of the file where that tells what it is (DMG) or that it was cut (xz), and the source can.
+
+    Raises:
+        ImageDamaged: an xz file without its end.
+    """
     info = ctx.info
     if info is None or info.size is None or not info.seekable or ctx.content not in ("unknown data", "xz"):
         return
@@ -167,15 +170,15 @@ async def _next_buffer(ctx: Context) -> Buffer:
     return buffer
 
 
-def forget_head(ctx: Context) -> None:
-    """Give the buffers of the head back: the transfer starts again."""
+def release_head(ctx: Context) -> None:
+    """Release the buffers of the file's first bytes: the transfer starts again from byte 0."""
     for buffer in ctx.head_buffers:
         buffer.release()
     ctx.head_buffers = []
 
 
 class _Full(Exception):
-    """The window is full, and whoever filled it holds too much to go on for no more than an early refusal."""
+    """The window is full and the decoder holds more than MAX_HELD: decoding further would only cost memory."""
 
 
 class _Window:
@@ -186,12 +189,12 @@ class _Window:
         self.data = bytearray(WINDOW_BYTES)
         self.covered = 0
         self.gone = False
-        """Whether bytes were wanted back that had not been kept: then the window does not hold what the disk will."""
+        """Whether the decoder read back bytes beyond the window: the disk will then hold something else."""
         self._decoder = decoder
 
     @property
     def complete(self) -> bool:
-        """Whether all has come that fits in, or that there is."""
+        """Whether the window, or all of a smaller guest disk, has been written once."""
         return self.covered >= min(WINDOW_BYTES, self._decoder.virtual_size or WINDOW_BYTES)
 
     def write(self, offset: int, data: memoryview) -> None:
@@ -205,7 +208,7 @@ class _Window:
 
     def _count(self, length: int) -> None:
         self.covered += length
-        # A few bytes of the file may decompress to gigabytes, and fill a window of the decoder's beside this one.
+        # A few bytes of the file may decompress to gigabytes, and fill the decoder's own window beside this one.
         if self.complete and self._decoder.held > MAX_HELD:
             raise _Full
 

@@ -34,7 +34,7 @@ async def write_image(ctx: Context, restarted: Callable[[], None]) -> None:
             ctx.digest.reset()
             restarted()
         else:
-            # The stages that follow copy the config drive about: what the buffers held is theirs now.
+            # The stages that follow make copies of the config drive; the sum in docs/architecture.md counts on this.
             ctx.pool.close()
             return
 
@@ -42,7 +42,7 @@ async def write_image(ctx: Context, restarted: Callable[[], None]) -> None:
 async def _copy_once(ctx: Context) -> None:
     disk, sink = ctx.opened()
     sink.reset()
-    # Preflight has looked at copies of the first MiBs; the peak is still to come.
+    # Preflight has freed copies of the first MiBs. Give them back to the system before the buffers fill.
     await run_blocking(return_free_memory)
     head, ctx.head_buffers = deque(ctx.head_buffers), []
     decoder = new_decoder(ctx)
@@ -53,8 +53,7 @@ async def _copy_once(ctx: Context) -> None:
         for note in decoder.notes:
             ctx.note(note)
         await run_blocking(_clean_scratch, decoder, sink)
-        # The flush belongs to the write: a disk that took the bytes and cannot keep them fails here, as a
-        # disk.
+        # The flush belongs to this stage: a disk that cannot keep the bytes that it took is told as a fault in writing.
         await run_blocking(_flush, disk.flush, disk.path)
     except SinkFailed as failure:
         hint = full_hint(disk.path, failure.error)
@@ -66,7 +65,7 @@ async def _copy_once(ctx: Context) -> None:
 
 
 def _clean_scratch(decoder: Decoder, sink: HeldEnds) -> None:
-    """Zero what waited at the end of the disk: nothing of an image may stand where no partition of it is."""
+    """Zero the scratch of the decoder: outside of the guest disk no bytes of the image may be left."""
     if decoder.used_scratch is None:
         return
     offset, length = decoder.used_scratch

@@ -137,7 +137,6 @@ class BufferPool:
     def close(self) -> None:
         """Let the buffers go; none may be in use any more. New ones are mapped if the pool is used again."""
         for buffer in self._made:
-            # A traceback may hold on to a buffer for long: not to its memory.
-            buffer.view.release()
+            buffer.view.release()  # see agent.tracebacks
         self._made.clear()
         self._free.clear()

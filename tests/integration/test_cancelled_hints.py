@@ -30,7 +30,7 @@ async def test_before_anything_is_written_the_disk_is_as_the_attempt_before_has_
     await run_blocking(make_disk, disk, 8 * MiB, DIRT)
     with serving(hang) as server:
         job = parse_job({"URL": server.url, "type": "raw"})
-        deployment = Deployment(job, Options(disk=str(disk)), attempt=2, floor=50.0, disk_state=left)
+        deployment = Deployment(job, Options(disk=str(disk)), attempt=2, min_percent=50.0, disk_state=left)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(deployment.run())
             assert await run_blocking(asked.wait, 30)

@@ -17,8 +17,7 @@ from aiohttp import web
 
 from agent import __version__
 from agent.aio import run_blocking
-from agent.deploy.policy import policy_faults
-from agent.errors import JobInvalid
+from agent.deploy.policy import require_allowed
 from agent.model.job import Job, parse_job
 from agent.model.job_text import read_json
 from agent.model.schema import MAX_REVISION
@@ -159,9 +158,7 @@ class _Api:
                 document, job = await run_blocking(_parse, body)
         else:
             document, job = _parse(body)
-        faults = policy_faults(job, self._parts.config.policy, remote=request[CALLER].remote)
-        if faults:
-            raise JobInvalid(faults)
+        require_allowed(job, self._parts.config.policy, remote=request[CALLER].remote)
         return document, job
 
     @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agent.aio import run_blocking, run_together
-from agent.deploy.policy import Policy, policy_faults
+from agent.deploy.policy import Policy, require_allowed
 from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
 from agent.lean import structlog
 from agent.model.disk_state import DiskState, with_disk_state
@@ -316,7 +316,5 @@ def _read(offer: Offer, policy: Policy) -> Job:
     if offer.fault is not None:
         raise offer.fault
     job = parse_job(dict(offer.job))
-    faults = policy_faults(job, policy, remote=True)
-    if faults:
-        raise JobInvalid(faults)
+    require_allowed(job, policy, remote=True)
     return job

@@ -302,7 +302,7 @@ class JobRun:
             outcome=outcome,
             disk_state=latest.disk_state,
             note=note,
-            floor=self._store.promised_percent(self._entry.id),
+            min_percent=self._store.promised_percent(self._entry.id),
         )
 
     async def _deploy(self) -> None:

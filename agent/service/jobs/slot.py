@@ -301,7 +301,7 @@ class Slot:
             attempt=entry.attempt,
             outcome=error,
             disk_state=entry.disk_state,
-            floor=entry.percent,
+            min_percent=entry.percent,
         )
 
     def _job(self) -> Job:

@@ -108,4 +108,4 @@ class StatusView:
     def _starting(self, entry: JobEntry) -> Status:
         if self.job is None:
             raise RuntimeError("there is no job in the slot")
-        return starting(self.job, self.server_name, attempt=entry.attempt, floor=entry.percent)
+        return starting(self.job, self.server_name, attempt=entry.attempt, min_percent=entry.percent)

@@ -13,7 +13,7 @@ from agent.transfer.source import EventHook
 class Attempts:
     """Counts the failures of a transfer without progress between them, and waits between attempts.
 
-    Progress is what `floor_rate` brings in all the time since the last progress, connecting and waiting included, and
+    Progress is what `min_rate` brings in all the time since the last progress, connecting and waiting included, and
     at least in a second. A server that cuts each connection after a few bytes cannot go on for ever.
     """
 
@@ -49,7 +49,7 @@ class Attempts:
 
     def _is_progress(self) -> bool:
         seconds = max(1.0, self._clock() - self._since)
-        return self._gained >= self._limits.floor_rate * seconds
+        return self._gained >= self._limits.min_rate * seconds
 
     async def wait(self, fault: TransientFault, *, position: int, total: int | None) -> None:
         """Count a failure, and wait until the next attempt is due.

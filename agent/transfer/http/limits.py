@@ -18,7 +18,7 @@ class HttpLimits(BackoffLimits):
     """Without a single byte the connection is dropped after this time."""
     window_seconds: float = 60.0
     """The time over which the rate is averaged."""
-    floor_rate: int = 4 * KiB
+    min_rate: int = 4 * KiB
     """Bytes a second. A connection that stays below it for a whole window is dropped as stalled, and what a transfer
     brings below it, connecting and waiting included, is no progress."""
     attempts: int = 6

@@ -112,7 +112,7 @@ class HttpSource:
                 try:
                     if self._body is None:
                         self._body = await self._connect()
-                    with buffer[self._position - begin :] as rest:  # not left to the traceback of a fault
+                    with buffer[self._position - begin :] as rest:  # see agent.tracebacks
                         await self._receive(self._body, rest)
                 except TransientFault as fault:
                     await self._recover(fault)

@@ -8,10 +8,10 @@ from agent.units import format_duration, format_size
 
 
 class Pace:
-    """Finds a connection that stalls or trickles; time in which nobody asks for bytes does not count.
+    """Finds a connection that sends nothing (a stall) or too little (a trickle).
 
-    A window that is over is judged as a whole, so a trickle is found after one window at the earliest and two
-    at the latest.
+    Time in which nobody asks for bytes does not count. The rate is taken over whole windows, one after the other, so a
+    trickle is found after one window at the earliest and two at the latest.
     """
 
     def __init__(self, limits: HttpLimits, clock: Callable[[], float]) -> None:
@@ -52,7 +52,7 @@ class Pace:
         elapsed = now - self._window_start
         if elapsed < limits.window_seconds:
             return None
-        if self._window_bytes < limits.floor_rate * elapsed:
+        if self._window_bytes < limits.min_rate * elapsed:
             rate = format_size(self._window_bytes / elapsed)
             return TransientFault(f"only {rate}/s came for {format_duration(elapsed)}")
         self._window_start = now

@@ -184,7 +184,7 @@ def test_the_watchdog_is_not_fed_while_a_deployment_stands_still_and_is_again_wh
 
 def test_the_slowest_line_that_is_not_dropped_counts_as_movement():
     """Bytes are counted by whole buffers: filling one must not look like standing still."""
-    assert BUFFER_SIZE / HttpLimits().floor_rate * 1.5 < STALL_SECONDS
+    assert BUFFER_SIZE / HttpLimits().min_rate * 1.5 < STALL_SECONDS
 
 
 def test_a_manager_that_has_gone_is_no_fault(make_agent, manager, web, image):

@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 from agent.deploy.plan import MIN_DISK_BYTES, Facts, plan
-from agent.deploy.policy import Policy, policy_faults
+from agent.deploy.policy import Policy, require_allowed
+from agent.errors import JobInvalid
 from agent.formats.image import ImageFacts, examine
 from agent.model.disks import Disk, Holder
 from agent.model.job import parse_job
@@ -125,12 +126,12 @@ def test_the_policy_of_the_server():
 def test_files_of_the_server_are_for_those_who_are_on_it():
     for url in ("file:///srv/image.raw", "FILE:/srv/image.raw"):
         local = job(URL=url)
-        assert policy_faults(local, Policy(), remote=False) == []
-        (fault,) = policy_faults(local, Policy(), remote=True)
-        assert fault.path == "URL"
-        assert "allow_file" in fault.message
-        assert policy_faults(local, Policy(allow_file=True), remote=True) == []
-    assert policy_faults(job(), Policy(), remote=True) == []
+        require_allowed(local, Policy(), remote=False)
+        with pytest.raises(JobInvalid, match="allow_file") as caught:
+            require_allowed(local, Policy(), remote=True)
+        assert [fault.path for fault in caught.value.faults] == ["URL"]
+        require_allowed(local, Policy(allow_file=True), remote=True)
+    require_allowed(job(), Policy(), remote=True)
 
 
 @pytest.mark.parametrize("kind", ["qcow2", "ova"])

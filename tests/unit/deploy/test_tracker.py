@@ -138,7 +138,7 @@ def test_rate_and_waits_are_told_only_while_bytes_flow(tracker):
 
 
 def test_an_agent_that_comes_back_goes_on_from_the_percentage_that_was_shown():
-    tracker = Tracker(JOB, None, lambda _: None, attempt=2, floor=61.5)
+    tracker = Tracker(JOB, None, lambda _: None, attempt=2, min_percent=61.5)
     assert tracker.snapshot().percent == 61.5
     tracker.weights = WEIGHTS
     tracker.progress = lambda: Progress(bytes_written=1, bytes_total=1000)
@@ -146,14 +146,14 @@ def test_an_agent_that_comes_back_goes_on_from_the_percentage_that_was_shown():
     assert tracker.snapshot().percent == 61.5
     tracker.progress = lambda: Progress(bytes_written=1000, bytes_total=1000)
     assert tracker.snapshot().percent == 95
-    assert starting(JOB, None, attempt=2, floor=61.5).percent == 61.5
+    assert starting(JOB, None, attempt=2, min_percent=61.5).percent == 61.5
     outcome, left = JobInterrupted(reason="x"), DiskState.EMPTY
-    ended = concluded(JOB, None, attempt=5, outcome=outcome, disk_state=left, floor=61.5)
+    ended = concluded(JOB, None, attempt=5, outcome=outcome, disk_state=left, min_percent=61.5)
     assert ended.error is not None
     assert ended.error["diskState"] == "empty"
     assert ended.error["hint"].endswith(left.sentence)
     assert ended.percent == 61.5
-    assert Tracker(JOB, None, lambda _: None, floor=900).snapshot().percent == 100
+    assert Tracker(JOB, None, lambda _: None, min_percent=900).snapshot().percent == 100
 
 
 def test_a_listener_that_fails_fails_nothing_but_itself(events, clock):

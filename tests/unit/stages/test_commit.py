@@ -13,7 +13,7 @@ from agent.stages.claim import claim
 from agent.stages.commit import commit, seal, settle
 from agent.stages.context import HEAD_BYTES, TAIL_BYTES
 from agent.stages.finish import finish
-from agent.stages.opinion import examine_table
+from agent.stages.libparted import examine_table
 from tests.unit.stages.memory import DISK_BYTES, SECTOR, MemoryDisk, Stages
 
 TREE = {"openstack/latest/meta_data.json": b"{}"}

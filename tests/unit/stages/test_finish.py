@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.errors import BootEsp, DiskIo
+from agent.errors import BootEsp, ConfigDriveCreate, DiskIo
 from agent.formats.tables import gpt
 from agent.formats.tables.read import read_table
 from agent.host.drive import Drive
@@ -117,5 +117,5 @@ async def test_what_libparted_dislikes_before_the_commit_is_the_images_doing():
 async def test_a_drive_that_has_become_too_large_fits_nowhere():
     stages = Stages(drive=Drive(bytes(DISK_BYTES + KiB), "iso9660"))
     await stages.written()
-    with pytest.raises(Exception, match="Could not create configdrive"):
+    with pytest.raises(ConfigDriveCreate):
         finish(stages.ctx)

@@ -4,9 +4,9 @@ import gzip
 
 import pytest
 
-from agent.errors import Blame, DiskSame, ImageDownload
+from agent.errors import Blame, DiskSame, ImageDamaged, ImageDownload
 from agent.formats.tables.gpt import Gpt
-from agent.host.drive import Drive
+from agent.host.drive import build_drive
 from agent.stages.preflight import find_own_drive, probe_image
 from agent.units import MiB
 from tests.unit.stages.memory import DISK_BYTES, IMAGE, IMAGE_BYTES, MemorySource, Stages, empty_qcow2, sha256
@@ -82,14 +82,24 @@ async def test_a_transfer_that_begins_again_is_examined_from_its_first_byte():
 
 async def test_the_end_of_an_xz_file_is_looked_at_first():
     stages = Stages(MemorySource(b"\xfd7zXZ\x00" + bytes(100)))
-    with pytest.raises(Exception, match="xz"):
+    with pytest.raises(ImageDamaged, match="xz"):
         await probe_image(stages.ctx)
     assert stages.source.ranges
 
 
-async def test_a_config_drive_of_the_images_own_is_found_without_a_request_where_it_was_read():
-    stages = Stages(drive=Drive(bytes(64 * 1024), "iso9660"))
+OWN_DRIVE_AT = 2 * MiB
+"""Where the second partition of the image begins."""
+
+
+@pytest.mark.parametrize("has_one", [True, False])
+async def test_a_config_drive_of_the_images_own_is_found_without_a_request_where_it_was_read(has_one):
+    drive = build_drive({"openstack/latest/meta_data.json": b"{}"}, 512)
+    image = bytearray(IMAGE)
+    if has_one:
+        image[OWN_DRIVE_AT : OWN_DRIVE_AT + len(drive.image)] = drive.image
+    stages = Stages(MemorySource(bytes(image)), drive=drive)
     await probe_image(stages.ctx)
     await find_own_drive(stages.ctx)
-    assert stages.ctx.image.own_drive is None
+    own = stages.ctx.image.own_drive
+    assert (None if own is None else own.start) == (OWN_DRIVE_AT if has_one else None)
     assert stages.source.ranges == []

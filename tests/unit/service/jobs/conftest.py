@@ -38,7 +38,7 @@ class Deployment:
         self._listener = listener
         self._keep = keep
         self._disk_state = entry.disk_state
-        self._status = starting(JOB, NAME, attempt=entry.attempt, floor=entry.percent)
+        self._status = starting(JOB, NAME, attempt=entry.attempt, min_percent=entry.percent)
         self.claimed, self.over = asyncio.Event(), asyncio.Event()
         self._go_on: asyncio.Future[DeployError | None] = asyncio.get_running_loop().create_future()
         self.hangs = False

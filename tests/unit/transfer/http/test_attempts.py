@@ -68,7 +68,7 @@ async def test_the_longest_time_of_a_download_that_brings_nothing_is_the_one_tha
     async def trickle_again_and_again():
         while True:
             clock.now += limits.connect_seconds + limits.head_seconds + limits.window_seconds
-            attempts.note(limits.floor_rate * int(limits.window_seconds) - 1)
+            attempts.note(limits.min_rate * int(limits.window_seconds) - 1)
             await attempts.wait(TransientFault("it broke", retry_after="86400"), position=0, total=None)
 
     with attempts.asking(), pytest.raises(FatalFault):

@@ -21,7 +21,7 @@ def clock():
 
 @pytest.fixture
 def pace(clock):
-    return Pace(HttpLimits(stall_seconds=60, window_seconds=60, floor_rate=4 * KiB), clock)
+    return Pace(HttpLimits(stall_seconds=60, window_seconds=60, min_rate=4 * KiB), clock)
 
 
 def test_silence_is_a_stall(pace, clock):

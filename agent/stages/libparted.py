@@ -1,9 +1,11 @@
-"""What is wrong with the image's partition table beyond its first MiB, and whether libparted reads it: asked before
-the first write where the bytes can be had, so that a complaint after the commit is the disk's and never the image's.
+"""Whether the chain of logical partitions can be followed, and whether libparted reads the image's partition table.
 
-What follows from an answer is not decided here but by the plan: a chain of logical partitions that cannot be followed
-is refused. What only libparted dislikes is not, since firmware and kernels boot from it: an ISO with an Apple map
-beside its table, or a GPT whose usable space begins within the entries.
+Both are asked before the first write where the bytes can be read by then, else in finish. The commit asks libparted
+again: what it only complains about then is a fault of the disk, not of the image.
+
+The plan decides what follows. A chain that cannot be followed is refused. A complaint of libparted alone is a note,
+since firmware and kernels boot from such tables: an ISO with an Apple partition map beside its table, or a GPT whose
+usable space begins within the entries.
 """
 
 import uuid
@@ -20,34 +22,38 @@ from agent.stages.context import Context
 from agent.stages.machine import Machine
 
 _LIBPARTED_SECTOR = 512
-"""What libparted takes the sectors of a file for."""
+"""The sector size that libparted assumes for a regular file, in bytes."""
 
 
 async def examine_table(ctx: Context) -> None:
-    """Look at the image's table and note what there is to say in `ctx.image`."""
+    """Put `chain_fault` or `libparted` into `ctx.image`, as far as the bytes for it can be read by now.
+
+    Raises:
+        ImageDownload, ImageChanged: bytes were fetched by a request of their own, and that failed.
+    """
     _, image = ctx.examined()
     if image.table is None or not ctx.head_window:
         return
     try:
         records = await _extended_records(ctx, image.table)
         if records is None:
-            return  # told when they are on the disk
-        libparted = await run_blocking(_dislike_of_image, ctx, image.table, records)
+            return  # finish asks, when they are on the disk
+        libparted = await run_blocking(_complaint_about_image, ctx, image.table, records)
     except TableError as error:
         ctx.image = replace(image, chain_fault=str(error))
     else:
-        keep_opinion(ctx, libparted)
+        keep_complaint(ctx, libparted)
 
 
-def keep_opinion(ctx: Context, libparted: str | None) -> None:
-    """Put what `dislike` gave into the facts, and tell it where it is a dislike."""
+def keep_complaint(ctx: Context, libparted: str | None) -> None:
+    """Put the answer of `complaint_about` into `ctx.image`, and make a note of it where it is a complaint."""
     _, image = ctx.examined()
     ctx.image = replace(image, libparted=libparted)
-    if ctx.image.disliked is not None:
-        ctx.note(ctx.image.disliked)
+    if ctx.image.libparted_note is not None:
+        ctx.note(ctx.image.libparted_note)
 
 
-def dislike(
+def complaint_about(
     machine: Machine, table: Table, writes: Iterable[tuple[int, bytes]], disk_size: int
 ) -> str | None:
     """Libparted's words where it does not read `table` from these writes, empty where it does.
@@ -58,14 +64,14 @@ def dislike(
     if table.sector_size != _LIBPARTED_SECTOR:
         return None
     try:
-        return unseen(machine.partitions_in(writes, disk_size), table.partitions) or ""
+        return missing_partition(machine.partitions_in(writes, disk_size), table.partitions) or ""
     except parttable.TableRefused as error:
         return error.strerror
     except OSError:
         return None
 
 
-def unseen(report: parttable.ParttableReport, partitions: Iterable[Partition]) -> str | None:
+def missing_partition(report: parttable.ParttableReport, partitions: Iterable[Partition]) -> str | None:
     """Which of the partitions libparted does not see, in words."""
     seen = {(part.start, part.size) for part in report.partitions}
     for part in partitions:
@@ -74,7 +80,7 @@ def unseen(report: parttable.ParttableReport, partitions: Iterable[Partition]) -
     return None
 
 
-def _dislike_of_image(ctx: Context, table: Table, records: Mapping[int, bytes]) -> str | None:
+def _complaint_about_image(ctx: Context, table: Table, records: Mapping[int, bytes]) -> str | None:
     try:
         finished = finish_head(
             ctx.head_window, table, ctx.target.size, None, unique_guid=uuid.uuid4(), drive_type="iso9660"
@@ -82,7 +88,7 @@ def _dislike_of_image(ctx: Context, table: Table, records: Mapping[int, bytes]) 
     except TableError:
         return None  # it does not fit on the disk: the plan says so
     writes: Writes = ((0, finished.head), *finished.tail_writes, *finished.other_writes)
-    return dislike(ctx.machine, table, (*writes, *records.items()), ctx.target.size)
+    return complaint_about(ctx.machine, table, (*writes, *records.items()), ctx.target.size)
 
 
 async def _extended_records(ctx: Context, table: Table) -> Mapping[int, bytes] | None:
