@@ -48,9 +48,23 @@ async def run_blocking(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwarg
         future.exception()  # mark it as retrieved; the cancellation takes precedence
         raise
     finally:
-        # The future holds the exception, whose traceback holds this frame. If this frame held the future, that would be
-        # a reference cycle, and everything in the callers' frames would live until the next garbage collection.
-        del future
+        del future  # it holds the exception: see `raise_first`
+
+
+def raise_first(failures: list[BaseException]) -> None:
+    """Raise the first of the exceptions that were collected, and empty the list; do nothing if there are none.
+
+    The traceback of an exception holds the frames that it passes. If one of these frames still holds the exception (in
+    a variable, a list, a future), that is a reference cycle: everything in the frames, such as a decoder with a window
+    of 64 MiB, then lives until the next garbage collection. Therefore no frame may keep an exception that it raises.
+    """
+    first = failures[0] if failures else None
+    failures.clear()
+    try:
+        if first is not None:
+            raise first
+    finally:
+        del first
 
 
 async def run_together(*works: Coroutine[Any, Any, None]) -> None:
@@ -60,15 +74,11 @@ async def run_together(*works: Coroutine[Any, Any, None]) -> None:
         asyncio.CancelledError: the task was cancelled meanwhile; failures are dropped.
         Exception: the first failure, not in a group; what the cancelled others raise is dropped.
     """
-    failure = await _first_failure(works)
-    try:
-        if failure is not None:
-            raise failure
-    finally:
-        del failure  # no reference cycle, see `run_blocking`
+    raise_first(await _failures(works))
 
 
-async def _first_failure(works: Collection[Coroutine[Any, Any, None]]) -> BaseException | None:
+async def _failures(works: Collection[Coroutine[Any, Any, None]]) -> list[BaseException]:
+    """Run coroutines until all are done or cancelled, and return what they raised, in the order of time."""
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(work) for work in works]
     failures: list[BaseException] = []
@@ -85,7 +95,7 @@ async def _first_failure(works: Collection[Coroutine[Any, Any, None]]) -> BaseEx
         for task in tasks:
             task.cancel()
         await _wait_for_all(tasks)
-    return failures[0] if failures else None
+    return failures
 
 
 @asynccontextmanager
@@ -106,17 +116,13 @@ async def alongside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 async def _wait_for_all(futures: "Collection[asyncio.Future[Any]]") -> None:
     """Wait until all futures are done; a cancellation is raised only then."""
-    cancelled: asyncio.CancelledError | None = None
+    cancellations: list[BaseException] = []
     while not all(future.done() for future in futures):
         try:
             await asyncio.wait(futures)
         except asyncio.CancelledError as error:
-            cancelled = error
-    try:
-        if cancelled is not None:
-            raise cancelled
-    finally:
-        del cancelled
+            cancellations.insert(0, error)
+    raise_first(cancellations)
 
 
 def run_apart(func: Callable[[], T]) -> "asyncio.Future[T]":

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
+from agent.aio import raise_first
 from agent.errors import ImageDamaged
 from agent.formats.extent import Copy, Extent, Fetch, Inflate, Recall, Write, Zero
 from agent.transfer.inflate import inflate
@@ -160,13 +161,13 @@ class _Inflater:
             return
         group, self._group = self._group, []
         while len(self._running) >= self._limit:
-            _raise_failure(self._wait_for(FIRST_COMPLETED))
+            raise_first(self._wait_for(FIRST_COMPLETED))
         self._running.add(self._threads.submit(self._work, group))
 
     def finish(self) -> None:
         """Wait for all that was added; raises the first failure once nothing runs any more."""
         self._start()
-        _raise_failure(self._wait_for(ALL_COMPLETED))
+        raise_first(self._wait_for(ALL_COMPLETED))
 
     def _wait_for(self, condition: str) -> list[BaseException]:
         done, self._running = wait(self._running, return_when=condition)
@@ -189,16 +190,6 @@ class _Inflater:
             self._sink.write(group[0].offset, buffer[:at])
         except OSError as error:
             raise SinkFailed(group[0].offset, error) from error
-
-
-def _raise_failure(failures: list[BaseException]) -> None:
-    try:
-        if failures:
-            raise failures[0]
-    finally:
-        # As in `run_blocking`: the traceback must not lead back to what is raised. Through it, a decoder and its window
-        # would live on beside the next one.
-        del failures
 
 
 def zero_runs(offset: int, data: memoryview) -> Iterator[tuple[int, int]]:

@@ -1,12 +1,14 @@
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 
-from agent.aio import alongside, run_apart, run_blocking, run_together
+from agent.aio import alongside, raise_first, run_apart, run_blocking, run_together
 
 
 async def test_returns_what_the_function_returns():
@@ -173,6 +175,35 @@ async def test_what_runs_apart_gives_its_result_or_its_failure():
     assert await run_apart(lambda: 5) == 5
     with pytest.raises(ZeroDivisionError):
         await run_apart(lambda: 1 // 0)
+
+
+def test_an_exception_that_was_collected_is_freed_once_it_was_handled():
+    class Window:
+        pass
+
+    failures: list[BaseException] = []
+    windows = []
+
+    def fail():
+        window = Window()
+        windows.append(weakref.ref(window))
+        raise ValueError("damaged")
+
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            fail()
+        except ValueError as error:
+            failures.append(error)
+        assert windows[0]() is not None  # held by the traceback
+        with pytest.raises(ValueError, match="damaged") as raised:
+            raise_first(failures)
+        del raised
+        assert windows[0]() is None
+    finally:
+        gc.enable()
+    raise_first(failures)
 
 
 async def test_a_failure_apart_that_nobody_waits_for_is_no_noise():
