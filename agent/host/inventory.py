@@ -17,7 +17,8 @@ import pyudev
 
 from agent.errors import DiskUnknown, ToolMissing
 from agent.host import holders, mounts
-from agent.host.holders import BlockTree, Uses, read_attribute
+from agent.host.blocktree import BlockTree, read_attribute, read_tree
+from agent.host.holders import Uses
 from agent.model.disks import Disk, Holder
 from agent.text import printable
 
@@ -126,7 +127,7 @@ def _context() -> "pyudev.Context":
 
 
 def _take_snapshot() -> _Snapshot:
-    tree = holders.read_tree()
+    tree = read_tree()
     mounted = mounts.read_mounts()
     system: set[str] = set()
     for mount in mounts.system_mounts(mounted):
@@ -173,7 +174,7 @@ def _describe(device: "pyudev.Device", snapshot: _Snapshot) -> Disk:
 
 
 def _describe_file(path: str, info: os.stat_result) -> Disk:
-    tree = holders.read_tree()
+    tree = read_tree()
     loops = holders.loops_of(path, tree)
     attached = tuple(Holder("other", loop, path, path, stoppable=False) for loop in loops)
     swapped = tuple(

@@ -21,7 +21,7 @@ MAX_IMAGE = 32 * MiB
 MAX_FILES = 64  # files and directories
 MAX_DEPTH = 8
 
-# pycdlib accepts identifiers longer than 8.3 characters from this level on: `META_DATA.JSON;1` needs them.
+# Level 1 limits identifiers to 8.3 characters (ECMA-119, section 10); `META_DATA.JSON;1` needs a higher one.
 _INTERCHANGE_LEVEL = 3
 _NOT_IN_IDENTIFIER = re.compile(r"[^A-Z0-9_]")
 # What pycdlib raises for damaged images besides its own exceptions.

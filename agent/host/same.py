@@ -9,8 +9,8 @@ import os
 import stat
 from pathlib import Path
 
-from agent.host import holders, mounts
-from agent.host.holders import BlockTree
+from agent.host import blocktree, holders, mounts
+from agent.host.blocktree import BlockTree
 from agent.host.mounts import Mount
 
 _Identity = str | tuple[int, int]
@@ -29,7 +29,7 @@ def shared_storage(source: str, target: str) -> str | None:
     Raises:
         OSError: a path does not exist, or sysfs or /proc cannot be read.
     """
-    layers = _Layers(holders.read_tree(), mounts.read_mounts())
+    layers = _Layers(blocktree.read_tree(), mounts.read_mounts())
     of_source, of_target = _identity(Path(source).stat()), _identity(Path(target).stat())
     shown = os.path.realpath(source)
     if of_source == of_target:
@@ -43,7 +43,7 @@ def shared_storage(source: str, target: str) -> str | None:
 
 def _identity(info: os.stat_result) -> _Identity:
     if stat.S_ISBLK(info.st_mode):
-        return holders.format_number(info.st_rdev)
+        return blocktree.format_number(info.st_rdev)
     return info.st_dev, info.st_ino
 
 
@@ -66,7 +66,7 @@ class _Layers:
                 continue  # the deleted backing file of a loop device, which no path leads to
             found.add(_identity(info))
             devices = (
-                [holders.format_number(info.st_rdev)]
+                [blocktree.format_number(info.st_rdev)]
                 if stat.S_ISBLK(info.st_mode)
                 else self._devices_of(path, info)
             )
@@ -78,6 +78,6 @@ class _Layers:
     def _devices_of(self, path: str, info: os.stat_result) -> list[str]:
         """The numbers (`major:minor`) of the devices of a file's filesystem."""
         if os.major(info.st_dev):
-            return [holders.format_number(info.st_dev)]
+            return [blocktree.format_number(info.st_dev)]
         mount = mounts.covering(self._mounted, os.path.realpath(path))
         return [] if mount is None else list(holders.mount_devices(mount, self._tree))

@@ -16,7 +16,7 @@ from agent.errors import ImageUnsafe
 from agent.formats.extent import Inflate, Zero
 from agent.formats.intake import Intake
 from agent.formats.ova.vmdk_header import GTES_PER_TABLE, SECTOR, TABLE_BYTES, Header, parse_header
-from agent.formats.ova.vmdk_tables import LeadingTables, Steps, read_directory, read_table
+from agent.formats.ova.vmdk_tables import LeadingTables, Steps, take_grain_directory, unpack_grain_table
 from agent.units import divide_up
 
 # A grain directory may be this much longer than the disk needs.
@@ -131,7 +131,7 @@ class StreamGrains:
             data = yield from intake.take(length, "a grain table")
             self._keep_table(at, data)
         elif kind == _GRAIN_DIRECTORY:
-            directory = yield from read_directory(header, intake)
+            directory = yield from take_grain_directory(header, intake)
             if header.gd_offset in (None, at):
                 self._directory, self._directory_offset = directory, at
         else:
@@ -142,7 +142,7 @@ class StreamGrains:
         if len(self._trailing_sectors) > 2 * self._header.tables:
             raise self._intake.damaged(f"it has more than {2 * self._header.tables} grain tables")
         self._trailing_sectors.append(at // SECTOR)
-        self._trailing_hashes.append(_table_hash(read_table(self._header, 0, data)))
+        self._trailing_hashes.append(_table_hash(unpack_grain_table(self._header, 0, data)))
 
     def _check_footer(self, sector: memoryview) -> None:
         footer = parse_header(bytes(sector))

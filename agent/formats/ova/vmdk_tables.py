@@ -42,7 +42,7 @@ class LeadingTables:
         """
         header, intake = self._header, self._intake
         yield from self._seek(header.gd_offset or 0, 4 * header.tables, "the grain directory")
-        directory = yield from read_directory(header, intake)
+        directory = yield from take_grain_directory(header, intake)
         for index, sector in enumerate(directory):
             if sector == 0:
                 yield from self._zeros.add(index * header.table_span, header.table_span)
@@ -53,7 +53,7 @@ class LeadingTables:
             if data == _NO_GRAINS:
                 yield from self._zeros.add(index * header.table_span, header.table_span)
                 continue
-            entries = read_table(header, index, data)
+            entries = unpack_grain_table(header, index, data)
             note_table(index, entries)
             yield from self._unmapped(index, entries)
         yield from self._zeros.flush()
@@ -96,7 +96,7 @@ class _Zeros:
         self._start = self._end
 
 
-def read_directory(header: Header, intake: Intake) -> Generator[None, None, "array[int]"]:
+def take_grain_directory(header: Header, intake: Intake) -> Generator[None, None, "array[int]"]:
     """Take the grain directory: the sector of each grain table, 0 for none."""
     data = yield from intake.take(4 * header.tables, "the grain directory")
     directory = array("I", bytes(data))
@@ -105,7 +105,7 @@ def read_directory(header: Header, intake: Intake) -> Generator[None, None, "arr
     return directory
 
 
-def read_table(header: Header, index: int, data: memoryview) -> tuple[int, ...]:
+def unpack_grain_table(header: Header, index: int, data: memoryview) -> tuple[int, ...]:
     """The entries of grain table `index` within the guest disk: the sector of each grain, 0 for zeros."""
     entries = _TABLE.unpack(data)[: header.grains - index * GTES_PER_TABLE]
     if header.zeroed_grains:

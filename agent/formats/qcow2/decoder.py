@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 
 from agent.formats.extent import Extent, ImageTooLarge
 from agent.formats.qcow2.early import Scratch
-from agent.formats.qcow2.forward import Capabilities, ForwardPass
+from agent.formats.qcow2.fetched import Capabilities
+from agent.formats.qcow2.forward import ForwardPass
 from agent.formats.qcow2.header import DEFAULT_LIMITS, HEADER_BYTES, Qcow2Limits, damaged, read_header
 from agent.formats.qcow2.queue import Chunk
 from agent.units import MiB, align_up

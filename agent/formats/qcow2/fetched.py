@@ -1,4 +1,4 @@
-"""Compares the ranges that were fetched ahead of the stream with the same bytes in the stream.
+"""Fetches ranges of the file ahead of the stream, and compares them when the stream brings the same bytes.
 
 Used by `agent.formats.qcow2.forward`. Only the stream is hashed and checked against the job's checksum; a fetched table
 that differs from it raises ImageChanged.
@@ -6,11 +6,48 @@ that differs from it raises ImageChanged.
 
 import hashlib
 from array import array
+from collections.abc import Generator
+from dataclasses import dataclass
 
 from agent.errors import ImageChanged
+from agent.formats.extent import Extent, Fetch
+from agent.formats.qcow2.header import Qcow2Limits, damaged
 from agent.formats.qcow2.queue import Chunk
+from agent.units import MiB
 
+# The most bytes of one `Fetch`.
+FETCH_BYTES = 1 * MiB
 _DIGEST_BYTES = 16
+
+
+@dataclass(slots=True)
+class Capabilities:
+    """What the caller can do for the decoder. `can_fetch` becomes false with the first fetch that fails."""
+
+    can_fetch: bool
+    can_recall: bool
+    limits: Qcow2Limits
+
+
+def fetch_range(
+    start: int, end: int, capabilities: Capabilities
+) -> Generator[Extent, None, bytearray | None]:
+    """The file range [start, end) by `Fetch` requests, or None if the source cannot do it.
+
+    Raises:
+        ImageDamaged: the file ends before `end`.
+    """
+    data = bytearray()
+    while capabilities.can_fetch and start + len(data) < end:
+        fetch = Fetch(start + len(data), min(end - start - len(data), FETCH_BYTES))
+        yield fetch
+        if fetch.data is None:
+            capabilities.can_fetch = False
+            break
+        if len(fetch.data) != fetch.length:
+            raise damaged(f"it ends at byte {fetch.offset + len(fetch.data)}, before byte {end}")
+        data += fetch.data
+    return data if capabilities.can_fetch else None
 
 
 class FetchedRanges:

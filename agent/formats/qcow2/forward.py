@@ -7,13 +7,12 @@ refuse the image.
 
 from array import array
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 
 from agent.errors import ImageMemory
-from agent.formats.extent import Copy, Extent, Fetch, Recall, Write, Zero
+from agent.formats.extent import Copy, Extent, Recall, Write, Zero
 from agent.formats.qcow2.early import OVERHEAD, EarlyStore, Piece, Scratch, UncertainSectors
-from agent.formats.qcow2.fetched import FetchedRanges
-from agent.formats.qcow2.header import Qcow2Header, Qcow2Limits, damaged
+from agent.formats.qcow2.fetched import FETCH_BYTES, Capabilities, FetchedRanges, fetch_range
+from agent.formats.qcow2.header import Qcow2Header, damaged
 from agent.formats.qcow2.queue import Chunk, RunQueue
 from agent.formats.qcow2.tables import (
     SECTOR,
@@ -28,22 +27,12 @@ from agent.formats.qcow2.tables import (
     read_l2,
     refcount_cursor,
 )
-from agent.units import KiB, MiB, align_up
+from agent.units import KiB, align_up
 
-_FETCH_BYTES = 1 * MiB
 # Tables no further apart than this are fetched by one request: the bytes between them cost less than a round trip.
 _FETCH_GAP = 256 * KiB
 
 _Bytes = Generator[Extent, None, bytes]
-
-
-@dataclass(slots=True)
-class Capabilities:
-    """What the caller can do for the decoder. `can_fetch` becomes false with the first fetch that fails."""
-
-    can_fetch: bool
-    can_recall: bool
-    limits: Qcow2Limits
 
 
 class ForwardPass:
@@ -357,7 +346,7 @@ class ForwardPass:
 
     def _fetch_rest(self, start: int, end: int) -> Generator[Extent, None, bytearray | None]:
         """The file range [start, end), which begins with the next table; the part that has passed is not fetched."""
-        rest = yield from self._fetch(start + len(self._table), end)
+        rest = yield from fetch_range(start + len(self._table), end, self._capabilities)
         if rest is None:
             return None
         passed, self._table = self._table, bytearray()
@@ -373,7 +362,7 @@ class ForwardPass:
         end = start + cluster
         for index in range(self._next_table, len(offsets)):
             following = offsets[index]
-            if following - end > _FETCH_GAP or following + cluster - start > max(_FETCH_BYTES, cluster):
+            if following - end > _FETCH_GAP or following + cluster - start > max(FETCH_BYTES, cluster):
                 break
             end = following + cluster
         return start, end
@@ -381,20 +370,6 @@ class ForwardPass:
     def _note_fetched(self, ranges: FetchedRanges, start: int, data: bytearray | memoryview) -> None:
         ahead = max(self._chunk.end - start, 0)
         ranges.add(start + ahead, memoryview(data)[ahead:])
-
-    def _fetch(self, start: int, end: int) -> Generator[Extent, None, bytearray | None]:
-        """The file range [start, end) by `Fetch` requests, or None if the source cannot do it."""
-        data = bytearray()
-        while self._capabilities.can_fetch and start + len(data) < end:
-            fetch = Fetch(start + len(data), min(end - start - len(data), _FETCH_BYTES))
-            yield fetch
-            if fetch.data is None:
-                self._capabilities.can_fetch = False
-                break
-            if len(fetch.data) != fetch.length:
-                raise damaged(f"it ends at byte {fetch.offset + len(fetch.data)}, before byte {end}")
-            data += fetch.data
-        return data if self._capabilities.can_fetch else None
 
 
 def _already_passed(start: int, end: int) -> ImageMemory:

@@ -23,7 +23,7 @@ _LISTENER = {"api.tls_cert", "api.tls_key", "api.client_ca", "api.client_crl", "
 
 
 @dataclass(frozen=True, slots=True)
-class OvhKeys:
+class OvhCredentials:
     """The keys with which clients of the OVH API sign their requests."""
 
     application_key: str
@@ -44,7 +44,7 @@ class ApiConfig:
     client_ca: str | None = None
     client_crl: str | None = None
     token: str | None = field(default=None, repr=False)
-    ovh: OvhKeys | None = None
+    ovh: OvhCredentials | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +249,7 @@ def _api(settings: Settings) -> ApiConfig:
         token=secrets.get("api.token_file"),
         ovh=None
         if application_key is None
-        else OvhKeys(
+        else OvhCredentials(
             application_key,
             secrets["api.ovh.application_secret_file"],
             secrets["api.ovh.consumer_key_file"],

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from agent.host.blocktree import BlockTree, Node, read_tree
 from agent.host.holders import (
-    BlockTree,
-    Node,
     assert_free,
     holders_of,
     loops_of,
     mount_devices,
     plan_release,
-    read_tree,
     release,
     uses,
 )

@@ -13,7 +13,7 @@ from agent.service.api.app import PREFIXES, Parts, make_app
 from agent.service.api.auth import Authenticator
 from agent.service.api.openapi import openapi_document
 from agent.service.api.request_body import BodyReader
-from agent.service.config.model import ApiConfig, Config, OvhKeys
+from agent.service.config.model import ApiConfig, Config, OvhCredentials
 from agent.service.jobs.audit import Failures
 from agent.service.jobs.publisher import StatusPublisher
 
@@ -21,7 +21,7 @@ SECRET = "hunter2"
 PLAIN = Config(service_name="ns1.example.net")
 FULL = Config(
     service_name="ns1.example.net",
-    api=ApiConfig(token=SECRET, client_ca="/etc/ca.pem", ovh=OvhKeys("app", SECRET, SECRET)),
+    api=ApiConfig(token=SECRET, client_ca="/etc/ca.pem", ovh=OvhCredentials("app", SECRET, SECRET)),
 )
 
 
