@@ -21,7 +21,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from agent.lean import structlog
+import structlog
+
 from agent.log_lines import LineWriter
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}

@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
+import structlog
+
 from agent.aio import run_blocking
 from agent.deploy.plan import Facts, Plan, plan
 from agent.deploy.target import (
@@ -23,7 +25,6 @@ from agent.errors import DeployError, DiskIo, JobCancelled, unforeseen
 from agent.formats.image import ImageFacts
 from agent.host.disk import TargetDisk
 from agent.host.drive import Drive
-from agent.lean import structlog
 from agent.model.disk_state import DiskState
 from agent.model.disks import Disk
 from agent.model.events import DeployEvent, Listener

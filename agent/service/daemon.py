@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
+import structlog
+
 from agent import __version__
 from agent.errors import ConfigInvalid, StateUnusable
-from agent.lean import structlog
 from agent.service.config.check import check, doubts, file_faults
 from agent.service.config.model import Config, load_config
 from agent.service.config.sources import credentials_directory, kernel_command_line

@@ -7,9 +7,10 @@ by a credential that is gone is out when it is done. What else has changed in th
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import structlog
+
 from agent.aio import run_blocking
 from agent.errors import ConfigInvalid
-from agent.lean import structlog
 from agent.service.api.auth import Authenticator
 from agent.service.api.server import Server
 from agent.service.api.sockets import Listener, ListenError, tls_files

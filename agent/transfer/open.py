@@ -1,4 +1,8 @@
-"""The one place where a URL becomes a source."""
+"""The one place where a URL becomes a source.
+
+HTTP's is imported with the first URL that needs it: aiohttp is most of what a deployment loads, and a local file, a dry
+run of one or a disk that is refused have no use for it.
+"""
 
 import asyncio
 import random
@@ -7,7 +11,6 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from agent.model.url import check_url, file_path, origin_of
 from agent.transfer.file import FileSource
-from agent.transfer.http.source import HttpSource
 from agent.transfer.retry import DEFAULT_LIMITS, EventHook, HttpLimits, ignore_events
 from agent.transfer.source import Source
 
@@ -45,6 +48,8 @@ def open_source(
         raise ValueError(fault)
     if origin_of(url).scheme == "file":
         return FileSource(file_path(url))
+    from agent.transfer.http.source import HttpSource  # noqa: PLC0415 - see above
+
     return HttpSource(
         url,
         headers=headers,

@@ -28,6 +28,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 
+import structlog
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
@@ -35,7 +36,6 @@ from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDict
 
 from agent.aio import run_blocking
-from agent.lean import structlog
 from agent.service.api.connection import DEFAULT, Connection, Limits
 from agent.service.api.crowd import Crowd
 from agent.service.api.errors import ApiError, error_of_status

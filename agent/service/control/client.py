@@ -13,12 +13,13 @@ from enum import Enum, auto
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
+
 from agent import __version__
 from agent.aio import run_blocking
 from agent.errors import JobInvalid
 from agent.model.job_text import MAX_JOB_BYTES, TextRefused, bounded_text, read_json
 from agent.service.config.model import ControlPlane
-from agent.transfer.client import aiohttp
 from agent.units import KiB
 
 # One segment of a URL that every client and proxy passes on as it is: nothing in it is encoded, decoded or normalised.

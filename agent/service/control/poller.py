@@ -16,10 +16,12 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
+import structlog
+
 from agent.aio import run_blocking, run_together
 from agent.deploy.plan import Policy, policy_faults
 from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
-from agent.lean import structlog
 from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.job import Job, parse_job
 from agent.model.job_text import shortened
@@ -31,7 +33,6 @@ from agent.service.jobs.caller import Caller, Way
 from agent.service.jobs.peer import Peer
 from agent.service.jobs.publisher import Board
 from agent.service.jobs.slot import RebootOrdered, Slot, SlotClosing, SlotTaken, StillCancelling
-from agent.transfer.client import aiohttp
 from agent.transfer.retry import HttpLimits, retry_delay
 
 log = structlog.get_logger(__name__)

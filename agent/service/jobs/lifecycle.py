@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal, Protocol
 
+import structlog
+
 from agent.aio import alongside
 from agent.deploy.tracker import concluded
 from agent.errors import DeployError, JobCancelled, JobInterrupted, StateUnusable, unforeseen
-from agent.lean import structlog
 from agent.model.disk_state import DiskState
 from agent.model.events import DeployEvent, Finished, Listener
 from agent.model.job import Job

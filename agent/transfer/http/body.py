@@ -16,7 +16,8 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol
 
-from agent.transfer.client import aiohttp
+import aiohttp
+
 from agent.transfer.retry import HttpLimits, Pace, TransientFault
 from agent.units import KiB
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -32,7 +33,6 @@ from agent.model.url import (
     userinfo_of,
     without_userinfo,
 )
-from agent.transfer.client import aiohttp
 from agent.transfer.http.body import describe_os_error, drop
 from agent.transfer.http.head import Head, parse_head
 from agent.transfer.retry import RETRYABLE_STATUSES, EventHook, FatalFault, HttpLimits, TransientFault

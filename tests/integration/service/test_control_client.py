@@ -2,11 +2,11 @@
 
 import ssl
 
+import aiohttp
 import pytest
 
 from agent.service.config.model import ControlPlane
 from agent.service.control.client import Action, ControlFault, ControlPlaneApi
-from agent.transfer.client import aiohttp
 from tests.control_plane import CANCEL, control_plane
 from tests.integration.harness import serving
 
