@@ -7,8 +7,8 @@ accepted.
 import asyncio
 from collections.abc import Iterator
 
-from agent.cli.display import show_progress
 from agent.cli.output import EXIT_DONE, end_with_json, exit_status, print_failure, say
+from agent.cli.progress import show_progress
 from agent.deploy.plan import Plan
 from agent.deploy.runner import Deployment
 from agent.deploy.target import Options

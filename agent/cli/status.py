@@ -5,7 +5,6 @@ import asyncio
 import time
 
 from agent.cli.client import Client, socket_path
-from agent.cli.display import show_progress
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.job_options import usage
 from agent.cli.output import (
@@ -18,6 +17,7 @@ from agent.cli.output import (
     say,
     tell,
 )
+from agent.cli.progress import show_progress
 from agent.cli.report import Report
 from agent.cli.watch import Watcher
 from agent.cli.words import describe, reboot_line

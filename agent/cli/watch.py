@@ -8,7 +8,7 @@ from agent.cli.client import Client
 from agent.cli.display import Display
 from agent.cli.failures import Unreachable
 from agent.cli.report import Report, changes
-from agent.cli.words import standing_lines
+from agent.cli.words import footer_lines
 from agent.model.disks import printable
 from agent.model.status import Status
 
@@ -79,7 +79,7 @@ class Watcher:
         if not self._forever and (self._report is None or gone > PATIENCE_SECONDS):
             raise error
         lines = (printable(error.message), *([printable(f"hint: {error.hint}")] if error.hint else []))
-        self._display.stand(lambda: lines)
+        self._display.keep_footer(lambda: lines)
 
     def _show(self, report: Report) -> None:
         before, self._report = self._report, report
@@ -89,4 +89,4 @@ class Watcher:
                 self._display.listen(event)
         if report.status is not None and not self._forever and report.status.is_over:
             return  # the command tells the end
-        self._display.stand(lambda: standing_lines(report, self._clock()))
+        self._display.keep_footer(lambda: footer_lines(report, self._clock()))

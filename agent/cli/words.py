@@ -80,8 +80,8 @@ def _left(at: float, now: float) -> str:
     return f"{seconds} s" if seconds < 3600 else format_duration(seconds)
 
 
-def standing_lines(report: Report, now: float) -> tuple[str, ...]:
-    """What stays on a console while nothing runs; empty while something does."""
+def footer_lines(report: Report, now: float) -> tuple[str, ...]:
+    """What stays on a console while no stage runs: what is waited for, or the outcome and what follows it."""
     status = report.status
     if status is None:
         waiting = f"{WAITING} ({printable(report.server_name)})" if report.server_name else WAITING
