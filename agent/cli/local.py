@@ -7,11 +7,12 @@ accepted.
 import asyncio
 from collections.abc import Iterator
 
-from agent.cli.output import EXIT_DONE, end_with_json, exit_status, print_failure, say
+from agent.cli.output import EXIT_DONE, end_with_json, exit_status, print_failure, print_stdout
 from agent.cli.progress import show_progress
 from agent.deploy.plan import Plan
 from agent.deploy.runner import Deployment
 from agent.deploy.target import Options
+from agent.model.disks import printable
 from agent.model.job import Job
 
 
@@ -41,7 +42,8 @@ async def preview(job: Job, options: Options, *, as_json: bool) -> int:
     end = exit_status(plan.refusals[0].document()) if plan.refusals else EXIT_DONE
     if as_json:
         return end_with_json(end, plan.document())
-    say("\n".join(_plan_lines(plan)))
+    # A refusal may quote what a server or a disk calls itself.
+    print_stdout("\n".join(printable(line) for text in _plan_lines(plan) for line in text.splitlines()))
     return end
 
 
