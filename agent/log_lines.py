@@ -1,8 +1,8 @@
-"""Lines of the log on their way to stderr: a thread writes them, so that nobody who logs ever waits for a reader.
+"""A thread that writes the log to stderr, so that whoever logs never waits for the reader of stderr.
 
-stderr is a pipe, or the socket of systemd's journal; who reads it may stop. Then the thread waits in the kernel, lines
-are held up to a bound, and what comes after that is dropped and counted. The thread is not waited for when the process
-ends. Used by `agent.logs` alone.
+stderr is a pipe, a file, or the socket of systemd's journal. Where its reader stops reading, the thread waits in
+write(2), up to MAX_HELD_BYTES of lines are kept, and lines beyond that are dropped and counted. It is a daemon thread:
+the end of the process does not wait for it. Used by `agent.logs` only.
 """
 
 import os
@@ -13,24 +13,25 @@ from queue import SimpleQueue
 from agent.units import MiB
 
 MAX_HELD_BYTES = MiB
+"""Of lines that wait to be written."""
 
 
 class LineWriter:
-    """Writes lines to one descriptor. May be used from any thread."""
+    """Writes lines to one descriptor, in order. All methods may be called from any thread."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._queue: SimpleQueue[bytes | threading.Event] = SimpleQueue()
-        # Reentrant: the garbage collector may have something to log in the midst of it.
+        # Reentrant: garbage collection can start while it is held, and what it finalizes may log.
         self._lock = threading.RLock()
         self._held = 0
-        self._untold = 0
+        self._unreported = 0
         self.dropped = 0
-        """Lines that were dropped, or could not be written, in all."""
+        """Lines that were dropped or could not be written, since the start."""
         threading.Thread(target=self._work, name="byoi-log", daemon=True).start()
 
     def write(self, line: str) -> None:
-        """Have one line written, or drop it where too much waits already. Never blocks."""
+        """Put one line into the queue, or drop it where it would pass MAX_HELD_BYTES. Never blocks."""
         data = line.encode(errors="backslashreplace") + b"\n"
         with self._lock:
             if self._held + len(data) > MAX_HELD_BYTES:
@@ -40,22 +41,22 @@ class LineWriter:
             self._queue.put(data)
 
     def newly_dropped(self) -> int:
-        """How many lines were dropped since this was last asked; 0 until there is room to tell of it."""
+        """How many lines were dropped since the last call; 0 while more than half of MAX_HELD_BYTES waits."""
         with self._lock:
             if self._held > MAX_HELD_BYTES // 2:
                 return 0
-            count, self._untold = self._untold, 0
+            count, self._unreported = self._unreported, 0
             return count
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all is written that was to be by now; False if that takes longer."""
+        """Wait until all lines queued so far are written, or lost; False if that takes longer than `seconds`."""
         reached = threading.Event()
         self._queue.put(reached)
         return reached.wait(seconds)
 
     def _drop(self) -> None:
         self.dropped += 1
-        self._untold += 1
+        self._unreported += 1
 
     def _work(self) -> None:
         while True:
@@ -70,12 +71,12 @@ class LineWriter:
                     self._drop()
 
     def _write_out(self, data: bytes) -> bool:
-        """A reader that went away, or a full disk below a file, is no fault of what is logged."""
+        """Write a line to its last byte; False where that cannot be done: the reader is gone, or a disk is full."""
         try:
             while data:
                 try:
                     data = data[os.write(self._descriptor, data) :]
-                except BlockingIOError:  # another process has made the pipe that it shares non-blocking
+                except BlockingIOError:  # another process that shares the pipe has made it non-blocking
                     poll = select.poll()
                     poll.register(self._descriptor, select.POLLOUT)
                     poll.poll()

@@ -1,12 +1,12 @@
 """Logging of the daemon and of `byoi write`: structlog, one event a line on stderr.
 
-The daemon's lines are written by a thread (`agent.log_lines`): a reader that stops holds nobody up.
-`byoi write` writes them itself, between the lines of its progress.
+The daemon calls `configure_logs`: a thread (`agent.log_lines`) writes its lines, so that a reader which stops reading
+stops nothing else. `byoi write` calls `set_up` without one: it writes the lines itself, between those of its progress.
 
-JSON where a journal or a file reads it, with systemd's priority in front of each line (sd-daemon(3)) when the journal
-does; readable text on a terminal. One event a stage, none a chunk. Events carry no secrets by themselves; a last filter
-blanks the members that would, should one ever do. A fault that nobody expected is told by its kind and its places: its
-text, and the variables around it, may hold what was being worked on.
+The format is JSON for a file or systemd's journal, the journal's priority in front of each line (sd-daemon(3)), and
+text on a terminal. An event is logged for a stage, never for a buffer. Callers log no secrets; as a second guard the
+members named in SECRET_KEYS are blanked. An exception is logged by its class and the places in its traceback, and not
+by its text or its variables: they may hold parts of a job.
 """
 
 import atexit
@@ -21,30 +21,34 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from agent.lean import structlog
+import structlog
+
 from agent.log_lines import LineWriter
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-# syslog(3): what sd-daemon(3) reads in front of a line.
+# The levels of syslog(3), as sd-daemon(3) reads them in front of a line.
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2, "exception": 3}
 _RENDER = structlog.processors.JSONRenderer(sort_keys=True)
 SECRET_KEYS = frozenset(
     {"userData", "user_data", "sshKey", "ssh_key", "token", "authorization", "secret", "password", "value"}
 )
-# What the end of the process waits for a reader.
+"""Members of an event, at any depth, whose values are blanked."""
+# How long the end of the process waits for stderr to take the lines.
 FLUSH_SECONDS = 1.0
-# Of one fault: what caused it and what it is made of included.
-_MAX_FAULTS = 16
+# Exceptions that are logged for one: itself, its causes, and the members of groups.
+_MAX_ERRORS = 16
+# Lines of traceback for each of them, the innermost.
 _MAX_PLACES = 40
+# The words at the begin of a message of asyncio's or aiohttp's, up to the first value that it quotes.
 _OWN_WORDS = re.compile(r"[^\n(<\[{'\"%]*")
 
 
 def configure_logs(level: str, form: str) -> None:
-    """Set structlog and the standard library's logging (aiohttp's) up, both to stderr by way of a thread.
+    """Set the daemon's logging up: `set_up` with a thread that writes the lines.
 
     Args:
-        level: the lowest that is logged: debug, info, warning, error.
-        form: json, text, or auto: text on a terminal.
+        level: the lowest that is logged: debug, info, warning or error.
+        form: json, text, or auto: text on a terminal, else json.
     """
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     set_up(
@@ -55,13 +59,13 @@ def configure_logs(level: str, form: str) -> None:
 
 
 def set_up(level: int, *, as_json: bool, lines: "_QueuedLines | None" = None) -> None:
-    """Log from this level (of the standard library's numbers) on, and take over what Python itself would print of
-    faults that nobody has caught.
+    """Set structlog, the standard library's logging (asyncio's and aiohttp's), and Python's hooks for exceptions that
+    nobody caught up: all of them log to stderr, in the same form.
 
     Args:
-        level: the lowest that is logged.
-        as_json: rather than as text for people.
-        lines: takes the lines; without it whoever logs writes them to stderr.
+        level: the lowest that is logged, as a number of the standard library's.
+        as_json: JSON, else text.
+        lines: takes the lines; None: the caller of a log method writes them to stderr itself, and waits for it.
     """
     global _queued  # noqa: PLW0603 - one process has one stderr
     _queued = lines
@@ -69,7 +73,7 @@ def set_up(level: int, *, as_json: bool, lines: "_QueuedLines | None" = None) ->
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _tell_places,
+        _render_exception,
         _blank_secrets,
     ]
     if as_json:
@@ -84,7 +88,7 @@ def set_up(level: int, *, as_json: bool, lines: "_QueuedLines | None" = None) ->
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_Lines if lines is None else lambda *_: lines,
+        logger_factory=_DirectLines if lines is None else lambda *_: lines,
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[_Bridge()], force=True)
@@ -93,15 +97,17 @@ def set_up(level: int, *, as_json: bool, lines: "_QueuedLines | None" = None) ->
     threading.excepthook = lambda fault: _log_uncaught(fault.exc_type, fault.exc_value, fault.exc_traceback)
 
 
-class _Lines:
-    """Writes lines to stderr. A reader that went away, or a full disk below a file, is no fault of what is logged."""
+class _DirectLines:
+    """Writes lines to stderr at once. What cannot be written is lost: a reader that is gone, or a full disk, must not
+    fail what is logged.
+    """
 
     def __init__(self, *_: object) -> None:
-        """Structlog gives the arguments of `get_logger`."""
+        """Structlog passes on the arguments of `get_logger`; none is used."""
 
     def msg(self, message: str) -> None:
-        """Write one line, if that can be done."""
-        with suppress(OSError, ValueError, AttributeError):  # the last: there was no stderr from the start
+        """Write one line, or lose it."""
+        with suppress(OSError, ValueError, AttributeError):  # AttributeError: sys.stderr is None
             sys.stderr.write(f"{message}\n")
             sys.stderr.flush()
 
@@ -109,13 +115,13 @@ class _Lines:
 
 
 class _QueuedLines:
-    """Has lines written by a thread, and tells of those that were dropped as soon as lines get through again."""
+    """Gives lines to the thread that writes them, and logs how many were dropped once there is room again."""
 
     def __init__(self, writer: LineWriter) -> None:
         self.writer = writer
 
     def msg(self, message: str) -> None:
-        """Have one line written."""
+        """Put one line into the queue, or drop it where the queue is full. Never blocks."""
         dropped = self.writer.newly_dropped()
         if dropped:
             structlog.get_logger(__name__).error("log_lines_dropped", count=dropped)
@@ -125,20 +131,21 @@ class _QueuedLines:
 
 
 _queued: _QueuedLines | None = None
+"""Of the daemon; None where lines are written directly."""
 
 
-def say(line: str) -> None:
-    """Print a line for people on stderr, behind what is logged already and as little held up."""
-    (_Lines() if _queued is None else _queued).msg(line)
+def print_line(line: str) -> None:
+    """Print a line for people on stderr, after what has been logged so far. The daemon does not wait for it."""
+    (_DirectLines() if _queued is None else _queued).msg(line)
 
 
 def dropped_lines() -> int:
-    """How many lines of the log nobody will ever read, because nobody read those before them."""
+    """How many lines have been lost so far because stderr did not take them in time, or not at all."""
     return 0 if _queued is None else _queued.writer.dropped
 
 
 def flush_logs() -> None:
-    """Wait until stderr has taken what was logged, for a second at the most: the process ends."""
+    """Wait until stderr has taken what was logged, for FLUSH_SECONDS at most. Called when the process ends."""
     if _queued is not None:
         _queued.writer.flush(FLUSH_SECONDS)
 
@@ -155,41 +162,45 @@ def _log_uncaught(
         structlog.get_logger(__name__).critical("crashed", exc_info=error or kind())
 
 
-# -- faults --------------------------------------------------------------------------------------------------
+# -- exceptions --------------------------------------------------------------------------------------------------
 
 
-def _tell_places(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Put kinds and places where a renderer expects a traceback."""
-    told = event.pop("exc_info", None)
-    error = sys.exception() if told is True else told[1] if isinstance(told, tuple) else told
+def _render_exception(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace `exc_info` (an exception, its triple, or True for the one being handled) by the text of its places."""
+    given = event.pop("exc_info", None)
+    error = sys.exception() if given is True else given[1] if isinstance(given, tuple) else given
     if isinstance(error, BaseException):
-        event["exception"] = fault_text(error)
+        event["exception"] = exception_text(error)
     return event
 
 
-def fault_text(error: BaseException) -> str:
-    """What kind of fault it is and where it happened, down to its causes; no text of any exception, and no values."""
+def exception_text(error: BaseException) -> str:
+    """The class of an exception and the places of its traceback, then those of its causes and of a group's members.
+
+    Holds no text of any exception and no value of any variable. At most _MAX_ERRORS exceptions, of each the
+    _MAX_PLACES innermost places.
+    """
     lines: list[str] = []
-    for number, (why, fault) in enumerate(_faults(error)):
-        if number == _MAX_FAULTS:
+    for number, (relation, fault) in enumerate(_related(error)):
+        if number == _MAX_ERRORS:
             lines.append("...")
             break
-        lines.append(f"{why}{type(fault).__name__}")
+        lines.append(f"{relation}{type(fault).__name__}")
         places = traceback.walk_tb(fault.__traceback__)
         found = [f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}" for frame, line in places]
         lines += [f"  {place}" for place in found[-_MAX_PLACES:]]
     return "\n".join(lines)
 
 
-def _faults(error: BaseException) -> Iterator[tuple[str, BaseException]]:
-    """The fault and all behind it, each once, with a word on how they belong together."""
+def _related(error: BaseException) -> Iterator[tuple[str, BaseException]]:
+    """An exception and all that it is caused by or made of, each once, with the words for how it is related."""
     todo, seen = [("", error)], set[int]()
     while todo:
-        why, fault = todo.pop()
+        relation, fault = todo.pop()
         if id(fault) in seen:
             continue
         seen.add(id(fault))
-        yield why, fault
+        yield relation, fault
         if fault.__cause__ is not None:
             todo.append(("caused by ", fault.__cause__))
         elif fault.__context__ is not None and not fault.__suppress_context__:
@@ -223,14 +234,14 @@ def _render_for_journal(logger: Any, name: str, event: MutableMapping[str, Any])
 
 
 class _Bridge(logging.Handler):
-    """Passes what libraries log (aiohttp's server, asyncio) on to structlog, one short text a record.
+    """Passes the records of the standard library's logging (aiohttp's and asyncio's) on to structlog.
 
-    Only what the library wrote itself is passed: asyncio puts the repr of exceptions and of arguments into its texts,
-    aiohttp what a client sent. That begins with a bracket, a quotation mark or a conversion (%s).
+    Only the words up to the first value go into the log: asyncio quotes exceptions and arguments in its messages,
+    aiohttp what a client sent. A value begins with a bracket, a quotation mark or a conversion (%s).
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log one record, without the values that its text would be filled with."""
+        """Log one record, its text cut to 500 characters."""
         text = _OWN_WORDS.match(str(record.msg))
         structlog.get_logger(record.name).log(
             record.levelno,

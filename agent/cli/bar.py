@@ -1,4 +1,4 @@
-"""Progress on a terminal: stages that are over, line by line, and below them a bar that moves."""
+"""Progress on a terminal: a line for each stage that is over, below them a bar, and below that the footer."""
 
 import contextlib
 import time
@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from agent.cli.display import Follower, Snapshot, Standing, nothing_stands
+from agent.cli.display import Follower, Footer, Snapshot, no_footer
 from agent.cli.words import amounts, stage_name, summary
 from agent.model.events import DeployEvent, Finished, Noted, StageEnded
 from agent.model.stage import State
@@ -22,6 +22,7 @@ from agent.units import format_duration
 
 REFRESH_SECONDS = 0.2
 WIDTH = 30
+"""Of the bar, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,15 @@ _ASCII = _Glyphs(done="+", failed="!", full="#", rest="-")
 
 
 class Bar(Follower):
-    """The display for people at a terminal. A terminal that goes away fails nothing."""
+    """The display for people at a terminal. A terminal that goes away fails nothing.
 
-    seconds = REFRESH_SECONDS
+    Args:
+        stream: the terminal.
+        environ: its TERM says whether its font is that of the Linux console.
+        clock: seconds since the epoch, for the time that a stage has taken so far.
+    """
+
+    interval_seconds = REFRESH_SECONDS
 
     def __init__(
         self, stream: TextIO, environ: Mapping[str, str], clock: Callable[[], float] = time.time
@@ -50,7 +57,7 @@ class Bar(Follower):
         plain = environ.get("TERM") == "linux" or not (stream.encoding or "utf-8").lower().startswith("utf")
         self._glyphs = _ASCII if plain else _GLYPHS
         self._live: Live | None = None
-        self._standing: Standing = nothing_stands
+        self._footer: Footer = no_footer
 
     def listen(self, event: DeployEvent) -> None:
         """Print the end of stages, notes and the end."""
@@ -65,16 +72,16 @@ class Bar(Follower):
             case _:
                 pass
 
-    def stand(self, standing: Standing) -> None:
-        """Keep these lines below all others."""
-        self._standing = standing
+    def keep_footer(self, footer: Footer) -> None:
+        """Draw these lines below all others, from the next refresh on."""
+        self._footer = footer
 
     def tick(self, snapshot: Snapshot) -> None:
-        """Draw the bar, and what stands."""
+        """Draw the bar and the footer. Outside of `following` nothing is drawn."""
         if self._live is None:
             return
         status = snapshot()
-        parts: list[RenderableType] = [Text(line, _style(line)) for line in self._standing()]
+        parts: list[RenderableType] = [Text(line, _style(line)) for line in self._footer()]
         if status is not None and not status.is_over:
             parts.insert(0, self._render(status))
         with contextlib.suppress(OSError, ValueError):
@@ -103,7 +110,7 @@ class Bar(Follower):
     @asynccontextmanager
     async def following(self, snapshot: Snapshot) -> AsyncIterator[None]:
         """Draw while the block runs; the bar is gone after it, the lines above it stay."""
-        # What is printed meanwhile is ours: nothing else has to be kept away from the bar.
+        # Only this class prints meanwhile, so stdout and stderr need not be redirected around the bar.
         live = Live(
             console=self._console,
             auto_refresh=False,

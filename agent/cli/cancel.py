@@ -1,4 +1,4 @@
-"""`byoi cancel`: the DELETE, waited for."""
+"""`byoi cancel`: sends the DELETE until the daemon has stopped the deployment and erased its state."""
 
 import argparse
 import asyncio
@@ -9,14 +9,14 @@ from agent.cli.client import Client, socket_path
 from agent.cli.deploy import server_name
 from agent.cli.failures import ClientError, Refused
 from agent.cli.interrupt import cancel_on_signals
-from agent.cli.output import EXIT_CANCELLED, EXIT_DONE, say, tell
+from agent.cli.output import EXIT_CANCELLED, EXIT_DONE, print_stderr, print_stdout
 from agent.cli.words import NO_DEPLOYMENT, stage_name
 from agent.model.stage import State
 from agent.model.status import Status
 from agent.text import printable
 
 RETRY_SECONDS = 1.0
-# A disk that hangs in a write can hold a deployment for minutes; the daemon says so in its answers.
+# How long the daemon may answer that the deployment has not stopped yet: a disk that hangs in a write takes minutes.
 PATIENCE_SECONDS = 300.0
 
 _CANCELLED = "The deployment is cancelled and its state erased; the server stays in its rescue system."
@@ -25,25 +25,31 @@ _CALLED_OFF = "The state is erased, and no reboot follows."
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Carry `byoi cancel` out."""
+    """Carry `byoi cancel` out; returns the exit status.
+
+    Raises:
+        ClientError: the daemon cannot be asked, refuses, or has not stopped the deployment in PATIENCE_SECONDS.
+        OutputLost: stdout does not take the outcome.
+    """
     client = Client(socket_path(options.socket))
     cancel_on_signals()
     report = await client.report()
     if report.status is None:
-        say(NO_DEPLOYMENT)
+        print_stdout(NO_DEPLOYMENT)
         return EXIT_DONE
     if not report.status.is_over:
-        tell(f"cancelling in stage {stage_name(report.status)}, at {report.status.percent:.1f} %")
+        print_stderr(f"cancelling in stage {stage_name(report.status)}, at {report.status.percent:.1f} %")
     try:
         await _cancel(client, server_name(client, report))
     except asyncio.CancelledError:
-        tell("The cancellation goes on without this command.")
+        print_stderr("The cancellation goes on without this command.")
         return EXIT_CANCELLED
-    say("\n".join((_outcome(report.status), *map(printable, await _notes(client)))))
+    print_stdout("\n".join((_outcome(report.status), *map(printable, await _notes(client)))))
     return EXIT_DONE
 
 
 async def _cancel(client: Client, name: str) -> None:
+    """Ask again while the daemon answers 503: the deployment is being stopped."""
     began = time.monotonic()
     while True:
         try:
@@ -51,13 +57,13 @@ async def _cancel(client: Client, name: str) -> None:
         except Refused as refused:
             if refused.http_status != 503 or time.monotonic() - began > PATIENCE_SECONDS:
                 raise
-            tell(refused.message)
+            print_stderr(refused.message)
         await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _notes(client: Client) -> tuple[str, ...]:
-    """What the agent says of the disk, now that the deployment is erased; nothing where a new one has begun already."""
-    with contextlib.suppress(ClientError):  # the cancellation has succeeded all the same
+    """What the daemon says of the disk once the state is erased; nothing where a new deployment has begun by then."""
+    with contextlib.suppress(ClientError):  # the cancellation itself has succeeded
         report = await client.report()
         if report.status is None:
             return report.notes
@@ -65,4 +71,5 @@ async def _notes(client: Client) -> tuple[str, ...]:
 
 
 def _outcome(before: Status) -> str:
+    """What the cancellation did, by the state that was found before it."""
     return {State.DONE: _CALLED_OFF, State.ERROR: _ERASED}.get(before.state, _CANCELLED)

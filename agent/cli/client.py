@@ -1,6 +1,7 @@
-"""A client of the daemon's Unix socket: one request a connection, no library to wait for at every start.
+"""A client of the daemon's Unix socket: one connection for each request.
 
-The answer is read to its end by asyncio, so that every wait can be cancelled, and taken apart by http.client.
+asyncio sends the request and reads the whole answer, so that every wait can be cancelled; http.client of the standard
+library parses it. aiohttp would do both, but takes longer to import than the daemon takes to answer.
 """
 
 import asyncio
@@ -23,9 +24,9 @@ from agent.cli.report import Report, read_report
 from agent.units import KiB, MiB
 
 ANSWER_SECONDS = 30.0
-# A job of the largest size over a busy machine.
+# For a job of the largest size, sent to a busy machine.
 POST_SECONDS = 60.0
-# The daemon itself gives a cancellation 30 s before it says what it waits for.
+# The daemon waits up to 30 s for the deployment to stop before it answers 503.
 CANCEL_SECONDS = 60.0
 MAX_ANSWER_BYTES = 16 * MiB
 
@@ -36,13 +37,17 @@ def socket_path(option: str | None) -> str:
 
 
 class Client:
-    """Calls the daemon on one socket. Every method raises ClientError."""
+    """Calls the daemon on one socket.
+
+    Every method raises ClientError: Unreachable where nobody answers in time, BadAnswer where the answer is not the
+    daemon's, Refused where it answers with an error.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     async def report(self, since: int | None = None, wait: float = 0.0) -> Report:
-        """The status; with `since`, waits so many seconds for another revision than that."""
+        """The status. With `since`, the daemon answers once the revision is another, or after `wait` seconds."""
         query = "" if since is None else f"?since={since}&wait={wait:g}"
         document = await self.call("GET", f"/v1/status{query}", seconds=ANSWER_SECONDS + wait)
         try:
@@ -55,7 +60,7 @@ class Client:
         await self.call("POST", _route(server_name), job, seconds=POST_SECONDS)
 
     async def cancel(self, server_name: str) -> None:
-        """Cancel and erase the deployment; Refused with status 503 while it does not stop."""
+        """Cancel the deployment and erase its state. Refused, with HTTP status 503, while it has not stopped."""
         await self.call("DELETE", _route(server_name), seconds=CANCEL_SECONDS)
 
     async def disks(self) -> Mapping[str, Any]:
@@ -68,7 +73,7 @@ class Client:
     async def call(
         self, method: str, target: str, body: bytes | None = None, *, seconds: float = ANSWER_SECONDS
     ) -> Any:
-        """One request; returns the decoded JSON of the answer."""
+        """Send one request; returns the decoded JSON of an answer 2xx. `seconds` bound the whole exchange."""
         try:
             async with asyncio.timeout(seconds):
                 answer = await _exchange(self.path, _request(method, target, body))
@@ -76,7 +81,7 @@ class Client:
             raise Unreachable(f"byoi-agent did not answer on {self.path} within {seconds:.0f} s") from None
         except OSError as error:
             raise _unreachable(self.path, error) from None
-        status, content = self._take_apart(method, answer)
+        status, content = self._parse_answer(method, answer)
         try:
             document = json.loads(content)
         except (ValueError, RecursionError):
@@ -85,11 +90,12 @@ class Client:
             raise Refused(status, document if isinstance(document, dict) else {})
         return document
 
-    def _take_apart(self, method: str, answer: bytes) -> tuple[int, bytes]:
+    def _parse_answer(self, method: str, answer: bytes) -> tuple[int, bytes]:
+        """The HTTP status and the body."""
         if not answer:
-            # The daemon went away before it answered: it stops, or was killed.
+            # The daemon stopped, or was killed, before it answered.
             raise Unreachable(f"byoi-agent closed the connection on {self.path} without an answer")
-        response = http.client.HTTPResponse(cast("socket.socket", _Received(answer)), method=method)
+        response = http.client.HTTPResponse(cast("socket.socket", _BytesSocket(answer)), method=method)
         try:
             response.begin()
             return response.status, response.read()
@@ -99,8 +105,8 @@ class Client:
             raise BadAnswer(self.path, f"it does not speak HTTP ({type(error).__name__})") from None
 
 
-class _Received:
-    """Bytes in the place of a socket, as http.client reads one."""
+class _BytesSocket:
+    """An answer that is complete, as the socket that http.client reads from."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -121,10 +127,16 @@ def _request(method: str, target: str, body: bytes | None) -> bytes:
 
 
 async def _exchange(path: str, request: bytes) -> bytes:
+    """Send a request, and read until the daemon closes the connection.
+
+    Raises:
+        OSError: there is no such socket, it cannot be used, or the answer is longer than MAX_ANSWER_BYTES.
+    """
     reader, writer = await asyncio.open_unix_connection(path)
     try:
         writer.write(request)
-        with contextlib.suppress(ConnectionError):  # it may answer, and refuse the rest of a body
+        # A daemon that refuses a body answers without reading the rest of it.
+        with contextlib.suppress(ConnectionError):
             await writer.drain()
         answer = bytearray()
         while chunk := await reader.read(64 * KiB):
@@ -158,7 +170,7 @@ def _unreachable(path: str, error: OSError) -> Unreachable:
 
 
 def _group(path: str) -> str:
-    """The group that may use a socket; behind a closed directory only that of the directory can be known."""
+    """The group of a socket, or of its directory where that may not be entered."""
     for candidate in (Path(path), Path(path).parent):
         with contextlib.suppress(OSError, KeyError):
             return grp.getgrgid(candidate.stat().st_gid).gr_name

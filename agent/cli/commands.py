@@ -1,7 +1,7 @@
 """The commands of `byoi`: names, help, options. Help, man pages and completion are made from these.
 
-What a command does is in a module of its own, `agent.cli.NAME`, which is imported when it is run: `byoi status`
-should not wait for an HTTP client and four decoders.
+A command is carried out by the coroutine `run` of the module `agent.cli.NAME`, which is imported when the command is
+given: `byoi status` does not wait for what `byoi write` needs.
 """
 
 import argparse
@@ -18,7 +18,7 @@ SOCKET_VARIABLE = "BYOI_SOCKET"
 
 @dataclass(frozen=True)
 class Command:
-    """One command. `examples` are lines that can be pasted."""
+    """One command. `examples` are lines that can be pasted into a shell; `add_options` fills its parser."""
 
     name: str
     help: str

@@ -1,4 +1,4 @@
-"""`byoi deploy`: hands a job to the daemon. The daemon is the one judge of the job: it is sent as it was given."""
+"""`byoi deploy`: hands a job to the daemon. The job is sent as it was given, and only the daemon checks it."""
 
 import argparse
 import json
@@ -7,14 +7,20 @@ from agent.cli.client import Client, socket_path
 from agent.cli.failures import BadAnswer
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.job_options import job_text
-from agent.cli.output import EXIT_DONE, print_json, tell
+from agent.cli.output import EXIT_DONE, print_json, print_stderr
 from agent.cli.report import Report
 from agent.cli.status import watch
 from agent.model.job import load_job
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Carry `byoi deploy` out."""
+    """Carry `byoi deploy` out; returns the exit status.
+
+    Raises:
+        JobInvalid: the options make no job, or --disk-group is given and the job has faults.
+        ClientError: the daemon cannot be asked, or refuses the job.
+        OutputLost: stdout does not take the status.
+    """
     job = job_text(options)
     if options.disk_group is not None:
         job = _with_group(job, options.disk_group)
@@ -26,12 +32,12 @@ async def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json((await client.report()).document)
     elif not options.quiet:
-        tell("byoi-agent has taken the job; `byoi status --watch` follows it.")
+        print_stderr("byoi-agent has taken the job; `byoi status --watch` follows it.")
     return EXIT_DONE
 
 
 def server_name(client: Client, report: Report) -> str:
-    """The name that the routes of a deployment carry.
+    """The name of the server, which stands in the routes of its deployment.
 
     Raises:
         BadAnswer: the daemon does not tell it.
@@ -42,5 +48,5 @@ def server_name(client: Client, report: Report) -> str:
 
 
 def _with_group(job: bytes, group: int) -> bytes:
-    load_job(job)  # what has faults cannot be changed
+    load_job(job)  # only a job without faults can be decoded and changed
     return json.dumps(json.loads(job) | {"diskGroupId": group}).encode()

@@ -14,47 +14,54 @@ from agent.cli.client import Client, socket_path
 from agent.cli.commands import SOCKET_VARIABLE
 from agent.cli.failures import Unreachable
 from agent.cli.groups import configured_groups
-from agent.cli.output import EXIT_DONE, print_json, say, tell
+from agent.cli.output import EXIT_DONE, print_json, print_stderr, print_stdout
 from agent.text import printable
 from agent.units import format_size
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Carry `byoi disks` out."""
+    """Carry `byoi disks` out; returns the exit status.
+
+    Raises:
+        ClientError: the daemon refuses, or does not answer on a socket that was named.
+        ConfigInvalid: the daemon does not run, and its configuration has faults.
+        OutputLost: stdout does not take the list.
+    """
     try:
         document = await Client(socket_path(options.socket)).disks()
         asked = True
     except Unreachable as error:
         if options.socket or os.environ.get(SOCKET_VARIABLE):
             raise
-        document = await run_blocking(_look, options.config)
+        document = await run_blocking(_read_inventory, options.config)
         asked = False
-        _tell_source(error, document)
+        _print_source(error, document)
     if options.json:
-        print_json({**document, "agentAsked": asked, "configuredGroups": _has_configured(document)})
+        print_json({**document, "agentAsked": asked, "configuredGroups": _has_configured_groups(document)})
     else:
         _print_table(document)
     return EXIT_DONE
 
 
-def _look(config: str | None) -> Mapping[str, Any]:
-    """The inventory without the daemon, with the groups that it would have."""
-    from agent.deploy.disks import inventory_document  # noqa: PLC0415 - much to load, for nothing where it was asked
+def _read_inventory(config: str | None) -> Mapping[str, Any]:
+    """The inventory as this process sees it, with the groups that the daemon would have. Blocking."""
+    from agent.deploy.disks import inventory_document  # noqa: PLC0415 - pyudev is not needed where the daemon answers
 
     return inventory_document(configured_groups(config))
 
 
-def _tell_source(error: Unreachable, document: Mapping[str, Any]) -> None:
+def _print_source(error: Unreachable, document: Mapping[str, Any]) -> None:
+    """Say on stderr that the daemon was not asked, and where the groups come from."""
     groups = (
         "those of its configuration"
-        if _has_configured(document)
+        if _has_configured_groups(document)
         else "made of like disks: it configures none"
     )
     for text in (f"byoi-agent was not asked: {error.message}", f"the disk groups are {groups}"):
-        tell(f"note: {text}")
+        print_stderr(f"note: {text}")
 
 
-def _has_configured(document: Mapping[str, Any]) -> bool:
+def _has_configured_groups(document: Mapping[str, Any]) -> bool:
     groups = document.get("groups")
     return isinstance(groups, list) and any(
         isinstance(group, dict) and group.get("configured") for group in groups
@@ -71,10 +78,12 @@ def _print_table(document: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
     with console.capture() as drawn:
         console.print(table, end="")
-    say(drawn.get())
+    print_stdout(drawn.get())
 
 
 def _row(disk: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of one disk; "-" where the document does not say."""
+
     def text(key: str) -> str:
         value = disk.get(key)
         return "-" if value is None or value == "" else str(value)

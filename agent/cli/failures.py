@@ -1,4 +1,4 @@
-"""How a call to the daemon fails: for people, and as the error body of the API."""
+"""How a call to the daemon fails, and how that is printed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from agent.errors import Fault
 
 
 class ClientError(Exception):
-    """What came of a call that failed: for people, and as the error body of the API."""
+    """A call that failed: message and hint for people, `document` as an error body of the API."""
 
     exit_status = EXIT_FAILED
 
@@ -26,14 +26,14 @@ class ClientError(Exception):
 
 
 class Unreachable(ClientError):
-    """Nobody answers on the socket; a daemon that starts again may do so later."""
+    """Nobody answers on the socket. Another try may help: the daemon may be starting again."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint, error_class="Client::Unreachable", code="AGENT_UNREACHABLE")
 
 
 class BadAnswer(ClientError):
-    """What answers is no byoi-agent, or one of another version."""
+    """What answers on the socket is not byoi-agent, or one of another version. Another try does not help."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(
@@ -45,7 +45,7 @@ class BadAnswer(ClientError):
 
 
 class Refused(ClientError):
-    """The daemon answered with an error."""
+    """The daemon answered with an HTTP status other than 2xx; `document` is its error body, {} where it has none."""
 
     def __init__(self, http_status: int, document: Mapping[str, Any]) -> None:
         message, code = document.get("message"), document.get("errorCode")
@@ -77,8 +77,9 @@ def _read_faults(items: object) -> tuple[Fault, ...]:
 
 
 def print_client_error(error: ClientError, *, as_json: bool) -> int:
-    """Tell it on stderr, and the error body as JSON also on stdout, where it cannot be taken for a status; returns the
-    exit status.
+    """Print the error on stderr, and its error body on stdout too where `as_json`; returns the exit status.
+
+    An error body has no member `status`, so that nobody takes it for a status document.
     """
     if error.faults:
         print_faults(error.message, error.faults, error.hint)

@@ -1,4 +1,4 @@
-"""The disk groups for commands that work without the daemon: a group number means the same disk as it does there."""
+"""The configured disk groups, for commands that work without the daemon: a group number means the same to both."""
 
 from agent.model.disks import GroupSpec
 
@@ -7,12 +7,12 @@ def configured_groups(path: str | None) -> tuple[GroupSpec, ...]:
     """The groups that the agent's configuration names; empty where it names none. Blocking.
 
     Args:
-        path: of --config; None: the default file, which may be absent.
+        path: the value of --config; None: the default file, which may be absent.
 
     Raises:
-        ConfigInvalid: the configuration cannot be read or has faults; nothing is guessed then.
+        ConfigInvalid: the configuration cannot be read or has faults.
     """
-    from agent.service.config.model import load_disk_groups  # noqa: PLC0415 - not for those who name their disk
+    from agent.service.config.model import load_disk_groups  # noqa: PLC0415 - not needed where --disk names the disk
     from agent.service.config.sources import kernel_command_line  # noqa: PLC0415
 
     return load_disk_groups(path, cmdline=kernel_command_line())

@@ -1,4 +1,4 @@
-"""The job as options of a command: for `byoi write` and `byoi deploy` alike."""
+"""The job on the command line, as a document or as options: for `byoi write` and `byoi deploy` alike."""
 
 import argparse
 import errno
@@ -15,7 +15,7 @@ from agent.model.job_text import MAX_JOB_BYTES, TextRefused, bounded_text
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
-    """JOB.json, and the options that make a job without a document."""
+    """Add JOB.json, and the options that make a job without a document."""
     parser.add_argument("job", nargs="?", metavar="JOB.json", help="the job document; - reads it from stdin")
     job = parser.add_argument_group("the job, without a document")
     job.add_argument("--url", help="http:, https: or file: URL of the image, or a path")
@@ -51,7 +51,9 @@ _JOB_OPTIONS = (
 
 
 def job_text(options: argparse.Namespace) -> bytes:
-    """The job as JSON: the document as it is given, unread, or one made of the options. Blocking.
+    """The job as JSON: the document byte for byte, not checked, or one made of the options. Blocking.
+
+    At most one byte more than MAX_JOB_BYTES is read of any file, so that whoever checks the job finds it too long.
 
     Raises:
         JobInvalid: neither is given, or both, or a file that an option names cannot be used.
@@ -71,11 +73,11 @@ def usage(option: str, message: str) -> JobInvalid:
 
 def _encoded(document: dict[str, Any]) -> bytes:
     try:
-        return json.dumps(document, ensure_ascii=False).encode()  # as short as can be: the length is bounded
+        # Unescaped where that is possible, because the length of a job is bounded.
+        return json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return json.dumps(
-            document
-        ).encode()  # words that were no UTF-8: a fault of the job, told as all others
+        # An option was not UTF-8. Escaped it reaches the check of the job, which names it with all other faults.
+        return json.dumps(document).encode()
 
 
 def _document(options: argparse.Namespace) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _url(text: str) -> str:
-    """A path is as good as a file: URL here, where a person types it."""
+    """The URL of an option, which may be the path of a file that exists too."""
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text) and Path(text).exists():
         return Path(text).absolute().as_uri()
     return text
@@ -114,7 +116,7 @@ def _url(text: str) -> str:
 def _header_lines(items: list[str] | tuple[str, ...]) -> Iterator[str]:
     for item in items:
         if item.startswith("@"):
-            # A secret on the command line is seen by every user of the machine; in a file it is not.
+            # Every user of a machine can read the command lines of its processes: secrets are better in a file.
             yield from (
                 line
                 for line in _read(item[1:], "--header").decode(errors="replace").splitlines()

@@ -1,7 +1,6 @@
 """The command line of `byoi`: help, and the exit status of every outcome."""
 
 import argparse
-import asyncio
 import contextlib
 import importlib
 import os
@@ -18,7 +17,7 @@ from agent.cli.output import (
     EXIT_OUTPUT,
     OutputLost,
     print_error,
-    print_lost,
+    print_output_lost,
 )
 from agent.errors import DeployError, OutOfMemory
 
@@ -62,20 +61,23 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status."""
+    """Run one command and return the exit status. Every error that is not a defect becomes one, with its message."""
     _fill_standard_descriptors()
     try:
         return _run(arguments)
     except OutputLost as lost:
-        print_lost(lost)
+        print_output_lost(lost)
         return EXIT_OUTPUT
     finally:
         for stream in (sys.stdout, sys.stderr):
-            _let_go(stream)
+            _flush_or_discard(stream)
 
 
 def _fill_standard_descriptors() -> None:
-    """Where one of the three is closed, the next file that is opened would get its number: it may be the disk."""
+    """Open /dev/null for each of stdin, stdout and stderr that is closed.
+
+    Else the next file that is opened gets that number: a disk would take what is printed.
+    """
     while (number := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
         pass
     os.close(number)
@@ -83,8 +85,11 @@ def _fill_standard_descriptors() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - it stays open to the end
 
 
-def _let_go(stream: TextIO | None) -> None:
-    """A reader that went away must not become the exit status, as it does when Python flushes at the end."""
+def _flush_or_discard(stream: TextIO | None) -> None:
+    """Flush a stream, or have what it holds go to /dev/null where that fails.
+
+    Python flushes both streams when the process ends, and a flush that failed there would replace the exit status.
+    """
     if stream is None:
         return
     try:
@@ -99,9 +104,20 @@ def _let_go(stream: TextIO | None) -> None:
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         options = make_parser().parse_args(arguments)
-    except SystemExit as leave:  # the help, or wrong usage
+    except SystemExit as leave:  # argparse has printed the help, or what is wrong with the usage
         _flush_help()
         return leave.code if isinstance(leave.code, int) else EXIT_DONE
+    return _carry_out(options)
+
+
+def _carry_out(options: argparse.Namespace) -> int:
+    """Run the coroutine of the command that was given; returns the exit status.
+
+    Raises:
+        OutputLost: stdout does not take what the command prints.
+    """
+    import asyncio  # noqa: PLC0415 - the help and wrong usage do without it, and start a third sooner
+
     try:
         command = importlib.import_module(options.module)
         status: int = asyncio.run(command.run(options))
@@ -117,6 +133,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _flush_help() -> None:
+    """Raises OutputLost: stdout does not take what argparse printed."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -1,6 +1,6 @@
 """Manual pages and shell completion, made from the definitions of the options: `python -m agent.cli.manual DIR`.
 
-Run when the package is built. shtab is needed here and nowhere else.
+Run when the package is built. Needs shtab, which an installed agent does not have.
 """
 
 import argparse
@@ -39,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _date() -> str:
-    """Of the release where the builder gives it (reproducible-builds.org/specs/source-date-epoch), else today."""
+    """The pages' date: of SOURCE_DATE_EPOCH (reproducible-builds.org/specs/source-date-epoch) if set, else today."""
     return time.strftime("%Y-%m-%d", time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())))
 
 
 def files(*, date: str) -> dict[str, str]:
-    """Every file by its name: man pages, and completion for bash and zsh."""
+    """Man pages, and completion for bash and zsh: path below the directory -> content."""
     found = {
         "man/byoi.1": byoi_page(date),
         "man/byoi-agent.8": agent_page(date),
@@ -190,15 +190,15 @@ def _add_synopsis(page: Page, parsers: Sequence[argparse.ArgumentParser]) -> Non
 
 def _add_options(page: Page, parser: argparse.ArgumentParser) -> None:
     for group in parser._action_groups:  # noqa: SLF001 - the only way to the groups
-        actions = [action for action in group._group_actions if _is_told(action)]  # noqa: SLF001
+        actions = [action for action in group._group_actions if _is_listed(action)]  # noqa: SLF001
         if actions and group.title not in ("options", "positional arguments"):
             page.paragraph(f"{(group.title or '').capitalize()}:")
         for action in actions:
             page.item(_invocation(action), action.help or "")
 
 
-def _is_told(action: argparse.Action) -> bool:
-    return not isinstance(action, argparse._SubParsersAction)  # noqa: SLF001 - commands have parts of their own
+def _is_listed(action: argparse.Action) -> bool:
+    return not isinstance(action, argparse._SubParsersAction)  # noqa: SLF001 - each command has a section
 
 
 def _invocation(action: argparse.Action, *, first_only: bool = False) -> str:
@@ -231,7 +231,7 @@ def _add_references(page: Page, *names: str) -> None:
     page.raw(",\n".join(f"{bold(word[1])}{word[2]}" for word in words if word))
 
 
-# -- what argparse knows ---------------------------------------------------------------------------------------
+# -- what is read from the parsers ------------------------------------------------------------------------------
 
 
 def _epilog(parser: argparse.ArgumentParser) -> dict[str, list[str]]:

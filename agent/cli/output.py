@@ -1,7 +1,8 @@
-"""What the commands print: errors on stderr with their hint, documents on stdout.
+"""What the commands print: documents on stdout, errors with their hints on stderr; and the exit statuses.
 
-Texts of documents are not ours: a model name, a URL or a message may hold what a terminal would obey. Nothing but
-printable characters leaves by these functions.
+The texts come from jobs, servers and disks: a model name, a URL or a message may hold escape sequences. On stderr, and
+in JSON, characters that are not printable are replaced or escaped here. What goes to `print_stdout` has been made
+printable by its caller.
 """
 
 import contextlib
@@ -19,26 +20,26 @@ EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_OUTPUT, EXIT_CANCELLED = 0, 1, 2, 3, 13
 
 
 class OutputLost(Exception):
-    """Stdout is closed or full: what was printed has not arrived, or not all of it."""
+    """Stdout is closed or full: it did not take all of what was printed. The text is the system's reason."""
 
 
 def exit_status(error: dict[str, Any]) -> int:
-    """The exit status that stands for the error of a status document."""
+    """The exit status for an error, given as the `error` member of a status document."""
     if error["code"] == JobCancelled.code:
         return EXIT_CANCELLED
-    # A download that fails is a deployment that fails, whoever has to mend it: the disk may have been wiped by then.
+    # image.download is blamed on the request, but the disk may have been wiped by then: it is a failed deployment.
     is_usage = error["blame"] == Blame.REQUEST and error["code"] != ImageDownload.code
     return EXIT_USAGE if is_usage else EXIT_FAILED
 
 
-def say(text: str) -> None:
-    """One text on stdout, to its last byte.
+def print_stdout(text: str) -> None:
+    """Print one text and a line break on stdout, and flush it.
 
     Raises:
         OutputLost: stdout does not take it.
     """
     try:
-        if sys.stdout is None:  # whoever started us has closed it
+        if sys.stdout is None:  # the parent process has closed it
             raise OSError(errno.EBADF, "it is closed")
         print(text, flush=True)
     except (OSError, ValueError) as error:
@@ -47,28 +48,31 @@ def say(text: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout, with everything escaped that is not printable.
+    """Print one JSON document on stdout; characters that are not printable become JSON's escapes.
 
     Raises:
         OutputLost: stdout does not take it.
     """
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    say(re.sub(r"[^\n -~]", lambda found: _escaped(found[0]), text))
+    print_stdout(re.sub(r"[^\n -~]", lambda found: _escaped(found[0]), text))
 
 
 def end_with_json(status: int, document: Any) -> int:
-    """Print the last document; returns the exit status. A lost document makes a failure of success, of nothing else."""
+    """Print the final document on stdout, and return the exit status of the command.
+
+    That is `status`; where stdout does not take the document and `status` is 0, EXIT_OUTPUT.
+    """
     try:
         print_json(document)
     except OutputLost as lost:
-        print_lost(lost)
+        print_output_lost(lost)
         return status or EXIT_OUTPUT
     return status
 
 
-def print_lost(lost: OutputLost) -> None:
-    """Tell that the output was lost."""
-    tell(f"error: the output could not be written to stdout: {lost}")
+def print_output_lost(lost: OutputLost) -> None:
+    """Print on stderr that stdout did not take the output."""
+    print_stderr(f"error: the output could not be written to stdout: {lost}")
 
 
 def _escaped(character: str) -> str:
@@ -76,37 +80,40 @@ def _escaped(character: str) -> str:
 
 
 def print_error(error: DeployError, *, as_json: bool = False) -> int:
-    """Tell an error on stderr, as JSON also on stdout; returns the exit status."""
+    """Print an error on stderr, and as a status document on stdout too where `as_json`; returns the exit status.
+
+    For errors that a command raises: no disk has been opened for writing then.
+    """
     if isinstance(error, JobInvalid):
         print_faults(error.message, error.faults, error.hint)
     else:
         print_failure(error.document())
     status = exit_status(error.document())
     if as_json:
-        # The members that every status document begins with, for those who read only these.
-        body = {"servername": None, "status": "error", "message": error.message, "checksum": None}
-        # What is raised to a command came before any disk was opened for writing.
-        return end_with_json(status, body | {"error": error.document() | {"diskState": DiskState.UNTOUCHED}})
+        # The four members of the OVH API's status come first, as in every status document.
+        status_members = {"servername": None, "status": "error", "message": error.message, "checksum": None}
+        failure = error.document() | {"diskState": DiskState.UNTOUCHED}
+        return end_with_json(status, status_members | {"error": failure})
     return status
 
 
 def print_faults(message: str, faults: tuple[Fault, ...], hint: str) -> None:
-    """The faults of a job, each with its path, and the hint if there is one."""
+    """Print the faults of a job on stderr, each with its path, and the hint if there is one."""
     if len(faults) > 1:
-        tell("error: the job has faults:")
+        print_stderr("error: the job has faults:")
         for fault in faults:
-            tell(f"  {fault}")
+            print_stderr(f"  {fault}")
     else:
         path = faults[0].path if faults and message == faults[0].message else ""
-        tell(f"error: {message} ({path})" if path else f"error: {message}")
+        print_stderr(f"error: {message} ({path})" if path else f"error: {message}")
     if hint:
-        tell(f"hint: {hint}")
+        print_stderr(f"hint: {hint}")
 
 
 def print_failure(error: dict[str, Any]) -> None:
-    """The error of a status document: message, detail and hint."""
+    """Print the error of a status document on stderr: message, detail and hint."""
     for line in failure_lines(error):
-        tell(line)
+        print_stderr(line)
 
 
 def failure_lines(error: dict[str, Any]) -> tuple[str, ...]:
@@ -119,8 +126,8 @@ def failure_lines(error: dict[str, Any]) -> tuple[str, ...]:
     return tuple(printable(line) for text in lines for line in text.splitlines())
 
 
-def tell(text: str) -> None:
-    """Lines on stderr. One that is closed or full has nobody who reads it, and changes nothing."""
+def print_stderr(text: str) -> None:
+    """Print lines on stderr, each made printable. A stderr that is closed or full is no fault of the command."""
     with contextlib.suppress(OSError, ValueError):
         for line in text.splitlines():
             print(printable(line), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What /v1/status answers, and the events that lie between two answers."""
+"""The answer of /v1/status, and the deployment events between two such answers. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,10 +38,10 @@ def read_report(document: object) -> Report:
     """Read an answer of /v1/status.
 
     Raises:
-        ValueError: it is none; the text names the member.
+        ValueError: it is not such an answer; the text names the member at fault.
     """
     if not isinstance(document, dict):
-        raise ValueError("the status is not a JSON object")  # noqa: TRY004 - one kind of fault
+        raise ValueError("the status is not a JSON object")  # noqa: TRY004 - callers expect one kind of error
     revision, identity = document.get("revision"), document.get("id")
     server_name = document.get("servername")
     if type(revision) is not int:
@@ -73,12 +73,12 @@ def _read_reboot(document: object) -> Reboot | None:
 
 
 def changes(before: Status | None, after: Status) -> list[DeployEvent]:
-    """What happened between two statuses of one deployment, or since its start; what a listener would have been told.
+    """The events that lead from one status of a deployment to a later one, in the order of their happening.
 
-    Events that were overtaken are told too: a stage that began and ended meanwhile did both. A deployment that began
-    again, in an agent that was restarted, is told from its start.
+    Where `before` is None, or is of an attempt before the agent was restarted: all events since the start. A stage
+    that began and ended between the two gives both events.
     """
-    if before is not None and not _goes_on(before.stages, after.stages):
+    if before is not None and not _is_continued(before.stages, after.stages):
         before = None
     known = 0 if before is None else len(before.stages)
     events: list[DeployEvent] = []
@@ -99,11 +99,13 @@ def changes(before: Status | None, after: Status) -> list[DeployEvent]:
 
 
 def _has_ended(status: Status | None, index: int) -> bool:
-    """Whether it is known how a stage ended: a failed one ends a moment before the deployment does."""
+    """Whether it is known how a stage ended: of the last one only the end of the deployment tells that."""
     return status is not None and (index < len(status.stages) - 1 or status.is_over)
 
 
-def _goes_on(before: tuple[StageTime, ...], after: tuple[StageTime, ...]) -> bool:
+def _is_continued(before: tuple[StageTime, ...], after: tuple[StageTime, ...]) -> bool:
+    """Whether the later list of stages begins with the earlier one: else the deployment was begun again."""
+
     def begun(stages: tuple[StageTime, ...]) -> list[tuple[str, float]]:
         return [(stage.name, stage.started_at) for stage in stages]
 
@@ -111,7 +113,7 @@ def _goes_on(before: tuple[StageTime, ...], after: tuple[StageTime, ...]) -> boo
 
 
 def _new_notes(before: tuple[str, ...], after: tuple[str, ...]) -> tuple[str, ...]:
-    """A status keeps the last notes only: what was at the end before may be anywhere now."""
+    """The notes that were added. A status keeps only the last ones: the first of `before` may have left `after`."""
     for length in range(min(len(before), len(after)), 0, -1):
         if before[-length:] == after[:length]:
             return after[length:]

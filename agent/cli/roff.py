@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Iterable
 
-# Of a line of input, whose escapes make it longer; mandoc's lint allows 80.
+# Characters in a line before it is escaped, which makes it longer; mandoc's lint allows 80.
 WIDTH = 70
 
 
@@ -18,17 +18,17 @@ def escape(text: str) -> str:
 
 
 def bold(text: str) -> str:
-    """Text that is typed as it stands."""
+    """What is typed literally, in bold."""
     return f"\\fB{escape(text)}\\fR"
 
 
 def italic(text: str) -> str:
-    """Text that stands for something else."""
+    """A placeholder, in italics."""
     return f"\\fI{escape(text)}\\fR"
 
 
 class Page:
-    """A page as it grows. Texts that are given to `raw` are escaped already, all others are plain."""
+    """A page, built from top to bottom. `raw` and the tag of `item` take roff; all other texts are plain."""
 
     def __init__(self, name: str, section: int, *, date: str, source: str) -> None:
         self._lines = [f'.TH {_word(name.upper())} {section} "{date}" {_word(source)} "byoi\\-agent"']

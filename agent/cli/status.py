@@ -1,11 +1,10 @@
-"""`byoi status`: the daemon's deployment, once or as it goes."""
+"""`byoi status`: shows the daemon's deployment, once or until it is over (`watch`, which `byoi deploy` uses too)."""
 
 import argparse
 import asyncio
 import time
 
 from agent.cli.client import Client, socket_path
-from agent.cli.display import show_progress
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.job_options import usage
 from agent.cli.output import (
@@ -15,16 +14,23 @@ from agent.cli.output import (
     exit_status,
     print_failure,
     print_json,
-    say,
-    tell,
+    print_stderr,
+    print_stdout,
 )
+from agent.cli.progress import show_progress
 from agent.cli.report import Report
 from agent.cli.watch import Watcher
 from agent.cli.words import describe, reboot_line
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Carry `byoi status` out."""
+    """Carry `byoi status` out; returns the exit status.
+
+    Raises:
+        JobInvalid: --forever without --watch.
+        ClientError: the daemon cannot be asked.
+        OutputLost: stdout does not take the status.
+    """
     if options.forever and not options.watch:
         raise usage("--forever", "goes with --watch")
     client = Client(socket_path(options.socket))
@@ -35,12 +41,14 @@ async def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(report.document)
     else:
-        say("\n".join(describe(report, time.time())))
+        print_stdout("\n".join(describe(report, time.time())))
     return EXIT_DONE
 
 
 async def watch(client: Client, *, as_json: bool, quiet: bool = False, forever: bool = False) -> int:
-    """Follow the deployment to its end on stderr; returns the exit status that stands for its outcome.
+    """Follow the deployment to its end on stderr; returns the exit status for its outcome.
+
+    Where this command is cancelled the deployment goes on: EXIT_CANCELLED, or EXIT_DONE with `forever`.
 
     Raises:
         ClientError: the daemon cannot be asked.
@@ -50,22 +58,22 @@ async def watch(client: Client, *, as_json: bool, quiet: bool = False, forever: 
         report = await watcher.run()
     except asyncio.CancelledError:
         if forever:
-            return EXIT_DONE  # a console that is stopped has not failed
-        tell("A deployment goes on without this command; `byoi cancel` cancels it.")
+            return EXIT_DONE  # systemd stops a console's service with SIGTERM: that is no failure
+        print_stderr("A deployment goes on without this command; `byoi cancel` cancels it.")
         return EXIT_CANCELLED
-    end = _tell_end(report, quiet=quiet)
+    end = _print_end(report, quiet=quiet)
     return end_with_json(end, report.document) if as_json else end
 
 
-def _tell_end(report: Report, *, quiet: bool) -> int:
+def _print_end(report: Report, *, quiet: bool) -> int:
     status = report.status
     if status is None:
-        tell("The deployment was cancelled and its state erased.")
+        print_stderr("The deployment was cancelled and its state erased.")
         return EXIT_CANCELLED
     if status.error is not None:
         print_failure(status.error)
         return exit_status(status.error)
     line = reboot_line(report.reboot, time.time())
     if line is not None and not quiet:
-        tell(line)
+        print_stderr(line)
     return EXIT_DONE

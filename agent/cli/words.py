@@ -1,4 +1,4 @@
-"""A deployment in words: the texts that displays and `byoi status` are made of. Pure; everything is printable."""
+"""A deployment in words: the texts of the displays and of `byoi status`. Pure; only printable characters come out."""
 
 import math
 
@@ -14,7 +14,7 @@ WAITING = "waiting for a deployment"
 
 
 def amounts(status: Status) -> str:
-    """Bytes, rate, remaining time and what is waited for."""
+    """Bytes downloaded, rate, remaining time, what is waited for, and the attempt from the second on."""
     progress = status.progress
     done = format_size(progress.bytes_downloaded)
     parts = [done if progress.bytes_total is None else f"{done} of {format_size(progress.bytes_total)}"]
@@ -30,7 +30,7 @@ def amounts(status: Status) -> str:
 
 
 def stage_name(status: Status) -> str:
-    """The stage that runs, or ran last."""
+    """The stage that runs or ran last; the state where none has begun."""
     return printable(status.stages[-1].name) if status.stages else status.state.value
 
 
@@ -43,7 +43,7 @@ def summary(status: Status) -> str:
 
 
 def _checked(status: Status) -> str:
-    """The digest, and whether anything was compared with it."""
+    """The digest in parentheses, with a remark where the job has no checksum to compare it with."""
     if not status.checksum:
         return ""
     doubt = "" if status.job.get("checkSum") else "; only the length was verified"
@@ -56,12 +56,12 @@ def _disk(status: Status) -> str:
 
 
 def reboot_line(reboot: Reboot | None, now: float) -> str | None:
-    """What comes after a deployment that is done. `now` is seconds since the epoch."""
+    """What follows a deployment that is done; None where the daemon does not say. `now` is seconds since the epoch."""
     match reboot:
         case None:
             return None
         case Reboot("waiting", at, reason):
-            left = f" in {_left(at, now)} at most," if at is not None else ""
+            left = f" in {_remaining(at, now)} at most," if at is not None else ""
             so_far = f" (so far: {printable(reason)})" if reason else ""
             return f"rebooting to disk{left} as soon as the control plane has seen it{so_far}"
         case Reboot("due"):
@@ -74,14 +74,14 @@ def reboot_line(reboot: Reboot | None, now: float) -> str | None:
             return f"reboot: {printable(state)}"
 
 
-def _left(at: float, now: float) -> str:
-    """By the second while somebody may watch it pass."""
+def _remaining(at: float, now: float) -> str:
+    """Below an hour in whole seconds, which a person at the console can see count down."""
     seconds = max(math.ceil(at - now), 0)
     return f"{seconds} s" if seconds < 3600 else format_duration(seconds)
 
 
-def standing_lines(report: Report, now: float) -> tuple[str, ...]:
-    """What stays on a console while nothing runs; empty while something does."""
+def footer_lines(report: Report, now: float) -> tuple[str, ...]:
+    """What stays on a console while no stage runs: what is waited for, or the outcome and what follows it."""
     status = report.status
     if status is None:
         waiting = f"{WAITING} ({printable(report.server_name)})" if report.server_name else WAITING
@@ -94,7 +94,7 @@ def standing_lines(report: Report, now: float) -> tuple[str, ...]:
 
 
 def describe(report: Report, now: float) -> list[str]:
-    """All that people want to know of a report: `byoi status`."""
+    """The lines of `byoi status`. `now` is seconds since the epoch."""
     server = printable(report.server_name or "unknown")
     status = report.status
     if status is None:
@@ -106,7 +106,7 @@ def describe(report: Report, now: float) -> list[str]:
         ("image", printable(str(status.job.get("URL", "unknown")))),
         ("disk", _disk(status) if status.disk else None),
         ("progress", f"{status.percent:.1f} %, {amounts(status)}"),
-        ("started", _began(status, now)),
+        ("started", _start(status, now)),
         *(("stage" if index == 0 else "", line) for index, line in enumerate(_stage_lines(status, now))),
         *(("note", printable(note)) for note in status.notes[-MAX_NOTES:]),
         ("reboot", reboot_line(report.reboot, now) if status.state is State.DONE else None),
@@ -118,7 +118,7 @@ def describe(report: Report, now: float) -> list[str]:
 MAX_NOTES = 10
 
 
-def _began(status: Status, now: float) -> str:
+def _start(status: Status, now: float) -> str:
     # To the second, in UTC, as in the document.
     when = status.document()["startedAt"].partition(".")[0].replace("T", " ")
     if status.finished_at is not None:

@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 
+import structlog
+
 from agent.aio import run_blocking
 from agent.deploy.acts import Keep, Work
 from agent.deploy.plan import Facts, Plan, Step, plan
@@ -23,7 +25,6 @@ from agent.deploy.target import (
 )
 from agent.deploy.tracker import Tracker
 from agent.errors import DeployError, DiskIo, JobCancelled, unforeseen
-from agent.lean import structlog
 from agent.model.disk_state import DiskState
 from agent.model.events import DeployEvent, Listener
 from agent.model.job import Job

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import structlog
+
 from agent.errors import DeployError, JobCancelled
-from agent.lean import structlog
 from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
 from agent.model.job import Job

@@ -6,11 +6,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import agent.transfer.client  # noqa: F401 - before any other import of aiohttp
+import structlog
 
-# isort: split
 from agent.aio import run_blocking
-from agent.lean import structlog
 from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
 from agent.model.job import Job
 from agent.model.seal import Seal
@@ -235,8 +233,8 @@ async def _always(what: str, work: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _warm_up() -> None:
-    await run_blocking(importlib.import_module, "agent.deploy.runner")
-    await run_blocking(importlib.import_module, "agent.deploy.disks")
+    for module in ("agent.deploy.runner", "agent.deploy.disks", "agent.transfer.http.source"):
+        await run_blocking(importlib.import_module, module)
 
 
 class _Deployer:

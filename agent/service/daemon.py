@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
+import structlog
+
 from agent import __version__
 from agent.errors import ConfigInvalid, StateUnusable
-from agent.lean import structlog
 from agent.service.config.check import check, file_faults, find_warnings
 from agent.service.config.model import Config, load_config
 from agent.service.config.sources import credentials_directory, kernel_command_line
@@ -116,7 +117,7 @@ def run(
         stall_seconds: for how long a deployment may move nothing before the watchdog is no longer fed.
     """
     from agent.host.syscalls import return_large_blocks  # noqa: PLC0415 - not needed by --check
-    from agent.logs import configure_logs, say  # noqa: PLC0415
+    from agent.logs import configure_logs, print_line  # noqa: PLC0415
     from agent.service.api.sockets import ListenError  # noqa: PLC0415
     from agent.units import MiB  # noqa: PLC0415
 
@@ -126,9 +127,9 @@ def run(
     try:
         return asyncio.run(_serve(config, stall_seconds, reread or (lambda: config)))
     except (StateUnusable, ListenError) as error:
-        say(f"byoi-agent: {error}")
+        print_line(f"byoi-agent: {error}")
         if isinstance(error, StateUnusable) and error.hint:
-            say(f"hint: {error.hint}")
+            print_line(f"hint: {error.hint}")
         return EXIT_FAILED
 
 

@@ -9,7 +9,8 @@ import os
 import socket
 from collections.abc import Mapping
 
-from agent.lean import structlog
+import structlog
+
 from agent.service.jobs.publisher import StatusPublisher
 from agent.service.jobs.slot import Slot
 from agent.units import format_duration, format_size

@@ -8,9 +8,10 @@ taken any more. Other options that have changed wait for a restart; the log name
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import structlog
+
 from agent.aio import run_blocking
 from agent.errors import ConfigInvalid
-from agent.lean import structlog
 from agent.service.api.auth import Authenticator
 from agent.service.api.server import Server
 from agent.service.api.sockets import ListenError, ListeningSocket, tls_files

@@ -1,4 +1,8 @@
-"""The one place where a URL becomes a source."""
+"""The one place where a URL becomes a source.
+
+HTTP's is imported with the first URL that needs it: aiohttp is most of what a deployment loads, and a local file, a dry
+run of one or a disk that is refused have no use for it.
+"""
 
 import asyncio
 import random
@@ -8,7 +12,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from agent.model.url import file_path, origin_of
 from agent.transfer.file import FileSource
 from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
-from agent.transfer.http.source import HttpSource
 from agent.transfer.source import EventHook, Source, ignore_events
 
 
@@ -39,6 +42,8 @@ def open_source(
     """
     if origin_of(url).scheme == "file":
         return FileSource(file_path(url))
+    from agent.transfer.http.source import HttpSource  # noqa: PLC0415 - see above
+
     return HttpSource(
         url,
         headers=headers,

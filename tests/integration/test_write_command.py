@@ -371,3 +371,12 @@ def test_an_image_of_its_size_only_needs_no_drive(gpt_image, byoi, web, tmp_path
     assert outcome.status == 0
     assert path.read_bytes() == gpt_image.path.read_bytes()
     assert DRIVE["hostname"].encode() not in path.read_bytes()
+
+
+def test_a_plan_holds_nothing_that_a_terminal_obeys(gpt_image, byoi, make_job, tmp_path):
+    outcome = byoi(
+        "write", make_job(gpt_image), "--disk", tmp_path / "\x1b]0;x\x07", "--size", "8M", "--dry-run"
+    )
+    assert outcome.status == 1
+    assert "/?]0;x?" in outcome.out
+    assert "\x1b" not in outcome.out

@@ -6,7 +6,8 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from agent.lean import structlog
+import structlog
+
 from agent.service.api.connection import Connection, Owner
 from agent.service.api.sockets import ListeningSocket
 from agent.service.jobs.peer import Peer, peer_of

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+import structlog
 from aiohttp import web
 
-from agent.lean import structlog
 from agent.service.api.aiohttp_internals import RequestHandler
 from agent.service.api.errors import ApiError, error_of_status
 from agent.service.api.limits import Limits

@@ -4,11 +4,11 @@
 parsed, a bad `Expect`) is answered by `agent.service.api.connection`, with the same objects.
 """
 
+import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from agent.errors import DeployError
-from agent.lean import structlog
 from agent.service.api.errors import KINDS, ApiError, error_of_status, refusal_of
 
 log = structlog.get_logger(__name__)

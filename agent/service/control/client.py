@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
+
 from agent import __version__
 from agent.aio import run_blocking
 from agent.service.config.model import ControlPlaneConfig
@@ -23,7 +25,6 @@ from agent.service.control.answers import (
     read_action,
     read_offer,
 )
-from agent.transfer.client import aiohttp
 
 REQUEST_SECONDS = 30.0
 """In which a connection has to be made, and in which an answer that is not held back has to be here to its end."""

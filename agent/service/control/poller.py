@@ -16,10 +16,12 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
+import structlog
+
 from agent.aio import run_blocking, run_together
 from agent.deploy.policy import Policy, require_allowed
 from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
-from agent.lean import structlog
 from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.job import Job, parse_job
 from agent.model.job_text import shortened
@@ -32,7 +34,6 @@ from agent.service.jobs.caller import AuthMethod, Caller
 from agent.service.jobs.peer import Peer
 from agent.service.jobs.publisher import StatusPublisher
 from agent.service.jobs.slot import RebootOrdered, Slot, SlotClosing, SlotTaken, StillCancelling
-from agent.transfer.client import aiohttp
 from agent.transfer.retry import Backoff, BackoffLimits
 
 log = structlog.get_logger(__name__)

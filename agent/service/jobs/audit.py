@@ -9,7 +9,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.lean import structlog
+import structlog
+
 from agent.service.jobs.caller import Caller
 from agent.service.jobs.peer import Peer
 

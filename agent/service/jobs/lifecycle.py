@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from itertools import accumulate
 from typing import Any, Literal, Protocol
 
+import structlog
+
 from agent.aio import alongside
 from agent.deploy.tracker import concluded
 from agent.errors import DeployError, JobCancelled, JobInterrupted, StateUnusable, unforeseen
-from agent.lean import structlog
 from agent.model.disk_state import DiskState
 from agent.model.events import DeployEvent, Finished, Listener
 from agent.model.job import Job

@@ -20,8 +20,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from typing import Any
 
+import structlog
+
 from agent.aio import run_blocking
-from agent.lean import structlog
 from agent.model.status import timestamp
 from agent.service.config.model import RebootConfig
 from agent.service.jobs.phases import RebootEvent, RebootState, advance_reboot

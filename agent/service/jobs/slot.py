@@ -22,9 +22,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
+import structlog
+
 from agent.deploy.tracker import concluded
 from agent.errors import DeployError, JobCancelled, JobInvalid, StateUnusable
-from agent.lean import structlog
 from agent.model.disk_state import DiskState
 from agent.model.job import Job, parse_job
 from agent.model.status import DOING, DONE, Status

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
+import structlog
+
 from agent.errors import StateUnusable
-from agent.lean import structlog
 from agent.service.jobs.entry import JobEntry
 from agent.service.jobs.journal import Journal, JournalState
 from agent.service.jobs.phases import Event, advance

@@ -18,7 +18,8 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol
 
-from agent.transfer.client import aiohttp
+import aiohttp
+
 from agent.transfer.http.faults import TransientFault
 from agent.transfer.http.limits import HttpLimits
 from agent.transfer.http.stall import Pace

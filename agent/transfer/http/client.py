@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -32,7 +33,6 @@ from agent.model.url import (
     without_userinfo,
 )
 from agent.text import printable
-from agent.transfer.client import aiohttp
 from agent.transfer.http.body import describe_os_error, drop
 from agent.transfer.http.faults import RETRYABLE_STATUSES, FatalFault, TransientFault
 from agent.transfer.http.head import Head, parse_head

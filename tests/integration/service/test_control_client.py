@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import aiohttp
 import pytest
 import trustme
 
@@ -14,7 +15,6 @@ from agent import __version__
 from agent.service.config.model import ControlPlaneConfig
 from agent.service.control.answers import MAX_OFFER_BYTES, Action, ControlFault
 from agent.service.control.client import ControlPlaneApi, tls_context
-from agent.transfer.client import aiohttp
 from agent.units import MiB
 from tests.kit.control_plane import CANCEL, control_plane
 

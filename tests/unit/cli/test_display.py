@@ -4,7 +4,8 @@ import io
 import re
 
 from agent.cli.bar import Bar
-from agent.cli.display import REPEAT_SECONDS, Lines, is_plain, is_serial, show_progress
+from agent.cli.lines import REPEAT_SECONDS, Lines
+from agent.cli.progress import is_plain, is_serial, show_progress
 from agent.cli.words import amounts, summary
 from agent.errors import ImageDownload
 from agent.model.events import Finished, Noted, StageBegan, StageEnded
@@ -66,7 +67,7 @@ def test_events_are_lines():
 async def test_progress_comes_at_a_steady_pace_and_only_while_bytes_flow():
     stream = io.StringIO()
     lines = Lines(stream)
-    lines.seconds = 0.01
+    lines.interval_seconds = 0.01
     async with lines.following(lambda: dataclasses.replace(STATUS, state=State.CLAIM)):
         await asyncio.sleep(0.05)
     assert printed(stream) == []
@@ -86,11 +87,11 @@ def test_a_console_that_went_away_fails_nothing():
     lines.listen(Noted("nobody reads this"))
 
 
-def test_what_stands_is_printed_when_it_changes_and_once_in_a_while():
+def test_the_footer_is_printed_when_it_changes_and_once_in_a_while():
     now = [1000.0]
     stream = io.StringIO()
     lines = Lines(stream, clock=lambda: now[0])
-    lines.stand(lambda: ("waiting",))
+    lines.keep_footer(lambda: ("waiting",))
     for _ in range(5):
         now[0] += 5
         lines.tick(lambda: None)
@@ -98,8 +99,8 @@ def test_what_stands_is_printed_when_it_changes_and_once_in_a_while():
     now[0] += REPEAT_SECONDS
     lines.tick(lambda: None)
     assert printed(stream) == ["waiting"] * 2
-    lines.stand(lambda: ("error: x", "hint: y"))
-    lines.stand(lambda: ())
+    lines.keep_footer(lambda: ("error: x", "hint: y"))
+    lines.keep_footer(lambda: ())
     lines.tick(lambda: None)
     assert printed(stream)[2:] == ["error: x", "hint: y"]
 
@@ -162,20 +163,20 @@ def drawn(terminal: io.StringIO) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
 
 
-async def test_what_stands_is_below_the_bar_and_cannot_steer_the_terminal(monkeypatch):
+async def test_the_footer_is_below_the_bar_and_cannot_steer_the_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     terminal = Terminal()
     bar = Bar(terminal, {"TERM": "xterm"}, clock=lambda: 1004.0)
-    bar.seconds = 0.01
-    standing = [("rebooting to disk in [bold]42 s[/bold]",)]
-    bar.stand(lambda: standing[0])
+    bar.interval_seconds = 0.01
+    footer = [("rebooting to disk in [bold]42 s[/bold]",)]
+    bar.keep_footer(lambda: footer[0])
     stages = (StageTime("verify", 1000.0, None),)
     status = [dataclasses.replace(STATUS, state=State.VERIFY, stages=stages), None]
     async with bar.following(lambda: status[0]):
         await asyncio.sleep(0.1)
         bar.listen(Noted("\x1b]0;x\x07[red]"))
         status.pop(0)
-        standing[0] = ("error: it failed", "hint: do something")
+        footer[0] = ("error: it failed", "hint: do something")
         await asyncio.sleep(0.1)
     text = drawn(terminal)
     assert re.search(r"verify +━+ +41\.3 % 4\.0 s *\n *rebooting to disk in \[bold\]42 s\[/bold\]", text)

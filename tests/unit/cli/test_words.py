@@ -7,7 +7,7 @@ import pytest
 
 from agent.cli.output import failure_lines, print_json
 from agent.cli.report import Reboot, Report
-from agent.cli.words import amounts, describe, reboot_line, standing_lines, summary
+from agent.cli.words import amounts, describe, footer_lines, reboot_line, summary
 from agent.errors import ChecksumMismatch
 from agent.model.stage import State
 from agent.model.status import Progress, StageTime, Status
@@ -92,11 +92,11 @@ def test_the_reboot_in_words(reboot):
 
 
 def test_what_stands_on_a_console():
-    assert standing_lines(report(None), 0) == ("waiting for a deployment (ns1.example.net)",)
-    assert standing_lines(report(RUNNING), 0) == ()
-    assert standing_lines(report(FAILED), 0)[-1].startswith("hint: ")
-    assert standing_lines(report(DONE, Reboot("due")), 0) == ("rebooting to disk now",)
-    assert standing_lines(report(DONE), 0) == (summary(DONE),)
+    assert footer_lines(report(None), 0) == ("waiting for a deployment (ns1.example.net)",)
+    assert footer_lines(report(RUNNING), 0) == ()
+    assert footer_lines(report(FAILED), 0)[-1].startswith("hint: ")
+    assert footer_lines(report(DONE, Reboot("due")), 0) == ("rebooting to disk now",)
+    assert footer_lines(report(DONE), 0) == (summary(DONE),)
 
 
 EVIL = "a\x1b]0;owned\x07\x9b31m\u202e\x7f\r\nb"
@@ -119,7 +119,7 @@ def test_nothing_that_a_terminal_obeys_gets_out(capsys):
     lines = [
         *describe(whole, 0),
         *describe(dataclasses.replace(whole, status=None), 0),
-        *standing_lines(dataclasses.replace(whole, status=None), 0),
+        *footer_lines(dataclasses.replace(whole, status=None), 0),
         *failure_lines(error),
         amounts(evil),
         summary(evil),
