@@ -86,6 +86,18 @@ class AgentProcess:
     def journal(self) -> Path:
         return self.directory / "state" / "journal.json"
 
+    def stored(self) -> dict[str, Any]:
+        """What the journal holds.
+
+        Its two files swap their names, and the spare one is written anew: one that was opened a moment too early is read
+        once more.
+        """
+        for _ in range(100):
+            with suppress(ValueError):
+                state: dict[str, Any] = json.loads(self.journal.read_text())
+                return state
+        raise AssertionError(f"the journal is no JSON document: {self.journal.read_text()!r}")
+
     @property
     def rebooted(self) -> Path:
         """Is made by the reboot command."""
@@ -132,7 +144,7 @@ class AgentProcess:
     def start(self, seconds: float = 30) -> "AgentProcess":
         """Start it, and wait until its socket answers."""
         self.launch()
-        self.wait(self._answers, "the socket answers", seconds)
+        self.wait(self.answers, "the socket answers", seconds)
         return self
 
     def launch(self) -> None:
@@ -148,7 +160,8 @@ class AgentProcess:
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **self.environment},
             )
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether its socket answers."""
         assert self.process is not None
         assert self.process.poll() is None, self.log
         try:
@@ -229,7 +242,7 @@ class AgentProcess:
     def reboot_now(self) -> None:
         """The server goes down and comes up again, to a journal on a disk that outlives the boot."""
         self.kill()
-        book = json.loads(self.journal.read_text())
+        book = self.stored()
         self.journal.write_text(json.dumps(book | {"boot": "another boot"}))
         self.start()
 

@@ -99,7 +99,8 @@ def power_cuts(results: list[dict[str, Any]]) -> list[str]:
     cuts = [result for result in results if "cut" in result["notes"]]
     passed = [cut for cut in cuts if cut["outcome"] == "passed"]
     counted = Counter(
-        (cut["notes"].get("reached", UNKNOWN), cut["notes"].get("left", "**half a system**")) for cut in cuts
+        (cut["notes"].get("reached", UNKNOWN), cut["notes"].get("left", "**its test failed**"))
+        for cut in cuts
     )
     order = ["starting", "preflight", "claim", "write", "verify", "finish", "commit", "done", UNKNOWN]
     rows = [

@@ -93,7 +93,7 @@ def test_power_cuts_are_listed_by_the_stage_that_was_reached_and_not_by_the_one_
         ]
     )
     assert lines[0].startswith("1 of 2 power cuts passed")
-    assert lines[-2:] == ["| commit | system | 1 |", "| not told | **half a system** | 1 |"]
+    assert lines[-2:] == ["| commit | system | 1 |", "| not told | **its test failed** | 1 |"]
 
 
 def test_the_rest_of_the_document_stays() -> None:

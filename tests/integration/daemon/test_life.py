@@ -17,7 +17,7 @@ from tests.kit.deployments import job
 
 
 def journal_of(agent):
-    return json.loads(agent.journal.read_text())
+    return agent.stored()
 
 
 @pytest.mark.parametrize("stage", ["preflight", "write"])

@@ -1,6 +1,5 @@
 """Pulling from a control plane, over TLS, as a server does that nobody can reach."""
 
-import json
 import re
 import signal
 import ssl
@@ -85,7 +84,7 @@ def test_a_job_that_was_taken_is_not_run_twice_though_it_is_given_again(pulling_
     agent = pulling_agent().start()
     record = plane.give(NAME, job(web.url, image.sha256), "job-1")
     plane.wait_for(record, "done")
-    agent.wait(lambda: json.loads(agent.journal.read_text())["entry"]["seen"], "the outcome is delivered")
+    agent.wait(lambda: agent.stored()["entry"]["seen"], "the outcome is delivered")
     fresh = plane.give(NAME, job(web.url, image.sha256), "job-2")
     assert plane.wait_for(fresh, "done", "error")["status"] == "done"
     agent.kill()
@@ -283,7 +282,7 @@ def test_an_agent_that_comes_back_waits_for_the_control_plane_that_was_not_told(
     record = plane.give(NAME, job(web.url, image.sha256))
     agent.wait_for("done")
     agent.get()
-    agent.wait(lambda: json.loads(agent.journal.read_text())["entry"]["seen"], "that is noted")
+    agent.wait(lambda: agent.stored()["entry"]["seen"], "that is noted")
     agent.kill()
     agent.start()
     time.sleep(2)

@@ -38,14 +38,12 @@ def test_outcomes_survive_that_many_clients_see_them_at_once(make_agent, web, im
             assert agent.post(job(web.url, image.sha256)).status == 200
             document = agent.wait_for("done", "error")
             assert document["status"] == "done", document["error"]
-            agent.wait(
-                lambda: json.loads(agent.journal.read_text())["entry"]["phase"] == "closed", "it is closed"
-            )
+            agent.wait(lambda: agent.stored()["entry"]["phase"] == "closed", "it is closed")
     finally:
         over.set()
         for thread in threads:
             thread.join()
-    entry = json.loads(agent.journal.read_text())["entry"]
+    entry = agent.stored()["entry"]
     assert (entry["phase"], entry["status"]["status"]) == ("closed", "done")
 
 
@@ -63,9 +61,7 @@ def test_a_deletion_that_waits_for_a_disk_is_kept_by_the_next_agent(make_agent, 
             answers.append(agent.delete())
 
     (thread,) = _many(1, delete)
-    agent.wait(
-        lambda: json.loads(agent.journal.read_text())["entry"]["ending"] == "erase", "the promise is kept"
-    )
+    agent.wait(lambda: agent.stored()["entry"]["ending"] == "erase", "the promise is kept")
     assert agent.process is not None
     agent.process.send_signal(signal.SIGKILL)
     thaw()
@@ -102,7 +98,7 @@ def test_a_job_that_comes_while_the_daemon_stops_is_not_begun(make_agent, web, i
         thread.join()
     assert not agent.rebooted.exists()
     accepted = statuses.count(200)
-    entry = json.loads(agent.journal.read_text())["entry"] if agent.journal.exists() else None
+    entry = agent.stored()["entry"] if agent.journal.exists() else None
     assert accepted == (0 if entry is None else 1), "what was accepted is in the journal, and nothing else"
 
 
@@ -153,7 +149,7 @@ def test_a_hand_over_that_was_seen_goes_on_at_once_after_a_restart(make_agent, w
     agent.post(job(web.url, image.sha256))
     agent.wait_for("done")
     agent.kill()
-    book = json.loads(agent.journal.read_text())
+    book = agent.stored()
     book["entry"]["seen"] = after == "see"
     agent.journal.write_text(json.dumps(book))
     agent.start()
@@ -168,8 +164,8 @@ def test_the_percentage_does_not_go_back_when_another_agent_begins_again(make_ag
     agent = make_agent().start()
     agent.post(job(slow_web.url, image.sha256))
     agent.wait_for("write")
-    agent.wait(lambda: json.loads(agent.journal.read_text())["entry"]["percent"] > 20, "some of it is kept")
-    before = json.loads(agent.journal.read_text())["entry"]["percent"]
+    agent.wait(lambda: agent.stored()["entry"]["percent"] > 20, "some of it is kept")
+    before = agent.stored()["entry"]["percent"]
     agent.kill()
     agent.start()
     assert agent.status()["percent"] >= before
@@ -181,7 +177,7 @@ def test_revisions_grow_though_the_clock_was_put_back(make_agent, web, image):
     agent.post(job(web.url, image.sha256))
     agent.wait_for("done")
     agent.kill()
-    book = json.loads(agent.journal.read_text())
+    book = agent.stored()
     ahead = book["revision"] + 3_600_000
     agent.journal.write_text(json.dumps(book | {"revision": ahead}))
     agent.start()
@@ -210,7 +206,7 @@ def test_a_daemon_whose_log_is_gone_goes_on(make_agent, web, image, disk, tmp_pa
 
 def _sealed(agent, **members):
     """The journal as an agent leaves it that dies in the commit."""
-    book = json.loads(agent.journal.read_text())
+    book = agent.stored()
     book["entry"] |= {"phase": "sealed", "status": None, **members}
     agent.journal.write_text(json.dumps(book))
 
@@ -258,7 +254,7 @@ def test_a_reboot_that_was_called_off_stays_called_off(make_agent, web, image):
     agent.post(job(web.url, image.sha256))
     agent.wait_for("done")
     agent.kill()
-    book = json.loads(agent.journal.read_text())
+    book = agent.stored()
     book["entry"] |= {"ending": "cancel", "seen": True}
     agent.journal.write_text(json.dumps(book))
     agent.start()
@@ -283,4 +279,4 @@ def test_a_deletion_while_the_server_goes_down_is_not_answered_as_if_it_stayed(m
     assert agent.end(signal.SIGTERM) == 0
     thread.join()
     assert answers in ([409], [])
-    assert json.loads(agent.journal.read_text())["entry"]["phase"] == "done"
+    assert agent.stored()["entry"]["phase"] == "done"

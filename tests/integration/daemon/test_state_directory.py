@@ -241,7 +241,7 @@ def test_the_state_holds_no_secret_of_a_job_that_is_over(make_agent, slow_web, i
             assert agent.delete().status == 200
         case "given up":
             agent.kill()
-            book = json.loads(agent.journal.read_text())
+            book = agent.stored()
             book["entry"]["attempt"] = 5
             agent.journal.write_text(json.dumps(book))
             agent.start()
@@ -261,7 +261,7 @@ def test_an_agent_blanks_what_one_before_it_has_kept(make_agent, web, image):
     agent.post(posted)
     before = agent.wait_for("done")
     agent.kill()
-    book = json.loads(agent.journal.read_text())
+    book = agent.stored()
     book["entry"]["job"] = posted
     agent.journal.write_text(json.dumps(book))
     agent.start()
@@ -275,4 +275,4 @@ def test_the_journal_of_a_job_that_is_over_is_no_larger_than_it_has_to_be(make_a
     agent.wait_for("done")
     for path in agent.journal.parent.iterdir():
         assert path.stat().st_size < 32 * KiB, path
-    json.loads(agent.journal.read_text())
+    agent.stored()
