@@ -7,8 +7,10 @@ missing and who uses it: `agent/service/api/aiohttp_internals.py` and `connectio
 
 import asyncio
 import inspect
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -18,7 +20,9 @@ from aiohttp.connector import Connection
 from aiohttp.http import StreamWriter
 
 from agent.service.api.aiohttp_internals import RequestHandler, prepare_requests
+from agent.service.api.connection import Connection as ApiConnection
 
+ROOT = Path(__file__).parents[2]
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 SERVER, API = "agent/service/api/aiohttp_internals.py", "agent/service/api/connection.py"
 BODY = "agent/transfer/http/body.py"
@@ -83,6 +87,16 @@ def test_one_that_is_not_there_is_told_with_whoever_uses_it():
 def test_every_method_that_is_overridden_or_called_has_the_parameters_that_we_pass(function, expected):
     found = tuple(inspect.signature(function).parameters)
     assert found == expected, f"aiohttp {aiohttp.__version__}: {function.__qualname__} takes {found}"
+
+
+def test_the_api_s_connection_uses_private_names_of_aiohttp_in_one_file_and_shadows_none():
+    inherited = {
+        name for kind in RequestHandler.__mro__ for name in (*vars(kind), *getattr(kind, "__slots__", ()))
+    }
+    shadowed = inherited & set(ApiConnection.__slots__)
+    assert not shadowed, f"aiohttp {aiohttp.__version__} has these names, too: {API} would overwrite them"
+    used = re.findall(r"\b(?:self|connection|protocol)\.(_\w+)", (ROOT / API).read_text())
+    assert not inherited & set(used), f"these belong into {SERVER}"
 
 
 # -- the server's side -------------------------------------------------------------------------------------------

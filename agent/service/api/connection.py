@@ -123,7 +123,7 @@ class Connection(RequestHandler):
             with suppress(AttributeError):
                 self._link.abort()
         else:
-            with suppress(OSError):  # the client was faster
+            with suppress(OSError):  # the client has gone already
                 self._client.shutdown(socket.SHUT_RDWR)
 
     def evict(self) -> None:
@@ -159,7 +159,7 @@ class Connection(RequestHandler):
             transport.set_write_buffer_limits(high=1, low=0)
         super().connection_made(transport)
         if self._dropped and self._link is not None:
-            self._link.abort()  # its handshake was faster
+            self._link.abort()  # dropped while its handshake came to its end
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The transport is gone. A handler may go on for a while: until it ends the connection is counted."""
@@ -210,7 +210,8 @@ class Connection(RequestHandler):
         self.timeouts.request_answered()
         if self._half_closed and not self.has_requests_ahead:
             self.close()
-        # While aiohttp holds all that it takes ahead, asyncio's TLS tells no end, and logs each answer that it drops.
+        # aiohttp stops reading when it holds all the requests that it takes ahead. asyncio's TLS does not report the
+        # client's end then, and logs a warning for each answer that it drops.
         if self.has_requests_ahead and self._over_tls and self._peer_has(select.POLLRDHUP):
             self.drop("client_ended")
 

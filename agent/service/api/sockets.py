@@ -118,7 +118,8 @@ def listen_unix(path: str, group: str | None = None) -> ListeningSocket:
     """
     number = None if group is None else _group_number(group)
     _refuse_taken(path)
-    # Bound under a name of its own, and made ready there, so that the known name never leads to an open or a dead one.
+    # Bound and given its permissions under a temporary name, then renamed: whoever connects to the known one finds a
+    # socket with the right permissions that is listened on, or none.
     private = f"{path}.{os.getpid()}"
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
