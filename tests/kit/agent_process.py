@@ -89,8 +89,8 @@ class AgentProcess:
     def stored(self) -> dict[str, Any]:
         """What the journal holds.
 
-        Its two files swap their names, and the spare one is written anew: one that was opened a moment too early is read
-        once more.
+        Its two files swap their names, and the spare one is written anew: one that was opened a moment too early is
+        read once more.
         """
         for _ in range(100):
             with suppress(ValueError):
