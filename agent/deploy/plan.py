@@ -15,7 +15,6 @@ from agent.errors import (
     DiskBusy,
     DiskIneligible,
     DiskSame,
-    Fault,
     GptRelocate,
     ImageNoTable,
     ImageSize,
@@ -39,22 +38,13 @@ from agent.formats.tables.mbr import Mbr
 from agent.formats.tables.read import TableError
 from agent.model.disks import Disk, describe, require_eligible
 from agent.model.job import Job
+from agent.model.policy import Policy, policy_faults
 from agent.model.stage import State
-from agent.model.url import origin_of, redact_url
+from agent.model.url import redact_url
 from agent.units import MiB, format_size
 
 # Below this there is no room between the two held ends, nor for any system.
 MIN_DISK_BYTES = 4 * MiB
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the operator allows, whatever a job asks for."""
-
-    require_checksum: bool = False
-    allow_http: bool = True
-    allow_file: bool = False
-    """Whether a job that comes over the network may name a file of the server itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,26 +114,6 @@ def plan(job: Job, facts: Facts) -> Plan:
             slot, refusal = _slot(facts, facts.image)
             refusals += [refusal] if refusal is not None else []
     return Plan(facts.target, _steps(job, facts, slot), tuple(refusals), _notes(job, facts), slot)
-
-
-def policy_faults(job: Job, policy: Policy, *, remote: bool) -> list[Fault]:
-    """What the operator does not allow of a job, whatever its disk and its image are.
-
-    Args:
-        job: the job.
-        policy: the operator's.
-        remote: the job came over the network. Whoever is root on the server may read its files anyway; for others
-            they are neither to be deployed nor to be probed for.
-    """
-    faults = []
-    if policy.require_checksum and job.checksum is None:
-        faults.append(Fault("checkSum", "is required by this server's policy"))
-    if not policy.allow_http and job.url.lower().startswith("http:"):
-        faults.append(Fault("URL", "must be https by this server's policy"))
-    if remote and not policy.allow_file and origin_of(job.url).scheme == "file":
-        message = "names a file of the server itself, which this server's policy (allow_file) refuses over the network"
-        faults.append(Fault("URL", message))
-    return faults
 
 
 def _job_refusals(job: Job, policy: Policy) -> list[DeployError]:

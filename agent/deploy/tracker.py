@@ -8,11 +8,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from agent.deploy.plan import Step
 from agent.errors import DeployError, JobCancelled
 from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
@@ -20,6 +19,9 @@ from agent.model.job import Job
 from agent.model.seal import Seal
 from agent.model.stage import STAGES, Event, State, advance
 from agent.model.status import Progress, StageTime, Status
+
+if TYPE_CHECKING:
+    from agent.deploy.plan import Step  # the daemon needs this module at its start, but no plan
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +94,7 @@ class Tracker:
         """How many notes there were in all."""
         self.progress: Callable[[], Progress] = Progress
 
-    def use_steps(self, steps: Sequence[Step]) -> None:
+    def use_steps(self, steps: "Sequence[Step]") -> None:
         """Take the weights of the plan's steps for the percentage."""
         self._steps = tuple(steps)
 

@@ -17,10 +17,10 @@ from aiohttp import web
 
 from agent import __version__
 from agent.aio import run_blocking
-from agent.deploy.plan import policy_faults
 from agent.errors import JobInvalid
 from agent.model.job import Job, parse_job
 from agent.model.job_text import read_json
+from agent.model.policy import policy_faults
 from agent.model.schema import MAX_REVISION
 from agent.model.status import DONE
 from agent.service.api.auth import CALLER, Authenticator, authenticate

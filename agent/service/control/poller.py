@@ -20,11 +20,11 @@ import aiohttp
 import structlog
 
 from agent.aio import run_blocking, run_together
-from agent.deploy.plan import Policy, policy_faults
 from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
 from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.job import Job, parse_job
 from agent.model.job_text import shortened
+from agent.model.policy import Policy, policy_faults
 from agent.model.status import DOING, timestamp
 from agent.service.config.model import ControlPlane
 from agent.service.control.client import Action, ControlFault, ControlPlaneApi, Offer, tls_context

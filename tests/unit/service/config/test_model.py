@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.deploy.plan import Policy
 from agent.errors import Blame, ConfigInvalid
 from agent.model.disks import GroupSpec, configured_groups
+from agent.model.policy import Policy
 from agent.service.config.model import Api, Config, ControlPlane, Download, Log, Reboot, State, load_config
 from agent.service.config.options import GROUP_TABLE, TABLE
 from agent.service.config.sources import MAX_FILE_BYTES, Settings, take_document
