@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.deploy.acts import ACTS, Act
-from agent.deploy.policy import Policy, require_allowed
 from agent.errors import (
     BootCode,
     BootEsp,
@@ -41,6 +40,7 @@ from agent.formats.tables.mbr import Mbr
 from agent.formats.tables.read import TableError
 from agent.model.disks import Disk, describe, require_eligible
 from agent.model.job import Job
+from agent.model.policy import Policy, require_allowed
 from agent.model.stage import STAGES, State
 from agent.model.url import redact_url
 from agent.units import MiB, format_size

@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.deploy.policy import Policy
 from agent.errors import ConfigDriveCreate, DiskBusy, DiskIo, DiskUnknown
 from agent.formats.configdrive import DriveContent, build_tree
 from agent.host import firmware, holders, inventory
@@ -17,6 +16,7 @@ from agent.host.drive import Drive, build_drive
 from agent.host.same import shared_storage
 from agent.model.disks import Disk, DiskGroup, GroupSpec, configured_groups, disk_groups, select_disk
 from agent.model.job import Job
+from agent.model.policy import Policy
 from agent.model.url import file_path, origin_of
 from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
 

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -19,6 +19,9 @@ from agent.model.job import Job
 from agent.model.seal import Seal
 from agent.model.stage import STAGES, Event, State, advance
 from agent.model.status import Progress, StageTime, Status
+
+if TYPE_CHECKING:
+    pass  # the daemon needs this module at its start, but no plan
 
 log = structlog.get_logger(__name__)
 

@@ -18,8 +18,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-import structlog
-
 from agent import __version__
 from agent.errors import ConfigInvalid, StateUnusable
 from agent.service.config.check import check, file_faults, find_warnings
@@ -28,8 +26,6 @@ from agent.service.config.sources import credentials_directory, kernel_command_l
 
 if TYPE_CHECKING:
     from agent.service.api.sockets import ListeningSocket
-
-log = structlog.get_logger(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 STOP_SECONDS = 20.0
@@ -134,6 +130,8 @@ def run(
 
 
 async def _serve(config: Config, stall_seconds: float, reread: Callable[[], Config]) -> int:
+    import structlog  # noqa: PLC0415 - not needed by --check
+
     from agent.service.assembly import Daemon  # noqa: PLC0415 - aiohttp is not needed by --check
     from agent.service.jobs.journal import Journal  # noqa: PLC0415
 
@@ -145,8 +143,8 @@ async def _serve(config: Config, stall_seconds: float, reread: Callable[[], Conf
     try:
         book, note = await journal.open()
         listeners = _listen(config)
-        for doubt in find_warnings(config):
-            log.warning("config_doubt", key=doubt.path, text=doubt.message)
+        for warning in find_warnings(config):
+            structlog.get_logger(__name__).warning("config_doubt", key=warning.path, text=warning.message)
         daemon = Daemon(config, journal, listeners, stall_seconds, reread)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
         await daemon.run(book, note, stop, STOP_SECONDS, _abandon)

@@ -17,9 +17,9 @@ from aiohttp import web
 
 from agent import __version__
 from agent.aio import run_blocking
-from agent.deploy.policy import require_allowed
 from agent.model.job import Job, parse_job
 from agent.model.job_text import read_json
+from agent.model.policy import require_allowed
 from agent.model.schema import MAX_REVISION
 from agent.model.status import DONE
 from agent.service.api.auth import CALLER, Authenticator, authenticate

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from agent.deploy.policy import Policy
 from agent.errors import ConfigInvalid, Fault
 from agent.model.disks import GroupSpec
+from agent.model.policy import Policy
 from agent.service.config.options import DEFAULTS, TABLE
 from agent.service.config.sources import Settings, take_command_line, take_file, take_secrets
 

@@ -7,7 +7,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from agent.deploy.policy import Policy
+from agent.model.policy import Policy
 from agent.service.config import kinds
 from agent.service.config.kinds import OptionKind
 

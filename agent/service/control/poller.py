@@ -20,11 +20,11 @@ import aiohttp
 import structlog
 
 from agent.aio import run_blocking, run_together
-from agent.deploy.policy import Policy, require_allowed
 from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
 from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.job import Job, parse_job
 from agent.model.job_text import shortened
+from agent.model.policy import Policy, require_allowed
 from agent.model.status import DOING, timestamp
 from agent.service.config.model import ControlPlaneConfig
 from agent.service.control.answers import Action, ControlFault, Offer

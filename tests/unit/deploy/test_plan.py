@@ -7,11 +7,11 @@ import subprocess
 import pytest
 
 from agent.deploy.plan import MIN_DISK_BYTES, Facts, plan
-from agent.deploy.policy import Policy, require_allowed
 from agent.errors import JobInvalid
 from agent.formats.image import ImageFacts, examine
 from agent.model.disks import Disk, Holder
 from agent.model.job import parse_job
+from agent.model.policy import Policy, require_allowed
 from agent.model.stage import STAGES
 from agent.units import GiB, KiB, MiB
 

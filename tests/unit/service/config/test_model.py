@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.deploy.policy import Policy
 from agent.errors import Blame, ConfigInvalid
 from agent.model.disks import GroupSpec, configured_groups
+from agent.model.policy import Policy
 from agent.service.config.model import (
     ApiConfig,
     Config,
