@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -64,6 +65,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         asks = "cloud_image" in getattr(item, "fixturenames", ())
         if asks and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(CLOUD_IMAGE_BUILD_SECONDS))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How long the tests of each ring took, one after the other."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[Path(report.nodeid).parts[1]] += report.duration
+    rings = (f"{ring} {round(seconds[ring])}" for ring in RINGS if ring in seconds)
+    terminalreporter.write_line(f"seconds by ring: {', '.join(rings)}")
 
 
 @pytest.hookimpl(tryfirst=True)
