@@ -3,8 +3,10 @@
 import contextlib
 import os
 import stat
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -35,13 +37,13 @@ def _ring(item: pytest.Item) -> str:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     """What one process runs in a row: a file, whose tests share fixtures, or a whole ring of those above."""
     from xdist.scheduler import LoadFileScheduling
 
-    class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it is not typed
+    class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file: str = super()._split_scope(nodeid)
+            file = super()._split_scope(nodeid)
             ring = Path(file).relative_to("tests").parts[0]
             return ring if ring in ONE_AT_A_TIME else file
 
@@ -61,6 +63,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         asks = "cloud_image" in getattr(item, "fixturenames", ())
         if asks and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(CLOUD_IMAGE_BUILD_SECONDS))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How long the tests of each ring took, one after the other."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[Path(report.nodeid).parts[1]] += report.duration
+    rings = (f"{ring} {round(seconds[ring])}" for ring in RINGS if ring in seconds)
+    terminalreporter.write_line(f"seconds by ring: {', '.join(rings)}")
 
 
 @pytest.hookimpl(tryfirst=True)
