@@ -14,7 +14,6 @@ import struct
 from collections.abc import Callable
 
 # linux/fs.h
-BLKROGET = 0x125E
 BLKRRPART = 0x125F
 BLKFLSBUF = 0x1261
 BLKSSZGET = 0x1268
@@ -81,11 +80,6 @@ def disk_sequence(fd: int) -> int:
     """Number of the medium in a block device: no other device, and none that was there before, has it (Linux 5.15)."""
     number: int = struct.unpack("Q", _ioctl(fd, BLKGETDISKSEQ, bytes(8)))[0]
     return number
-
-
-def is_read_only(fd: int) -> bool:
-    """Whether the block device refuses writes."""
-    return _int_ioctl(fd, BLKROGET) != 0
 
 
 def flush_buffers(fd: int) -> None:
