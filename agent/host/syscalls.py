@@ -13,7 +13,6 @@ import struct
 from collections.abc import Callable
 
 # linux/fs.h
-BLKROGET = 0x125E
 BLKRRPART = 0x125F
 BLKFLSBUF = 0x1261
 BLKSSZGET = 0x1268
@@ -80,11 +79,6 @@ def disk_sequence(fd: int) -> int:
     """Disk sequence number (BLKGETDISKSEQ, Linux 5.15): unique among all disks and media since the system started."""
     number: int = struct.unpack("Q", _ioctl(fd, BLKGETDISKSEQ, bytes(8)))[0]
     return number
-
-
-def is_read_only(fd: int) -> bool:
-    """Whether the block device refuses writes."""
-    return _int_ioctl(fd, BLKROGET) != 0
 
 
 def flush_buffers(fd: int) -> None:
