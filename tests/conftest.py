@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from blockbuster import blockbuster_ctx
 
 from tests.kit import loops
 from tests.kit.commands import ROOT, attempt
@@ -46,6 +47,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     why = NEEDS_ROOT.get(_ring(item))
     if why and os.geteuid() != 0:
         pytest.fail(f"the {_ring(item)} ring {why}: run it as root", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _event_loops_never_block(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Code of the agent that blocks the event loop fails its test: it belongs into `agent.aio.run_blocking`.
+
+    Child processes are not seen.
+    """
+    if _ring(request.node) not in ("unit", "integration"):
+        yield
+        return
+    with blockbuster_ctx("agent") as blockbuster:
+        for function in blockbuster.functions.values():
+            # A command reads what it was called with before anything else runs on its loop.
+            function.can_block_in("agent/cli/job_options.py", {"_read", "_url"})
+            function.can_block_in("agent/cli/groups.py", "configured_groups")
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -132,48 +130,3 @@ def test_user_data_that_json_cannot_carry_is_refused(byoi, tmp_path):
     status, _, err = byoi("write", *IMAGE, *DISK, "--user-data", "data")
     assert status == 2
     assert "data is not UTF-8 at byte 10" in err
-
-
-def test_disks_lists_the_machine(byoi):
-    status, out, _ = byoi("disks", "--json")
-    assert status == 0
-    for disk in json.loads(out)["disks"]:
-        assert disk["path"].startswith("/dev/")
-        assert disk["eligible"] == (disk["reasons"] == [])
-    status, out, _ = byoi("disks")
-    assert status == 0
-    assert out.split()[:3] == ["group", "disk", "size"]
-
-
-HEAVY = (
-    "aiohttp",
-    "rich",
-    "structlog",
-    "parted",
-    "pyudev",
-    "pycdlib",
-    "isal",
-    "zstandard",
-    "agent.deploy",
-    "shtab",
-)
-
-
-@pytest.mark.parametrize(
-    "command", [("--help",), ("status",), ("status", "--watch"), ("deploy", "--url", "x"), ("cancel",)]
-)
-def test_commands_that_only_ask_start_light(command):
-    """A person at a console waits for each of these modules, at every call."""
-    code = (
-        "import sys; from agent.cli import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit: pass\n"
-        "print('loaded:', *(name for name in sys.modules))"
-    )
-    environment = {"BYOI_SOCKET": "/nonexistent.sock", "PYTHONPATH": ":".join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *command], capture_output=True, text=True, check=True, env=environment
-    )
-    loaded = done.stdout.rpartition("loaded:")[2].split()
-    assert "agent.cli.main" in loaded
-    assert [name for name in HEAVY if name in loaded] == []
