@@ -3,12 +3,15 @@
 import sys
 import time
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 PROCESSES = frozenset({"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"})
 LONGEST_SLEEP = 0.05  # seconds: enough to give way to another thread
+
+HERE = Path(__file__).parent
 
 _watching = False
 
@@ -23,10 +26,13 @@ sys.addaudithook(_audit)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol() -> Generator[None, bool, bool]:
-    """Watch a test of this ring with all of its fixtures, those of its module and of the session too."""
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
+    """Watch a test of this ring with all of its fixtures, those of its module and of the session too.
+
+    pytest calls this hook of every conftest for the tests of all rings.
+    """
     global _watching  # noqa: PLW0603 - there is one hook for the whole process
-    _watching = True
+    _watching = item.path.is_relative_to(HERE)
     try:
         return (yield)
     finally:
