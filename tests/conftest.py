@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
+from blockbuster import blockbuster_ctx
 
 from tests.kit import loops
 from tests.kit.commands import ROOT, attempt
@@ -56,6 +57,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Sort by rings. Inside of a ring the order stays random: the sort is stable."""
     order = SIDE_BY_SIDE if hasattr(config, "workerinput") else RINGS
     items.sort(key=lambda item: order.index(_ring(item)) if _ring(item) in order else len(order))
+    for item in items:
+        # For decoders, counting lines takes three quarters of their time again (docs/testing.md, Coverage).
+        if "formats" in item.path.parts:
+            item.add_marker("no_cover")
     if "BYOI_CLOUD_IMAGE" in os.environ:
         return
     for item in items:
@@ -82,6 +87,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     why = NEEDS_ROOT.get(_ring(item))
     if why and os.geteuid() != 0:
         pytest.fail(f"the {_ring(item)} ring {why}: run it as root", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _event_loops_never_block(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Code of the agent that blocks the event loop fails its test: it belongs into `agent.aio.run_blocking`.
+
+    Child processes are not seen.
+    """
+    if _ring(request.node) not in ("unit", "integration"):
+        yield
+        return
+    with blockbuster_ctx("agent") as blockbuster:
+        for function in blockbuster.functions.values():
+            # A command reads what it was called with before anything else runs on its loop.
+            function.can_block_in("agent/cli/job_options.py", {"_read", "_url"})
+            function.can_block_in("agent/cli/groups.py", "configured_groups")
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,4 @@
 import asyncio
-import subprocess
-import sys
 import threading
 import time
 
@@ -55,11 +53,16 @@ async def test_a_cancellation_outranks_the_failure_of_the_thread():
 
 
 async def test_a_timeout_around_it_works_as_around_any_await():
-    began = time.monotonic()
+    finished = []
+
+    def work():
+        time.sleep(0.05)
+        finished.append(True)
+
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await run_blocking(time.sleep, 0.1)
-    assert time.monotonic() - began >= 0.1
+            await run_blocking(work)
+    assert finished, "the thread is waited for all the same"
 
 
 async def fail(error):
@@ -181,13 +184,3 @@ async def test_a_failure_apart_that_nobody_waits_for_is_no_noise():
     gone = run_apart(lambda: 1 // 0)
     gone.cancel()
     await asyncio.sleep(0.05)
-
-
-def test_a_thread_apart_that_hangs_keeps_no_process_from_its_end():
-    program = (
-        "import asyncio, threading\n"
-        "from agent.aio import run_apart\n"
-        "async def main(): run_apart(threading.Event().wait)\n"
-        "asyncio.run(main())\n"
-    )
-    assert subprocess.run([sys.executable, "-c", program], timeout=30, check=False).returncode == 0

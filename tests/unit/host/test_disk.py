@@ -3,8 +3,6 @@ import fcntl
 import mmap
 import os
 import random
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -210,31 +208,6 @@ def test_closing_twice_is_harmless_and_writing_afterwards_fails(target):
     with pytest.raises(OSError, match="Bad file descriptor"):
         disk.write(0, b"x")
     assert target.read_bytes() == bytes([DIRT]) * SIZE
-
-
-def test_a_write_that_the_filesystem_cuts_short_is_told_with_the_path(tmp_path):
-    # A limit on the file's size fails like a full disk does: in the middle of a write.
-    script = (
-        "import resource, signal, sys\n"
-        "from agent.host.disk import TargetDisk\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "disk = TargetDisk(sys.argv[1])\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
-        "try:\n"
-        "    disk.write(0, bytes(2 << 20))\n"
-        "except OSError as error:\n"
-        "    print(error.errno, error.filename)\n"
-    )
-    path = tmp_path / "disk.img"
-    make_sparse(str(path), 2 * MiB)
-    done = subprocess.run(
-        [sys.executable, "-c", script, path],
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == [str(errno.EFBIG), str(path)]
 
 
 # -- make_sparse ---------------------------------------------------------------------------------------------

@@ -2,21 +2,16 @@
 
 import random
 import struct
-import subprocess
 
 import pytest
 
 from agent.errors import ImageChanged, ImageDamaged, ImageMemory
 from agent.formats.extent import Write, Zero
 from agent.formats.qcow2.decoder import Qcow2Decoder, Qcow2Limits
-from agent.units import GiB, KiB, MiB, TiB
+from agent.units import GiB, KiB, MiB
 from tests.kit import qcow2
 
 CLUSTER = 64 * KiB
-
-
-def qemu_img(*arguments):
-    subprocess.run(["qemu-img", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
 
 def big_clusters(count, *, packed=()):
@@ -53,14 +48,6 @@ def test_a_contiguous_chunk_is_one_write_of_the_chunk_itself():
     assert isinstance(extent, Write)
     assert len(extent.data) == MiB
     assert extent.data.obj is chunk.obj
-
-
-def test_what_is_not_allocated_is_one_zero_extent(tmp_path):
-    qemu_img("create", "-f", "qcow2", tmp_path / "image", "1T")
-    file = (tmp_path / "image").read_bytes()
-    decoder = Qcow2Decoder(len(file), TiB, can_fetch=False)
-    assert list(decoder.feed(memoryview(file))) == [Zero(0, TiB)]
-    assert list(decoder.finish()) == []
 
 
 def test_zeros_are_merged_inside_a_table_and_across_missing_tables():
@@ -320,23 +307,6 @@ def test_a_table_that_could_be_fetched_and_never_comes_is_damage(late):
     driver = qcow2.Driver(late.file[: late.l1_offset], fetch=late.file, known_size=False)
     with pytest.raises(ImageDamaged, match="could be fetched"):
         driver.run(MiB)
-
-
-def test_refcount_blocks_do_not_wait_for_a_table(tmp_path):
-    """A block of 512 bytes for each 32 KiB of the file, and an L2 table as often: there is always one outstanding."""
-    content = random.Random(9).randbytes(MiB)
-    (tmp_path / "raw").write_bytes(content)
-    qemu_img(
-        "convert",
-        "-O",
-        "qcow2",
-        "-o",
-        "cluster_size=512,refcount_bits=64",
-        tmp_path / "raw",
-        tmp_path / "image",
-    )
-    file = (tmp_path / "image").read_bytes()
-    assert qcow2.decode(file, limits=Qcow2Limits(early_bytes=8 * KiB)).guest == content
 
 
 def test_the_early_buffer_gives_back_what_found_its_place():

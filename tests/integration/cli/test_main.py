@@ -1,0 +1,67 @@
+"""What a command loads, and what it shows of this machine."""
+
+import subprocess
+import sys
+
+import pytest
+
+IMAGE = ("--url", "http://127.0.0.1:1/x", "--type", "raw")
+DISK = ("--disk", "disk.img")
+# What a deployment or the daemon needs, and what only draws.
+HEAVY = ("aiohttp", "rich", "parted", "pyudev", "pycdlib", "isal", "zstandard", "agent.deploy", "shtab")
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """The modules that a process has imported once `byoi` has carried a command out."""
+    code = (
+        "import sys; from agent.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print('loaded:', *(name for name in sys.modules))"
+    )
+    environment = {"BYOI_SOCKET": "/nonexistent.sock", "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, env=environment
+    )
+    loaded = set(done.stdout.rpartition("loaded:")[2].split())
+    assert "agent.cli.main" in loaded
+    return loaded
+
+
+@pytest.mark.parametrize(
+    "command", [("--help",), ("status",), ("status", "--watch"), ("deploy", "--url", "x"), ("cancel",)]
+)
+def test_commands_that_only_ask_start_light(command):
+    """A person at a console waits for each of these modules, at every call."""
+    assert loaded_by(*command) & {*HEAVY, "structlog"} == set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param((*IMAGE, "--checksum", "x", *DISK), id="bad job"),
+        pytest.param(("--url", "ftp://a.example/x", "--type", "raw", *DISK), id="unknown scheme"),
+        pytest.param(IMAGE, id="no disk named"),
+    ],
+)
+def test_a_job_with_faults_is_refused_before_what_deploys_is_loaded(arguments):
+    # structlog takes over what Python would print of a crash; where rich is installed, it imports that by itself.
+    assert loaded_by("write", *arguments) & set(HEAVY) - {"rich"} == set()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "file:///x"])
+def test_a_disk_that_is_not_there_is_found_before_http_is_loaded(url):
+    loaded = loaded_by("write", "--url", url, "--type", "raw", "--disk", "/nonexistent/disk")
+    assert "agent.deploy.runner" in loaded
+    assert "aiohttp" not in loaded
+
+
+def test_disks_lists_the_machine(byoi):
+    outcome = byoi("disks", "--json")
+    assert outcome.status == 0
+    for disk in outcome.document["disks"]:
+        assert disk["path"].startswith("/dev/")
+        assert disk["eligible"] == (disk["reasons"] == [])
+    outcome = byoi("disks")
+    assert outcome.status == 0
+    assert outcome.out.split()[:3] == ["group", "disk", "size"]

@@ -1,0 +1,168 @@
+import errno
+import os
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.host.fat import FatUnsound, build_fat, fat_has_file
+from agent.units import KiB, MiB
+from tests.unit.host.test_fat import LATEST, LOADER, TREE
+
+ROOT = Path(__file__).parents[3]
+ESP_OFFSET = MiB
+
+
+def output_of(*argv) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "drive.img"
+    path.write_bytes(build_fat(TREE))
+    return path
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk whose ESP (FAT32, as firmware likes it) begins at 1 MiB; its loader is a hidden file."""
+    path = tmp_path / "disk.img"
+    path.touch()
+    os.truncate(path, 64 * MiB)
+    esp = f"{path}@@{ESP_OFFSET}"
+    blocks = str(60 * MiB // KiB)
+    subprocess.run(
+        ["mkfs.vfat", "-F", "32", "--offset", str(ESP_OFFSET // 512), path, blocks],
+        check=True,
+        capture_output=True,
+    )
+    subprocess.run(["mmd", "-i", esp, "::/EFI", "::/EFI/Debian Linux", "::/EFI/BOOT"], check=True)
+    for name in ("::/EFI/BOOT/BOOTX64.EFI", "::/EFI/Debian Linux/grubx64.efi"):
+        subprocess.run(["mcopy", "-i", esp, "-", name], input=b"MZ", check=True)
+    subprocess.run(["mattrib", "+h", "+s", "-i", esp, "::/EFI/BOOT/BOOTX64.EFI"], check=True)
+    return path
+
+
+def test_the_label_is_config_2_in_lower_case_in_both_places(image):
+    probed = output_of("blkid", "-p", "-o", "export", image)
+    wanted = {"LABEL=config-2", "LABEL_FATBOOT=config-2", "TYPE=vfat", "BLOCK_SIZE=4096"}
+    assert wanted <= set(probed.splitlines())
+    assert "config-2" in output_of("mlabel", "-s", "-i", image, "::")
+
+
+@pytest.mark.parametrize("length", [0, 3000, 15 * MiB, 16 * MiB])
+def test_fsck_finds_nothing_to_complain_about(tmp_path, length):
+    image = tmp_path / "drive.img"
+    image.write_bytes(build_fat(TREE | {f"{LATEST}/user_data": bytes(length)}))
+    done = subprocess.run(["fsck.vfat", "-n", image], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_mtools_finds_the_real_names_and_the_same_bytes(image, tmp_path):
+    subprocess.run(["mcopy", "-s", "-i", image, "::/openstack", tmp_path], check=True)
+    found = {str(p.relative_to(tmp_path)): p.read_bytes() for p in (tmp_path / LATEST).iterdir()}
+    assert found == TREE
+
+
+def test_a_process_that_is_killed_leaves_no_drive_behind(tmp_path):
+    """Killed at any instant: nothing sweeps up after it, so there is nothing to sweep up at any time."""
+    builds = (
+        "from agent.host.fat import build_fat, read_fat\n"
+        "print('begins', flush=True)\n"
+        "while True: read_fat(build_fat({'openstack/latest/user_data': b'canary' * 10000}))\n"
+    )
+    for number in range(5):
+        process = subprocess.Popen(
+            [sys.executable, "-c", builds], env={"TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE, cwd=ROOT
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.03 * number)
+        process.kill()
+        process.communicate()
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "\\EFI\\BOOT\\BOOTX64.EFI",
+        "/EFI/BOOT/BOOTX64.EFI",
+        "\\efi\\boot\\bootx64.efi",
+        "efi/Boot\\bootx64.EFI",
+        "\\EFI\\debian linux\\GRUBX64.efi",
+    ],
+)
+def test_a_boot_loader_is_found_in_any_spelling(disk, path):
+    assert fat_has_file(disk, ESP_OFFSET, path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["\\EFI\\BOOT\\BOOTIA32.EFI", "\\EFI\\none\\x.efi", "\\EFI\\BOOT", "/EFI/BOOT/BOOTX64.EFI/x", "/x"],
+)
+def test_what_is_not_there_or_is_a_directory_is_no_boot_loader(disk, path):
+    assert not fat_has_file(disk, ESP_OFFSET, path)
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/", "\\EFI\\*\\BOOTX64.EFI", "/EFI/../x", "/EFI//x", "/" + "a/" * 20 + "x"]
+)
+def test_a_path_that_is_none_is_refused(disk, path):
+    with pytest.raises(OSError, match="not a path") as caught:
+        fat_has_file(disk, ESP_OFFSET, path)
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_the_look_into_a_disk_changes_nothing(disk):
+    disk.chmod(0o400)
+    before = disk.read_bytes()
+    fat_has_file(disk, ESP_OFFSET, "/EFI/BOOT/BOOTX64.EFI")
+    assert disk.read_bytes() == before
+
+
+def test_a_disk_without_fat_is_an_error_that_names_it(disk, tmp_path):
+    with pytest.raises(FatUnsound, match=r"disk\.img"):
+        fat_has_file(disk, 0, "/EFI/BOOT/BOOTX64.EFI")
+    with pytest.raises(OSError, match=r"gone\.img"):
+        fat_has_file(tmp_path / "gone.img", 0, "/EFI/BOOT/BOOTX64.EFI")
+
+
+def test_a_relative_path_is_that_of_the_caller(disk, monkeypatch):
+    monkeypatch.chdir(disk.parent)
+    assert fat_has_file(disk.name, ESP_OFFSET, "/EFI/BOOT/BOOTX64.EFI")
+
+
+def test_a_filesystem_that_crashes_mtools_is_at_fault_itself(disk):
+    with disk.open("r+b") as file:
+        file.seek(ESP_OFFSET + 13)
+        file.write(b"\0")  # sectors in a cluster: mtools divides by them
+    with pytest.raises(FatUnsound, match="SIGFPE"):
+        fat_has_file(disk, ESP_OFFSET, LOADER)
+
+
+def test_an_endless_directory_costs_no_endless_memory(tmp_path):
+    """64 MiB of it took 300 MB, 4 GiB took gigabytes."""
+    path, clusters = tmp_path / "disk.img", 128 * KiB
+    path.touch()
+    os.truncate(path, 104 * MiB)
+    subprocess.run(["mkfs.vfat", "-F", "32", "-s", "1", path], check=True, capture_output=True)
+    with path.open("r+b") as file:
+        head = file.read(512)
+        reserved, fat_sectors = struct.unpack_from("<H", head, 14)[0], struct.unpack_from("<I", head, 36)[0]
+        chain = struct.pack(f"<{clusters}I", *range(3, clusters + 2), 0x0FFFFFFF)
+        for copy in range(2):
+            file.seek((reserved + copy * fat_sectors) * 512 + 2 * 4)
+            file.write(chain)
+        file.seek((reserved + 2 * fat_sectors) * 512)
+        file.writelines(b"%08X   \x20" % number + bytes(20) for number in range(clusters * 16))
+    script = (
+        "import resource, sys; from agent.host.fat import fat_has_file, FatUnsound\n"
+        "try: fat_has_file(sys.argv[1], 0, '/EFI/x')\n"
+        "except FatUnsound: print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    )
+    assert int(output_of(sys.executable, "-c", script, path)) * KiB < 140 * MiB
