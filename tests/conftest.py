@@ -12,6 +12,7 @@ import pytest
 import structlog
 from blockbuster import blockbuster_ctx
 
+from agent import logs
 from tests.kit import loops
 from tests.kit.commands import ROOT, attempt
 
@@ -107,9 +108,18 @@ def _event_loops_never_block(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _structlog_as_it_comes() -> Iterator[None]:
-    """Commands set the log up for their whole process; the next test must not inherit it."""
-    structlog.reset_defaults()
+def _plain_log() -> Iterator[None]:
+    """Log as the agent does: structlog by itself looks at source files to print a traceback, which blocks the loop.
+
+    Commands set the log up for their whole process; the next test must not inherit it.
+    """
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            logs._tell_places,
+            structlog.processors.JSONRenderer(),
+        ]
+    )
     yield
     structlog.reset_defaults()
 
