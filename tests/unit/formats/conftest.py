@@ -8,7 +8,7 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """No lines are counted here: for decoders that takes three quarters of their time again (docs/testing.md, Coverage)."""
+    """No lines are counted here: that takes most of the time of decoders again (docs/testing.md, Coverage)."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker("no_cover")
