@@ -116,7 +116,7 @@ def _plain_log() -> Iterator[None]:
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
-            logs._tell_places,
+            logs._render_exception,
             structlog.processors.JSONRenderer(),
         ]
     )

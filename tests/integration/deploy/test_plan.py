@@ -58,6 +58,12 @@ def codes(*arguments) -> list[str]:
     return [refusal.code for refusal in plan(*arguments).refusals]
 
 
+def test_an_image_on_its_own_target_is_refused_and_nothing_else_is_asked():
+    (refusal,) = plan(job(), facts(shared="image.raw is the target itself")).refusals
+    assert (refusal.code, refusal.blame) == ("disk.same", "request")
+    assert "image.raw is the target itself" in refusal.message
+
+
 def test_logical_partitions_that_cannot_be_followed_are_the_images_fault(image):
     broken = dataclasses.replace(image("dos"), chain_fault="the chain loops")
     (refusal,) = plan(job(), facts(image=broken)).refusals
