@@ -99,7 +99,9 @@ FWTOOL = b'{ "metadata_version": "1.1" }untrusted comment: signed by key\nRWQ\nF
 
 
 @pytest.mark.parametrize("kind", ["gzip", "bzip2"])
-@pytest.mark.parametrize("trailer", [b"g", b"\0\1", FWTOOL, bytes(511) + b"x", b"<html>" * 50, b"\xa5" * MiB])
+@pytest.mark.parametrize(
+    "trailer", [b"g", b"\0\1", FWTOOL, bytes(511) + b"x", b"<html>" * 50, b"\xa5" * MiB], ids=len
+)
 @pytest.mark.parametrize("step", [1, 4096, None])
 def test_a_trailer_is_passed_over_and_noted(kind, trailer, step):
     """gzip and bzip2 warn: trailing garbage ignored."""
@@ -123,6 +125,7 @@ def test_a_trailer_is_passed_over_and_noted(kind, trailer, step):
         ("bzip2", b"A" + bz2.compress(b"more")[1:]),
         ("bzip2", bytes(512) + bz2.compress(b"more")),
     ],
+    ids=lambda value: value if isinstance(value, str) else len(value),
 )
 @pytest.mark.parametrize("step", [1000, None])
 def test_what_may_be_the_rest_of_a_stream_is_an_error(kind, trailer, step):
