@@ -63,7 +63,7 @@ def _event_loops_never_block(request: pytest.FixtureRequest) -> Iterator[None]:
             # A command reads what it was called with before anything else runs on its loop.
             function.can_block_in("agent/cli/job_options.py", {"_read", "_url"})
             function.can_block_in("agent/cli/groups.py", "configured_groups")
-            # structlog as it comes shows exceptions by rich, which looks for the source files. The agent's log does not.
+            # structlog as it comes shows exceptions by rich, which looks for the sources. The agent's log does not.
             function.can_block_in("rich/traceback.py", "_render_stack")
         yield
 
