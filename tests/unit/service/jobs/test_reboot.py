@@ -17,7 +17,7 @@ from agent.service.jobs.journal import Entry, Journal, Phase
 from agent.service.jobs.lifecycle import Crew
 from agent.service.jobs.publisher import Board
 from agent.service.jobs.reboot import HandOver, HandOverState
-from agent.service.jobs.slot import RebootOrdered, Slot, SlotTaken, idle_document
+from agent.service.jobs.slot import RebootOrdered, Slot, idle_document
 from agent.service.jobs.store import Ledger
 
 DOCUMENT = {"URL": "https://a.example/x", "type": "raw"}
@@ -150,14 +150,6 @@ async def test_one_that_is_cancelled_before_its_command_has_begun_takes_the_mark
     assert record.acts[2:] == ["marked", SOON.command]
 
 
-async def test_a_task_with_a_cancellation_still_counted_hands_over_all_the_same():
-    await leave_a_cancellation_counted()
-    record = Record()
-    await record.hand_over(SOON).run()
-    asyncio.current_task().uncancel()
-    assert record.acts == ["marked", SOON.command]
-
-
 # -- in its slot -------------------------------------------------------------------------------------------------
 
 
@@ -223,13 +215,6 @@ async def until(slot, state):
     return slot._board.document["reboot"]
 
 
-async def until_run(rebooted):
-    """Wait until the reboot command has run."""
-    async with asyncio.timeout(30):
-        while not rebooted.exists():  # noqa: ASYNC110 - a file tells nobody of itself
-            await asyncio.sleep(0.01)
-
-
 async def post(slot):
     return await slot.post(DOCUMENT, JOB, job_id=None, origin="api")
 
@@ -241,32 +226,6 @@ async def running(make_slot, **reboot):
         slot = await make_slot(tasks, **reboot)
         async with slot:
             yield slot
-
-
-async def test_the_reboot_comes_though_the_deployment_left_a_cancellation_counted(make_slot, rebooted):
-    async with running(make_slot, grace_seconds=0.01) as slot:
-        await post(slot)
-        await until_run(rebooted)
-        await slot.stop(30)
-    assert rebooted.read_text() == "ordered\n"
-
-
-async def test_a_cancellation_that_nobody_asked_for_ends_no_hand_over_and_lets_no_job_in(make_slot, rebooted):
-    async with running(make_slot, grace_seconds=3600) as slot:
-        job_id = await post(slot)
-        await until(slot, "waiting")
-        for _ in range(3):
-            slot._life.task.cancel()
-            await asyncio.sleep(0.01)
-            with pytest.raises(SlotTaken):
-                await post(slot)
-            assert not slot._life.task.done()
-        await slot.see(job_id)
-        await until_run(rebooted)
-        with pytest.raises(SlotTaken):
-            await post(slot)
-        await slot.stop(30)
-    assert rebooted.read_text() == "ordered\n"
 
 
 async def test_the_life_ends_with_the_daemon_however_that_ends(make_slot):
@@ -307,20 +266,6 @@ async def test_a_deletion_while_the_outcome_is_being_recorded_calls_the_reboot_o
         await deletion
         assert slot.entry is None
     assert not rebooted.exists()
-
-
-async def test_the_next_agent_of_the_same_boot_does_not_order_the_reboot_again(make_slot, rebooted):
-    for _ in range(2):
-        async with running(make_slot, grace_seconds=0) as slot:
-            if slot.entry is None:
-                await post(slot)
-            await until(slot, "due")
-            await until_run(rebooted)
-            with pytest.raises(SlotTaken):
-                await post(slot)
-            await slot.stop(30)
-        assert slot.entry.ordered_at is not None
-    assert rebooted.read_text() == "ordered\n"
 
 
 async def test_the_reboot_comes_though_the_journal_cannot_take_the_mark_any_more(
