@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from agent.deploy.tracker import concluded, starting
-from agent.errors import StateUnusable
 from agent.model.disk_state import DiskState
 from agent.model.job import parse_job
 from agent.model.seal import Seal
@@ -254,36 +253,6 @@ async def test_a_deletion_or_a_cancellation_is_refused_once_the_reboot_is_ordere
             await slot.cancel(job_id)
         assert slot.entry == replace(before, ordered_at=slot.entry.ordered_at)
         await slot.stop(30)
-
-
-async def test_a_deletion_while_the_outcome_is_being_recorded_calls_the_reboot_off(make_slot, rebooted):
-    """The hand-over begins after the deletion has looked for one, and before the deletion is in the journal."""
-    async with running(make_slot, grace_seconds=0) as slot:
-        await post(slot)
-        async with slot._accepting:  # the deletion waits for this
-            deletion = slot._crew.tasks.create_task(slot.erase())
-            await until(slot, "calledOff")
-        await deletion
-        assert slot.entry is None
-    assert not rebooted.exists()
-
-
-async def test_the_reboot_comes_though_the_journal_cannot_take_the_mark_any_more(
-    make_slot, tmp_path, rebooted
-):
-    """The outcome is in the journal: a server that stays in rescue for good would be the greater harm."""
-    async with running(make_slot, grace_seconds=3600) as slot:
-        job_id = await post(slot)
-        await until(slot, "waiting")
-        await slot.see(job_id)
-        (tmp_path / "state").rename(tmp_path / "moved")
-        await until(slot, "due")
-        with pytest.raises(StateUnusable):
-            await slot._ledger.change(lambda book: book)
-        (tmp_path / "moved").rename(tmp_path / "state")
-        async with asyncio.timeout(60):
-            while not rebooted.exists():  # noqa: ASYNC110 - a process makes it
-                await asyncio.sleep(0.05)
 
 
 def test_a_journal_without_the_mark_is_read():
