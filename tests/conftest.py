@@ -104,6 +104,8 @@ def _event_loops_never_block(request: pytest.FixtureRequest) -> Iterator[None]:
             # A command reads what it was called with before anything else runs on its loop.
             function.can_block_in("agent/cli/job_options.py", {"_read", "_url"})
             function.can_block_in("agent/cli/groups.py", "configured_groups")
+            # A few bytes of /proc, which no disk is asked for.
+            function.can_block_in("prometheus_client/process_collector.py", "collect")
         yield
 
 
