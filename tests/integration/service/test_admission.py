@@ -65,8 +65,10 @@ async def as_nobody(site: Site, data: bytes = b"") -> asyncio.StreamReader:
 @pytest.fixture
 def public_directory(tmp_path):
     """Everybody gets at the socket, as its group does."""
-    for path in (tmp_path, *list(tmp_path.parents)[:2]):
-        path.chmod(0o755)
+    path = tmp_path
+    while path.stat().st_mode & 0o1000 == 0 and path != path.parent:  # up to /tmp
+        path.chmod(path.stat().st_mode | 0o055)
+        path = path.parent
     return tmp_path
 
 
