@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.command import Outcome, Running
+from tests.kit.byoi import Outcome, Running
 from tests.kit.deployments import DRIVE
 from tests.kit.images import Image, ImageMaker
 from tests.kit.pages import Web, publishing

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from agent.units import MiB
-from tests.kit.command import Running
+from tests.kit.byoi import Running
 from tests.kit.commands import run
 from tests.kit.deployments import DRIVE, USER_DATA
 from tests.kit.images import SIZE_MIB
