@@ -112,7 +112,7 @@ class Job:
             key: shortened(document[key], limits[key]) for key in limits.keys() & document.keys()
         }
 
-    def spent(self) -> dict[str, Any]:
+    def without_secrets(self) -> dict[str, Any]:
         """The document to keep when the job has ended: without secrets, and such that `parse_job` still accepts it."""
         document = self.redacted()
         document["URL"] = document["URL"].partition("?")[0]

@@ -329,7 +329,7 @@ class JobRun:
         document = status.document()
         document["notes"] = last_notes(document["notes"])
         outcome = Committed if status.status == DONE else Failed
-        await self._record(outcome(document, self._job.spent()))
+        await self._record(outcome(document, self._job.without_secrets()))
         self._deployment = None
         if wait:
             self._view.show()

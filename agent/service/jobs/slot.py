@@ -290,10 +290,10 @@ class Slot:
             case _:
                 pass
         # An older agent kept the secrets of a job that is over.
-        return replace(entry, job=job.spent()) if entry.is_over else entry
+        return replace(entry, job=job.without_secrets()) if entry.is_over else entry
 
     def _cancelled(self, entry: JobEntry) -> Failed:
-        return Failed(self._status_of(entry, JobCancelled()).document(), self._job().spent())
+        return Failed(self._status_of(entry, JobCancelled()).document(), self._job().without_secrets())
 
     def _status_of(self, entry: JobEntry, error: DeployError) -> Status:
         return concluded(

@@ -226,19 +226,19 @@ def test_no_secret_is_in_the_redacted_job_or_any_repr():
             },
         )
     )
-    texts = (json.dumps(parsed.redacted()), json.dumps(parsed.spent()), repr(parsed), str(parsed))
+    texts = (json.dumps(parsed.redacted()), json.dumps(parsed.without_secrets()), repr(parsed), str(parsed))
     for text in texts:
         assert not [secret for secret in [*secrets, KEY] if secret in text]
     assert parsed.redacted()["httpHeader"] == [{"key": "Authorization", "value": "***"}]
-    spent = parse_job(parsed.spent())
-    assert spent.spent() == parsed.spent()
+    kept = parse_job(parsed.without_secrets())
+    assert kept.without_secrets() == parsed.without_secrets()
     assert (spent.type, spent.configdrive.enable, spent.url) == ("raw", True, "https://h.example/i.raw")
 
 
 def test_a_spent_job_is_read_again_where_hiding_made_its_url_longer():
     url = "https://h.example/i?" + "&".join("a=1" for _ in range(2000))
     assert len(parse_job(job(URL=url)).redacted()["URL"]) > 8192
-    assert parse_job(parse_job(job(URL=url)).spent()).url == "https://h.example/i"
+    assert parse_job(parse_job(job(URL=url)).without_secrets()).url == "https://h.example/i"
 
 
 json_values = st.recursive(
