@@ -46,9 +46,7 @@ REBOOT_WAITS_FOR = ("client", "controlPlane", "shutdown")
 _FAULT_CODES = ("checksum.type", "checksum.pair")
 # A host or an absolute path; schemes in any letter case.
 _URL = r"^(?:[Hh][Tt][Tt][Pp][Ss]?://[^/?#]|[Ff][Ii][Ll][Ee]:/)"
-_ON_THE_DRIVE = (
-    f", at most {format_size(MAX_DATA_BYTES)} as it is written to the drive. Not in the API of the seed."
-)
+_ON_THE_DRIVE = f", at most {format_size(MAX_DATA_BYTES)} as it is written to the drive. Not in the OVH API."
 _TIME = "RFC 3339, UTC, to the millisecond"
 
 
@@ -119,7 +117,7 @@ def job_schema() -> Schema:
         ),
         "efiBootloaderPath": _nullable(
             _text(
-                "Boot loader that has to be on the image's EFI system partition. Not in the API of the seed.",
+                "Boot loader that has to be on the image's EFI system partition. Not in the OVH API.",
                 255,
                 pattern=_whole(EFI_PATH),
             )

@@ -232,7 +232,7 @@ def test_no_secret_is_in_the_redacted_job_or_any_repr():
     assert parsed.redacted()["httpHeader"] == [{"key": "Authorization", "value": "***"}]
     kept = parse_job(parsed.without_secrets())
     assert kept.without_secrets() == parsed.without_secrets()
-    assert (spent.type, spent.configdrive.enable, spent.url) == ("raw", True, "https://h.example/i.raw")
+    assert (kept.type, kept.configdrive.enable, kept.url) == ("raw", True, "https://h.example/i.raw")
 
 
 def test_a_spent_job_is_read_again_where_hiding_made_its_url_longer():
