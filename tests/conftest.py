@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import structlog
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 from agent import logs
 from tests.kit import loops
@@ -30,6 +31,10 @@ NEEDS_ROOT = {
     "lab": "builds systems",
 }
 CLOUD_IMAGE_BUILD_SECONDS = 900
+
+# How fast an example is says more of what else the machine does than of the code.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 AttachLoop = Callable[..., Path]
 

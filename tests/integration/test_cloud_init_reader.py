@@ -164,7 +164,7 @@ key_lines = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Z
 )
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(user_data=st.binary(max_size=9000), keys=st.lists(key_lines, max_size=5))
 def test_any_user_data_and_any_keys_arrive_unchanged(first_boot, user_data, keys):
     found = first_boot(user_data=user_data, ssh_keys="\n".join(keys))

@@ -2,7 +2,7 @@ import os
 import subprocess
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.formats.image import WINDOW_BYTES, examine
@@ -85,7 +85,6 @@ def test_what_is_no_disk(window, content):
 
 
 @given(st.binary(min_size=66, max_size=66), st.binary(max_size=300))
-@settings(deadline=None)
 def test_any_table_is_read_or_refused_but_never_raises(entries, header):
     window = bytearray(64 * 1024)
     window[446:512] = entries[:64] + b"\x55\xaa"

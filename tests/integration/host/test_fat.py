@@ -110,7 +110,7 @@ def test_large_user_data_comes_back():
     assert read_fat(build_fat(tree)) == tree
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.binary(max_size=10000))
 def test_any_bytes_come_back(user_data):
     tree = TREE | {f"{LATEST}/user_data": user_data}

@@ -179,7 +179,7 @@ def test_another_format_is_not_taken_for_it(kind):
                 inflate(kind, COMPRESS[other](b"content" * 100))
 
 
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(150))
 @given(st.sampled_from(KINDS), st.binary(max_size=400), st.lists(st.integers(1, 64), min_size=1, max_size=8))
 @example("gzip", b"", [1])
 def test_any_chunking_gives_the_same(kind, data, steps):
@@ -195,7 +195,7 @@ def test_any_chunking_gives_the_same(kind, data, steps):
     assert out == data + data[:100]
 
 
-@settings(max_examples=examples(400), deadline=None)
+@settings(max_examples=examples(400))
 @given(
     st.sampled_from(KINDS),
     st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), min_size=1, max_size=5),

@@ -86,7 +86,7 @@ acts = st.lists(
 @pytest.mark.parametrize("how", ["direct", "buffered", "refused"])
 @pytest.mark.parametrize("directory", [None, "/dev/shm"])
 @given(acts=acts, seed=st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_any_sequence_of_writes_and_zeros_equals_that_on_an_array(directory, how, acts, seed):
     noise = random.Random(seed).randbytes(SIZE)
     with tempfile.TemporaryDirectory(dir=directory) as place:

@@ -80,7 +80,7 @@ def test_it_reads_back_what_it_wrote():
     assert read_iso(build_iso(TREE)) == TREE
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.binary(max_size=10000), st.binary(max_size=10000))
 def test_any_bytes_come_back(first, second):
     tree = {f"{LATEST}/user_data": first, f"{LATEST}/meta_data.json": second}

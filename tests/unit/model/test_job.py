@@ -2,7 +2,7 @@ import json
 from contextlib import suppress
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import ImageFormat, JobInvalid
@@ -251,7 +251,6 @@ json_values = st.recursive(
 
 
 # How long it takes to draw a document depends on what else the machine does.
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["URL", "type", "checkSum", "httpHeader", "configdrive", "x"]), json_values

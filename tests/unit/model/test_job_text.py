@@ -4,7 +4,7 @@ import json
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import JobInvalid
@@ -133,7 +133,6 @@ documents = st.recursive(
 
 
 # How long one takes depends on what else the machine does.
-@settings(deadline=None)
 @given(documents, st.booleans())
 def test_no_value_in_front_hides_a_depth_or_a_number_from_the_count(document, ascii_only):
     front = json.dumps(document, ensure_ascii=ascii_only)
@@ -147,7 +146,6 @@ def test_no_value_in_front_hides_a_depth_or_a_number_from_the_count(document, as
 _PIECES = ["[", "]", "{", "}", ",", ":", '"', "\\", '"a"', "1", " ", '\\"', '"\\\\"']
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(_PIECES), max_size=MAX_DEPTH))
 def test_what_is_small_is_left_to_the_parser(parts):
     text = "".join(parts)

@@ -328,7 +328,7 @@ def test_a_block_with_one_byte_in_it_is_written(at):
     offset=st.integers(0, 3 * ZERO_BLOCK),
     runs=st.lists(st.tuples(st.integers(1, 2 * ZERO_BLOCK), st.sampled_from([b"\0", b"\1"])), max_size=6),
 )
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(60))
 def test_what_is_written_reads_back_whatever_its_zeros(offset, runs):
     sink = ZeroingSink()
     data = b"".join(value * length for length, value in runs)[: SIZE - offset]

@@ -468,7 +468,7 @@ def test_the_size_of_the_guest_is_known_before_its_first_extent(members):
     assert decoder.virtual_size == len(CONTENT)
 
 
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(200))
 @given(
     st.lists(st.tuples(st.integers(0, 8000), st.integers(0, 255)), min_size=1, max_size=4),
     st.booleans(),

@@ -264,7 +264,7 @@ def test_disks_in_several_files_are_refused(tmp_path, subformat):
 # -- mutants -------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=examples(80), deadline=None)
+@settings(max_examples=examples(80))
 @given(st.sampled_from(sorted(MUTATED)), HEADER_CHANGES)
 def test_what_qemu_img_accepts_as_well_gives_the_same_bytes(name, changes):
     data = mutant(name, changes)

@@ -74,7 +74,7 @@ def apply(path, table, image_size, disk_size, done):
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=examples(25), deadline=None)
+@settings(max_examples=examples(25))
 @given(tables(), st.integers(0, 3000), st.integers(0, 64 * GiB), st.integers(1, 3 * MiB))
 def test_sgdisk_finds_no_problem_in_what_we_moved(made, slack, growth, drive_size):
     """On any larger disk the partitions stay as they were, and the config drive joins them."""

@@ -210,7 +210,7 @@ def test_an_envelope_of_nothing_has_no_disk():
 SAMPLE = envelope()
 
 
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(300))
 @given(st.lists(st.tuples(st.integers(0, 2000), st.binary(min_size=1, max_size=3)), min_size=1, max_size=5))
 def test_mutants_raise_the_known_errors_only(changes):
     data = bytearray(SAMPLE)

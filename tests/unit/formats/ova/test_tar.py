@@ -217,7 +217,7 @@ def fix_checksums(data):
             data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
 
 
-@settings(max_examples=examples(400), deadline=None)
+@settings(max_examples=examples(400))
 @given(
     st.sampled_from(SAMPLES),
     st.lists(st.tuples(st.integers(0, 8000), st.integers(0, 255)), min_size=1, max_size=6),

@@ -440,7 +440,7 @@ def mutant(name, changes):
     return bytes(data)
 
 
-@settings(max_examples=examples(500), deadline=None)
+@settings(max_examples=examples(500))
 @given(st.sampled_from(sorted(MUTATED)), CHANGES | HEADER_CHANGES, st.sampled_from([4096, None]))
 def test_mutants_raise_the_known_errors_only(name, changes, step):
     with contextlib.suppress(DeployError, ImageTooLarge):

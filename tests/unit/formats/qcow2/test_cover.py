@@ -18,7 +18,7 @@ _ranges = st.lists(
 
 
 @given(ranges=_ranges, in_order=st.booleans())
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(300))
 def test_every_byte_is_owned_as_it_was_said(ranges, in_order):
     cover = OwnedRanges(START)
     for start, end, sure in sorted(ranges) if in_order else ranges:

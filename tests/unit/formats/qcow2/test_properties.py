@@ -14,7 +14,6 @@ from tests.kit.fuzz import examples
 
 quiet = settings(
     max_examples=examples(40),
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 CHUNKS = st.sampled_from([1, 7, 100, 511, 512, 4096, 0])
