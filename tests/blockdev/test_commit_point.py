@@ -55,7 +55,7 @@ def driver(tmp_path_factory) -> Iterator[Driver]:
 def lab(request, tmp_path: Path, loop_device, driver: Driver) -> Iterator[Lab]:
     sector_size = request.param
 
-    def system(name: str, size: int, fill: bytes) -> tuple[Path, bytes]:
+    def system(name: str, size: int, fill: bytes) -> tuple[Path, Path]:
         file = tmp_path / f"{name}.raw"
         make_disk(file, size, fill)
         device = loop_device(file, sector_size)
@@ -66,7 +66,7 @@ def lab(request, tmp_path: Path, loop_device, driver: Driver) -> Iterator[Lab]:
     _, file = system("new-root", IMAGE_SIZE, NOISE)
     image = Image(file, sector_size)
     with serving(lambda request: request.file(image.data)) as server:
-        yield Lab(driver, disk, sector_size, old, image, server.url)
+        yield Lab(driver, disk, sector_size, old.read_bytes(), image, server.url)
 
 
 def check(lab: Lab, tmp_path: Path, allowed: set[str], why: object) -> None:
