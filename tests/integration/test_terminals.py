@@ -137,6 +137,16 @@ def test_a_terminal_that_is_made_narrower(on_terminal, web, slow_url, target):
     assert running.finish() == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_cursor_is_back_after_a_signal(on_terminal, slow_url, target, number):
+    running = on_terminal("write", "--url", slow_url, "--type", "raw", "--disk", target, TERM="xterm")
+    running.wait_for("of 48.0 MiB")
+    running.process.send_signal(number)
+    assert running.finish() == 130
+    assert running.text.rindex("\x1b[?25h") > running.text.rindex("\x1b[?25l")
+    assert "%" not in running.text.rpartition("\x1b[J")[2]  # no bar is left behind
+
+
 def test_the_linux_console_gets_what_its_fonts_have(on_terminal, web, slow_url, target):
     running = on_terminal("write", "--url", slow_url, "--type", "raw", "--disk", target, TERM="linux")
     running.wait_for("of 48.0 MiB")
