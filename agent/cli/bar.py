@@ -1,18 +1,14 @@
 """Progress on a terminal: a line for each stage that is over, below them a bar, and below that the footer."""
 
-import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
+from agent.cli.columns import cut, fold, width_of
 from agent.cli.display import Follower, Footer, Snapshot, no_footer
+from agent.cli.screen import Line, Screen, Style, has_colours
 from agent.cli.words import amounts, stage_name, summary
 from agent.model.events import DeployEvent, Finished, Noted, StageEnded
 from agent.model.stage import State
@@ -22,7 +18,11 @@ from agent.units import format_duration
 
 REFRESH_SECONDS = 0.2
 WIDTH = 30
-"""Of the bar, in characters."""
+"""Of the bar, in columns, where the terminal has room for it."""
+NAME_WIDTH = 10
+"""Of the name of the stage, in columns."""
+MIN_WORDS = 20
+"""The columns beside the bar that are worth writing in; the words stand below it where there are fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class _Glyphs:
 
 
 _GLYPHS = _Glyphs(done="✓", failed="✗", full="━", rest="━")
+_COLOURLESS = replace(_GLYPHS, rest="-")
 # The fonts of the Linux console have 256 or 512 glyphs; neither ticks nor heavy lines are among them.
 _ASCII = _Glyphs(done="+", failed="!", full="#", rest="-")
 
@@ -43,7 +44,7 @@ class Bar(Follower):
 
     Args:
         stream: the terminal.
-        environ: its TERM says whether its font is that of the Linux console.
+        environ: its TERM says whether its font is that of the Linux console; NO_COLOR and COLUMNS are respected.
         clock: seconds since the epoch, for the time that a stage has taken so far.
     """
 
@@ -53,24 +54,28 @@ class Bar(Follower):
         self, stream: TextIO, environ: Mapping[str, str], clock: Callable[[], float] = time.time
     ) -> None:
         self._clock = clock
-        self._console = Console(file=stream, highlight=False)
+        self._screen = Screen(stream, environ)
         plain = environ.get("TERM") == "linux" or not (stream.encoding or "utf-8").lower().startswith("utf")
-        self._glyphs = _ASCII if plain else _GLYPHS
-        self._live: Live | None = None
+        self._glyphs = _ASCII if plain else _GLYPHS if has_colours(environ) else _COLOURLESS
         self._footer: Footer = no_footer
 
     def listen(self, event: DeployEvent) -> None:
         """Print the end of stages, notes and the end."""
         match event:
             case StageEnded(stage, seconds, failed):
-                line = Text(self._glyphs.failed, "red") if failed else Text(self._glyphs.done, "green")
-                self._print(line.append(f" {stage.value:<10} {format_duration(seconds)}", "default"))
+                mark = (self._glyphs.failed, Style.RED) if failed else (self._glyphs.done, Style.GREEN)
+                took = f" {stage.value:<{NAME_WIDTH}} {format_duration(seconds)}"
+                self._screen.print((mark, (took, Style.PLAIN)))
             case Noted(text):
-                self._print(Text(f"  note: {printable(text)}", "yellow"))
+                self._print(f"  note: {text}", Style.YELLOW)
             case Finished(status) if status.error is None:
-                self._print(Text(summary(status), "bold"))
+                self._print(summary(status), Style.BOLD)
             case _:
                 pass
+
+    def _print(self, text: str, style: Style) -> None:
+        for line in _folded(printable(text), style, self._screen.width):
+            self._screen.print(line)
 
     def keep_footer(self, footer: Footer) -> None:
         """Draw these lines below all others, from the next refresh on."""
@@ -78,57 +83,45 @@ class Bar(Follower):
 
     def tick(self, snapshot: Snapshot) -> None:
         """Draw the bar and the footer. Outside of `following` nothing is drawn."""
-        if self._live is None:
-            return
-        status = snapshot()
-        parts: list[RenderableType] = [Text(line, _style(line)) for line in self._footer()]
-        if status is not None and not status.is_over:
-            parts.insert(0, self._render(status))
-        with contextlib.suppress(OSError, ValueError):
-            self._live.update(Group(*parts), refresh=True)
+        status, width = snapshot(), self._screen.width
+        lines = [] if status is None or status.is_over else self._progress(status, width)
+        for line in self._footer():
+            style = Style.BOLD_RED if line.startswith("error:") else Style.BOLD
+            lines += _folded(line, style, width)
+        self._screen.draw(lines)
 
-    def _render(self, status: Status) -> Table:
-        table = Table.grid(padding=(0, 1))
-        for width in (12, WIDTH, 7):  # the last column takes what is left, and more lines where it needs them
-            table.add_column(no_wrap=True, min_width=width)
-        table.add_column(overflow="fold")
-        done = round(WIDTH * status.percent / 100)
-        bar = Text(self._glyphs.full * done, "green").append(
-            self._glyphs.rest * (WIDTH - done), "bright_black"
-        )
+    def _progress(self, status: Status, width: int) -> list[Line]:
+        """Stage, bar, percentage, and words: in a column beside these, or below them on a narrow terminal."""
+        name, percent = f"  {_padded(stage_name(status))} ", f" {status.percent:5.1f} % "
         words = amounts(status) if status.state is State.WRITE else self._elapsed(status)
-        table.add_row(Text(f"  {stage_name(status):<10}"), bar, f"{status.percent:5.1f} %", Text(words))
-        return table
+        room = width - len(percent) - width_of(name)
+        bar = self._bar(status.percent, max(min(WIDTH, room), 0))
+        head = ((name, Style.PLAIN), *bar, (percent, Style.PLAIN))
+        if room - WIDTH < MIN_WORDS:
+            return [head, *((("  " + line, Style.PLAIN),) for line in fold(words, width - 2))]
+        first, *others = fold(words, room - WIDTH)
+        indent = " " * (width - room + WIDTH)
+        return [(*head, (first, Style.PLAIN)), *(((indent + line, Style.PLAIN),) for line in others)]
+
+    def _bar(self, percent: float, width: int) -> Line:
+        done = min(round(width * percent / 100), width)
+        return (self._glyphs.full * done, Style.GREEN), (self._glyphs.rest * (width - done), Style.GREY)
 
     def _elapsed(self, status: Status) -> str:
         return format_duration(max(self._clock() - status.stages[-1].started_at, 0)) if status.stages else ""
 
-    def _print(self, text: Text) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._console.print(text)
-
     @asynccontextmanager
     async def following(self, snapshot: Snapshot) -> AsyncIterator[None]:
         """Draw while the block runs; the bar is gone after it, the lines above it stay."""
-        # Only this class prints meanwhile, so stdout and stderr need not be redirected around the bar.
-        live = Live(
-            console=self._console,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        with contextlib.suppress(OSError, ValueError):
-            live.start()
-        self._live = live
-        try:
+        with self._screen.drawing():
             async with super().following(snapshot):
                 yield
-        finally:
-            self._live = None
-            with contextlib.suppress(OSError, ValueError):
-                live.stop()
 
 
-def _style(line: str) -> str:
-    return "bold red" if line.startswith("error:") else "bold"
+def _folded(text: str, style: Style, width: int) -> list[Line]:
+    return [((line, style),) for line in fold(text, width)]
+
+
+def _padded(name: str) -> str:
+    shown = cut(name, NAME_WIDTH)
+    return shown + " " * (NAME_WIDTH - width_of(shown))

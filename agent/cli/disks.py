@@ -2,21 +2,22 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from agent.aio import run_blocking
 from agent.cli.client import Client, socket_path
+from agent.cli.columns import table
 from agent.cli.commands import SOCKET_VARIABLE
 from agent.cli.failures import Unreachable
 from agent.cli.groups import configured_groups
 from agent.cli.output import EXIT_DONE, print_json, print_stderr, print_stdout
+from agent.cli.screen import Style, styled, terminal_size
 from agent.text import printable
 from agent.units import format_size
+
+HEADINGS = ("group", "disk", "size", "sectors", "kind", "model", "serial", "eligible")
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -69,16 +70,13 @@ def _has_configured_groups(document: Mapping[str, Any]) -> bool:
 
 
 def _print_table(document: Mapping[str, Any]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("group", "disk", "size", "sectors", "kind", "model", "serial", "eligible"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
-    for disk in document["disks"]:
-        if isinstance(disk, dict):
-            table.add_row(*(Text(printable(cell)) for cell in _row(disk)))
-    console = Console(highlight=False)
-    with console.capture() as drawn:
-        console.print(table, end="")
-    print_stdout(drawn.get())
+    rows = [[printable(cell) for cell in _row(disk)] for disk in document["disks"] if isinstance(disk, dict)]
+    # Into a pipe, as wide as the terminal from which the command was given.
+    width = terminal_size(os.environ, sys.stdout, sys.stderr, sys.stdin).columns
+    heading, *lines = table([HEADINGS, *rows], width, right=frozenset({HEADINGS.index("size")}))
+    if sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
+        heading = [styled(line, Style.BOLD) for line in heading]
+    print_stdout("\n".join(line for row in (heading, *lines) for line in row))
 
 
 def _row(disk: Mapping[str, Any]) -> tuple[str, ...]:

@@ -82,6 +82,10 @@ def byoi_page(date: str) -> str:
     page.item(
         bold("TERM"), "Where it is dumb, vt220 or the like, or unset, progress is shown in plain lines."
     )
+    page.item(bold("NO_COLOR"), "Where it is set and not empty, the bar has no colours.")
+    page.item(
+        bold("COLUMNS"), "The width of the bar's lines and of the table of disks, in place of the terminal's."
+    )
     _add_files(page, {DEFAULT_SOCKET: "The socket of byoi-agent."})
     page.heading("EXAMPLES")
     for command in commands.values():

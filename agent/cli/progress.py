@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TextIO
 
+from agent.cli.bar import Bar
 from agent.cli.display import Display, Footer, Snapshot
 from agent.cli.lines import Lines
 from agent.model.events import DeployEvent
@@ -22,8 +23,6 @@ def show_progress(*, quiet: bool) -> Display:
         return _Quiet()
     if is_plain(sys.stderr, os.environ):
         return Lines(sys.stderr)
-    from agent.cli.bar import Bar  # noqa: PLC0415 - rich takes long to load, and lines do without it
-
     return Bar(sys.stderr, os.environ)
 
 

@@ -17,7 +17,7 @@ BUFFER_SIZE = 4 * MiB
 BUFFER_COUNT = 8
 # What the pool and the decoder may take together: with the rest of the process that is less than 128 MiB. A decoder
 # with a window of 64 MiB leaves room for the smaller kind, and is so slow that they are enough.
-SHARED_BYTES = 52 * MiB
+SHARED_BYTES = 70 * MiB
 SMALL_SIZE = 512 * KiB
 SMALL_COUNT = 4
 

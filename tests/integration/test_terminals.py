@@ -12,6 +12,7 @@ import termios
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,12 +22,12 @@ ROOT = Path(__file__).parents[2]
 
 
 class OnTerminal:
-    """`byoi` with stderr on a terminal of 80 columns; `text` is all that it drew so far."""
+    """`byoi` with stderr on a terminal of `columns` columns; `text` is all that it drew so far."""
 
-    def __init__(self, *arguments: object, **environment: str) -> None:
+    def __init__(self, *arguments: object, columns: int = 80, **environment: str) -> None:
         self.text = ""
         self.master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 25, columns, 0, 0))
         env = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT)} | environment
         self.process = subprocess.Popen(
             [sys.executable, "-m", "agent.cli", *map(str, arguments)],
@@ -75,8 +76,8 @@ class OnTerminal:
 def on_terminal() -> Iterator[Callable[..., OnTerminal]]:
     started: list[OnTerminal] = []
 
-    def start(*arguments: object, **environment: str) -> OnTerminal:
-        started.append(OnTerminal(*arguments, **environment))
+    def start(*arguments: object, **options: Any) -> OnTerminal:
+        started.append(OnTerminal(*arguments, **options))
         return started[-1]
 
     yield start
@@ -98,9 +99,10 @@ def slow_url(web, gpt_image) -> str:
     return web.publish(gpt_image.path, "slow.raw", pause_at=20 * MiB)
 
 
-def test_a_bar_on_a_terminal(on_terminal, web, slow_url, target):
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_bar_on_a_terminal(on_terminal, web, slow_url, target, columns):
     running = on_terminal(
-        "write", "--url", slow_url, "--type", "raw", "--disk", target, TERM="xterm-256color"
+        "write", "--url", slow_url, "--type", "raw", "--disk", target, TERM="xterm-256color", columns=columns
     )
     running.wait_for("of 48.0 MiB")
     web.resume.set()
@@ -118,6 +120,31 @@ def test_a_bar_on_a_terminal(on_terminal, web, slow_url, target):
         "commit",
     ]
     assert "done: 48.0 MiB deployed to" in plain
+    # What the terminal itself folds cannot be erased.
+    bars = [line for line in re.split(r"[\r\n]+", plain) if "%" in line]
+    assert bars
+    assert max(map(len, bars)) <= columns
+
+
+def test_a_terminal_that_is_made_narrower(on_terminal, web, slow_url, target):
+    running = on_terminal(
+        "write", "--url", slow_url, "--type", "raw", "--disk", target, TERM="xterm", columns=120
+    )
+    running.wait_for("of 48.0 MiB")
+    fcntl.ioctl(running.master, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 40, 0, 0))
+    running.wait_for(" % \r\n  ")  # the words are below the bar
+    web.resume.set()
+    assert running.finish() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_cursor_is_back_after_a_signal(on_terminal, slow_url, target, number):
+    running = on_terminal("write", "--url", slow_url, "--type", "raw", "--disk", target, TERM="xterm")
+    running.wait_for("of 48.0 MiB")
+    running.process.send_signal(number)
+    assert running.finish() == 130
+    assert running.text.rindex("\x1b[?25h") > running.text.rindex("\x1b[?25l")
+    assert "%" not in running.text.rpartition("\x1b[J")[2]  # no bar is left behind
 
 
 def test_the_linux_console_gets_what_its_fonts_have(on_terminal, web, slow_url, target):

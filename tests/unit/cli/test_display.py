@@ -3,6 +3,8 @@ import dataclasses
 import io
 import re
 
+import pytest
+
 from agent.cli.bar import Bar
 from agent.cli.lines import REPEAT_SECONDS, Lines
 from agent.cli.progress import is_plain, is_serial, show_progress
@@ -163,10 +165,9 @@ def drawn(terminal: io.StringIO) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
 
 
-async def test_the_footer_is_below_the_bar_and_cannot_steer_the_terminal(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
+async def test_the_footer_is_below_the_bar_and_cannot_steer_the_terminal():
     terminal = Terminal()
-    bar = Bar(terminal, {"TERM": "xterm"}, clock=lambda: 1004.0)
+    bar = Bar(terminal, {"TERM": "xterm", "COLUMNS": "100"}, clock=lambda: 1004.0)
     bar.interval_seconds = 0.01
     footer = [("rebooting to disk in [bold]42 s[/bold]",)]
     bar.keep_footer(lambda: footer[0])
@@ -184,3 +185,58 @@ async def test_the_footer_is_below_the_bar_and_cannot_steer_the_terminal(monkeyp
     assert "error: it failed" in text
     assert "hint: do something" in text
     assert "\x1b]0" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("columns", "lines"),
+    [
+        (
+            120,
+            [
+                "  write      ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  41.3 % " + amounts(STATUS),
+                "rebooting soon",
+            ],
+        ),
+        (
+            80,
+            [
+                "  write      ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  41.3 % 512.0 MiB of 1.0 GiB, 100.0",
+                " " * 52 + "MiB/s, 5.1 s left, waiting",
+                " " * 52 + "on network",
+                "rebooting soon",
+            ],
+        ),
+        (
+            40,
+            [
+                "  write      ━━━━━━━━━━━━━━━━━━  41.3 % ",
+                "  512.0 MiB of 1.0 GiB, 100.0 MiB/s, 5.1",
+                "  s left, waiting on network",
+                "rebooting soon",
+            ],
+        ),
+    ],
+)
+async def test_a_narrow_terminal_has_the_words_below_the_bar(columns, lines):
+    terminal = Terminal()
+    bar = Bar(terminal, {"TERM": "xterm", "COLUMNS": str(columns)})
+    bar.keep_footer(lambda: ("rebooting soon",))
+    async with bar.following(lambda: STATUS):
+        bar.tick(lambda: STATUS)
+        assert drawn(terminal).splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("environ", "bar"),
+    [
+        ({}, "\x1b[32m" + "━" * 12 + "\x1b[0m\x1b[90m" + "━" * 18 + "\x1b[0m"),
+        ({"NO_COLOR": "1"}, "━" * 12 + "-" * 18),
+        ({"TERM": "linux", "NO_COLOR": "1"}, "#" * 12 + "-" * 18),
+    ],
+)
+async def test_what_is_left_of_the_bar_is_seen_without_colours(environ, bar):
+    terminal = Terminal()
+    display = Bar(terminal, environ)
+    async with display.following(lambda: STATUS):
+        display.tick(lambda: STATUS)
+    assert f"write      {bar}  41.3 %" in terminal.getvalue()
