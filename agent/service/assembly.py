@@ -168,7 +168,7 @@ class Daemon:
         return Parts(
             config=self._config,
             slot=slot,
-            board=self._publisher,
+            publisher=self._publisher,
             authenticator=authenticator,
             bodies=self._bodies,
             disks=self._disks,

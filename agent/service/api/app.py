@@ -1,7 +1,8 @@
 """The HTTP application: one for the Unix socket and the TLS listener, each route also under /1.0.
 
-Handlers are short: they read a request, ask the slot or the board, and answer. Who may call is decided in front of them
-(`agent.service.api.auth`), and every refusal becomes a JSON object there too (`agent.service.api.middleware`).
+Handlers are short: they read a request, ask the slot or the publisher of its status, and answer. Who may call is
+decided in front of them (`agent.service.api.auth`), and every refusal becomes a JSON object there too
+(`agent.service.api.middleware`).
 """
 
 import asyncio
@@ -54,7 +55,7 @@ class Parts:
 
     config: Config
     slot: Slot
-    board: StatusPublisher
+    publisher: StatusPublisher
     authenticator: Authenticator
     bodies: BodyReader
     disks: Callable[[], dict[str, Any]]
@@ -124,7 +125,7 @@ class _Api:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._slot = parts.slot
-        self._board = parts.board
+        self._publisher = parts.publisher
         self._inventory = Inventory(parts.disks, wait_seconds=parts.disks_seconds)
         self._reading = asyncio.Lock()
         """Held while a large job is parsed, so that one at a time is: that takes memory of up to ten times its length
@@ -172,7 +173,7 @@ class _Api:
             raise ApiError(503, "The agent is stopping; try again.", headers={"Retry-After": "10"}) from None
 
     def _taken(self) -> ApiError:
-        document = self._board.document
+        document = self._publisher.document
         if (document.get("reboot") or {}).get("state") == RebootState.ORDERED:
             return _reboot_ordered()
         if document.get("status") == DONE:
@@ -183,7 +184,7 @@ class _Api:
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         self._check_server(request)
-        if self._board.document.get("status") is None:
+        if self._publisher.document.get("status") is None:
             raise ApiError(
                 404,
                 "There is no deployment on this server.",
@@ -194,7 +195,7 @@ class _Api:
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         self._check_server(request)
-        job_id = self._board.document.get("id")
+        job_id = self._publisher.document.get("id")
         try:
             await self._slot.erase()
         except RebootOrdered:
@@ -224,7 +225,7 @@ class _Api:
         wait = _number(request, "wait", 0, 3600)
         if wait is not None and since is not None:
             with long_wait(request):
-                await self._board.wait(int(since), min(wait, MAX_WAIT_SECONDS))
+                await self._publisher.wait(int(since), min(wait, MAX_WAIT_SECONDS))
         return await self._answer_status(request, counts=request[CALLER].remote)
 
     async def _answer_status(self, request: web.Request, *, counts: bool) -> web.StreamResponse:
@@ -232,11 +233,11 @@ class _Api:
 
         Where it says `done` and `counts`, the outcome counts as seen by whoever gave the job, once the answer is out.
         """
-        board = self._board
-        response = web.Response(body=board.encoded(), content_type="application/json")
+        publisher = self._publisher
+        response = web.Response(body=publisher.encoded(), content_type="application/json")
         response.headers["Cache-Control"] = "no-store"
-        over = board.document.get("status") == DONE
-        job_id = board.document.get("id")
+        over = publisher.document.get("status") == DONE
+        job_id = publisher.document.get("id")
         if counts and over and request.method == "GET":
             await response.prepare(request)
             await response.write_eof()
@@ -247,7 +248,7 @@ class _Api:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
         )
-        with long_wait(request), self._board.subscribe() as subscription:
+        with long_wait(request), self._publisher.subscribe() as subscription:
             await response.prepare(request)
             while request.method != "HEAD":
                 piece = await _next_piece(subscription)

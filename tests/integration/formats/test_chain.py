@@ -12,11 +12,11 @@ import zstandard
 from agent.errors import ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.chain import Chained
 from agent.formats.compressed import Decompressor
-from agent.formats.extent import Fetch, ImageTooLarge, Inflate, Write, Zero
+from agent.formats.extent import Fetch, ImageTooLarge, Write
 from agent.formats.ova.vmdk import VmdkDecoder
 from agent.formats.raw import RawDecoder
 from agent.units import GiB, KiB, MiB
-from tests.kit.extents import inflated
+from tests.kit.extents import content_of
 
 COMPRESS = {"gzip": gzip.compress, "xz": lzma.compress, "zstd": zstandard.compress, "bzip2": bz2.compress}
 
@@ -27,13 +27,7 @@ def decode(chained, data, step=None):
 
     def apply(extents):
         for extent in extents:
-            match extent:
-                case Write():
-                    content = bytes(extent.data)
-                case Zero():
-                    content = bytes(extent.length)
-                case Inflate():
-                    content = inflated(extent)
+            content = content_of(extent)
             disk[extent.offset : extent.offset + len(content)] = content
 
     for at in range(0, len(data), step or max(len(data), 1)):

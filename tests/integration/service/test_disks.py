@@ -33,7 +33,7 @@ async def test_an_inventory_that_hangs_is_told_and_comes_when_it_can(tmp_path, g
     parts = Parts(
         config=Config(service_name="ns1.example.net"),
         slot=sentinel.no_deployment,
-        board=StatusPublisher({"status": None}),
+        publisher=StatusPublisher({"status": None}),
         authenticator=Authenticator(
             None, accept_client_certificates=False, ovh=None, bodies=bodies, failures=Failures()
         ),

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from agent.errors import ChecksumMismatch, DeployError, ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.detect import sniff
-from agent.formats.extent import ImageTooLarge, Inflate, Write, Zero
+from agent.formats.extent import ImageTooLarge, Zero
 from agent.formats.ova.decoder import OvaDecoder
 from agent.units import GiB, KiB, MiB
-from tests.kit.extents import inflated
+from tests.kit.extents import content_of
 from tests.kit.fuzz import examples
 
 OVF_NAMESPACE = "http://schemas.dmtf.org/ovf/envelope/1"
@@ -60,13 +60,7 @@ def decode(data, step=None, disk_size=GiB, decoder=None):
         for extent in extents:
             if not disk:
                 disk.extend(b"\xa5" * decoder.virtual_size)
-            match extent:
-                case Write():
-                    content = bytes(extent.data)
-                case Zero():
-                    content = bytes(extent.length)
-                case Inflate():
-                    content = inflated(extent)
+            content = content_of(extent)
             disk[extent.offset : extent.offset + len(content)] = content
 
     for at in range(0, len(data), step or max(len(data), 1)):

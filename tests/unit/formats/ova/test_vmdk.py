@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import DeployError, ImageDamaged, ImageType, ImageUnsafe
-from agent.formats.extent import ImageTooLarge, Inflate, Write, Zero
+from agent.formats.extent import ImageTooLarge, Inflate, Zero
 from agent.formats.ova.vmdk import VmdkDecoder
 from agent.units import KiB, MiB, TiB
-from tests.kit.extents import inflated
+from tests.kit.extents import content_of
 from tests.kit.fuzz import examples
 
 GRAIN = 64 * KiB
@@ -40,13 +40,7 @@ def decode(data, step=None, disk_size=64 * MiB):
         for extent in extents:
             if not disk:
                 disk.extend(b"\xa5" * decoder.virtual_size)
-            match extent:
-                case Write():
-                    content = bytes(extent.data)
-                case Zero():
-                    content = bytes(extent.length)
-                case Inflate():
-                    content = inflated(extent)
+            content = content_of(extent)
             assert extent.offset + len(content) <= len(disk)
             disk[extent.offset : extent.offset + len(content)] = content
             given += len(content)

@@ -55,7 +55,7 @@ async def test_it_describes_every_route_and_no_other(document):
     parts = Parts(
         config=FULL,
         slot=None,
-        board=StatusPublisher({}),
+        publisher=StatusPublisher({}),
         authenticator=Authenticator(
             SECRET, accept_client_certificates=False, ovh=None, bodies=bodies, failures=Failures()
         ),

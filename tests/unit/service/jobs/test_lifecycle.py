@@ -1,4 +1,4 @@
-"""What of a life needs no deployment."""
+"""What of a run needs no deployment."""
 
 import json
 
