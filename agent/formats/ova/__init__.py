@@ -1,1 +1,1 @@
-"""OVA archives, and the VMDK disks in them."""
+"""OVA archives."""

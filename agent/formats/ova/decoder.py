@@ -16,8 +16,8 @@ from agent.formats.compressed import Decompressor
 from agent.formats.extent import Decoder, Extent
 from agent.formats.ova.manifest import MAX_MANIFEST, Digests, Manifest, resolve
 from agent.formats.ova.ovf import MAX_DESCRIPTOR, OvfDisk, parse_ovf
-from agent.formats.ova.tar import Data, End, Member, TarReader
-from agent.formats.ova.vmdk import VmdkDecoder
+from agent.formats.tar import Data, End, Member, TarReader
+from agent.formats.vmdk.decoder import VmdkDecoder
 from agent.units import MiB
 
 # The first bytes of disk image formats: a member that begins so and is not the descriptor's disk is refused.

@@ -13,8 +13,8 @@ from agent.errors import ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.chain import Chained
 from agent.formats.compressed import Decompressor
 from agent.formats.extent import Fetch, ImageTooLarge, Write
-from agent.formats.ova.vmdk import VmdkDecoder
 from agent.formats.raw import RawDecoder
+from agent.formats.vmdk.decoder import VmdkDecoder
 from agent.units import GiB, KiB, MiB
 from tests.kit.extents import content_of
 

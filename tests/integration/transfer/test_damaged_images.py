@@ -7,8 +7,8 @@ import pytest
 
 from agent.errors import ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.extent import ImageTooLarge
-from agent.formats.ova.vmdk import VmdkDecoder
 from agent.formats.qcow2.decoder import Qcow2Decoder
+from agent.formats.vmdk.decoder import VmdkDecoder
 from agent.transfer.apply import Applier
 from agent.units import KiB, MiB
 from tests.kit.fuzz import examples

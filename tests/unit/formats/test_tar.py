@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import DeployError, ImageDamaged, ImageUnsafe
-from agent.formats.ova.tar import Data, End, Member, TarReader
+from agent.formats.tar import Data, End, Member, TarReader
 from tests.kit.fuzz import examples
 
 LONG = "/".join(["a directory of a long name"] * 6) + "/disk.vmdk"

@@ -1,6 +1,6 @@
 """The grain directory and the grain tables of a VMDK, and the zeros that they leave.
 
-Used by `agent.formats.ova.vmdk` (monolithicSparse) and `agent.formats.ova.vmdk_stream` (streamOptimized). Source:
+Used by `agent.formats.vmdk.decoder` (monolithicSparse) and `agent.formats.vmdk.stream` (streamOptimized). Source:
 VMware, Virtual Disk Format 5.0, "Hosted Sparse Extents".
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from agent.errors import ImageUnsafe
 from agent.formats.extent import Extent, Zero
 from agent.formats.intake import Intake
-from agent.formats.ova.vmdk_header import GTES_PER_TABLE, SECTOR, TABLE_BYTES, Header
+from agent.formats.vmdk.header import GTES_PER_TABLE, SECTOR, TABLE_BYTES, Header
 
 # The entry of a grain table for a grain of zeros, where the header allows it.
 _ZEROED = 1

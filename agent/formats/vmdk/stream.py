@@ -1,8 +1,8 @@
 """Decodes the grains of a streamOptimized VMDK: compressed, each behind a marker with its place on the guest disk.
 
-Used by `agent.formats.ova.vmdk`. The grain tables come before the grains (qemu-img) or after them, with a footer that
-gives the offset of their directory (VMware). They must agree with the markers: a reader that uses the tables would read
-what this decoder has yielded by the markers. Source: VMware, Virtual Disk Format 5.0, "Stream-Optimized Compressed
+Used by `agent.formats.vmdk.decoder`. The grain tables come before the grains (qemu-img) or after them, with a footer
+that gives the offset of their directory (VMware). They must agree with the markers: a reader that uses the tables would
+read what this decoder has yielded by the markers. Source: VMware, Virtual Disk Format 5.0, "Stream-Optimized Compressed
 Sparse Extents".
 """
 
@@ -15,8 +15,8 @@ from dataclasses import replace
 from agent.errors import ImageUnsafe
 from agent.formats.extent import Inflate, Zero
 from agent.formats.intake import Intake
-from agent.formats.ova.vmdk_header import GTES_PER_TABLE, SECTOR, TABLE_BYTES, Header, parse_header
-from agent.formats.ova.vmdk_tables import LeadingTables, Steps, take_grain_directory, unpack_grain_table
+from agent.formats.vmdk.header import GTES_PER_TABLE, SECTOR, TABLE_BYTES, Header, parse_header
+from agent.formats.vmdk.tables import LeadingTables, Steps, take_grain_directory, unpack_grain_table
 from agent.units import divide_up
 
 # A grain directory may be this much longer than the disk needs.

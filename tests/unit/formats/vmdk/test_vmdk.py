@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.errors import DeployError, ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.extent import ImageTooLarge, Inflate, Zero
-from agent.formats.ova.vmdk import VmdkDecoder
+from agent.formats.vmdk.decoder import VmdkDecoder
 from agent.units import KiB, MiB, TiB
 from tests.kit.extents import content_of
 from tests.kit.fuzz import examples

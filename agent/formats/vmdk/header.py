@@ -1,6 +1,6 @@
 """Reads and checks the header of a VMDK sparse extent and the text descriptor that is embedded in it.
 
-Used by `agent.formats.ova.vmdk`. Source: VMware, Virtual Disk Format 5.0, "Hosted Sparse Extents" and "Text
+Used by `agent.formats.vmdk.decoder`. Source: VMware, Virtual Disk Format 5.0, "Hosted Sparse Extents" and "Text
 Descriptor".
 """
 

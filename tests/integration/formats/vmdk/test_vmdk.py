@@ -11,12 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from agent.errors import DeployError, ImageDamaged, ImageType, ImageUnsafe
-from agent.formats.extent import ImageTooLarge, Zero
-from agent.formats.ova.vmdk import VmdkDecoder
-from agent.units import GiB, MiB
-from tests.kit.fuzz import examples
 from tests.unit.formats.ova.test_vmdk import (
     BIG,
     DESCRIPTOR,
@@ -30,6 +24,12 @@ from tests.unit.formats.ova.test_vmdk import (
     marker,
     mutant,
 )
+
+from agent.errors import DeployError, ImageDamaged, ImageType, ImageUnsafe
+from agent.formats.extent import ImageTooLarge, Zero
+from agent.formats.vmdk.decoder import VmdkDecoder
+from agent.units import GiB, MiB
+from tests.kit.fuzz import examples
 
 STEPS = [511, 4096, 65536, None]
 

@@ -1,7 +1,7 @@
 """The VMDK decoder, in one forward pass: streamOptimized (compressed) and monolithicSparse (uncompressed) files.
 
 A monolithicSparse file is decoded here, by the grain tables before its grains; a streamOptimized file by
-`agent.formats.ova.vmdk_stream`. Grains that the file does not have are zeros. Used by the OVA decoder; a bare VMDK is
+`agent.formats.vmdk.stream`. Grains that the file does not have are zeros. Used by the OVA decoder; a bare VMDK is
 not a type of a job. Source: VMware, Virtual Disk Format 5.0, "Hosted Sparse Extents".
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from agent.errors import ImageUnsafe
 from agent.formats.extent import Extent, ImageTooLarge, Write
 from agent.formats.intake import Intake, Parser
-from agent.formats.ova.vmdk_header import (
+from agent.formats.vmdk.header import (
     GTES_PER_TABLE,
     SECTOR,
     Header,
@@ -19,8 +19,8 @@ from agent.formats.ova.vmdk_header import (
     check_layout,
     parse_header,
 )
-from agent.formats.ova.vmdk_stream import StreamGrains
-from agent.formats.ova.vmdk_tables import LeadingTables, Steps
+from agent.formats.vmdk.stream import StreamGrains
+from agent.formats.vmdk.tables import LeadingTables, Steps
 
 # The bound on the grains of a monolithicSparse file: 512 GiB of data at the usual 64 KiB, 32 MiB of memory.
 MAX_FILE_GRAINS = 2**23

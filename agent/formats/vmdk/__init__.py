@@ -1,0 +1,1 @@
+"""VMDK: one disk in one file, sparse or streamOptimized."""
