@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.links import relative_links
 from tests.packaging.conftest import script
 
 ROOT = Path(__file__).parents[2]
@@ -58,9 +59,7 @@ def test_every_link_of_a_packaged_document_leads_to_a_file(package_tree):
     assert {"README.md", "docs/job.md", "docs/decisions/README.md"} <= {
         str(page.relative_to(documents)) for page in pages
     }
-    links = [
-        (page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
-    ]
+    links = [(page, link) for page in pages for link in relative_links(page)]
     assert len(links) > 50
     # An absolute one is the system's own: base-files has the texts of the licences.
     missing = [

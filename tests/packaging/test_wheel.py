@@ -19,6 +19,7 @@ from sysconfig import get_path
 import pytest
 
 from agent import __version__
+from tests.kit.links import relative_links
 
 ROOT = Path(__file__).parents[2]
 # What a machine without a compiler lacks of this environment, and this checkout itself.
@@ -106,6 +107,18 @@ def test_the_licence_is_an_expression_and_its_text_is_inside(wheel, metadata):
     assert not [line for line in metadata.get_all("Classifier", []) if line.startswith("License ::")]
     with zipfile.ZipFile(wheel) as archive:
         assert f"byoi_agent-{__version__}.dist-info/licenses/LICENSE" in archive.namelist()
+
+
+def test_every_link_of_an_installed_document_leads_to_a_file(installed):
+    documents = installed.parent / "share/doc/byoi-agent"
+    links = [(page, link) for page in documents.rglob("*.md") for link in relative_links(page)]
+    assert len(links) > 50
+    assert [(page, link) for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_addresses_of_the_project_are_named(metadata):
+    named = {line.partition(",")[0] for line in metadata.get_all("Project-URL", [])}
+    assert named == {"Homepage", "Documentation", "Issues", "Changelog"}
 
 
 def test_pyparted_is_asked_for_by_the_extra_alone(metadata):
