@@ -123,7 +123,9 @@ class BlockMap:
             ImageDamaged: that is no place in a file.
         """
         if place >> _PLACE_BITS:
-            raise self._intake.damaged(f"block {block} lies at {place * self._layout.unit}, beyond any file")
+            raise self._intake.damaged(
+                f"block {block} lies at byte {place * self._layout.unit}, beyond any file"
+            )
         packed = place << _GUEST_BITS | block
         if self._stored:
             self._ordered = self._ordered and packed > self._stored[-1]

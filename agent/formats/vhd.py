@@ -113,7 +113,7 @@ class VhdDecoder(BlockDecoder):
         intake = self._intake
         if self._size is not None:
             self._fit(max(self._size - FOOTER_BYTES, 0))
-        offset, held = 0, first
+        offset, held = 0, first + (yield from intake.up_to(_ALIGNMENT - len(first)))
         while not (yield from intake.at_end()):
             piece = yield from intake.some(1 << 30, "its content")
             # What lies before `cut` cannot be the footer. It begins with what was held.
