@@ -17,7 +17,7 @@ FREE = 0xFFFFFFFF
 Step = int | Literal["edges"] | None
 """Length of the pieces in which a file is fed; None for the whole at once, `edges` for single bytes wherever something
 may begin or end (at whole MiB), and 64 KiB elsewhere."""
-EDGE = 3 * KiB
+EDGE = 2 * KiB
 
 
 def pieces(data: bytes, step: Step) -> Iterator[bytes]:
@@ -77,7 +77,7 @@ def guest(size: int, seed: int = 3) -> bytes:
     source = random.Random(seed)
     out = bytearray()
     while len(out) < size:
-        run = source.randrange(1, 3 * MiB)
+        run = source.randrange(1, 3 * MiB // 2)
         out += source.choice([source.randbytes(run), bytes(run)])
     return bytes(out[:size])
 
@@ -209,6 +209,8 @@ METADATA_GUID = "8b7ca206-4790-4b9a-b8fe-575f050f886e"
 PARAMETERS = "caa16737-fa36-4d43-b3b6-33f0aa44e76b"
 VIRTUAL_SIZE = "2fa54224-cd1b-4876-b211-5dbed83bf4b8"
 SECTOR_SIZE = "8141bf1d-a96f-4709-ba47-f233a8faab5f"
+PHYSICAL_SECTOR_SIZE = "cda348c7-445d-4471-9cc9-e9885251c556"
+PAGE_83 = "beca12ab-b2e6-4523-93ef-c309e000c746"
 PARENT = "a8d35f2d-b30b-454d-abf7-d3d84834ab0c"
 PRESENT = 6
 VHDX_BLOCK = MiB
@@ -278,6 +280,8 @@ class Vhdx:
             (PARAMETERS, struct.pack("<II", self.block_size, self.flags), 4),
             (VIRTUAL_SIZE, struct.pack("<Q", size), 6),
             (SECTOR_SIZE, struct.pack("<I", self.sector_size), 6),
+            (PHYSICAL_SECTOR_SIZE, struct.pack("<I", 4096), 6),
+            (PAGE_83, bytes(range(16)), 6),
         ]
         items = [*(item for item in items if item[0] not in self.without), *self.items]
         table, body = struct.pack("<8s2xH20x", b"metadata", len(items)), b""
