@@ -6,7 +6,7 @@ VirtualBox, src/VBox/Storage/VDICore.h; the bounds are qemu's (block/vdi.c), whi
 
 import struct
 
-from agent.errors import ImageType, ImageUnsafe
+from agent.errors import ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.blocks import BlockDecoder, Layout, Steps
 from agent.formats.detect import sniff
 from agent.units import MiB, align_up, divide_up
@@ -46,11 +46,6 @@ class VdiDecoder(BlockDecoder):
         table_offset, data_offset, capacity = read_header(data)
         layout = Layout(capacity, _BLOCK, _SECTOR)
         blocks = self._begin(layout)
-        if table_offset < _HEADER_BYTES or data_offset < table_offset + 4 * layout.blocks:
-            raise intake.damaged(
-                f"its table of {layout.blocks} entries at byte {table_offset} does not fit between the header and the "
-                f"first block at byte {data_offset}"
-            )
         yield from intake.skip(table_offset - intake.offset, "the space before its table")
         first = data_offset // _SECTOR
         yield from blocks.read_table(
@@ -69,6 +64,7 @@ def read_header(data: bytes) -> tuple[int, int, int]:
         ImageType: it is of another format.
         ImageUnsafe: the disk has a parent (check `backing_file`), a version or type that is not supported (check
             `unknown_features`), or another form of blocks (check `vdi_tables`).
+        ImageDamaged: the table lies over the header or over the blocks.
     """
     fields = _HEADER.unpack_from(data)
     signature, version, _, kind, _, table_offset, data_offset, sector, capacity, block, extra, count = fields[
@@ -101,5 +97,11 @@ def read_header(data: bytes) -> tuple[int, int, int]:
     if divide_up(capacity, _BLOCK) > count:
         raise ImageUnsafe(
             check="vdi_tables", detail=f"a table of {count} blocks for a disk of {capacity} bytes"
+        )
+    if table_offset < _HEADER_BYTES or data_offset < table_offset + 4 * count:
+        raise ImageDamaged(
+            format="vdi",
+            reason=f"its table of {count} entries at byte {table_offset} does not fit between the header and the first "
+            f"block at byte {data_offset}",
         )
     return table_offset, data_offset, capacity

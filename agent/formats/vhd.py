@@ -2,7 +2,7 @@
 
 A fixed VHD is the guest disk with a footer of 512 bytes behind it; a dynamic one begins with a copy of the footer, a
 header and the table of its blocks, and ends with the footer too. Whether a file was cut is seen by its footer. Source:
-Microsoft, Virtual Hard Disk Image Format Specification 1.0; the size of the guest disk as qemu takes it
+Microsoft, Virtual Hard Disk Image Format Specification 1.0; the size of the guest disk as qemu 10 takes it
 (block/vpc.c).
 """
 
@@ -35,9 +35,9 @@ _HEADER_COOKIE = b"cxsparse"
 _VERSION = 1  # the upper half of the version fields
 _MAX_SECTORS = 0xFF000000  # 2040 GiB
 _MAX_GEOMETRY = 65535 * 16 * 255
-# Virtual PC, and whatever is not listed, takes the geometry for the size of the disk. These take the size: Hyper-V,
-# qemu with force_size, Disk2vhd, XenConverter, XenServer, Azure, and VirtualBox.
-_TAKE_SIZE = (b"win ", b"qem2", b"d2v ", b"CTXS", b"tap\0", b"wa\0\0", b"vbox")
+# Virtual PC, and qemu without force_size, take the geometry for the size of the disk; Hyper-V, Azure, XenServer,
+# VirtualBox and the rest the size in the footer. So does qemu since 10.0; before, it knew some of these only.
+_TAKE_GEOMETRY = (b"vpc ", b"qemu")
 
 _FREE = 0xFFFFFFFF
 # A fixed disk is given up to a multiple of this, because the disk may have such sectors.
@@ -91,12 +91,13 @@ class VhdDecoder(BlockDecoder):
             raise _refused(f"its header lies at byte {footer.header_offset}")
         yield from intake.skip(footer.header_offset - intake.offset, "the space before its header")
         data = bytes((yield from intake.take(_HEADER_BYTES, "its header")))
-        table_offset, layout = read_header(data, footer.virtual_size)
+        table_offset, entries, layout = read_header(data, footer.virtual_size)
         blocks = self._begin(layout)
         if not intake.offset <= table_offset < 1 << 63:
             raise _refused(f"its table lies at byte {table_offset}, before byte {intake.offset}")
         yield from intake.skip(table_offset - intake.offset, "the space before its table")
         yield from blocks.read_table("big", lambda sector: None if sector == _FREE else sector)
+        yield from intake.skip(4 * (entries - layout.blocks), "its table")
         yield from blocks.check(None if self._size is None else self._size - FOOTER_BYTES)
         yield from blocks.steps()
         last = b""
@@ -161,18 +162,18 @@ def read_footer(data: bytes, what: str) -> Footer:
         raise ImageUnsafe(check="backing_file", detail="the VHD is only the difference to another file")
     if version >> 16 != _VERSION or kind not in _TYPES:
         raise ImageUnsafe(check="unknown_features", detail=f"VHD version {version:#x}, type {kind}")
-    geometry = cylinders * heads * sectors
-    if creator in _TAKE_SIZE or geometry == _MAX_GEOMETRY:
-        geometry = size // SECTOR
-    if geometry > _MAX_SECTORS:
+    geometry, sectors_in_all = cylinders * heads * sectors, size // SECTOR
+    if creator in _TAKE_GEOMETRY and geometry != _MAX_GEOMETRY:
+        sectors_in_all = geometry
+    if sectors_in_all > _MAX_SECTORS:
         raise ImageUnsafe(
-            check="virtual_size", detail=f"a VHD of {geometry} sectors, more than {_MAX_SECTORS}"
+            check="virtual_size", detail=f"a VHD of {sectors_in_all} sectors, more than {_MAX_SECTORS}"
         )
-    return Footer(_TYPES[kind], geometry * SECTOR, header_offset)
+    return Footer(_TYPES[kind], sectors_in_all * SECTOR, header_offset)
 
 
-def read_header(data: bytes, virtual_size: int) -> tuple[int, Layout]:
-    """Read and check a dynamic header: the offset of the table of blocks, and their layout.
+def read_header(data: bytes, virtual_size: int) -> tuple[int, int, Layout]:
+    """Read and check a dynamic header: the offset of the table, its entries, and the layout of the blocks.
 
     Raises:
         ImageUnsafe: an unknown version (check `unknown_features`), a size of blocks that is not supported (check
@@ -194,7 +195,7 @@ def read_header(data: bytes, virtual_size: int) -> tuple[int, Layout]:
         )
     # Before each block a bit for each of its sectors. qemu does not read it either: what was not written is zeros.
     lead = align_up(divide_up(block_size, 8 * SECTOR), SECTOR)
-    return table_offset, Layout(virtual_size, block_size, SECTOR, lead)
+    return table_offset, entries, Layout(virtual_size, block_size, SECTOR, lead)
 
 
 def _checksum(data: bytes, at: int) -> int:

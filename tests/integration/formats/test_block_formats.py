@@ -152,7 +152,8 @@ def test_a_disk_that_was_written_in_random_order(tmp_path, layout):
         assert decode(new_decoder(kind, len(data)), data, step) == (expected, len(expected))
 
 
-CREATORS = [b"vpc ", b"qemu", b"qem2", b"win ", b"d2v ", b"CTXS", b"tap\0", b"vs  ", b"\0\0\0\0"]
+# Before version 10 qemu takes the geometry of all others, as Azure's and VirtualBox', and may cut the end of the disk.
+CREATORS = [b"vpc ", b"qemu", b"qem2", b"win ", b"d2v ", b"CTXS", b"tap\0"]
 
 
 @pytest.mark.parametrize("creator", CREATORS)
@@ -212,7 +213,8 @@ GOOD = {
     "vhdx": Vhdx([5, 0, 4]).build(),
 }
 PLACES = {
-    "vpc": st.integers(0, 90) | st.integers(512, 560) | st.integers(1536, 1552),
+    # Not the creator: what qemu makes of an unknown one depends on its version.
+    "vpc": st.integers(0, 27) | st.integers(32, 90) | st.integers(512, 560) | st.integers(1536, 1552),
     "vdi": st.integers(64, 84) | st.integers(340, 460) | st.integers(512, 524),
     "vhdx": st.integers(64 * KiB, 64 * KiB + 80)
     | st.integers(192 * KiB, 192 * KiB + 80)

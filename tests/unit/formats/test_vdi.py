@@ -103,7 +103,7 @@ def test_what_is_refused(error, match, data):
 
 
 def test_a_huge_disk_is_refused_before_its_table():
-    head = vdi([], size=128 * TiB, blocks=128 * 2**20)[:1024]
+    head = vdi([], size=128 * TiB, blocks=128 * 2**20, data=2**30)[:1024]
     with pytest.raises(ImageUnsafe, match="vdi_tables"):
         read(head, disk_size=128 * TiB)
 
