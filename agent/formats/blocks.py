@@ -100,12 +100,19 @@ class BlockMap:
     Memory: 8 bytes a block of the file, at most 32 MiB, and 6 MiB while they are put in order.
     """
 
-    def __init__(self, intake: Intake, layout: Layout) -> None:
-        """Raises ImageUnsafe (check `NAME_tables`) where the guest disk has more than 64 Mi blocks."""
+    def __init__(self, intake: Intake, layout: Layout, max_stored: int = MAX_STORED) -> None:
+        """Raises ImageUnsafe (check `NAME_tables`) where the guest disk has more than 64 Mi blocks.
+
+        Args:
+            intake: the file.
+            layout: of its blocks.
+            max_stored: blocks that the file may have.
+        """
         self._intake = intake
         self._layout = layout
         self._zeros = Zeros(layout.capacity)
         self._stored = array("Q")
+        self._max_stored = max_stored
         self._ordered = True
         if layout.blocks > MAX_BLOCKS:
             raise self.refused(f"{layout.blocks} blocks of {layout.block_size} bytes, more than {MAX_BLOCKS}")
@@ -129,8 +136,8 @@ class BlockMap:
         packed = place << _GUEST_BITS | block
         if self._stored:
             self._ordered = self._ordered and packed > self._stored[-1]
-        if len(self._stored) == MAX_STORED:
-            raise self.refused(f"more than {MAX_STORED} blocks with data")
+        if len(self._stored) == self._max_stored:
+            raise self.refused(f"more than {self._max_stored} blocks with data")
         self._stored.append(packed)
 
     def note_zeros(self, block: int, count: int = 1) -> Iterator[Zero]:

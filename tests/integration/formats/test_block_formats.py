@@ -82,8 +82,8 @@ LAYOUTS = [
     ("vhdx", "subformat=dynamic", "block_size=1M", "block_state_zero=off"),
 ]
 SPARSE = [layout for layout in LAYOUTS if layout[1] not in ("static=on", "subformat=fixed")]
-# One sector, whole blocks, no multiple of anything; VHD rounds up to its geometry.
-SIZES = [512, 2 * MiB, 3 * MiB + 512, 9 * MiB + 1024]
+# One sector, and no multiple of anything; VHD rounds up to its geometry.
+SIZES = [512, 3 * MiB + 512, 9 * MiB + 1024]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -101,9 +101,9 @@ def test_what_qemu_img_wrote_comes_back_in_every_chunking(tmp_path, layout, size
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=",".join)
-def test_a_disk_that_is_full(tmp_path, layout):
+def test_a_full_disk_of_whole_blocks(tmp_path, layout):
     kind, *options = layout
-    content = random.Random(4).randbytes(5 * MiB)
+    content = random.Random(4).randbytes(4 * MiB)
     data = convert(tmp_path / "image", content, kind, *options)
     assert decode(new_decoder(kind, len(data)), data, 64 * KiB)[0][: len(content)] == content
 
@@ -133,7 +133,7 @@ def test_an_empty_disk_is_one_zero_extent(tmp_path, layout):
     assert 0 <= decoder.virtual_size - 200 * MiB < MiB
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=",".join)
+@pytest.mark.parametrize("layout", SPARSE, ids=",".join)
 def test_a_disk_that_was_written_in_random_order(tmp_path, layout):
     """So that the blocks are in another order than on the guest disk."""
     kind, *options = layout

@@ -52,6 +52,26 @@ def test_blocks_anywhere_behind_the_table(name, step):
         assert read(data, step, size=size) == (expected, len(expected))
 
 
+@settings(max_examples=examples(60))
+@given(
+    st.lists(st.none() | st.integers(0, 2), min_size=1, max_size=8),
+    st.randoms(use_true_random=False),
+    st.integers(1, 20_000),
+    st.integers(1, VHD_BLOCK // 512),
+)
+def test_any_blocks_in_any_order_with_any_gaps_in_any_pieces(gaps, source, step, sectors):
+    """`gaps` is for each block how many sectors lie free before it in the file, or that it is not there."""
+    order = [number for number, gap in enumerate(gaps) if gap is not None]
+    source.shuffle(order)
+    places, sector = [FREE] * len(gaps), 4
+    for number in order:
+        places[number] = sector + gaps[number]
+        sector += gaps[number] + 1 + VHD_BLOCK // 512
+    size = (len(places) - 1) * VHD_BLOCK + sectors * 512
+    data = vhd(places, footer=vhd_footer(size, 3))
+    assert read(data, step, size=len(data)) == (disk_of(places)[:size], size)
+
+
 def test_a_disk_that_ends_within_its_last_block():
     size = 4 * VHD_BLOCK + 512
     assert read(vhd(IN_ORDER, footer=vhd_footer(size, 3))) == (disk_of(IN_ORDER)[:size], size)
