@@ -19,12 +19,12 @@ from typing import Literal
 from agent.errors import ImageChanged, ImageUnsafe
 from agent.formats.extent import Extent, ImageTooLarge, Write, Zero
 from agent.formats.intake import Intake, Parser
-from agent.units import KiB, MiB, divide_up
+from agent.units import KiB, divide_up
 
 Steps = Generator[Extent | None, None, None]
 """A part of a decoder as `agent.formats.intake.Parser` runs it: yields extents, and None when it needs more bytes."""
 
-MAX_STORED = 4 * MiB
+MAX_STORED = 2**22
 """Blocks that a file may have: 8 bytes of memory each. 8 TiB of data in blocks of 2 MiB, 4 TiB in those of VDI."""
 # A noted block is one number: where it lies in the file, and below that which block of the guest disk it is.
 _GUEST_BITS = 26
