@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 
 from agent.errors import ImageUnsafe
+from agent.formats.blocks import Steps
 from agent.formats.extent import Extent, ImageTooLarge, Write
 from agent.formats.intake import Intake, Parser
 from agent.formats.vmdk.header import (
@@ -20,7 +21,7 @@ from agent.formats.vmdk.header import (
     parse_header,
 )
 from agent.formats.vmdk.stream import StreamGrains
-from agent.formats.vmdk.tables import LeadingTables, Steps
+from agent.formats.vmdk.tables import LeadingTables
 
 # The bound on the grains of a monolithicSparse file: 512 GiB of data at the usual 64 KiB, 32 MiB of memory.
 MAX_FILE_GRAINS = 2**23

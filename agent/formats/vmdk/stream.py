@@ -13,10 +13,11 @@ from collections.abc import Generator
 from dataclasses import replace
 
 from agent.errors import ImageUnsafe
+from agent.formats.blocks import Steps
 from agent.formats.extent import Inflate, Zero
 from agent.formats.intake import Intake
 from agent.formats.vmdk.header import GTES_PER_TABLE, SECTOR, TABLE_BYTES, Header, parse_header
-from agent.formats.vmdk.tables import LeadingTables, Steps, take_grain_directory, unpack_grain_table
+from agent.formats.vmdk.tables import LeadingTables, take_grain_directory, unpack_grain_table
 from agent.units import divide_up
 
 # A grain directory may be this much longer than the disk needs.

@@ -10,7 +10,8 @@ from array import array
 from collections.abc import Callable, Generator, Iterator
 
 from agent.errors import ImageUnsafe
-from agent.formats.extent import Extent, Zero
+from agent.formats.blocks import Steps, Zeros
+from agent.formats.extent import Zero
 from agent.formats.intake import Intake
 from agent.formats.vmdk.header import GTES_PER_TABLE, SECTOR, TABLE_BYTES, Header
 
@@ -19,9 +20,6 @@ _ZEROED = 1
 _TABLE = struct.Struct(f"<{GTES_PER_TABLE}I")
 _NO_GRAINS = bytes(TABLE_BYTES)
 
-Steps = Generator[Extent | None, None, None]
-"""A part of the decoder as `agent.formats.intake.Parser` runs it: yields extents, and None when it needs more bytes."""
-
 
 class LeadingTables:
     """Reads a grain directory and grain tables that come before the grains."""
@@ -29,7 +27,7 @@ class LeadingTables:
     def __init__(self, header: Header, intake: Intake) -> None:
         self._header = header
         self._intake = intake
-        self._zeros = _Zeros(header.capacity)
+        self._zeros = Zeros(header.capacity)
 
     def steps(self, note_table: Callable[[int, tuple[int, ...]], None]) -> Steps:
         """Read the tables in file order and yield as zeros what they do not map.
@@ -74,26 +72,6 @@ class LeadingTables:
         for slot, sector in enumerate(entries):
             if sector == 0:
                 yield from self._zeros.add(base + slot * grain, grain)
-
-
-class _Zeros:
-    """Merges adjacent zero ranges and clips them to the guest disk."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._start = self._end = 0
-
-    def add(self, offset: int, length: int) -> Iterator[Zero]:
-        if offset != self._end:
-            yield from self.flush()
-            self._start = offset
-        self._end = offset + length
-
-    def flush(self) -> Iterator[Zero]:
-        end = min(self._end, self._capacity)
-        if self._start < end:
-            yield Zero(self._start, end - self._start)
-        self._start = self._end
 
 
 def take_grain_directory(header: Header, intake: Intake) -> Generator[None, None, "array[int]"]:

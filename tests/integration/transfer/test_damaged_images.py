@@ -1,4 +1,4 @@
-"""One changed bit in a compressed image: it is refused, or nothing of the disk depends on it."""
+"""One changed bit in an image: it is refused, or nothing of the disk depends on it, or qemu-img reads the same."""
 
 import random
 import subprocess
@@ -8,6 +8,9 @@ import pytest
 from agent.errors import ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.extent import ImageTooLarge
 from agent.formats.qcow2.decoder import Qcow2Decoder
+from agent.formats.vdi import VdiDecoder
+from agent.formats.vhd import VhdDecoder
+from agent.formats.vhdx.decoder import VhdxDecoder
 from agent.formats.vmdk.decoder import VmdkDecoder
 from agent.transfer.apply import Applier
 from agent.units import KiB, MiB
@@ -128,4 +131,44 @@ def test_what_qemu_img_finds_damaged_in_a_cluster_is_found(tmp_path, name, size)
         ours = attempt(read, changed)
         refused += ours is None
         assert ours is None or (accepted and ours == (tmp_path / "out").read_bytes()), f"at byte {at}"
+    assert refused
+
+
+def vhd(data):
+    return deploy(VhdDecoder(len(data), DISK), data)
+
+
+def vhdx(data):
+    return deploy(VhdxDecoder(len(data), DISK, can_fetch=False), data)
+
+
+def vdi(data):
+    return deploy(VdiDecoder(DISK), data)
+
+
+BLOCKS = {
+    "vhd": (vhd, ("-O", "vpc", "-o", "subformat=dynamic,force_size=on"), ()),
+    "vhd-fixed": (vhd, ("-O", "vpc", "-o", "subformat=fixed,force_size=on"), ("-f", "vpc")),
+    "vhdx": (vhdx, ("-O", "vhdx", "-o", "block_size=1M"), ()),
+    "vdi": (vdi, ("-O", "vdi"), ()),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_changed_bit_around_blocks_is_found_or_read_as_qemu_img_reads_it(tmp_path, name):
+    """Blocks have no checksum, and neither have their tables: only headers and footers do. The disk is all zeros but
+    for one byte, so that what is changed is nearly always around it."""
+    read, options, kind = BLOCKS[name]
+    content = bytes(MiB) + b"x" + bytes(MiB - 513)
+    data = convert(tmp_path, content, *options)
+    assert read(data) == content
+    refused = 0
+    for at, changed in flips(data, examples(40)):
+        ours = attempt(read, changed)
+        refused += ours is None
+        if ours not in (None, content):
+            (tmp_path / "changed").write_bytes(changed)
+            argv = ["qemu-img", "convert", *kind, "-O", "raw", tmp_path / "changed", tmp_path / "out"]
+            subprocess.run(argv, check=True, capture_output=True, timeout=60)
+            assert ours == (tmp_path / "out").read_bytes(), f"at byte {at}"
     assert refused

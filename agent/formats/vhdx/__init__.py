@@ -1,0 +1,1 @@
+"""VHDX: Hyper-V's disk images, dynamic and fixed."""
