@@ -126,7 +126,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 """
 
 BASH_CASES = {
-    ("byoi", ""): {"write", "deploy", "status", "cancel", "disks"},
+    ("byoi", ""): {"write", "deploy", "status", "cancel", "disks", "help"},
     ("byoi", "st"): {"status"},
     ("byoi", "status", "--"): {"--help", "--watch", "--forever", "--json", "--socket"},
     ("byoi", "write", "--disk-"): {"--disk-group"},
