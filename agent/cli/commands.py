@@ -118,11 +118,20 @@ def _cancel_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _help_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("topic", nargs="?", metavar="COMMAND", choices=[command.name for command in COMMANDS])
+    parser.add_argument(
+        "topic",
+        nargs="?",
+        metavar="COMMAND",
+        choices=[command.name for command in COMMANDS],
+        help="the command; byoi itself without one",
+    )
 
 
 def _disks_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parser.add_argument(
+        "--groups", action="store_true", help="print the numbers of the disk groups, nothing else"
+    )
     _add_config_option(parser, "where byoi-agent is not asked")
     _add_socket_option(parser)
 

@@ -8,18 +8,23 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent import __version__
-from agent.cli.commands import DEFAULT_SOCKET, SOCKET_VARIABLE
+from agent.cli import job_members, variables
+from agent.cli.commands import DEFAULT_SOCKET
 from agent.cli.completion import completion
 from agent.cli.main import make_parser as make_byoi
 from agent.cli.roff import Page, bold, escape, italic
+from agent.model.job import MAX_TEXT
+from agent.model.job_text import MAX_JOB_BYTES
+from agent.model.schema import job_schema
 from agent.service.config.model import DEFAULT_PATH
 from agent.service.config.options import SECTION_HELP, Option
 from agent.service.config.text import in_order, plain, toml
 from agent.service.daemon import make_parser as make_agent
+from agent.units import format_size
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +50,9 @@ def files(*, date: str) -> dict[str, str]:
         "man/byoi.1": byoi_page(date),
         "man/byoi-agent.8": agent_page(date),
         "man/agent.toml.5": config_page(date),
+        "man/byoi-job.5": job_page(date),
+        # The shorter name, unless another package has a page of it.
+        "man/job.5": ".so man5/byoi-job.5\n",
     }
     for parser in (make_byoi(), make_agent()):
         found |= {f"completion/{name}": text for name, text in completion(parser).items()}
@@ -69,20 +77,12 @@ def byoi_page(date: str) -> str:
         page.paragraph(command.description or "")
         _add_options(page, command)
     _add_epilog(page, parser)
-    page.heading("ENVIRONMENT")
-    page.item(bold(SOCKET_VARIABLE), "The socket of byoi-agent, where --socket does not name one.")
-    page.item(
-        bold("TERM"), "Where it is dumb, vt220 or the like, or unset, progress is shown in plain lines."
-    )
-    page.item(bold("NO_COLOR"), "Where it is set and not empty, the bar has no colours.")
-    page.item(
-        bold("COLUMNS"), "The width of the bar's lines and of the table of disks, in place of the terminal's."
-    )
+    _add_variables(page, variables.BYOI)
     _add_files(page, {DEFAULT_SOCKET: "The socket of byoi-agent."})
     page.heading("EXAMPLES")
     for command in commands.values():
         page.literal(_epilog(command)["EXAMPLES"])
-    _add_references(page, "byoi-agent(8)", "agent.toml(5)")
+    _add_references(page, "byoi-job(5)", "byoi-agent(8)", "agent.toml(5)")
     return str(page)
 
 
@@ -105,6 +105,7 @@ def agent_page(date: str) -> str:
         "credential is gone. Where one has a fault, all that was in force stays so; the log says why.",
     )
     _add_epilog(page, parser)
+    _add_variables(page, variables.AGENT)
     _add_files(
         page,
         {
@@ -115,7 +116,7 @@ def agent_page(date: str) -> str:
     )
     page.heading("EXAMPLES")
     page.literal(_epilog(parser)["EXAMPLES"])
-    _add_references(page, "byoi(1)", "agent.toml(5)", "systemctl(1)")
+    _add_references(page, "byoi(1)", "byoi-job(5)", "agent.toml(5)", "systemctl(1)", "systemd.exec(5)")
     return str(page)
 
 
@@ -145,7 +146,36 @@ def config_page(date: str) -> str:
         _add_option(page, option)
     page.heading("EXAMPLES")
     page.literal(['service_name = "ns1.example.net"', "", "[api]", 'socket_group = "byoi"'])
-    _add_references(page, "byoi-agent(8)", "byoi(1)", "systemd.exec(5)")
+    _add_references(page, "byoi-agent(8)", "byoi(1)", "byoi-job(5)", "systemd.exec(5)")
+    return str(page)
+
+
+def job_page(date: str) -> str:
+    """byoi-job(5), from the schema of the job."""
+    page = _page("byoi-job", 5, date, "what is deployed by byoi and byoi-agent")
+    page.heading("DESCRIPTION")
+    page.paragraph(
+        "A job says which image goes to the disk, and what the config drive beside it holds. "
+        "It is one JSON object: what is posted to byoi-agent, what a control plane answers, and the file that "
+        "byoi deploy and byoi write take."
+    )
+    page.paragraph(
+        "It is read strictly. A member that is null counts as absent; an unknown one, and one that is given twice, is "
+        "refused. All faults are listed together, each with its path, before anything is opened. "
+        f"The whole is UTF-8 and at most {format_size(MAX_JOB_BYTES)} long, a string in it at most "
+        f"{format_size(MAX_TEXT)} where nothing else is said."
+    )
+    page.paragraph(
+        "Secrets are the values of httpHeader and userMetadatas, sshKey, userData, networkData, vendorData, and of the "
+        "URL its password and the values of its query. They are blanked in every status, and in no log."
+    )
+    for name, members in job_members.objects(job_schema()):
+        page.heading(f"MEMBERS OF {name}" if name else "MEMBERS")
+        for member in members:
+            page.item(f"{bold(member.name)} ({escape(member.kind)})", member.text)
+    page.heading("EXAMPLES")
+    page.literal(job_members.example_lines())
+    _add_references(page, "byoi(1)", "byoi-agent(8)", "agent.toml(5)")
     return str(page)
 
 
@@ -213,6 +243,12 @@ def _add_epilog(page: Page, parser: argparse.ArgumentParser) -> None:
     for line in _epilog(parser)["EXIT STATUS"]:
         code, _, meaning = line.strip().partition(" ")
         page.item(bold(code), meaning.strip())
+
+
+def _add_variables(page: Page, names: Mapping[str, str]) -> None:
+    page.heading("ENVIRONMENT")
+    for name, meaning in names.items():
+        page.item(bold(name), meaning)
 
 
 def _add_files(page: Page, paths: dict[str, str]) -> None:

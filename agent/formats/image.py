@@ -32,6 +32,8 @@ class ImageFacts:
     """Why the chain of logical partitions cannot be followed, as far as it has been read."""
     libparted: str | None = None
     """libparted's words where it does not read the table, empty where it does; None where it has not been asked."""
+    libparted_missing: bool = False
+    """Whether it turned out that libparted cannot be asked on this machine."""
     sector_size: int | None = None
     esp: bool = False
     boot_code: bool = False
@@ -44,7 +46,9 @@ class ImageFacts:
 
     @property
     def libparted_note(self) -> str | None:
-        """What the status says where only libparted does not read the table; None where there is nothing to say."""
+        """What the status says where libparted has no say, or does not read the table; None where all is well."""
+        if self.libparted_missing:
+            return "libparted is not asked about the partition table: pyparted is not installed"
         if not self.libparted:
             return None
         words = f"libparted does not read the image's partition table ({self.libparted})"

@@ -30,6 +30,10 @@ class TableRefused(OSError):
     """libparted finds no valid GPT or MBR, or fails while it reads one; the text is libparted's."""
 
 
+class PartedMissing(OSError):
+    """There is no pyparted that libparted could be asked by, or it cannot be loaded; the text says which."""
+
+
 @dataclass(frozen=True)
 class PartitionSeen:
     """One partition, `start` and `size` in bytes. An extended partition is listed as well as its logical ones."""
@@ -55,12 +59,15 @@ def read_partitions(path: str | os.PathLike[str]) -> ParttableReport:
     """Read the partition table of a disk, or of a regular file, which is taken for a disk with sectors of 512 bytes.
 
     Raises:
+        PartedMissing: libparted cannot be asked.
         TableRefused: libparted cannot read it.
         OSError: the path does not exist, or libparted did not end within 60 s (ProcessFailed).
     """
     disk = os.path.abspath(path)  # noqa: PTH100 - the child runs in another directory; links are not resolved
     os.stat(disk)  # noqa: PTH116 - for its FileNotFoundError; libparted has only messages
     answer = _ask(disk)
+    if "missing" in answer:
+        raise PartedMissing(errno.ENOPKG, f"pyparted is not installed ({answer['missing']})")
     if "error" in answer:
         raise TableRefused(errno.EINVAL, str(answer["error"]), disk)
     return _report(answer, disk)
@@ -72,6 +79,7 @@ def read_written(writes: Iterable[tuple[int, bytes]], size: int) -> ParttableRep
     The disk is simulated by a sparse file, for which libparted always assumes sectors of 512 bytes.
 
     Raises:
+        PartedMissing: libparted cannot be asked.
         TableRefused: libparted cannot read it.
         OSError: a sparse file of that size cannot be made, or libparted did not end within 60 s (ProcessFailed).
     """

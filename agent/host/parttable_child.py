@@ -1,18 +1,24 @@
 """The program that `agent.host.parttable` runs: reads a partition table with pyparted and prints it as JSON.
 
 Started as `python -I parttable_child.py DISK`, it imports nothing of this package. libparted offers to repair tables
-while it reads them; all such questions are answered with "leave it as it is".
+while it reads them; all such questions are answered with "leave it as it is". pyparted may be absent (it is an extra of
+the Python package), and what it is linked with: that is an answer too.
 """
 
 import json
 import sys
 from typing import Any
 
-import parted
+try:
+    import parted
+except ImportError as error:
+    parted, missing = None, str(error)
 
 
 def read(path: str) -> dict[str, Any]:
-    """The table of the disk at `path`, or `{"error": text}`."""
+    """The table of the disk at `path`, `{"error": text}`, or `{"missing": text}` where there is no pyparted."""
+    if parted is None:
+        return {"missing": missing}
     warnings: list[str] = []
 
     def leave_as_is(kind: int, options: int, message: str) -> int:

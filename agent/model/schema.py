@@ -106,7 +106,9 @@ def job_schema() -> Schema:
         ),
         "type": _of("string", "What the file is; its content is compared with it.", enum=list(IMAGE_TYPES)),
         "checkSum": _nullable(_text("Digest of the file as downloaded, in hexadecimal digits.")),
-        "checkSumType": _nullable(_of("string", enum=list(CHECKSUM_DIGITS))),
+        "checkSumType": _nullable(
+            _of("string", "The kind of the digest: both members or neither.", enum=list(CHECKSUM_DIGITS))
+        ),
         "configdrive": _nullable(_configdrive()),
         "description": _nullable(_text("For people; kept in the status.")),
         "diskGroupId": _nullable(
@@ -159,7 +161,7 @@ def _configdrive() -> Schema:
             "maxLength": MAX_DATA_BYTES,
         },
     }
-    return _object(properties, required=[])
+    return _object(properties, required=[], text="The drive that cloud-init reads at the first boot.")
 
 
 def _pairs(text: str, key: Mapping[str, Any] | None = None) -> Schema:

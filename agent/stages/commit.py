@@ -19,7 +19,7 @@ from agent.host.readback import ReadBack
 from agent.model.seal import Seal
 from agent.stages.context import Context
 from agent.stages.faults import disk_fault
-from agent.stages.libparted import missing_partition
+from agent.stages.libparted import keep_missing, missing_partition
 
 # Seconds between the tries to read a disk that fails or is not there yet: 8 s in all.
 _RETRY_DELAYS = (0.5, 0.5, 1.0, 2.0, 4.0)
@@ -158,12 +158,15 @@ def _parted_fault(ctx: Context, table: Table) -> str | None:
     """What libparted finds on the disk that it did not find in the image."""
     disk, _ = ctx.opened()
     _, image = ctx.examined()
-    if image.libparted:
-        return None  # it does not read this table on any disk
+    if image.libparted or image.libparted_missing:
+        return None  # it does not read this table on any disk, or is not there
     try:
         fault = missing_partition(ctx.machine.partitions_on(disk.path), table.partitions)
     except parttable.TableRefused as error:
         fault = error.strerror
+    except parttable.PartedMissing:
+        keep_missing(ctx)
+        return None
     if fault is not None and image.libparted is None:
         # It was not asked before, so the image may be why; the disk has just given back what it was given.
         ctx.note(f"libparted does not read the partition table: {fault}")

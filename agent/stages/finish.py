@@ -25,9 +25,10 @@ from agent.formats.tables.mbr import Logical, Mbr, parse_logicals
 from agent.formats.tables.read import Partition, Table, TableError, read_table
 from agent.formats.tables.superblock import LABEL_BYTES
 from agent.host import fat
+from agent.host.parttable import PartedMissing
 from agent.stages.context import Context
 from agent.stages.faults import disk_fault
-from agent.stages.libparted import complaint_about, keep_complaint
+from agent.stages.libparted import complaint_about, keep_complaint, keep_missing
 from agent.units import MiB
 
 
@@ -92,10 +93,13 @@ def _ask_libparted(ctx: Context, finished: FinishedTable, records: Mapping[int, 
     """Ask libparted where preflight could not: what it complains about before the commit is the image's doing."""
     disk, _ = ctx.opened()
     _, image = ctx.examined()
-    if image.libparted is not None:
+    if image.libparted is not None or image.libparted_missing:
         return
     writes = (*records.items(), (0, finished.head), *finished.tail_writes, *finished.other_writes)
-    keep_complaint(ctx, complaint_about(ctx.machine, finished.table, writes, disk.size))
+    try:
+        keep_complaint(ctx, complaint_about(ctx.machine, finished.table, writes, disk.size))
+    except PartedMissing:
+        keep_missing(ctx)
 
 
 def _note_damaged_backup(ctx: Context, table: Gpt) -> None:

@@ -11,6 +11,7 @@ usable space begins within the entries.
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from agent.aio import run_blocking
 from agent.formats.tables.layout import finish_head
@@ -41,14 +42,25 @@ async def examine_table(ctx: Context) -> None:
         libparted = await run_blocking(_complaint_about_image, ctx, image.table, records)
     except TableError as error:
         ctx.image = replace(image, chain_fault=str(error))
+    except parttable.PartedMissing:
+        keep_missing(ctx)
     else:
         keep_complaint(ctx, libparted)
 
 
 def keep_complaint(ctx: Context, libparted: str | None) -> None:
     """Put the answer of `complaint_about` into `ctx.image`, and make a note of it where it is a complaint."""
+    _keep(ctx, libparted=libparted)
+
+
+def keep_missing(ctx: Context) -> None:
+    """Put into `ctx.image` that libparted cannot be asked, so that nobody tries again, and make a note of it."""
+    _keep(ctx, libparted_missing=True)
+
+
+def _keep(ctx: Context, **changes: Any) -> None:
     _, image = ctx.examined()
-    ctx.image = replace(image, libparted=libparted)
+    ctx.image = replace(image, **changes)
     if ctx.image.libparted_note is not None:
         ctx.note(ctx.image.libparted_note)
 
@@ -60,6 +72,9 @@ def complaint_about(
 
     None where it cannot be asked: it reads files with sectors of 512 bytes only, and one as large as the disk may not
     be possible.
+
+    Raises:
+        PartedMissing: it cannot be asked on this machine.
     """
     if table.sector_size != _LIBPARTED_SECTOR:
         return None
@@ -67,6 +82,8 @@ def complaint_about(
         return missing_partition(machine.partitions_in(writes, disk_size), table.partitions) or ""
     except parttable.TableRefused as error:
         return error.strerror
+    except parttable.PartedMissing:
+        raise
     except OSError:
         return None
 

@@ -69,7 +69,7 @@ class Machine(Protocol):
         """Why the file of an image and the disk are on the same storage, in words; None where they are not."""
 
     def partitions_on(self, path: str) -> parttable.ParttableReport:
-        """What libparted finds on a disk; raises TableRefused where it does not read the table."""
+        """What libparted finds on a disk; raises TableRefused where it does not read the table, or PartedMissing."""
 
     def partitions_in(self, writes: Iterable[tuple[int, bytes]], size: int) -> parttable.ParttableReport:
         """The same of a disk of `size` bytes that has nothing on it but these writes."""

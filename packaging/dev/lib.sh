@@ -54,7 +54,7 @@ byoi_venv() {
     key=$(
         {
             printf '%s\n' "${1:-full}"
-            cat "$byoi_root/packaging/requirements-build.txt" "$byoi_root/packaging/requirements-dev.txt"
+            cat "$byoi_root"/packaging/requirements*.txt
             "$python" -c 'import sys; print(sys.version, sys.executable)'
             printf '%s\n' "$byoi_root"
         } | sha256sum | cut -c 1-16

@@ -1,6 +1,8 @@
 """Man pages and completion, as `python -m agent.cli.manual` writes them: read by mandoc, completed by real shells."""
 
 import argparse
+import json
+import os
 import re
 import subprocess
 import sys
@@ -8,13 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.commands import COMMANDS
+from agent.cli import job_members
+from agent.cli.commands import COMMANDS, SOCKET_VARIABLE
 from agent.cli.main import make_parser as make_byoi
 from agent.cli.manual import files, main
+from agent.model.job import IMAGE_TYPES, parse_job
+from agent.model.schema import job_schema
 from agent.service.config.options import GROUP_TABLE, TABLE
 from agent.service.daemon import make_parser as make_agent
 
-PAGES = ("byoi.1", "byoi-agent.8", "agent.toml.5")
+PAGES = ("byoi.1", "byoi-agent.8", "agent.toml.5", "byoi-job.5")
+LINKS = {"job.5": "byoi-job.5"}
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +48,9 @@ def rendered(page: Path) -> str:
 
 def test_all_files_are_made_and_the_date_is_the_only_thing_that_changes(made):
     names = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
-    pages = {f"man/{name}" for name in PAGES}
-    shells = {f"completion/{name}" for name in ("byoi.bash", "_byoi", "byoi-agent.bash", "_byoi-agent")}
+    pages = {f"man/{name}" for name in (*PAGES, *LINKS)}
+    commands = ("byoi", "byoi-agent")
+    shells = {f"completion/{name}" for x in commands for name in (f"{x}.bash", f"_{x}", f"{x}.fish")}
     assert names == pages | shells
     first, second = files(date="2024-05-01"), files(date="2024-05-01")
     assert first == second
@@ -83,7 +91,7 @@ def test_the_page_of_byoi_has_what_its_readers_look_for(made):
     assert "/run/byoi-agent/api.sock" in text
     assert r"such as \EFI\debian\grubx64.efi" in text
     assert "byoi write job.json --disk /dev/sda" in text
-    assert "SEE ALSO byoi-agent(8), agent.toml(5)" in text
+    assert "SEE ALSO byoi-job(5), byoi-agent(8), agent.toml(5)" in text
 
 
 def test_every_option_of_the_configuration_is_on_its_page(made):
@@ -93,6 +101,66 @@ def test_every_option_of_the_configuration_is_on_its_page(made):
         assert " ".join(option.help.split()) in text
     assert "Default: /run/byoi-agent/api.sock" in text.replace('"', "")
     assert "[[disk_group]]" in text.lower()
+
+
+def described(schema, path=""):
+    """Path, kind and description of every member of a job, those of objects within it included."""
+    for name, each in schema["properties"].items():
+        yield f"{path}{name}", each
+        if "properties" in each:
+            yield from described(each, f"{path}{name}.")
+
+
+def test_every_member_of_a_job_is_on_its_page_with_what_it_does(made):
+    text = rendered(made / "man/byoi-job.5")
+    members = dict(described(job_schema()))
+    assert {"URL", "type", "configdrive.userData"} <= members.keys()
+    for path, schema in members.items():
+        assert schema.get("description"), f"{path} has no description"
+        assert " ".join(schema["description"].split()) in text, path
+        assert f" {path.rpartition('.')[2]} (" in text, path
+    assert "URL (string, required) Where the image is" in text
+    assert "One of md5, sha1, sha256, sha512." in text
+    assert "MEMBERS OF CONFIGDRIVE" in text.upper()
+    assert "httpHeader (array of {key, value})" in text
+
+
+def test_the_example_of_a_job_is_one_and_the_same_in_the_documents(made):
+    example = "".join(job_members.example_lines())
+    assert parse_job(json.loads(example)).configdrive.enable
+    shown = re.search(r"```json\n(.*?)```", (ROOT / "docs/job.md").read_text(), re.DOTALL)
+    assert json.loads(shown[1]) == json.loads(example) == job_members.EXAMPLE
+    assert '"checkSumType": "sha256"' in rendered(made / "man/byoi-job.5")
+
+
+@pytest.mark.parametrize(("name", "page"), LINKS.items())
+def test_a_shorter_name_leads_to_a_page(made, name, page):
+    assert (made / "man" / name).read_text() == f".so man5/{page}\n"
+
+
+def test_every_variable_that_the_code_reads_is_on_a_page(made):
+    reads = re.compile(r"""(?:environ|environment)(?:\.get\(|\[)"([A-Z_]+)"|"([A-Z_]+)" in os\.environ""")
+    names = {
+        first or second
+        for path in (ROOT / "agent").rglob("*.py")
+        for first, second in reads.findall(path.read_text())
+    } - {"SOURCE_DATE_EPOCH"}  # read by what makes these pages
+    assert {
+        "TERM",
+        "NO_COLOR",
+        "COLUMNS",
+        "CREDENTIALS_DIRECTORY",
+        "NOTIFY_SOCKET",
+        "JOURNAL_STREAM",
+    } <= names
+    pages = [
+        rendered(made / "man" / page).partition(" ENVIRONMENT ")[2] for page in ("byoi.1", "byoi-agent.8")
+    ]
+    assert [name for name in names if not any(name in page for page in pages)] == []
+    for page in pages:
+        for name in ("https_proxy", "no_proxy", "SSL_CERT_FILE"):
+            assert name in page
+    assert SOCKET_VARIABLE in pages[0]
 
 
 def test_a_line_of_roff_can_hold_anything():
@@ -131,6 +199,9 @@ BASH_CASES = {
     ("byoi", "status", "--"): {"--help", "--watch", "--forever", "--json", "--socket"},
     ("byoi", "write", "--disk-"): {"--disk-group"},
     ("byoi", "write", "--firmware", ""): {"auto", "uefi", "bios"},
+    ("byoi", "write", "--type", ""): set(IMAGE_TYPES),
+    ("byoi", "deploy", "--checksum", "sha"): {"sha1", "sha256", "sha512"},
+    ("byoi", "help", "st"): {"status"},
     ("byoi-agent", "--c"): {"--config", "--check"},
 }
 
@@ -172,7 +243,12 @@ def test_zsh_can_read_its_completion(made, name):
 
 @pytest.mark.parametrize(
     ("typed", "wanted"),
-    [("byoi stat", "byoi status"), ("byoi status --for", "--forever"), ("byoi-agent --chec", "--check")],
+    [
+        ("byoi stat", "byoi status"),
+        ("byoi status --for", "--forever"),
+        ("byoi write --type qc", "qcow2"),
+        ("byoi-agent --chec", "--check"),
+    ],
 )
 def test_zsh_completes(made, tmp_path, typed, wanted):
     done = subprocess.run(
@@ -183,6 +259,39 @@ def test_zsh_completes(made, tmp_path, typed, wanted):
         timeout=60,
     )
     assert wanted in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stdout), done.stdout + done.stderr
+
+
+FISH_CASES = {
+    "byoi ": {"write", "deploy", "status", "cancel", "disks", "help"},
+    "byoi write --type ": set(IMAGE_TYPES),
+    "byoi status --fo": {"--forever"},
+    "byoi-agent --ch": {"--check"},
+}
+
+
+@pytest.mark.parametrize("typed", FISH_CASES)
+def test_fish_completes(made, tmp_path, typed):
+    script = made / f"completion/{typed.split()[0]}.fish"
+    command = f"source {script}; complete --do-complete '{typed}'"
+    offered = subprocess.run(
+        ["fish", "--no-config", "-c", command], capture_output=True, text=True, check=True,
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]}, cwd=tmp_path,
+    )  # fmt: skip
+    words = {line.split("\t")[0] for line in offered.stdout.splitlines()}
+    assert {word for word in words if not word.startswith("-") or "--" in typed} == FISH_CASES[typed]
+
+
+def _disks() -> set[str]:
+    return set(output("lsblk", "--nodeps", "--noheadings", "--paths", "--output", "NAME").split())
+
+
+def test_whole_disks_are_completed_and_no_partitions(made, tmp_path):
+    bash = output(
+        "bash", "-c", BASH, "bash", made / "completion/byoi.bash", "byoi", "write", "--disk", "/dev/"
+    ).split()
+    assert set(bash) <= _disks()
+    assert not any(re.match(r"/dev/(loop|sr|ram)", name) for name in bash)
+    assert set(bash) == {name for name in _disks() if not re.match(r"/dev/(loop|sr|ram)", name)}
 
 
 def test_the_command_line_of_the_generator(tmp_path):

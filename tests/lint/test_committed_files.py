@@ -116,11 +116,27 @@ def test_files_with_an_interpreter_line_can_be_executed():
     ] == []
 
 
-def test_the_version_is_the_same_everywhere():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    released = re.search(r"^## \[?v?(\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert released is not None, "CHANGELOG.md has no heading with a version"
-    assert (agent.__version__, released[1]) == (project, project)
+def test_the_version_says_whether_this_is_a_release():
+    """Of a release the changelog's newest heading is that version; between releases it is Unreleased."""
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    unreleased = headings[0] == "Unreleased"
+    newest = headings[1] if unreleased else headings[0]
+    here = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)(\.dev0)?", agent.__version__)
+    assert here is not None, f"{agent.__version__} is no version of this project"
+    assert bool(here[4]) == unreleased, (
+        f"{agent.__version__}, and {headings[0]} stands at the top of CHANGELOG.md"
+    )
+    if unreleased:
+        assert tuple(map(int, here.groups()[:3])) > tuple(map(int, newest.split(".")))
+    else:
+        assert agent.__version__ == newest
+
+
+def test_the_version_stands_in_one_place():
+    assert "version" not in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert [path for path, text in texts() if f'"{agent.__version__}"' in text] == [
+        ROOT / "agent/__init__.py"
+    ]
 
 
 def test_every_pin_has_its_hash():

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from agent import errors
+from tests.kit.links import relative_links
 
 DOCS = Path(__file__).parents[2] / "docs"
 # Codes of single faults of a job, which have no class of their own.
@@ -24,8 +25,20 @@ def test_the_catalogue_lists_every_code_of_an_error_once_and_no_other():
 
 def test_every_link_between_documents_leads_somewhere():
     for document in [*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+        for target in relative_links(document):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_nothing_is_installed_with_what_its_packages_recommend():
+    """Mdadm recommends a mail server."""
+    commands = [
+        line
+        for page in (*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md"))
+        for line in page.read_text().splitlines()
+        if re.search(r"\bapt(-get)? .*install\b", line)
+    ]
+    assert commands
+    assert [line for line in commands if "--no-install-recommends" not in line] == []
 
 
 def test_every_test_that_a_promise_names_exists():

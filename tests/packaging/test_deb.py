@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.links import relative_links
 from tests.packaging.conftest import script
 
 ROOT = Path(__file__).parents[2]
@@ -43,11 +44,33 @@ def test_the_manual_and_the_completion_are_there(package_tree):
         "usr/share/man/man1/byoi.1.gz",
         "usr/share/man/man8/byoi-agent.8.gz",
         "usr/share/man/man5/agent.toml.5.gz",
+        "usr/share/man/man5/byoi-job.5.gz",
+        "usr/share/man/man5/job.5.gz",
         "usr/share/bash-completion/completions/byoi",
         "usr/share/bash-completion/completions/byoi-agent",
+        "usr/share/fish/vendor_completions.d/byoi.fish",
+        "usr/share/fish/vendor_completions.d/byoi-agent.fish",
         "usr/share/zsh/vendor-completions/_byoi",
         "usr/share/zsh/vendor-completions/_byoi-agent",
     } <= there
+
+
+def test_every_link_of_a_packaged_document_leads_to_a_file(package_tree):
+    documents = package_tree / "usr/share/doc/byoi-agent"
+    pages = list(documents.rglob("*.md"))
+    assert {"README.md", "docs/job.md", "docs/decisions/README.md"} <= {
+        str(page.relative_to(documents)) for page in pages
+    }
+    links = [(page, link) for page in pages for link in relative_links(page)]
+    assert len(links) > 50
+    # An absolute one is the system's own: base-files has the texts of the licences.
+    missing = [
+        (page, link)
+        for page, link in links
+        if not link.startswith("/") and not (page.parent / link).is_file()
+    ]
+    assert missing == []
+    assert {link for _, link in links if link.startswith("/")} == {"/usr/share/common-licenses/Apache-2.0"}
 
 
 def test_units_and_settings_are_there(package_tree):

@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+from agent import __version__
+
 pytestmark = pytest.mark.timeout(600)  # the first one builds the system that is installed into
 
 DEPLOY = (
@@ -79,7 +81,10 @@ def test_a_plain_debian_installs_it_deploys_with_it_and_is_as_before_after_the_p
     before = room.files()
 
     room.install(package)
-    assert room.must("byoi --version").startswith("byoi ")
+    assert room.must("byoi --version") == f"byoi {__version__}\n"
+    assert room.must("byoi-agent --version") == f"byoi-agent {__version__}\n"
+    installed = room.must("dpkg-query --show --showformat='${Version}' byoi-agent")
+    assert installed == __version__.replace(".dev", "~dev")
     # As a member of nothing: what is installed may be read by all, and bytecode is there already.
     room.must("setpriv --reuid=65534 --regid=65534 --clear-groups byoi --help >/dev/null")
     assert room.must("find /usr/lib/byoi-agent/live-* -path '*/agent/cli/__pycache__/main.*.pyc'") != ""

@@ -21,6 +21,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from agent import __version__
 from agent.aio import run_blocking
 from agent.errors import Blame
 from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
@@ -225,7 +226,7 @@ class HttpClient:
 
     def _headers(self, url: str, extra: dict[str, str]) -> CIMultiDict[str]:
         headers = CIMultiDict(self._own_headers if origin_of(url) == self._origin else ())
-        headers.setdefault("User-Agent", "byoi-agent")
+        headers.setdefault("User-Agent", f"byoi-agent/{__version__}")
         headers["Accept-Encoding"] = "identity"
         headers.update(extra)
         return headers

@@ -79,6 +79,12 @@ def test_what_only_libparted_dislikes_is_a_note(image):
     assert not any("libparted" in note for note in plan(job(), facts(image=image())).notes)
 
 
+def test_that_there_is_no_libparted_to_ask_is_a_note(image):
+    decided = plan(job(), facts(image=dataclasses.replace(image(), libparted_missing=True)))
+    assert decided.refusals == ()
+    assert any("pyparted is not installed" in note for note in decided.notes)
+
+
 def test_nothing_stands_against_a_sound_job(image):
     decided = plan(job(), facts(image=image()))
     assert decided.refusals == ()

@@ -1,11 +1,12 @@
 import errno
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from agent.host.parttable import PartitionSeen, TableRefused, read_partitions, read_written
+from agent.host.parttable import PartedMissing, PartitionSeen, TableRefused, read_partitions, read_written
 from agent.units import MiB
 
 SIZE = 40 * MiB
@@ -151,6 +152,13 @@ def test_a_chain_of_logical_partitions_that_bites_its_tail_ends(disk):
         file.seek(third_sector * 512)
         file.write(third)
     with pytest.raises(OSError, match="overlapping"):
+        read_partitions(disk)
+
+
+def test_an_interpreter_without_pyparted_is_said_so(disk, tmp_path, monkeypatch):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare/bin/python"))
+    with pytest.raises(PartedMissing, match=r"pyparted is not installed \(No module named 'parted'\)"):
         read_partitions(disk)
 
 

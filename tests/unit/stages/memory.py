@@ -11,7 +11,7 @@ from agent.formats.tables import gpt
 from agent.formats.tables.mbr import MbrEntry, put_entry
 from agent.formats.tables.read import read_table
 from agent.host.drive import Drive
-from agent.host.parttable import PartitionSeen, ParttableReport, TableRefused
+from agent.host.parttable import PartedMissing, PartitionSeen, ParttableReport, TableRefused
 from agent.model.disks import Disk
 from agent.model.job import parse_job
 from agent.stages.claim import claim
@@ -179,6 +179,8 @@ class MemoryMachine:
         self.settle_fault: Exception | None = None
         self.shared: str | None = None
         self.libparted_refuses: str | None = None
+        self.libparted_missing = False
+        self.libparted_asked = 0
         self.esp_files: set[str] = set()
 
     def open_disk(self, path: str) -> MemoryDisk:
@@ -209,6 +211,9 @@ class MemoryMachine:
         return self._report(dict(writes)[0])
 
     def _report(self, head: bytes) -> ParttableReport:
+        self.libparted_asked += 1
+        if self.libparted_missing:
+            raise PartedMissing(errno.ENOPKG, "pyparted is not installed")
         if self.libparted_refuses is not None:
             raise TableRefused(errno.EINVAL, self.libparted_refuses, PATH)
         table = read_table(head, SECTOR)

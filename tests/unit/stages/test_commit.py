@@ -1,5 +1,6 @@
 """Commit: one write makes the disk bootable, the last one, and what reads back is what was meant."""
 
+import dataclasses
 import errno
 import hashlib
 
@@ -101,6 +102,30 @@ async def test_what_libparted_disliked_before_says_nothing_about_the_disk():
     stages.machine.libparted_refuses = "type mac"
     await stages.finished()
     commit(stages.ctx)
+
+
+async def test_where_there_is_no_libparted_it_is_asked_once_and_a_note_says_so():
+    stages = Stages()
+    stages.machine.libparted_missing = True
+    await stages.finished()
+    commit(stages.ctx)
+    assert stages.disk.is_bootable
+    assert stages.machine.libparted_asked == 1
+    assert [note for note in stages.notes if "libparted" in note] == [stages.ctx.image.libparted_note]
+    assert "pyparted is not installed" in stages.ctx.image.libparted_note
+
+
+async def test_that_there_is_no_libparted_may_show_in_the_plan_or_only_after_the_commit():
+    early, late = Stages(), Stages()
+    early.machine.libparted_missing = True
+    await early.preflight()
+    await examine_table(early.ctx)
+    assert early.ctx.image.libparted_missing
+    await late.finished()
+    late.ctx.image = dataclasses.replace(late.ctx.image, libparted=None)  # as for a disk of 4096-byte sectors
+    late.machine.libparted_missing = True
+    commit(late.ctx)
+    assert any("libparted is not asked" in note for note in late.notes)
 
 
 # -- the seal, and what follows ------------------------------------------------------------------------------
