@@ -9,10 +9,9 @@ from agent.cli.client import Client, socket_path
 from agent.cli.deploy import server_name
 from agent.cli.failures import ClientError, Refused
 from agent.cli.interrupt import cancel_on_signals
-from agent.cli.output import EXIT_CANCELLED, EXIT_DONE, print_stderr, print_stdout
+from agent.cli.output import EXIT_CANCELLED, EXIT_DONE, end_with_json, print_stderr, print_stdout
 from agent.cli.words import NO_DEPLOYMENT, stage_name
 from agent.model.stage import State
-from agent.model.status import Status
 from agent.text import printable
 
 RETRY_SECONDS = 1.0
@@ -20,8 +19,12 @@ RETRY_SECONDS = 1.0
 PATIENCE_SECONDS = 300.0
 
 _CANCELLED = "The deployment is cancelled and its state erased; the server stays in its rescue system."
-_ERASED = "The state of the failed deployment is erased."
-_CALLED_OFF = "The state is erased, and no reboot follows."
+_GOES_ON = "The cancellation goes on without this command."
+_OUTCOMES = {
+    State.DONE: ("called off", "The state is erased, and no reboot follows."),
+    State.ERROR: ("erased", "The state of the failed deployment is erased."),
+}
+"""What the cancellation did, by the state that was found before it, for programs and for people."""
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -35,17 +38,28 @@ async def run(options: argparse.Namespace) -> int:
     cancel_on_signals()
     report = await client.report()
     if report.status is None:
-        print_stdout(NO_DEPLOYMENT)
-        return EXIT_DONE
+        return _end(options, EXIT_DONE, "nothing", NO_DEPLOYMENT)
     if not report.status.is_over:
         print_stderr(f"cancelling in stage {stage_name(report.status)}, at {report.status.percent:.1f} %")
     try:
         await _cancel(client, server_name(client, report))
     except asyncio.CancelledError:
-        print_stderr("The cancellation goes on without this command.")
-        return EXIT_CANCELLED
-    print_stdout("\n".join((_outcome(report.status), *map(printable, await _notes(client)))))
-    return EXIT_DONE
+        print_stderr(_GOES_ON)
+        if not options.json:
+            return EXIT_CANCELLED
+        return _end(options, EXIT_CANCELLED, "running", _GOES_ON)
+    outcome, message = _OUTCOMES.get(report.status.state, ("cancelled", _CANCELLED))
+    return _end(options, EXIT_DONE, outcome, message, await _notes(client))
+
+
+def _end(
+    options: argparse.Namespace, status: int, outcome: str, message: str, notes: tuple[str, ...] = ()
+) -> int:
+    """Print how it ended; returns the exit status. The document has no `status`: it is none of a deployment."""
+    if options.json:
+        return end_with_json(status, {"outcome": outcome, "message": message, "notes": notes})
+    print_stdout("\n".join((message, *map(printable, notes))))
+    return status
 
 
 async def _cancel(client: Client, name: str) -> None:
@@ -68,8 +82,3 @@ async def _notes(client: Client) -> tuple[str, ...]:
         if report.status is None:
             return report.notes
     return ()
-
-
-def _outcome(before: Status) -> str:
-    """What the cancellation did, by the state that was found before it."""
-    return {State.DONE: _CALLED_OFF, State.ERROR: _ERASED}.get(before.state, _CANCELLED)

@@ -1,7 +1,7 @@
 """The commands of `byoi`: names, help, options. Help, man pages and completion are made from these.
 
 A command is carried out by the coroutine `run` of the module `agent.cli.NAME`, which is imported when the command is
-given: `byoi status` does not wait for what `byoi write` needs.
+given: `byoi status` does not wait for what `byoi write` needs. (`help` is carried out by the parser itself.)
 """
 
 import argparse
@@ -111,12 +111,27 @@ def _status_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _cancel_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print errors as JSON on stdout")
+    parser.add_argument(
+        "--json", action="store_true", help="print what was done, or the error, as JSON on stdout"
+    )
     _add_socket_option(parser)
+
+
+def _help_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "topic",
+        nargs="?",
+        metavar="COMMAND",
+        choices=[command.name for command in COMMANDS],
+        help="the command; byoi itself without one",
+    )
 
 
 def _disks_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parser.add_argument(
+        "--groups", action="store_true", help="print the numbers of the disk groups, nothing else"
+    )
     _add_config_option(parser, "where byoi-agent is not asked")
     _add_socket_option(parser)
 
@@ -194,5 +209,14 @@ it is asked; where it does not, its configuration is read in its stead, and stde
   byoi disks --json
 """,
         add_options=_disks_options,
+    ),
+    Command(
+        name="help",
+        help="show the help of a command",
+        description="Show the help of a command, as `byoi COMMAND --help` does, or that of byoi.\n",
+        examples="""\
+  byoi help write
+""",
+        add_options=_help_options,
     ),
 )

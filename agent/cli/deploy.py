@@ -4,12 +4,13 @@ import argparse
 import json
 
 from agent.cli.client import Client, socket_path
-from agent.cli.failures import BadAnswer
+from agent.cli.failures import BadAnswer, Refused
 from agent.cli.interrupt import cancel_on_signals
-from agent.cli.job_options import job_text
+from agent.cli.job_options import by_option, job_text
 from agent.cli.output import EXIT_DONE, print_json, print_stderr
 from agent.cli.report import Report
 from agent.cli.status import watch
+from agent.errors import JobInvalid
 from agent.model.job import load_job
 
 
@@ -23,10 +24,15 @@ async def run(options: argparse.Namespace) -> int:
     """
     job = job_text(options)
     if options.disk_group is not None:
-        job = _with_group(job, options.disk_group)
+        job = _with_group(options, job)
     client = Client(socket_path(options.socket))
     cancel_on_signals()
-    await client.deploy(server_name(client, await client.report()), job)
+    name = server_name(client, await client.report())
+    try:
+        await client.deploy(name, job)
+    except Refused as refused:
+        refused.faults = by_option(options, refused.faults)
+        raise
     if options.watch:
         return await watch(client, as_json=options.json, quiet=options.quiet)
     if options.json:
@@ -47,6 +53,9 @@ def server_name(client: Client, report: Report) -> str:
     return report.server_name
 
 
-def _with_group(job: bytes, group: int) -> bytes:
-    load_job(job)  # only a job without faults can be decoded and changed
-    return json.dumps(json.loads(job) | {"diskGroupId": group}).encode()
+def _with_group(options: argparse.Namespace, job: bytes) -> bytes:
+    try:
+        load_job(job)  # only a job without faults can be decoded and changed
+    except JobInvalid as error:
+        raise JobInvalid(by_option(options, error.faults)) from None
+    return json.dumps(json.loads(job) | {"diskGroupId": options.disk_group}).encode()

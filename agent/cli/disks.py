@@ -37,7 +37,9 @@ async def run(options: argparse.Namespace) -> int:
         document = await run_blocking(_read_inventory, options.config)
         asked = False
         _print_source(error, document)
-    if options.json:
+    if options.groups:
+        print_stdout("\n".join(printable(str(group)) for group in _group_ids(document)))
+    elif options.json:
         print_json({**document, "agentAsked": asked, "configuredGroups": _has_configured_groups(document)})
     else:
         _print_table(document)
@@ -60,6 +62,13 @@ def _print_source(error: Unreachable, document: Mapping[str, Any]) -> None:
     )
     for text in (f"byoi-agent was not asked: {error.message}", f"the disk groups are {groups}"):
         print_stderr(f"note: {text}")
+
+
+def _group_ids(document: Mapping[str, Any]) -> list[Any]:
+    groups = document.get("groups")
+    return (
+        [group.get("id") for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
+    )
 
 
 def _has_configured_groups(document: Mapping[str, Any]) -> bool:

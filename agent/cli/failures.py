@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from agent.cli.output import EXIT_FAILED, EXIT_USAGE, end_with_json, print_failure, print_faults
+from agent.cli.output import EXIT_FAILED, end_with_json, print_failure, print_faults
+from agent.command_line import EXIT_USAGE
 from agent.errors import Fault
 
 

@@ -6,11 +6,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agent.command_line import suggestion
 from agent.errors import Fault, JobInvalid
+from agent.model.job import BAD_CHECKSUM_TYPE, CHECKSUM_DIGITS
 from agent.model.job_text import MAX_JOB_BYTES, TextRefused, bounded_text
 
 
@@ -21,7 +24,9 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     job.add_argument("--url", help="http:, https: or file: URL of the image, or a path")
     job.add_argument("--type", help="qcow2, raw or ova")
     job.add_argument(
-        "--checksum", metavar="TYPE:HEX", help="md5, sha1, sha256 or sha512 of the file behind the URL"
+        "--checksum",
+        metavar="TYPE:HEX",
+        help="md5, sha1, sha256 or sha512 of the file behind the URL; without TYPE the length tells it",
     )
     job.add_argument(
         "--header", action="append", metavar="NAME:VALUE", help="HTTP header; @FILE reads lines of them"
@@ -48,6 +53,34 @@ _JOB_OPTIONS = (
     "url", "type", "checksum", "header", "efi_bootloader", "config_drive", "hostname", "ssh_key", "user_data",
     "vendor_data", "network_data", "meta",
 )  # fmt: skip
+
+
+# What an option gives, by the path of the job's member.
+_OPTION_OF = {
+    "URL": "--url",
+    "type": "--type",
+    "checkSum": "--checksum",
+    "checkSumType": "--checksum",
+    "efiBootloaderPath": "--efi-bootloader",
+    "httpHeader": "--header",
+    "configdrive.hostname": "--hostname",
+    "configdrive.sshKey": "--ssh-key",
+    "configdrive.userData": "--user-data",
+    "configdrive.vendorData": "--vendor-data",
+    "configdrive.networkData": "--network-data",
+    "configdrive.userMetadatas": "--meta",
+}
+
+
+def by_option(options: argparse.Namespace, faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    """The faults of a job with the option in place of the member's path, where the job was made of options."""
+    if options.job is not None:
+        return tuple(faults)
+    return tuple(replace(fault, path=_option_of(fault.path)) for fault in faults)
+
+
+def _option_of(path: str) -> str:
+    return _OPTION_OF.get(re.sub(r"\[\d+\].*", "", path), path)
 
 
 def job_text(options: argparse.Namespace) -> bytes:
@@ -83,7 +116,7 @@ def _encoded(document: dict[str, Any]) -> bytes:
 def _document(options: argparse.Namespace) -> dict[str, Any]:
     if options.url is None:
         raise usage("JOB.json", "give a job document, or --url and --type")
-    algorithm, _, digest = (options.checksum or "").partition(":")
+    algorithm, digest = _checksum(options.checksum)
     wants_drive = any(getattr(options, name) for name in _JOB_OPTIONS[5:])
     keys = [_read(path, "--ssh-key").decode(errors="replace").strip() for path in options.ssh_key or ()]
     drive = {
@@ -98,8 +131,8 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "URL": _url(options.url),
         "type": options.type,
-        "checkSum": digest or None,
-        "checkSumType": algorithm or None,
+        "checkSum": digest,
+        "checkSumType": algorithm,
         "efiBootloaderPath": options.efi_bootloader,
         "httpHeader": [_pair(line, ":", "--header") for line in _header_lines(options.header or ())] or None,
         "configdrive": drive if wants_drive else None,
@@ -107,10 +140,30 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _url(text: str) -> str:
-    """The URL of an option, which may be the path of a file that exists too."""
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text) and Path(text).exists():
-        return Path(text).absolute().as_uri()
-    return text
+    """The URL of an option, which may be the path of a file too."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
+        return text
+    if not Path(text).exists():
+        raise usage("--url", f"{text} is no URL (http:, https:, file:), and there is no such file")
+    return Path(text).absolute().as_uri()
+
+
+def _checksum(text: str | None) -> tuple[str | None, str | None]:
+    """Type and digest of --checksum. Whether they fit each other is for the check of the job."""
+    if text is None:
+        return None, None
+    algorithm, colon, digest = text.partition(":")
+    if colon and algorithm and digest:
+        if algorithm not in CHECKSUM_DIGITS:
+            raise usage("--checksum", BAD_CHECKSUM_TYPE + suggestion(algorithm, CHECKSUM_DIGITS))
+        return algorithm, digest
+    by_length = {digits: name for name, digits in CHECKSUM_DIGITS.items()}
+    if re.fullmatch(r"[0-9A-Fa-f]+", text) and len(text) in by_length:
+        return by_length[len(text)], text
+    raise usage(
+        "--checksum",
+        f"expected TYPE:HEX, such as sha256:9f86d0..., with {', '.join(CHECKSUM_DIGITS)} as TYPE; got {text[:200]!r}",
+    )
 
 
 def _header_lines(items: list[str] | tuple[str, ...]) -> Iterator[str]:

@@ -1,24 +1,14 @@
 """The command line of `byoi`: help, and the exit status of every outcome."""
 
 import argparse
-import contextlib
 import importlib
-import os
-import sys
 from collections.abc import Sequence
-from typing import NoReturn, TextIO
 
 from agent import __version__
 from agent.cli.commands import COMMANDS
 from agent.cli.failures import ClientError, print_client_error
-from agent.cli.output import (
-    EXIT_CANCELLED,
-    EXIT_DONE,
-    EXIT_OUTPUT,
-    OutputLost,
-    print_error,
-    print_output_lost,
-)
+from agent.cli.output import EXIT_CANCELLED, EXIT_DONE, print_error, print_output_lost
+from agent.command_line import EXIT_OUTPUT, CommandParser, OutputLost, standard_streams
 from agent.errors import DeployError, OutOfMemory
 
 EXIT_STATUS = """\
@@ -31,19 +21,12 @@ exit status:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(2, f"{self.prog}: {message}\nTry `{self.prog} --help`.\n")
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; documentation is made from it too."""
-    parser = _Parser(
+    parser = CommandParser(
         prog="byoi",
         description="Deploy a disk image to a disk: streamed, verified, and bootable only in the last write.",
         epilog=EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"byoi {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -53,59 +36,29 @@ def make_parser() -> argparse.ArgumentParser:
             help=command.help,
             description=command.description,
             epilog=f"examples:\n{command.examples}\n{EXIT_STATUS}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_options(sub)
-        sub.set_defaults(module=f"agent.cli.{command.name}")
+        sub.set_defaults(command=command.name)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status. Every error that is not a defect becomes one, with its message."""
-    _fill_standard_descriptors()
-    try:
-        return _run(arguments)
-    except OutputLost as lost:
-        print_output_lost(lost)
-        return EXIT_OUTPUT
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            _flush_or_discard(stream)
-
-
-def _fill_standard_descriptors() -> None:
-    """Open /dev/null for each of stdin, stdout and stderr that is closed.
-
-    Else the next file that is opened gets that number: a disk would take what is printed.
-    """
-    while (number := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
-        pass
-    os.close(number)
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - it stays open to the end
-
-
-def _flush_or_discard(stream: TextIO | None) -> None:
-    """Flush a stream, or have what it holds go to /dev/null where that fails.
-
-    Python flushes both streams when the process ends, and a flush that failed there would replace the exit status.
-    """
-    if stream is None:
-        return
-    try:
-        stream.flush()
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):
-            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-            os.dup2(null, stream.fileno())
-            os.close(null)
+    with standard_streams():
+        try:
+            return _run(arguments)
+        except OutputLost as lost:
+            print_output_lost(lost)
+            return EXIT_OUTPUT
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    parser = make_parser()
     try:
-        options = make_parser().parse_args(arguments)
+        options = parser.parse_args(arguments)
+        if options.command == "help":
+            parser.parse_args([*([options.topic] if options.topic else []), "--help"])
     except SystemExit as leave:  # argparse has printed the help, or what is wrong with the usage
-        _flush_help()
         return leave.code if isinstance(leave.code, int) else EXIT_DONE
     return _carry_out(options)
 
@@ -119,7 +72,7 @@ def _carry_out(options: argparse.Namespace) -> int:
     import asyncio  # noqa: PLC0415 - the help and wrong usage do without it, and start a third sooner
 
     try:
-        command = importlib.import_module(options.module)
+        command = importlib.import_module(f"agent.cli.{options.command}")
         status: int = asyncio.run(command.run(options))
     except MemoryError:
         return print_error(OutOfMemory(), as_json=options.json)
@@ -130,12 +83,3 @@ def _carry_out(options: argparse.Namespace) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         return EXIT_CANCELLED
     return status
-
-
-def _flush_help() -> None:
-    """Raises OutputLost: stdout does not take what argparse printed."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as error:
-        raise OutputLost(error.strerror or str(error)) from None

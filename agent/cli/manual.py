@@ -8,14 +8,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import shtab
 
 from agent import __version__
 from agent.cli import job_members, variables
 from agent.cli.commands import DEFAULT_SOCKET
+from agent.cli.completion import completion
 from agent.cli.main import make_parser as make_byoi
 from agent.cli.roff import Page, bold, escape, italic
 from agent.model.job import MAX_TEXT
@@ -26,9 +25,6 @@ from agent.service.config.options import SECTION_HELP, Option
 from agent.service.config.text import in_order, plain, toml
 from agent.service.daemon import make_parser as make_agent
 from agent.units import format_size
-
-# Options whose value is a path: completion offers files for them.
-_PATH_METAVARS = ("FILE", "PATH", "JOB.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +45,7 @@ def _date() -> str:
 
 
 def files(*, date: str) -> dict[str, str]:
-    """Man pages, and completion for bash and zsh: path below the directory -> content."""
+    """Man pages, and completion for bash, zsh and fish: path below the directory -> content."""
     found = {
         "man/byoi.1": byoi_page(date),
         "man/byoi-agent.8": agent_page(date),
@@ -59,11 +55,7 @@ def files(*, date: str) -> dict[str, str]:
         "man/job.5": ".so man5/byoi-job.5\n",
     }
     for parser in (make_byoi(), make_agent()):
-        for action in _all_actions(parser):
-            if action.metavar in _PATH_METAVARS:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
-        found[f"completion/{parser.prog}.bash"] = shtab.complete(parser, "bash")
-        found[f"completion/_{parser.prog}"] = shtab.complete(parser, "zsh")
+        found |= {f"completion/{name}": text for name, text in completion(parser).items()}
     return found
 
 
@@ -295,12 +287,6 @@ def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPar
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
             return dict(action.choices)
     return {}
-
-
-def _all_actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    yield from _actions(parser)
-    for command in _commands(parser).values():
-        yield from _all_actions(command)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,17 @@ printable by its caller.
 """
 
 import contextlib
-import errno
 import json
 import re
 import sys
 from typing import Any
 
+from agent.command_line import EXIT_OUTPUT, EXIT_USAGE, OutputLost, write_out
 from agent.errors import Blame, DeployError, Fault, ImageDownload, JobCancelled, JobInvalid
 from agent.model.disk_state import DiskState
 from agent.text import printable
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_OUTPUT, EXIT_CANCELLED = 0, 1, 2, 3, 130
-
-
-class OutputLost(Exception):
-    """Stdout is closed or full: it did not take all of what was printed. The text is the system's reason."""
+EXIT_DONE, EXIT_FAILED, EXIT_CANCELLED = 0, 1, 130
 
 
 def exit_status(error: dict[str, Any]) -> int:
@@ -38,13 +34,7 @@ def print_stdout(text: str) -> None:
     Raises:
         OutputLost: stdout does not take it.
     """
-    try:
-        if sys.stdout is None:  # the parent process has closed it
-            raise OSError(errno.EBADF, "it is closed")
-        print(text, flush=True)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise OutputLost(reason or str(error)) from None
+    write_out(f"{text}\n")
 
 
 def print_json(document: Any) -> None:
@@ -72,7 +62,7 @@ def end_with_json(status: int, document: Any) -> int:
 
 def print_output_lost(lost: OutputLost) -> None:
     """Print on stderr that stdout did not take the output."""
-    print_stderr(f"error: the output could not be written to stdout: {lost}")
+    print_stderr(f"error: {lost}")
 
 
 def _escaped(character: str) -> str:

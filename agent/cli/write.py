@@ -7,15 +7,17 @@ that a job with faults is refused without loading it.
 import argparse
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.cli.groups import configured_groups
 from agent.cli.interrupt import cancel_on_signals
-from agent.cli.job_options import job_text, usage
-from agent.errors import DiskGroupUnknown
+from agent.cli.job_options import by_option, job_text, usage
+from agent.cli.output import EXIT_DONE
+from agent.command_line import EXIT_OUTPUT
+from agent.errors import DiskGroupUnknown, JobInvalid
 from agent.host.disk import make_sparse
 from agent.host.syscalls import return_large_blocks
 from agent.logs import set_up
@@ -41,10 +43,13 @@ async def run(options: argparse.Namespace) -> int:
 
     deploy_options = _deploy_options(options)
     cancel_on_signals()
-    with _new_file(options.disk, options.size, discard=options.dry_run):
+    with _new_file(options.disk, options.size) as keep:
         if options.dry_run:
             return await preview(job, deploy_options, as_json=options.json)
-        return await deploy(job, deploy_options, quiet=options.quiet, as_json=options.json)
+        status = await deploy(job, deploy_options, quiet=options.quiet, as_json=options.json)
+        if status in (EXIT_DONE, EXIT_OUTPUT):
+            keep()
+        return status
 
 
 def _read_job(options: argparse.Namespace) -> Job:
@@ -54,7 +59,10 @@ def _read_job(options: argparse.Namespace) -> Job:
         JobInvalid: the job has faults, or nothing names a disk.
         DiskGroupUnknown: the group is no number of one.
     """
-    job = load_job(job_text(options))
+    try:
+        job = load_job(job_text(options))
+    except JobInvalid as error:
+        raise JobInvalid(by_option(options, error.faults)) from None
     if options.disk is None and options.disk_group is None and job.disk_group_id is None:
         raise usage("--disk", "name the disk with --disk PATH, or its group with --disk-group N")
     if options.disk_group is None:
@@ -81,15 +89,22 @@ def _deploy_options(options: argparse.Namespace) -> "Options":
 
 
 @contextmanager
-def _new_file(path: str | None, size: int | None, *, discard: bool) -> Iterator[None]:
-    """While the block runs, the sparse file of --size (bytes) is there. A dry run (`discard`) removes it again, unless
-    it was there before.
+def _new_file(path: str | None, size: int | None) -> Iterator[Callable[[], None]]:
+    """While the block runs, the sparse file of --size (bytes) is there.
+
+    It is removed again, unless the block calls what it is given, or the file was there before.
 
     Raises:
         JobInvalid: --disk names no file to make, or it cannot be made.
     """
+    kept = False
+
+    def keep() -> None:
+        nonlocal kept
+        kept = True
+
     if size is None:
-        yield
+        yield keep
         return
     if path is None:
         raise usage("--size", "needs --disk PATH, the file to make")
@@ -103,7 +118,7 @@ def _new_file(path: str | None, size: int | None, *, discard: bool) -> Iterator[
     except OSError as error:
         raise usage("--size", f"{path} could not be made: {error.strerror}") from None
     try:
-        yield
+        yield keep
     finally:
-        if discard and not existed:
+        if not (kept or existed):
             Path(path).unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from agent import __version__
+from agent.command_line import EXIT_OUTPUT, EXIT_USAGE, CommandParser, OutputLost, standard_streams
 from agent.errors import ConfigInvalid, StateUnusable
 from agent.service.config.check import check, file_faults, find_warnings
 from agent.service.config.model import Config, load_config
@@ -27,7 +28,7 @@ from agent.service.config.sources import credentials_directory, kernel_command_l
 if TYPE_CHECKING:
     from agent.service.api.sockets import ListeningSocket
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_OK, EXIT_FAILED = 0, 1
 STOP_SECONDS = 20.0
 """That a deployment may take to stop at SIGTERM; the unit's TimeoutStopSec is longer."""
 STALL_SECONDS = 1800.0
@@ -48,23 +49,13 @@ exit status:
   0  stopped as it was told to, or --check found no fault
   1  it could not start, or a disk kept it from stopping; the reason is on stderr
   2  wrong usage, or a configuration with faults; all of them are listed
+  3  it went well, but stdout is closed or full and has not got all of the output
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\nTry `{self.prog} --help`.\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of the daemon; its man page and completion are made from it too."""
-    parser = _Parser(
-        prog="byoi-agent",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser(prog="byoi-agent", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument(
         "--config", metavar="FILE", help="the configuration (default: /etc/byoi-agent/agent.toml)"
     )
@@ -80,6 +71,15 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the configuration, or serve until told to stop."""
+    with standard_streams():
+        try:
+            return _run(arguments)
+        except OutputLost as lost:
+            print(f"byoi-agent: {lost}", file=sys.stderr)
+            return EXIT_OUTPUT
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = make_parser().parse_args(arguments)
     cmdline, credentials = kernel_command_line(), credentials_directory(os.environ)
     if options.check:

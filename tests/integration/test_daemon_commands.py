@@ -128,6 +128,14 @@ def test_a_group_on_the_command_line_outranks_that_of_the_document(call, make_jo
     assert call("deploy", document, "--disk-group", "1", "--watch").status == 0
 
 
+def test_a_fault_of_an_option_is_told_by_its_name(call):
+    outcome = call(
+        "deploy", "--url", "http://127.0.0.1:1/x", "--type", "raw", "--hostname", "a_b", "--meta", "=x"
+    )
+    assert outcome.status == 2
+    assert [line.split(":")[0].strip() for line in outcome.err.splitlines()[1:3]] == ["--hostname", "--meta"]
+
+
 def test_every_fault_of_a_job_is_told(call, tmp_path):
     path = tmp_path / "bad.json"
     path.write_text('{"URL": "ftp://a.example/x", "type": "iso", "checksum": "x"}')
@@ -184,6 +192,11 @@ def test_cancelling_says_what_it_cancels_and_ends_those_who_watch(call, begin, s
 
 def test_there_may_be_nothing_to_cancel(call):
     assert call("cancel") == (0, "no deployment\n", "")
+    assert call("cancel", "--json").document == {
+        "outcome": "nothing",
+        "message": "no deployment",
+        "notes": [],
+    }
 
 
 def test_cancelling_calls_a_reboot_off(agent, call, job):
@@ -195,9 +208,9 @@ def test_cancelling_calls_a_reboot_off(agent, call, job):
     left = re.search(r"rebooting to disk in (\d+) s at most, as soon as the control plane", outcome.err)
     assert left is not None
     assert 500 < int(left[1]) <= 600
-    told = call("cancel").out
-    assert "no reboot follows" in told
-    assert "The disk holds the deployed system and can boot." in told
+    told = call("cancel", "--json").document
+    assert (told["outcome"], told["message"]) == ("called off", "The state is erased, and no reboot follows.")
+    assert any("The disk holds the deployed system and can boot." in note for note in told["notes"])
     assert call("status", "--json").document["status"] is None
 
 
@@ -261,6 +274,10 @@ def test_the_disks_are_those_of_the_daemon(disk, call):
     assert row.split()[-1] == "yes"
 
 
+def test_the_groups_alone_are_a_number_a_line(call):
+    assert call("disks", "--groups").out == "1\n"
+
+
 def test_the_disks_need_no_daemon_unless_one_was_named(agent, byoi, disk):
     """Without it they are the same, and both outputs say whose word it is."""
     config = agent.write_config()
@@ -289,7 +306,7 @@ def test_the_disks_need_no_daemon_unless_one_was_named(agent, byoi, disk):
 
 
 @pytest.mark.parametrize(
-    "command", [("status",), ("status", "--watch"), ("cancel",), ("deploy", "--url", "x")]
+    "command", [("status",), ("status", "--watch"), ("cancel",), ("deploy", "--url", "http://127.0.0.1:1/x")]
 )
 def test_no_daemon(byoi, tmp_path, command):
     path = tmp_path / "absent.sock"

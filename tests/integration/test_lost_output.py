@@ -10,14 +10,14 @@ import pytest
 from tests.kit.commands import ROOT
 
 BYOI = (sys.executable, "-m", "agent.cli")
-GOOD = 'PYTHONPATH="$ROOT" exec "$PYTHON" -m agent.cli "$@"'
+GOOD = 'PYTHONPATH="$ROOT" exec "$PYTHON" -m "$MODULE" "$@"'
 WAYS = {"closed": ">&-", "full": ">/dev/full", "without a reader": "> >(:)"}
 
 
-def ended(way: str, *arguments: object) -> tuple[int, list[str]]:
+def ended(way: str, *arguments: object, module: str = "agent.cli") -> tuple[int, list[str]]:
     """How `byoi` ended with stdout like that: the exit status, and the lines on stderr."""
     wait = "sleep 0.2; " if way == "without a reader" else ""
-    environment = {"PATH": os.environ["PATH"], "ROOT": str(ROOT), "PYTHON": sys.executable}
+    environment = {"PATH": os.environ["PATH"], "ROOT": str(ROOT), "PYTHON": sys.executable, "MODULE": module}
     done = subprocess.run(
         ["bash", "-c", f"exec {WAYS[way]}; {wait}{GOOD}", "byoi", *map(str, arguments)],
         stderr=subprocess.PIPE, text=True, check=False, env=environment,
@@ -49,8 +49,10 @@ def test_a_failure_keeps_its_own_status(gpt_image, make_job, tmp_path, way):
     assert "Traceback" not in "".join(lines)
 
 
-@pytest.mark.parametrize("way", ["full", "without a reader"])
-@pytest.mark.parametrize("arguments", [("disks",), ("disks", "--json"), ("--help",), ("--version",)])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "arguments", [("help",), ("disks",), ("disks", "--json"), ("--help",), ("--version",)]
+)
 def test_every_command_that_prints(way, arguments):
     status, lines = ended(way, *arguments)
     assert status == 3
@@ -58,11 +60,45 @@ def test_every_command_that_prints(way, arguments):
     assert lines[-1].startswith("error: the output could not be written")
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("arguments", ["--help", "--version", "--check --json --config packaging/agent.toml"])
+def test_every_output_of_the_daemons_command(way, arguments):
+    faulty = "--check" in arguments  # the example has no service name
+    status, lines = ended(way, *arguments.split(), module="agent.service.daemon")
+    assert status == (2 if faulty else 3)
+    lost = [
+        line for line in lines if line.startswith("byoi-agent: the output could not be written to stdout: ")
+    ]
+    assert len(lost) == 1
+    assert [line for line in lines if line not in lost and "service_name" not in line] == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_deployment_goes_on_when_nobody_takes_its_progress(gpt_image, make_job, tmp_path, way):
+    disk = tmp_path / "disk.img"
+    arguments = ("write", make_job(gpt_image), "--disk", disk, "--size", "64M")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "ROOT": str(ROOT),
+        "PYTHON": sys.executable,
+        "MODULE": "agent.cli",
+    }
+    command = f"exec 2{WAYS[way]}; {GOOD}"
+    done = subprocess.run(["bash", "-c", command, "byoi", *map(str, arguments)], check=False, env=environment)
+    assert done.returncode == 0
+    assert disk.read_bytes()[:3] == gpt_image.read(0, 3)
+
+
 def test_a_disk_never_gets_the_number_of_a_closed_stream(gpt_image, make_job, tmp_path):
     disk = tmp_path / "disk.img"
     job = make_job(gpt_image)
     command = f"exec 0<&- 1>&- 2>&-; {GOOD}"
-    environment = {"PATH": os.environ["PATH"], "ROOT": str(ROOT), "PYTHON": sys.executable}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "ROOT": str(ROOT),
+        "PYTHON": sys.executable,
+        "MODULE": "agent.cli",
+    }
     arguments = ("write", str(job), "--disk", str(disk), "--size", "64M")
     done = subprocess.run(["bash", "-c", command, "byoi", *arguments], check=False, env=environment)
     assert done.returncode == 0

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from agent.cli import job_members
 from agent.cli.commands import COMMANDS, SOCKET_VARIABLE
 from agent.cli.main import make_parser as make_byoi
 from agent.cli.manual import files, main
-from agent.model.job import parse_job
+from agent.model.job import IMAGE_TYPES, parse_job
 from agent.model.schema import job_schema
 from agent.service.config.options import GROUP_TABLE, TABLE
 from agent.service.daemon import make_parser as make_agent
@@ -48,7 +49,8 @@ def rendered(page: Path) -> str:
 def test_all_files_are_made_and_the_date_is_the_only_thing_that_changes(made):
     names = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
     pages = {f"man/{name}" for name in (*PAGES, *LINKS)}
-    shells = {f"completion/{name}" for name in ("byoi.bash", "_byoi", "byoi-agent.bash", "_byoi-agent")}
+    commands = ("byoi", "byoi-agent")
+    shells = {f"completion/{name}" for x in commands for name in (f"{x}.bash", f"_{x}", f"{x}.fish")}
     assert names == pages | shells
     first, second = files(date="2024-05-01"), files(date="2024-05-01")
     assert first == second
@@ -192,11 +194,14 @@ printf '%s\\n' "${COMPREPLY[@]}"
 """
 
 BASH_CASES = {
-    ("byoi", ""): {"write", "deploy", "status", "cancel", "disks"},
+    ("byoi", ""): {"write", "deploy", "status", "cancel", "disks", "help"},
     ("byoi", "st"): {"status"},
     ("byoi", "status", "--"): {"--help", "--watch", "--forever", "--json", "--socket"},
     ("byoi", "write", "--disk-"): {"--disk-group"},
     ("byoi", "write", "--firmware", ""): {"auto", "uefi", "bios"},
+    ("byoi", "write", "--type", ""): set(IMAGE_TYPES),
+    ("byoi", "deploy", "--checksum", "sha"): {"sha1", "sha256", "sha512"},
+    ("byoi", "help", "st"): {"status"},
     ("byoi-agent", "--c"): {"--config", "--check"},
 }
 
@@ -238,7 +243,12 @@ def test_zsh_can_read_its_completion(made, name):
 
 @pytest.mark.parametrize(
     ("typed", "wanted"),
-    [("byoi stat", "byoi status"), ("byoi status --for", "--forever"), ("byoi-agent --chec", "--check")],
+    [
+        ("byoi stat", "byoi status"),
+        ("byoi status --for", "--forever"),
+        ("byoi write --type qc", "qcow2"),
+        ("byoi-agent --chec", "--check"),
+    ],
 )
 def test_zsh_completes(made, tmp_path, typed, wanted):
     done = subprocess.run(
@@ -249,6 +259,39 @@ def test_zsh_completes(made, tmp_path, typed, wanted):
         timeout=60,
     )
     assert wanted in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stdout), done.stdout + done.stderr
+
+
+FISH_CASES = {
+    "byoi ": {"write", "deploy", "status", "cancel", "disks", "help"},
+    "byoi write --type ": set(IMAGE_TYPES),
+    "byoi status --fo": {"--forever"},
+    "byoi-agent --ch": {"--check"},
+}
+
+
+@pytest.mark.parametrize("typed", FISH_CASES)
+def test_fish_completes(made, tmp_path, typed):
+    script = made / f"completion/{typed.split()[0]}.fish"
+    command = f"source {script}; complete --do-complete '{typed}'"
+    offered = subprocess.run(
+        ["fish", "--no-config", "-c", command], capture_output=True, text=True, check=True,
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]}, cwd=tmp_path,
+    )  # fmt: skip
+    words = {line.split("\t")[0] for line in offered.stdout.splitlines()}
+    assert {word for word in words if not word.startswith("-") or "--" in typed} == FISH_CASES[typed]
+
+
+def _disks() -> set[str]:
+    return set(output("lsblk", "--nodeps", "--noheadings", "--paths", "--output", "NAME").split())
+
+
+def test_whole_disks_are_completed_and_no_partitions(made, tmp_path):
+    bash = output(
+        "bash", "-c", BASH, "bash", made / "completion/byoi.bash", "byoi", "write", "--disk", "/dev/"
+    ).split()
+    assert set(bash) <= _disks()
+    assert not any(re.match(r"/dev/(loop|sr|ram)", name) for name in bash)
+    assert set(bash) == {name for name in _disks() if not re.match(r"/dev/(loop|sr|ram)", name)}
 
 
 def test_the_command_line_of_the_generator(tmp_path):

@@ -204,6 +204,23 @@ def test_a_dry_run_takes_the_new_file_away_again(gpt_image, deploy, tmp_path):
     assert not path.exists()
 
 
+def test_a_deployment_that_fails_takes_the_new_file_away_again(gpt_image, deploy, byoi, make_job, tmp_path):
+    path = tmp_path / "new.img"
+    refused = byoi("write", make_job(gpt_image), "--disk", path, "--size", "8M", "--json")
+    assert (refused.status, refused.error["code"], path.exists()) == (1, "image.size", False)
+    bad = make_job(gpt_image, checkSum="0" * 64)
+    failed = byoi("write", bad, "--disk", path, "--size", "64M", "--json")
+    assert (failed.status, failed.error["code"], path.exists()) == (1, "checksum.mismatch", False)
+
+
+def test_a_file_that_was_there_before_stays_whatever_happens(gpt_image, byoi, make_job, tmp_path):
+    path = tmp_path / "old.img"
+    path.write_bytes(bytes(64 * MiB))
+    bad = make_job(gpt_image, checkSum="0" * 64)
+    assert byoi("write", bad, "--disk", path, "--size", "64M").status == 1
+    assert path.stat().st_size == 64 * MiB
+
+
 def test_a_dry_run_tells_all_refusals_and_fails_like_the_deployment(image_maker, byoi, make_job, tmp_path):
     path = tmp_path / "small.img"
     path.write_bytes(b"\xa5" * 16 * MiB)

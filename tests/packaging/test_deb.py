@@ -48,6 +48,8 @@ def test_the_manual_and_the_completion_are_there(package_tree):
         "usr/share/man/man5/job.5.gz",
         "usr/share/bash-completion/completions/byoi",
         "usr/share/bash-completion/completions/byoi-agent",
+        "usr/share/fish/vendor_completions.d/byoi.fish",
+        "usr/share/fish/vendor_completions.d/byoi-agent.fish",
         "usr/share/zsh/vendor-completions/_byoi",
         "usr/share/zsh/vendor-completions/_byoi-agent",
     } <= there

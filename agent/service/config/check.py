@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from agent.command_line import EXIT_OUTPUT, EXIT_USAGE, OutputLost, write_out
 from agent.errors import ConfigInvalid, Fault
 from agent.service.config.crl import spans
 from agent.service.config.model import ApiConfig, Config, load_config
@@ -204,7 +205,7 @@ def check(path: str | None, *, cmdline: str, credentials: Path | None, as_json: 
         as_json: print one JSON document on stdout, which has faults and warnings too.
 
     Returns:
-        The exit status: 0, or 2 if there is a fault.
+        The exit status: 0, EXIT_USAGE if there is a fault, EXIT_OUTPUT if stdout has not got all of it.
     """
     rows: list[Row] = []
     warnings: list[Fault] = []
@@ -214,11 +215,15 @@ def check(path: str | None, *, cmdline: str, credentials: Path | None, as_json: 
         faults = list(error.faults)
     else:
         rows, faults, warnings = explain(config), file_faults(config), find_warnings(config)
-    sys.stdout.write(_document(rows, faults, warnings) if as_json else _table(rows))
-    sys.stdout.flush()
+    status = EXIT_USAGE if faults else 0
+    try:
+        write_out(_document(rows, faults, warnings) if as_json else _table(rows))
+    except OutputLost as lost:
+        sys.stderr.write(f"byoi-agent: {lost}\n")
+        status = status or EXIT_OUTPUT
     sys.stderr.writelines(f"byoi-agent: {fault}\n" for fault in faults)
     sys.stderr.writelines(f"byoi-agent: warning: {warning}\n" for warning in warnings)
-    return 2 if faults else 0
+    return status
 
 
 def _document(rows: list[Row], faults: list[Fault], warnings: list[Fault]) -> str:

@@ -6,7 +6,9 @@ import re
 import pytest
 
 from agent.cli.commands import COMMANDS
+from agent.cli.job_options import job_text
 from agent.cli.main import main, make_parser
+from agent.model.job import CHECKSUM_DIGITS
 from agent.units import MiB
 
 IMAGE = ("--url", "http://127.0.0.1:1/x", "--type", "raw")
@@ -36,7 +38,7 @@ def byoi(capsys, monkeypatch, tmp_path):
 def test_the_version(byoi):
     status, out, _ = byoi("--version")
     assert status == 0
-    assert re.fullmatch(r"byoi \d+\.\d+\.\d+\n", out)
+    assert re.fullmatch(r"byoi \d+\.\d+\.\d+(\.dev\d+)?\n", out)
 
 
 @pytest.mark.parametrize("command", [(), *((command.name,) for command in COMMANDS)])
@@ -46,6 +48,19 @@ def test_help_tells_the_exit_statuses_and_fits_a_console(byoi, command, monkeypa
     assert status == 0
     assert re.findall(r"^  (\d+) ", out, re.MULTILINE) == ["0", "1", "2", "3", "130"]
     assert max(map(len, out.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("command", ["", *(command.name for command in COMMANDS)])
+def test_help_is_a_command_too(byoi, command):
+    asked, option = byoi("help", *command.split()), byoi(*command.split(), "--help")
+    assert asked == option
+
+
+@pytest.mark.parametrize(("kind", "digits"), CHECKSUM_DIGITS.items())
+def test_the_length_of_a_checksum_tells_its_type(kind, digits):
+    options = make_parser().parse_args(["write", *IMAGE, "--checksum", "A" * digits])
+    job = json.loads(job_text(options))
+    assert (job["checkSumType"], job["checkSum"]) == (kind, "A" * digits)
 
 
 def test_the_examples_can_be_pasted():
@@ -61,7 +76,7 @@ def test_the_examples_can_be_pasted():
 USAGE = {
     "no command": ((), "required"),
     "unknown command": (("wipe",), "invalid choice"),
-    "unknown option": (("write", "--force"), "--force"),
+    "unknown option": (("write", "--zzz"), "unrecognized arguments: --zzz\n"),
     "no job": (("write", *DISK), "JOB.json"),
     "no disk": (("write", *IMAGE), "--disk"),
     "job and options": (("write", "job.json", "--hostname", "a", *DISK), "--hostname"),
@@ -76,12 +91,32 @@ USAGE = {
     "firmware": (("write", *IMAGE, *DISK, "--firmware", "x"), "--firmware"),
     "no type": (("write", "--url", "http://127.0.0.1:1/x", *DISK), "type"),
     "bad checksum": (
-        ("write", *IMAGE, *DISK, "--checksum", "x"),
-        "Bad checkSumType, expected: md5, sha1, sha256",
+        ("write", *IMAGE, *DISK, "--checksum", "sha3:99"),
+        "Bad checkSumType, expected: md5, sha1, sha256, sha512.",
     ),
-    "half a checksum": (("write", *IMAGE, *DISK, "--checksum", "sha256"), "Please provide checkSum AND"),
+    "a checksum that is nearly one": (
+        ("write", *IMAGE, *DISK, "--checksum", "sha265:99"),
+        "did you mean sha256?",
+    ),
+    "half a checksum": (("write", *IMAGE, *DISK, "--checksum", "sha256"), "--checksum: expected TYPE:HEX"),
+    "a short checksum": (
+        ("write", *IMAGE, *DISK, "--checksum", "md5:99"),
+        "--checksum: must be 32 hexadecimal digits for md5, got 2 characters",
+    ),
+    "a bare checksum of no type's length": (
+        ("write", *IMAGE, *DISK, "--checksum", "9" * 63),
+        "--checksum: expected TYPE:HEX",
+    ),
+    "a fault of an option's value": (
+        ("write", *IMAGE, *DISK, "--hostname", "a_b"),
+        "--hostname: is not a host name",
+    ),
+    "an abbreviation": (("write", *IMAGE, *DISK, "--host", "a"), "did you mean --hostname?"),
+    "a mistyped option": (("write", "--chksum=x"), "did you mean --checksum?"),
+    "a mistyped command": (("wirte",), "did you mean write?"),
+    "help of a mistyped command": (("help", "wirte"), "did you mean write?"),
     "negative group": (("write", *IMAGE, "--disk-group", "-1"), "Disk group -1 does not exist"),
-    "no url": (("write", "--url", "absent.raw", "--type", "raw", *DISK), "URL"),
+    "no url": (("write", "--url", "absent.raw", "--type", "raw", *DISK), "absent.raw is no URL"),
     "ftp": (("write", "--url", "ftp://a.example/x", "--type", "raw", *DISK), "URL"),
 }
 
