@@ -19,7 +19,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", nargs="?", metavar="JOB.json", help="the job document; - reads it from stdin")
     job = parser.add_argument_group("the job, without a document")
     job.add_argument("--url", help="http:, https: or file: URL of the image, or a path")
-    job.add_argument("--type", help="qcow2, raw or ova")
+    job.add_argument("--type", help="qcow2, raw, ova, vmdk, vhd, vhdx or vdi; without it the content decides")
     job.add_argument(
         "--checksum", metavar="TYPE:HEX", help="md5, sha1, sha256 or sha512 of the file behind the URL"
     )
@@ -82,7 +82,7 @@ def _encoded(document: dict[str, Any]) -> bytes:
 
 def _document(options: argparse.Namespace) -> dict[str, Any]:
     if options.url is None:
-        raise usage("JOB.json", "give a job document, or --url and --type")
+        raise usage("JOB.json", "give a job document, or --url")
     algorithm, _, digest = (options.checksum or "").partition(":")
     wants_drive = any(getattr(options, name) for name in _JOB_OPTIONS[5:])
     keys = [_read(path, "--ssh-key").decode(errors="replace").strip() for path in options.ssh_key or ()]

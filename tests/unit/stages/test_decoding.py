@@ -9,13 +9,18 @@ from agent.formats.chain import Chained
 from agent.formats.ova.decoder import OvaDecoder
 from agent.formats.qcow2.decoder import Qcow2Decoder
 from agent.formats.raw import RawDecoder
-from agent.stages.decoding import container_of, max_unpacked, new_decoder
+from agent.formats.vdi import VdiDecoder
+from agent.formats.vhd import VhdDecoder
+from agent.formats.vhdx.decoder import VhdxDecoder
+from agent.formats.vmdk.decoder import VmdkDecoder
+from agent.model.job import IMAGE_TYPES
+from agent.stages.decoding import DISK_FORMATS, container_of, max_unpacked, new_decoder, packing_of
 from agent.transfer.source import SourceInfo
 from agent.units import MiB
 from tests.unit.stages.memory import Stages, empty_qcow2
 
 
-def context(content: str, job_type: str):
+def context(content: str, job_type: str | None):
     ctx = Stages(type=job_type).ctx
     ctx.info, ctx.content = SourceInfo("memory:", MiB, seekable=True), content
     return ctx
@@ -32,6 +37,20 @@ def context(content: str, job_type: str):
         ("tar", "raw", RawDecoder, "tar"),
         ("ova", "qcow2", RawDecoder, "ova"),
         ("unknown data", "qcow2", RawDecoder, "unknown data"),
+        ("vmdk", "vmdk", VmdkDecoder, "vmdk"),
+        ("vmdk", "ova", RawDecoder, "vmdk"),
+        ("vhd", "vhd", VhdDecoder, "vhd"),
+        ("raw", "vhd", VhdDecoder, "vhd"),  # a fixed one has its footer at the end
+        ("vhd", "raw", RawDecoder, "vhd"),
+        ("vhdx", "vhdx", VhdxDecoder, "vhdx"),
+        ("vdi", "vdi", VdiDecoder, "vdi"),
+        ("raw", None, RawDecoder, "raw"),
+        ("qcow2", None, Qcow2Decoder, "qcow2"),
+        ("ova", None, OvaDecoder, "ova"),
+        ("vmdk", None, VmdkDecoder, "vmdk"),
+        ("vhd", None, VhdDecoder, "vhd"),
+        ("html", None, RawDecoder, "html"),
+        ("tar", None, RawDecoder, "tar"),
     ],
 )
 def test_content_decides_and_the_job_says_what_is_accepted(content, job_type, kind, container):
@@ -41,8 +60,14 @@ def test_content_decides_and_the_job_says_what_is_accepted(content, job_type, ki
     assert container_of(ctx, decoder) == container
 
 
-def test_what_is_inside_of_a_compressed_file_is_known_once_it_has_come():
-    ctx = context("gzip", "qcow2")
+def test_each_type_has_its_decoder():
+    assert set(DISK_FORMATS) == set(IMAGE_TYPES)
+
+
+@pytest.mark.parametrize("job_type", ["qcow2", None])
+def test_what_is_inside_of_a_compressed_file_is_known_once_it_has_come(job_type):
+    ctx = context("gzip", job_type)
+    assert packing_of(ctx) == "gzip"
     decoder = new_decoder(ctx)
     assert isinstance(decoder, Chained)
     assert container_of(ctx, decoder) == ""

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.formats.ova.test_vmdk import (
+
+from agent.errors import DeployError, ImageDamaged, ImageType, ImageUnsafe
+from agent.formats.extent import ImageTooLarge, Zero
+from agent.formats.vmdk.decoder import VmdkDecoder
+from agent.units import GiB, MiB
+from tests.kit.fuzz import examples
+from tests.unit.formats.vmdk.test_vmdk import (
     BIG,
     DESCRIPTOR,
     GRAIN,
@@ -24,12 +30,6 @@ from tests.unit.formats.ova.test_vmdk import (
     marker,
     mutant,
 )
-
-from agent.errors import DeployError, ImageDamaged, ImageType, ImageUnsafe
-from agent.formats.extent import ImageTooLarge, Zero
-from agent.formats.vmdk.decoder import VmdkDecoder
-from agent.units import GiB, MiB
-from tests.kit.fuzz import examples
 
 STEPS = [511, 4096, 65536, None]
 
