@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from agent.aio import run_blocking
 from agent.errors import Blame, ConfigDriveCreate, DiskSame, ImageDownload, ImageMemory, ImageType
-from agent.formats.advice import hint_for
 from agent.formats.compressed import check_xz_end
 from agent.formats.detect import END_BYTES, SNIFF_BYTES, is_dmg, is_vhd, sniff
 from agent.formats.extent import Decoder, Extent, ImageTooLarge
@@ -114,7 +113,12 @@ async def _judge_by_end(ctx: Context) -> None:
     elif may_be_vhd and is_vhd(end):
         ctx.content = "vhd"
     elif ctx.content == "raw" and ctx.job.type == "vhd":
-        raise ImageType(found="raw", expected="vhd", hint=hint_for("raw"))
+        raise ImageType(
+            found="raw",
+            expected="vhd",
+            detail="the file does not end with the footer of a fixed VHD",
+            hint="Compare its size with the original, which may be longer; if it is a raw image, set type to raw.",
+        )
     elif is_dmg(end):
         ctx.content = "dmg"
 

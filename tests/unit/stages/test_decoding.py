@@ -1,9 +1,12 @@
 """Which decoder an image goes through."""
 
+import bz2
 import copy
 import gzip
+import lzma
 
 import pytest
+import zstandard
 
 from agent.formats.chain import Chained
 from agent.formats.ova.decoder import OvaDecoder
@@ -17,6 +20,8 @@ from agent.model.job import IMAGE_TYPES
 from agent.stages.decoding import DISK_FORMATS, container_of, max_unpacked, new_decoder, packing_of
 from agent.transfer.source import SourceInfo
 from agent.units import MiB
+from tests.kit.extents import content_of
+from tests.unit.formats.vmdk.test_vmdk import BIG, GRAIN, Writer, feeds
 from tests.unit.stages.memory import Stages, empty_qcow2
 
 
@@ -74,6 +79,30 @@ def test_what_is_inside_of_a_compressed_file_is_known_once_it_has_come(job_type)
     list(decoder.feed(memoryview(gzip.compress(empty_qcow2(MiB)))))
     list(decoder.finish())
     assert container_of(ctx, decoder) == "qcow2"
+
+
+@pytest.mark.parametrize("job_type", ["vmdk", None])
+@pytest.mark.parametrize(
+    ("packing", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("xz", lzma.compress),
+        ("bzip2", bz2.compress),
+        ("zstd", zstandard.ZstdCompressor().compress),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 4096, None])
+def test_a_vmdk_in_any_compression_is_decoded(packing, pack, job_type, step):
+    content, disk = BIG[: 3 * GRAIN + 512], bytearray(3 * GRAIN + 512)
+    ctx = context(packing, job_type)
+    decoder = new_decoder(ctx)
+    for piece in feeds(pack(Writer(content).write()), step):
+        for extent in decoder.feed(piece):
+            disk[extent.offset : extent.offset + extent.length] = content_of(extent)
+    for extent in decoder.finish():
+        disk[extent.offset : extent.offset + extent.length] = content_of(extent)
+    assert disk == content
+    assert (container_of(ctx, decoder), decoder.virtual_size) == ("vmdk", len(content))
 
 
 def test_the_factory_changes_nothing_of_its_callers():

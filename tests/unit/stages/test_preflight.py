@@ -138,7 +138,7 @@ async def test_a_vhd_without_its_footer_is_refused_before_anything_is_written():
     with pytest.raises(ImageType) as caught:
         await probe_image(Stages(type="vhd").ctx)
     assert "`raw` which does not match expected vhd" in caught.value.message
-    assert "Set type to raw" in caught.value.hint
+    assert "set type to raw" in caught.value.hint
 
 
 async def test_where_the_end_cannot_be_read_the_job_tells_that_it_is_a_vhd():

@@ -57,7 +57,9 @@ def by_qemu(path, data):
 
 @pytest.mark.parametrize("subformat", ["monolithicSparse", "streamOptimized"])
 @pytest.mark.parametrize("size", [512, GRAIN, 3 * MiB + 512, 40 * MiB - 512])
-@pytest.mark.parametrize("extra", [(), ("zeroed_grain=on",), ("adapter_type=lsilogic", "hwversion=13")])
+@pytest.mark.parametrize(
+    "extra", [(), ("zeroed_grain=on",), ("adapter_type=lsilogic", "hwversion=13"), ("compat6=on",)]
+)
 def test_what_qemu_img_wrote_comes_back_in_every_chunking(tmp_path, subformat, size, extra):
     content = guest(size)
     data = convert(tmp_path / "d.vmdk", content, f"subformat={subformat}", *extra)
