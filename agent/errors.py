@@ -97,7 +97,8 @@ class JobInvalid(DeployError):
         if len(self.faults) == 1 and self.faults[0].code != self.code:
             # A single fault with a code of its own is one for which the OVH API has a message: it stays as it is.
             self.code = self.faults[0].code
-            super().__init__(summary=self.faults[0].message)
+            hint = ImageFormat.default_hint if self.code == ImageFormat.code else ""
+            super().__init__(summary=self.faults[0].message, hint=hint)
         else:
             super().__init__(summary="; ".join(str(fault) for fault in self.faults))
 
@@ -163,12 +164,15 @@ class DiskIneligible(DeployError):
 
 
 class ImageFormat(DeployError):
-    """The job names an unknown image type."""
+    """The job names an unknown image type. The message is the OVH API's, and names its three types only."""
 
     code = "image.format"
     blame = Blame.REQUEST
     template = "Bad format image, expected: qcow2, raw, ova."
-    default_hint = "Set type to one of them; other formats can be converted (qemu-img convert -O qcow2)."
+    default_hint = (
+        "Set type to one of them, or to vmdk, vhd, vhdx or vdi, or leave it out: then the content decides. Other "
+        "formats can be converted (qemu-img convert -O qcow2)."
+    )
 
 
 class ImageType(DeployError):

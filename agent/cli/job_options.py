@@ -22,7 +22,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", nargs="?", metavar="JOB.json", help="the job document; - reads it from stdin")
     job = parser.add_argument_group("the job, without a document")
     job.add_argument("--url", help="http:, https: or file: URL of the image, or a path")
-    job.add_argument("--type", help="qcow2, raw or ova")
+    job.add_argument("--type", help="qcow2, raw, ova, vmdk, vhd, vhdx or vdi; without it the content decides")
     job.add_argument(
         "--checksum",
         metavar="TYPE:HEX",
@@ -115,7 +115,7 @@ def _encoded(document: dict[str, Any]) -> bytes:
 
 def _document(options: argparse.Namespace) -> dict[str, Any]:
     if options.url is None:
-        raise usage("JOB.json", "give a job document, or --url and --type")
+        raise usage("JOB.json", "give a job document, or --url")
     algorithm, digest = _checksum(options.checksum)
     wants_drive = any(getattr(options, name) for name in _JOB_OPTIONS[5:])
     keys = [_read(path, "--ssh-key").decode(errors="replace").strip() for path in options.ssh_key or ()]

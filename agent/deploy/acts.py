@@ -16,6 +16,7 @@ from agent.model.stage import State
 from agent.stages.claim import claim
 from agent.stages.commit import commit, seal, settle
 from agent.stages.context import Context
+from agent.stages.decoding import packing_of
 from agent.stages.finish import finish
 from agent.stages.libparted import examine_table
 from agent.stages.preflight import find_own_drive, probe_image
@@ -46,7 +47,12 @@ Act = Callable[[Work], Awaitable[None]]
 
 
 async def _preflight(work: Work) -> None:
-    await probe_image(work.ctx)
+    try:
+        await probe_image(work.ctx)
+    finally:
+        # Also of an image that is refused.
+        work.tracker.image_type = work.ctx.container or None
+        work.tracker.image_packing = packing_of(work.ctx)
     await _use_image_facts(work.ctx)
 
 

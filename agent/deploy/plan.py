@@ -164,10 +164,11 @@ def _disk_refusals(facts: Facts) -> list[DeployError]:
 
 
 def _image_refusals(job: Job, facts: Facts, image: ImageFacts) -> list[DeployError]:
-    if job.type == "raw" and image.container != "raw":
-        return [ImageNoTable(type=job.type, found=image.container, hint=hint_for(image.container))]
-    if job.type != image.container:
-        return [ImageType(found=image.container, expected=job.type, hint=hint_for(image.container))]
+    expected, found = job.type_for(image.container), image.container
+    if expected == "raw" != found:
+        return [ImageNoTable(type=expected, found=found, hint=hint_for(found))]
+    if expected != found:
+        return [ImageType(found=found, expected=expected, hint=hint_for(found))]
     if image.size is not None and image.size > facts.target.size:
         return [ImageSize(image_size=image.size, device=facts.target.path, device_size=facts.target.size)]
     if not image.examined:
@@ -182,7 +183,7 @@ def _image_refusals(job: Job, facts: Facts, image: ImageFacts) -> list[DeployErr
     if image.chain_fault is not None:
         return [logicals_damaged(image.chain_fault)]
     if image.table is None:
-        return [ImageNoTable(type=job.type, found=image.content, hint=hint_for(image.content))]
+        return [ImageNoTable(type=expected, found=image.content, hint=hint_for(image.content))]
     if image.size is not None and is_cut(image.table, image.size):
         return [ImageTruncated(size=image.size, expected=image.reach)]
     if isinstance(image.table, Mbr) and image.reach > facts.target.size:

@@ -88,6 +88,8 @@ class Tracker:
         self.error: DeployError | None = None
         self.checksum: str | None = None
         self.disk: dict[str, Any] | None = None
+        self.image_type: str | None = None
+        self.image_packing: str | None = None
         self.disk_state = disk_state
         """What is on the disk; told where the deployment fails."""
         self.notes: deque[str] = deque(maxlen=MAX_NOTES)
@@ -168,6 +170,8 @@ class Tracker:
             stages=tuple(self._stages),
             error=None if self.error is None else with_disk_state(self.error.document(), self.disk_state),
             disk=self.disk,
+            image_type=self.image_type,
+            image_packing=self.image_packing,
             job=self._job.redacted(),
             notes=tuple(self.notes),
         )

@@ -4,8 +4,8 @@ Called where such a file is refused: in preflight, and by the decoders for conte
 contents are those of `agent.formats.detect`.
 """
 
-_ACCEPTED = ("raw", "qcow2", "ova")
-_CONVERTIBLE = ("qcow", "vmdk", "vhd", "vhdx", "vdi", "qed", "dmg", "parallels")
+_ACCEPTED = ("raw", "qcow2", "ova", "vmdk", "vhd", "vhdx", "vdi")
+_CONVERTIBLE = ("qcow", "qed", "dmg", "parallels")
 _PACKED = ("tar", "zip", "7z", "rar", "lzma", "lzip", "lz4", "lzop", "compress", "cpio")
 _COMPRESSED = ("gzip", "xz", "zstd", "bzip2")
 _PAGES = ("html", "xml", "json", "text")
@@ -14,7 +14,7 @@ _PAGES = ("html", "xml", "json", "text")
 def hint_for(content: str) -> str:
     """The hint for a file with this content, as `agent.formats.detect.sniff` names it."""
     if content in _ACCEPTED:
-        return f"Set type to {content}, or check that the URL names the image that is meant."
+        return f"Set type to {content}, or leave it out, or check that the URL names the image that is meant."
     if content in _CONVERTIBLE:
         return "Convert it (qemu-img convert -O qcow2 IMAGE image.qcow2), and deploy that with type qcow2."
     if content in _PACKED:

@@ -8,7 +8,7 @@ from agent.formats.tables.superblock import sniff_filesystem
 
 # The most that `sniff` looks at, from the file's start.
 SNIFF_BYTES = 128 * 1024
-# Length of the trailer that `is_dmg` looks at, at the file's end.
+# Length of the trailer that `is_dmg` and `is_vhd` look at, at the file's end.
 END_BYTES = 512
 
 _MAGICS: tuple[tuple[int, bytes, str], ...] = (
@@ -76,6 +76,11 @@ def _lzma(head: bytes) -> str | None:
 def is_dmg(trailer: bytes) -> bool:
     """Whether a file that ends with `trailer` (`END_BYTES` long) is an Apple disk image, which has its magic there."""
     return len(trailer) == END_BYTES and trailer[:4] == b"koly"
+
+
+def is_vhd(trailer: bytes) -> bool:
+    """Whether a file that ends with `trailer` (`END_BYTES` long) is a VHD: a fixed one has its magic only there."""
+    return len(trailer) == END_BYTES and trailer[:8] == b"conectix"
 
 
 def _first_member_is_ovf(head: bytes) -> bool:

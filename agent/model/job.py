@@ -17,7 +17,10 @@ from agent.model.url import check_url, redact_url
 from agent.text import HIDDEN
 from agent.units import MiB, format_size
 
-IMAGE_TYPES = ("qcow2", "raw", "ova")
+OVH_TYPES = ("qcow2", "raw", "ova")
+"""The types of the OVH API, which its message for an unknown type lists."""
+IMAGE_TYPES = (*OVH_TYPES, "vmdk", "vhd", "vhdx", "vdi")
+"""All types that a job may name; those behind the OVH API's are ours."""
 CHECKSUM_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 MAX_USER_DATA_BYTES = 8 * MiB
 MAX_DATA_BYTES = MiB
@@ -62,10 +65,10 @@ class ConfigDrive:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A valid job. `checksum` is in lower case; absent members are None."""
+    """A valid job. `checksum` is in lower case; absent members are None. Without a type the content decides."""
 
     url: str = field(repr=False)
-    type: str
+    type: str | None
     checksum: str | None = None
     checksum_type: str | None = None
     configdrive: ConfigDrive = ConfigDrive()
@@ -73,6 +76,13 @@ class Job:
     disk_group_id: int | None = None
     http_headers: tuple[KeyValue, ...] = ()
     efi_bootloader_path: str | None = None
+
+    def type_for(self, found: str) -> str:
+        """The type that a file is taken for: the job's, else what was found, which counts as `raw` if it is no type.
+
+        `found` is the content without its compression, as `agent.formats.detect.sniff` names it.
+        """
+        return self.type or (found if found in IMAGE_TYPES else "raw")
 
     def redacted(self) -> dict[str, Any]:
         """The posted document with `***` for every secret; absent members stay absent."""
@@ -144,13 +154,13 @@ def parse_job(document: object) -> Job:
         raise JobInvalid([Fault("", "the job must be a JSON object")])
     reader = _ObjectReader(document, "")
     url = reader.text("URL", required=True, check=check_url)
-    image_type = reader.text("type", required=True)
+    image_type = reader.text("type")
     if image_type is not None and image_type not in IMAGE_TYPES:
         reader.fault("type", ImageFormat.template, "image.format")
     checksum, checksum_type = _checksum(reader)
     job = Job(
         url=url or "",
-        type=image_type or "",
+        type=image_type,
         checksum=checksum,
         checksum_type=checksum_type,
         configdrive=_configdrive(reader.child("configdrive")),

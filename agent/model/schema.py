@@ -29,6 +29,7 @@ from agent.model.job import (
     MAX_SSH_KEY_BYTES,
     MAX_TEXT,
     MAX_USER_DATA_BYTES,
+    OVH_TYPES,
 )
 from agent.model.stage import STAGES
 from agent.model.status import DOING, DONE, ERROR
@@ -104,7 +105,14 @@ def job_schema() -> Schema:
         "URL": _text(
             "Where the image is: http, https, or file on the server itself.", MAX_URL_LENGTH, pattern=_URL
         ),
-        "type": _of("string", "What the file is; its content is compared with it.", enum=list(IMAGE_TYPES)),
+        "type": _nullable(
+            _of(
+                "string",
+                f"What the file is; its content is compared with it. Absent: the content decides. The OVH API has "
+                f"{', '.join(OVH_TYPES)}, and requires it.",
+                enum=list(IMAGE_TYPES),
+            )
+        ),
         "checkSum": _nullable(_text("Digest of the file as downloaded, in hexadecimal digits.")),
         "checkSumType": _nullable(
             _of("string", "The kind of the digest: both members or neither.", enum=list(CHECKSUM_DIGITS))
@@ -125,7 +133,7 @@ def job_schema() -> Schema:
             )
         ),
     }
-    return _object(properties, required=["URL", "type"]) | {"anyOf": _checksum_pairs()}
+    return _object(properties, required=["URL"]) | {"anyOf": _checksum_pairs()}
 
 
 def _checksum_pairs() -> list[Schema]:
@@ -207,6 +215,12 @@ def status_schema() -> Schema:
         "stages": _of("array", "Those that have begun.", items=_object(stage)),
         "error": _nullable(_error()),
         "disk": _nullable(_disk(required=["path", "size"])),
+        "imageType": _nullable(
+            _of("string", "What the content of the file showed, such as qcow2; null: not known yet.")
+        ),
+        "imagePacking": _nullable(
+            _of("string", "What is around it, such as gzip; null: nothing, or not known yet.")
+        ),
         "job": _of("object", "The job as posted, its secrets blanked."),
         "notes": _notes(),
         "id": _nullable(_of("string", "The id of the job: the control plane's, or one that the agent made.")),

@@ -54,6 +54,10 @@ class Status:
     stages: tuple[StageTime, ...] = ()
     error: dict[str, Any] | None = None
     disk: dict[str, Any] | None = None
+    image_type: str | None = None
+    """What the content of the file showed, without what is around it; None as long as that is not known."""
+    image_packing: str | None = None
+    """What is around it, such as `gzip`."""
     job: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -90,6 +94,8 @@ class Status:
             "stages": [stage.document() for stage in self.stages],
             "error": self.error,
             "disk": self.disk,
+            "imageType": self.image_type,
+            "imagePacking": self.image_packing,
             "job": self.job,
             "notes": list(self.notes),
         }
@@ -141,6 +147,8 @@ def read_status(document: Mapping[str, Any]) -> Status:
         stages=stages,
         error=_read_error(member.table("error")),
         disk=member.table("disk"),
+        image_type=member.text("imageType"),
+        image_packing=member.text("imagePacking"),
         job=member.table("job") or {},
         notes=tuple(member.items("notes", str)),
     )

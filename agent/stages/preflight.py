@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from agent.aio import run_blocking
-from agent.errors import Blame, ConfigDriveCreate, DiskSame, ImageDownload, ImageMemory
+from agent.errors import Blame, ConfigDriveCreate, DiskSame, ImageDownload, ImageMemory, ImageType
 from agent.formats.compressed import check_xz_end
-from agent.formats.detect import END_BYTES, SNIFF_BYTES, is_dmg, sniff
+from agent.formats.detect import END_BYTES, SNIFF_BYTES, is_dmg, is_vhd, sniff
 from agent.formats.extent import Decoder, Extent, ImageTooLarge
 from agent.formats.image import WINDOW_BYTES, ImageFacts, examine
 from agent.formats.tables.layout import drive_candidates, is_drive, place_drive
@@ -68,7 +68,7 @@ async def probe_image(ctx: Context) -> None:
 async def _probe(ctx: Context) -> ImageFacts:
     first = await _next_buffer(ctx)
     ctx.content = sniff(bytes(first.data[:SNIFF_BYTES]))
-    await _look_at_end(ctx)
+    await _judge_by_end(ctx)
     decoder = new_decoder(ctx)
     window = _Window(ctx.target.size, decoder)
     applier = Applier(window)
@@ -82,8 +82,9 @@ async def _probe(ctx: Context) -> ImageFacts:
             raise
         at_end = False  # the data that is early goes to the disk's free end once there is a disk
     finally:
+        ctx.container = container_of(ctx, decoder)
         await run_blocking(applier.close)
-    size, container = decoder.virtual_size, container_of(ctx, decoder)
+    size, container = decoder.virtual_size, ctx.container
     # The decoder of the write stage will hold as much.
     ctx.pool.make_room(decoder.held)
     if window.gone or not (window.complete or at_end):
@@ -93,23 +94,42 @@ async def _probe(ctx: Context) -> ImageFacts:
     return examine(data, size, container)
 
 
-async def _look_at_end(ctx: Context) -> None:
-    """Read the end of the file where that tells what it is (DMG) or that it was cut (xz), and the source can.
+async def _judge_by_end(ctx: Context) -> None:
+    """Judge the file by its end, where that tells what it is (DMG, fixed VHD) or that it was cut (xz).
 
     Raises:
         ImageDamaged: an xz file without its end.
+        ImageType: the job says that it is a VHD, and it does not end as one.
     """
-    info = ctx.info
-    if info is None or info.size is None or not info.seekable or ctx.content not in ("unknown data", "xz"):
+    # A raw image may end with what looks like a VHD's footer: what the job says about it, counts.
+    may_be_vhd = ctx.content in ("raw", "unknown data", "zeros") and ctx.job.type in (None, "vhd")
+    if not may_be_vhd and ctx.content not in ("unknown data", "xz"):
         return
-    length = min(info.size, END_BYTES)
-    end = await ctx.source.read_at(info.size - length, length)
+    end = await _end_of_file(ctx)
     if end is None:
         return
     if ctx.content == "xz":
         check_xz_end(end)
+    elif may_be_vhd and is_vhd(end):
+        ctx.content = "vhd"
+    elif ctx.content == "raw" and ctx.job.type == "vhd":
+        raise ImageType(
+            found="raw",
+            expected="vhd",
+            detail="the file does not end with the footer of a fixed VHD",
+            hint="Compare its size with the original, which may be longer; if it is a raw image, set type to raw.",
+        )
     elif is_dmg(end):
         ctx.content = "dmg"
+
+
+async def _end_of_file(ctx: Context) -> bytes | None:
+    """The last `END_BYTES` of the file (all of a shorter one); None where the source cannot seek."""
+    info = ctx.info
+    if info is None or info.size is None or not info.seekable:
+        return None
+    length = min(info.size, END_BYTES)
+    return await ctx.source.read_at(info.size - length, length)
 
 
 async def _fill_window(ctx: Context, decoder: Decoder, applier: Applier, window: "_Window") -> bool:

@@ -57,7 +57,8 @@ async def _copy_once(ctx: Context) -> None:
         await run_blocking(_flush, disk.flush, disk.path)
     except SinkFailed as failure:
         hint = full_hint(disk.path, failure.error)
-        raise ImageWrite(type=ctx.job.type, detail=f"{disk.path}: {failure}", hint=hint) from failure.error
+        found = ctx.job.type_for(container_of(ctx, decoder))
+        raise ImageWrite(type=found, detail=f"{disk.path}: {failure}", hint=hint) from failure.error
     except ImageChanged as change:
         raise ImageChanged(url=redact_url(ctx.job.url), detail=change.detail) from None
     except ImageTooLarge as failure:

@@ -29,6 +29,21 @@ QCOW2 = {
     "extended-l2": ("-o", "extended_l2=on,cluster_size=128k"),
     "out-of-order": ("-W", "-m", "16"),
 }
+# Everything else that qemu-img makes in one file: the job's type, and the options that make it.
+OTHERS = {
+    "vmdk-stream": ("vmdk", "-O", "vmdk", "-o", "subformat=streamOptimized"),
+    "vmdk-stream-6": ("vmdk", "-O", "vmdk", "-o", "subformat=streamOptimized,compat6=on"),
+    "vmdk-sparse": ("vmdk", "-O", "vmdk", "-o", "subformat=monolithicSparse"),
+    "vmdk-sparse-zeroed": ("vmdk", "-O", "vmdk", "-S", "0", "-o", "zeroed_grain=on,adapter_type=lsilogic"),
+    "vmdk-sparse-out-of-order": ("vmdk", "-O", "vmdk", "-W", "-m", "16"),
+    "vhd-dynamic": ("vhd", "-O", "vpc", "-o", "subformat=dynamic"),
+    "vhd-dynamic-size": ("vhd", "-O", "vpc", "-o", "subformat=dynamic,force_size=on"),
+    "vhd-fixed": ("vhd", "-O", "vpc", "-o", "subformat=fixed,force_size=on"),
+    "vhdx-dynamic": ("vhdx", "-O", "vhdx", "-o", "subformat=dynamic"),
+    "vhdx-fixed": ("vhdx", "-O", "vhdx", "-o", "subformat=fixed,block_size=1M"),
+    "vdi-dynamic": ("vdi", "-O", "vdi"),
+    "vdi-static": ("vdi", "-O", "vdi", "-o", "static=on"),
+}
 PACK = {
     "gz": gzip.compress,
     "xz": lambda data: lzma.compress(data, preset=0),
@@ -44,15 +59,16 @@ PACK = {
 def check(byoi, web, tmp_path):
     """Deploy a file as `kind` and compare the disk with the raw image that it was made from."""
 
-    def deploy_and_compare(path, kind, raw: Image):
+    def deploy_and_compare(path, kind, raw: Image, url=None):
+        """Without a `kind` the job has no type; the server at the default URL gives no ranges."""
         disk = tmp_path / "disk.img"
         disk.write_bytes(b"\xa5" * SIZE)
         job = tmp_path / "job.json"
         job.write_text(
             json.dumps(
                 {
-                    "URL": web.publish(path, path.name),
-                    "type": kind,
+                    "URL": url or web.publish(path, path.name),
+                    **({} if kind is None else {"type": kind}),
                     "checkSum": hashlib.sha256(path.read_bytes()).hexdigest(),
                     "checkSumType": "sha256",
                     "configdrive": {"enable": True, "hostname": "h1"},
@@ -77,6 +93,56 @@ def check(byoi, web, tmp_path):
 def test_a_qcow2_image_is_deployed(check, gpt_image, tmp_path, layout):
     path = convert(gpt_image.path, tmp_path / "image.qcow2", "-O", "qcow2", *QCOW2[layout])
     check(path, "qcow2", gpt_image)
+
+
+@pytest.mark.parametrize("layout", OTHERS)
+def test_an_image_of_another_hypervisor_is_deployed(check, gpt_image, tmp_path, layout):
+    kind, *options = OTHERS[layout]
+    outcome = check(convert(gpt_image.path, tmp_path / "image", *options), kind, gpt_image)
+    assert (outcome.document["imageType"], outcome.document["imagePacking"]) == (kind, None)
+
+
+@pytest.mark.parametrize(
+    "layout", ["raw", "qcow2", "ova", "vmdk-stream", "vhd-dynamic", "vhdx-dynamic", "vdi-dynamic"]
+)
+def test_without_a_type_the_content_decides(check, gpt_image, tmp_path, layout):
+    kind, *options = OTHERS.get(layout, (layout, "-O", layout))
+    path = tmp_path / "image"
+    if kind == "ova":
+        make_ova(gpt_image.path, path, manifest="right")
+    else:
+        convert(gpt_image.path, path, *options)
+    document = check(path, None, gpt_image).document
+    assert (document["imageType"], document["imagePacking"]) == (kind, None)
+    assert "type" not in document["job"]
+
+
+@pytest.mark.parametrize("packing", ["gz", "zst"])
+def test_without_a_type_what_is_inside_of_a_compressed_file_decides(check, gpt_image, tmp_path, packing):
+    plain = convert(gpt_image.path, tmp_path / "plain", *OTHERS["vmdk-sparse"][1:])
+    path = tmp_path / "image"
+    path.write_bytes(PACK[packing](plain.read_bytes()))
+    document = check(path, None, gpt_image).document
+    words = {"gz": "gzip", "zst": "zstd"}
+    assert (document["imageType"], document["imagePacking"]) == ("vmdk", words[packing])
+
+
+@pytest.mark.parametrize(
+    ("kind", "way", "found"),
+    [
+        (None, "seekable", "vhd"),
+        ("raw", "seekable", "raw"),
+        (None, "web", "raw"),
+        ("vhd", "gz", "vhd"),
+    ],
+)
+def test_a_fixed_vhd_is_known_by_its_end_or_else_by_its_type(check, gpt_image, tmp_path, kind, way, found):
+    """Without either it is a raw image whose last sector has no meaning."""
+    path = convert(gpt_image.path, tmp_path / "image", *OTHERS["vhd-fixed"][1:])
+    if way == "gz":
+        path.write_bytes(gzip.compress(path.read_bytes(), 1))
+    url = path.as_uri() if way == "seekable" else None
+    assert check(path, kind, gpt_image, url).document["imageType"] == found
 
 
 @pytest.mark.parametrize("packing", [None, "gz"])
@@ -133,9 +199,45 @@ def test_an_ova_that_nothing_closes_is_deployed_with_a_note(check, gpt_image, tm
 def refused(byoi, tmp_path, path, kind, *options):
     disk = tmp_path / "disk.img"
     disk.write_bytes(b"\xa5" * SIZE)
-    outcome = byoi("write", "--url", path, "--type", kind, "--disk", disk, "--json", *options)
+    kinds = () if kind is None else ("--type", kind)
+    outcome = byoi("write", "--url", path, *kinds, "--disk", disk, "--json", *options)
     assert outcome.status == 1
     return outcome.error, disk.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["vmdk", None])
+@pytest.mark.parametrize("subformat", ["monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"])
+def test_a_vmdk_of_several_files_is_refused_untouched(byoi, gpt_image, tmp_path, subformat, kind):
+    made = tmp_path / "made"
+    made.mkdir()
+    path = convert(gpt_image.path, made / "d.vmdk", "-O", "vmdk", "-o", f"subformat={subformat}")
+    error, disk = refused(byoi, tmp_path, path, kind)
+    assert (error["code"], error["message"]) == (
+        "image.unsafe",
+        "The image was refused by the check vmdk_extent.",
+    )
+    assert subformat in error["detail"]
+    assert "subformat=streamOptimized" in error["hint"]
+    assert disk == b"\xa5" * SIZE
+
+
+def test_the_flat_extent_of_a_vmdk_is_a_raw_image(check, gpt_image, tmp_path):
+    convert(gpt_image.path, tmp_path / "d.vmdk", "-O", "vmdk", "-o", "subformat=monolithicFlat")
+    assert check(tmp_path / "d-flat.vmdk", None, gpt_image).document["imageType"] == "raw"
+
+
+@pytest.mark.parametrize("layout", ["vmdk-stream", "vhd-dynamic", "vhdx-dynamic", "vdi-dynamic"])
+def test_an_empty_disk_larger_than_the_target_is_refused_untouched(byoi, tmp_path, layout):
+    kind, _, driver, *options = OTHERS[layout]
+    run("qemu-img", "create", "-q", "-f", driver, *options, tmp_path / "image", "1T")
+    error, disk = refused(byoi, tmp_path, tmp_path / "image", None)
+    assert error["code"] == "image.size"
+    assert disk == b"\xa5" * SIZE
+    run("qemu-img", "create", "-q", "-f", driver, *options, tmp_path / "image", "64M")
+    error, disk = refused(byoi, tmp_path, tmp_path / "image", None)
+    assert error["code"] == "image.no_table"
+    assert f"is not of type {kind} because no partition table was found" in error["message"]
+    assert disk == b"\xa5" * SIZE
 
 
 def test_an_ova_with_a_wrong_manifest_is_never_bootable(byoi, gpt_image, tmp_path):
@@ -182,6 +284,11 @@ def test_an_empty_qcow2_has_no_partition_table(byoi, tmp_path):
         ("gz-qcow2", "raw", "image.no_table", "qcow2"),
         ("gz-raw", "qcow2", "image.type", "raw"),
         ("html", "qcow2", "image.type", "html"),
+        ("raw", "vhd", "image.type", "raw"),
+        ("raw", "vmdk", "image.type", "raw"),
+        ("gz-qcow2", "vdi", "image.type", "qcow2"),
+        ("html", None, "image.no_table", "html"),
+        ("gz-html", None, "image.no_table", "html"),
     ],
 )
 def test_content_of_another_type_is_named(byoi, gpt_image, tmp_path, content, kind, code, found):
@@ -209,21 +316,34 @@ def test_a_gzip_bomb_is_refused_once_it_passes_the_disk(byoi, gpt_image, tmp_pat
     assert not any(disk[:MiB])
 
 
-@pytest.mark.parametrize("kind", ["qcow2", "raw", "ova"])
+@pytest.mark.parametrize("kind", ["qcow2", "raw", "ova", "vmdk-stream", "vmdk-sparse", "vhd-dynamic",
+    "vhdx-dynamic", "vdi-dynamic"])  # fmt: skip
 def test_a_truncated_image_is_never_bootable(byoi, gpt_image, tmp_path, kind):
     path = tmp_path / "image"
     if kind == "raw":
         path.write_bytes(gzip.compress(gpt_image.path.read_bytes(), 1))
     elif kind == "ova":
         make_ova(gpt_image.path, path, manifest="right")
-    else:
+    elif kind == "qcow2":
         convert(gpt_image.path, path, "-O", "qcow2", "-c")
+    else:
+        kind, *options = OTHERS[kind]
+        convert(gpt_image.path, path, *options)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 2 // 3])
     error, disk = refused(byoi, tmp_path, path, kind)
     assert error["code"] == "image.damaged"
     # What preflight can see already is refused before the first write.
     assert disk == b"\xa5" * SIZE or not any(disk[:MiB] + disk[-MiB:])
+
+
+def test_a_truncated_fixed_vhd_is_refused_untouched(byoi, gpt_image, tmp_path):
+    path = convert(gpt_image.path, tmp_path / "image", *OTHERS["vhd-fixed"][1:])
+    os.truncate(path, path.stat().st_size - 512)
+    error, disk = refused(byoi, tmp_path, path, "vhd")
+    assert error["code"] == "image.type"
+    assert "does not end with the footer" in error["detail"]
+    assert disk == b"\xa5" * SIZE
 
 
 def reversed_qcow2(raw: Image, path):

@@ -50,7 +50,7 @@ def assert_untouched(target: Path) -> None:
 # -- the job -------------------------------------------------------------------------------------------------
 
 BAD_JOBS = {
-    "type": ({"type": "vmdk"}, "image.format", "Bad format image, expected: qcow2, raw, ova."),
+    "type": ({"type": "qed"}, "image.format", "Bad format image, expected: qcow2, raw, ova."),
     "checksum type": (
         {"checkSumType": "crc32"},
         "checksum.type",
@@ -147,16 +147,29 @@ def test_what_is_no_raw_image_is_named_before_the_first_write(gpt_image, web, by
     assert_untouched(target)
 
 
-@pytest.mark.parametrize("kind", ["vmdk", "vhdx", "dmg"])
+@pytest.mark.parametrize("kind", ["vmdk", "vhdx"])
+def test_what_is_of_another_type_is_told_which(gpt_image, byoi, tmp_path, target, kind):
+    path = tmp_path / "image"
+    run("qemu-img", "convert", "-O", kind, gpt_image.path, path)
+    outcome = byoi("write", "--url", path, "--type", "raw", "--disk", target, "--json")
+    error = assert_refused(outcome, "image.no_table", no_table(kind))
+    assert f"Set type to {kind}," in error["hint"]
+    assert outcome.document["imageType"] == kind
+    assert_untouched(target)
+
+
+@pytest.mark.parametrize("kind", ["qcow", "dmg"])
 def test_what_can_be_converted_is_told_how(gpt_image, byoi, tmp_path, target, kind):
     path = tmp_path / "image"
     if kind == "dmg":
         path.write_bytes(b"\x78\x01\x63\xf8" * MiB + b"koly".ljust(512, b"\0"))
     else:
         run("qemu-img", "convert", "-O", kind, gpt_image.path, path)
-    outcome = byoi("write", "--url", path, "--type", "raw", "--disk", target, "--json")
-    error = assert_refused(outcome, "image.no_table", no_table(kind))
-    assert "qemu-img convert -O qcow2" in error["hint"]
+    for options in ((), ("--type", "raw")):
+        outcome = byoi("write", "--url", path, *options, "--disk", target, "--json")
+        error = assert_refused(outcome, "image.no_table", no_table(kind))
+        assert "qemu-img convert -O qcow2" in error["hint"]
+        assert outcome.document["imageType"] == kind
     assert_untouched(target)
 
 

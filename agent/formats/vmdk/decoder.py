@@ -1,8 +1,8 @@
 """The VMDK decoder, in one forward pass: streamOptimized (compressed) and monolithicSparse (uncompressed) files.
 
 A monolithicSparse file is decoded here, by the grain tables before its grains; a streamOptimized file by
-`agent.formats.vmdk.stream`. Grains that the file does not have are zeros. Used by the OVA decoder; a bare VMDK is
-not a type of a job. Source: VMware, Virtual Disk Format 5.0, "Hosted Sparse Extents".
+`agent.formats.vmdk.stream`. Grains that the file does not have are zeros. Used for a bare VMDK, and by the OVA decoder.
+Source: VMware, Virtual Disk Format 5.0, "Hosted Sparse Extents".
 """
 
 from array import array
@@ -82,7 +82,7 @@ class VmdkDecoder:
 
     def _file(self) -> Steps:
         intake = self._intake
-        header = parse_header(bytes((yield from intake.take(SECTOR, "its header"))))
+        header = parse_header((yield from intake.up_to(SECTOR)))
         check_layout(header)
         yield from intake.skip(header.descriptor_offset - intake.offset, "the space before its descriptor")
         check_descriptor(bytes((yield from intake.take(header.descriptor_size, "its descriptor"))))

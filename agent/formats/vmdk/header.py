@@ -24,6 +24,7 @@ MAX_GRAINS = 2**28  # of the guest disk: 16 TiB at the usual 64 KiB
 _HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 _MAGIC = b"KDMV"
 _TEXT_MAGIC = b"# Disk DescriptorFile"
+_COWD_MAGIC = b"COWD"
 _GD_AT_END = 2**64 - 1
 
 # A transfer in text mode would have changed these.
@@ -35,8 +36,15 @@ _MIN_GRAIN, _MAX_GRAIN = 4 * KiB, 2 * MiB
 
 _ACCESS = ("RW", "RDONLY", "NOACCESS")
 _EXTENT = re.compile(r'(\w+)\s+(\d{1,19})\s+(\w+)(?:\s+"(.*)"(?:\s+(\d{1,19}).*)?)?')
+_CREATE_TYPE = re.compile(rb'(?mi)^createType\s*=\s*"?(\w{1,40})')
 _CREATE_TYPES = ("monolithicsparse", "streamoptimized")
 _NO_PARENT = "ffffffff"
+
+_JOIN_HINT = (
+    "Make one file of it where the descriptor and all its extents lie: qemu-img convert -O vmdk -o "
+    "subformat=streamOptimized DESCRIPTOR.vmdk image.vmdk. One flat extent (NAME-flat.vmdk) is a raw image as it is: "
+    "type raw."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +82,15 @@ class Header:
 def parse_header(sector: bytes) -> Header:
     """Read the first sector of a sparse extent, or its footer, which has the same layout.
 
+    A file that is shorter than a sector is taken as well: a descriptor may be.
+
     Raises:
         ImageType: it is of another format.
         ImageUnsafe: the disk is in other files (check `vmdk_extent`), has a version, flags or compression that are not
             supported (check `unknown_features`), or tables beyond the bounds (check `vmdk_tables`).
         ImageDamaged: the header contradicts itself.
     """
-    if sector.startswith(_TEXT_MAGIC):
-        raise ImageUnsafe(
-            check="vmdk_extent", detail="the VMDK is only a descriptor: its extents are in other files"
-        )
-    if not sector.startswith(_MAGIC):
-        raise ImageType(found=sniff(sector), expected="vmdk")
+    _check_magic(sector)
     fields = _HEADER.unpack_from(sector)
     _, version, flags, capacity, grain, desc_offset, desc_size, gtes, _, gd, overhead = fields[:11]
     line_ends, compression = fields[12:]
@@ -118,6 +123,19 @@ def parse_header(sector: bytes) -> Header:
     )
 
 
+def _check_magic(sector: bytes) -> None:
+    if sector.startswith(_TEXT_MAGIC):
+        raise _extent_refused(
+            f"the VMDK is only a descriptor{_type_of(sector)}: its extents are in other files"
+        )
+    if sector.startswith(_COWD_MAGIC):
+        raise _extent_refused("the VMDK is an extent of ESX (COWD), whose descriptor is in another file")
+    if not sector.startswith(_MAGIC):
+        raise ImageType(found=sniff(sector), expected="vmdk")
+    if len(sector) < SECTOR:
+        raise _damaged(f"it ends at byte {len(sector)}, within its header")
+
+
 def check_layout(header: Header) -> None:
     """Check the order of the parts of the file, which are read as a stream: header, descriptor, tables, grains.
 
@@ -126,10 +144,7 @@ def check_layout(header: Header) -> None:
         ImageDamaged: the descriptor overlaps the tables or the grains.
     """
     if header.descriptor_offset == 0 or header.descriptor_size == 0:
-        raise ImageUnsafe(
-            check="vmdk_extent",
-            detail="the VMDK has no descriptor: it is one extent of a disk of several files",
-        )
+        raise _extent_refused("the VMDK has no descriptor: it is one extent of a disk of several files")
     if header.descriptor_size > MAX_DESCRIPTOR:
         raise ImageUnsafe(check="vmdk_extent", detail=f"a descriptor of {header.descriptor_size} bytes")
     end = header.descriptor_offset + header.descriptor_size
@@ -157,12 +172,11 @@ def check_descriptor(data: bytes) -> None:
         raise ImageUnsafe(check="backing_file", detail=f"the VMDK is only the difference to {hint!r}")
     create_type = settings.get("createtype", "")
     if create_type.lower() not in _CREATE_TYPES:
-        raise ImageUnsafe(
-            check="vmdk_extent",
-            detail=f"a VMDK of type {create_type!r}; expected streamOptimized or monolithicSparse",
+        raise _extent_refused(
+            f"a VMDK of type {create_type[:80]!r}; expected streamOptimized or monolithicSparse"
         )
     if len(extents) != 1:
-        raise ImageUnsafe(check="vmdk_extent", detail=f"the VMDK has {len(extents)} extents, not one")
+        raise _extent_refused(f"the VMDK has {len(extents)} extents, not one")
     _check_extent(extents[0])
 
 
@@ -178,7 +192,17 @@ def _check_extent(line: str) -> None:
     access, _, kind, name, offset = match.groups()
     elsewhere = not name or "/" in name or "\\" in name or name == ".." or int(offset or 0) != 0
     if access.upper() == "NOACCESS" or kind.upper() != "SPARSE" or elsewhere:
-        raise ImageUnsafe(check="vmdk_extent", detail=f"the VMDK is made of another file: {line[:200]}")
+        raise _extent_refused(f"the VMDK is made of another file: {line[:200]}")
+
+
+def _type_of(descriptor: bytes) -> str:
+    """What a descriptor of its own says of its type, in words; empty where that stands further behind."""
+    match = _CREATE_TYPE.search(descriptor)
+    return f" of type {match[1].decode()!r}" if match else ""
+
+
+def _extent_refused(detail: str) -> ImageUnsafe:
+    return ImageUnsafe(check="vmdk_extent", detail=detail, hint=_JOIN_HINT)
 
 
 def _damaged(reason: str) -> ImageDamaged:

@@ -134,7 +134,7 @@ def refusal_of(error: DeployError) -> ApiError:
             error.message,
             cls="Client::BadRequest::InvalidJob",
             error_code=error.code,
-            details={"faults": faults},
+            details={"faults": faults, "hint": error.hint},
         )
     document = error.document()
     details = {key: document[key] for key in ("blame", "retryable", "detail", "hint")}

@@ -300,7 +300,11 @@ def _job_examples() -> dict[str, Any]:
         "diskGroupId": 1,
         "httpHeader": [{"key": "Authorization", "value": "Bearer ..."}],
     }
-    return {"smallest": {"value": small}, "full": {"value": full}}
+    return {
+        "smallest": {"value": {"URL": small["URL"]}},
+        "as in the OVH API": {"value": small},
+        "full": {"value": full},
+    }
 
 
 def _status_example(service_name: str) -> dict[str, Any]:
@@ -328,6 +332,8 @@ def _status_example(service_name: str) -> dict[str, Any]:
             StageTime("write", began + 3.5, None),
         ),
         disk={"path": "/dev/sda", "size": 480_000_000_000},
-        job={"URL": "https://images.example.net/debian-12.raw", "type": "raw"},
+        image_type="raw",
+        image_packing="gzip",
+        job={"URL": "https://images.example.net/debian-12.raw.gz", "type": "raw"},
     )
     return status.document() | {"id": None, "revision": 1_700_000_007_500, "reboot": None}

@@ -68,7 +68,7 @@ def test_the_same_routes_answer_under_1_0(make_agent, web, image):
 def test_all_faults_of_a_job_are_told_at_once_and_nothing_is_accepted(make_agent, disk):
     agent = make_agent().start()
     before = disk.read_bytes()
-    answer = agent.post({"URL": "ftp://a/b", "type": "vhd", "checkSum": "12", "surprise": 1})
+    answer = agent.post({"URL": "ftp://a/b", "type": "qed", "checkSum": "12", "surprise": 1})
     assert answer.status == 400
     body = answer.json
     assert set(body) == {"class", "message", "errorCode", "details"}

@@ -109,6 +109,7 @@ def test_a_changed_bit_in_a_stream_optimized_vmdk_is_found(tmp_path, size):
 
 QEMU = {
     "vmdk": (vmdk, ("-O", "vmdk", "-o", "subformat=streamOptimized")),
+    "vmdk-sparse": (vmdk, ("-O", "vmdk", "-o", "subformat=monolithicSparse")),
     "qcow2": (qcow2, ("-c", "-O", "qcow2", "-o", "compression_type=zlib")),
     "qcow2-zstd": (qcow2, ("-c", "-O", "qcow2", "-o", "compression_type=zstd")),
 }

@@ -89,7 +89,10 @@ USAGE = {
     "header": (("write", *IMAGE, *DISK, "--header", "x"), "NAME:VALUE"),
     "metadata": (("write", *IMAGE, *DISK, "--meta", "x"), "NAME=VALUE"),
     "firmware": (("write", *IMAGE, *DISK, "--firmware", "x"), "--firmware"),
-    "no type": (("write", "--url", "http://127.0.0.1:1/x", *DISK), "type"),
+    "bad type": (
+        ("write", "--url", "http://127.0.0.1:1/x", "--type", "qed", *DISK),
+        "Bad format image, expected: qcow2, raw, ova. (--type)\nhint: Set type to one of them, or to vmdk, vhd,",
+    ),
     "bad checksum": (
         ("write", *IMAGE, *DISK, "--checksum", "sha3:99"),
         "Bad checkSumType, expected: md5, sha1, sha256, sha512.",

@@ -1,16 +1,14 @@
 import pytest
 
 from agent.formats.advice import hint_for
-from agent.formats.detect import is_dmg
+from agent.formats.detect import is_dmg, is_vhd
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("qcow2", "Set type to qcow2"),
-        ("raw", "Set type to raw"),
-        ("ova", "Set type to ova"),
-        *((kind, "qemu-img convert -O qcow2") for kind in ("vmdk", "vhd", "vhdx", "vdi", "qcow", "qed", "dmg")),
+        *((kind, f"Set type to {kind},") for kind in ("qcow2", "raw", "ova", "vmdk", "vhd", "vhdx", "vdi")),
+        *((kind, "qemu-img convert -O qcow2") for kind in ("qcow", "qed", "dmg", "parallels")),
         *((kind, "Unpack it") for kind in ("tar", "zip", "7z", "rar", "lzma", "lzip", "lz4")),
         *((kind, "Decompress it") for kind in ("gzip", "xz", "zstd", "bzip2")),
         ("html", "check the URL"),
@@ -27,3 +25,9 @@ def test_an_apple_image_is_known_by_its_end():
     assert is_dmg(b"koly".ljust(512, b"\0"))
     assert not is_dmg(b"koly")
     assert not is_dmg(bytes(512))
+
+
+def test_a_fixed_vhd_is_known_by_its_end():
+    assert is_vhd(b"conectix".ljust(512, b"\0"))
+    assert not is_vhd(b"conectix")
+    assert not is_vhd(bytes(512))

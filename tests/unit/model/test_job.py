@@ -1,4 +1,5 @@
 import json
+import re
 from contextlib import suppress
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from agent.errors import ImageFormat, JobInvalid
 from agent.formats.advice import hint_for
-from agent.model.job import IMAGE_TYPES, MAX_DATA_BYTES, MAX_LIST, parse_job
+from agent.model.job import IMAGE_TYPES, MAX_DATA_BYTES, MAX_LIST, OVH_TYPES, parse_job
 from agent.model.job_text import MAX_FAULTS
 
 SHA256 = "ab" * 32
@@ -73,7 +74,7 @@ def test_all_faults_are_listed_together_each_with_its_path():
     found = faults(
         {
             "URL": "ftp://h/x",
-            "type": "vhd",
+            "type": "qed",
             "checkSum": "12",
             "nonsense": 1,
             "diskGroupId": -1,
@@ -104,9 +105,35 @@ def test_all_faults_are_listed_together_each_with_its_path():
 
 
 def test_the_types_of_images_are_those_that_errors_and_hints_name():
-    assert ImageFormat().message == f"Bad format image, expected: {', '.join(IMAGE_TYPES)}."
+    assert OVH_TYPES == ("qcow2", "raw", "ova")
+    assert ImageFormat().message == f"Bad format image, expected: {', '.join(OVH_TYPES)}."
+    for name in set(IMAGE_TYPES) - set(OVH_TYPES):
+        assert re.search(rf"\b{name}\b", ImageFormat().hint)
     for name in IMAGE_TYPES:
         assert f"Set type to {name}," in hint_for(name)
+
+
+def test_an_unknown_type_is_answered_as_the_ovh_api_does_and_the_hint_has_our_types():
+    with pytest.raises(JobInvalid) as caught:
+        parse_job(job(type="qed"))
+    assert (caught.value.code, caught.value.message) == ("image.format", ImageFormat.template)
+    assert caught.value.hint == ImageFormat.default_hint
+
+
+@pytest.mark.parametrize("kind", IMAGE_TYPES)
+def test_a_job_of_a_type_is_of_that_type_whatever_is_found(kind):
+    assert {parse_job(job(type=kind)).type_for(found) for found in ("raw", "qcow2", "html", "")} == {kind}
+
+
+@pytest.mark.parametrize("absent", [{}, {"type": None}])
+def test_without_a_type_the_content_decides(absent):
+    parsed = parse_job({"URL": "https://images.example.net/a"} | absent)
+    assert parsed.type is None
+    assert "type" not in parsed.redacted()
+    assert [parsed.type_for(name) for name in IMAGE_TYPES] == list(IMAGE_TYPES)
+    # What is no type of an image is compared with a disk as it is, and refused by that name.
+    assert [parsed.type_for(found) for found in ("html", "ext4", "tar", "")] == ["raw"] * 4
+    assert parse_job(parsed.without_secrets()).type is None
 
 
 @pytest.mark.parametrize(
@@ -178,7 +205,7 @@ def test_vendor_data_that_are_a_text_are_bounded_too():
 
 
 def test_no_more_faults_are_told_than_somebody_reads_and_no_key_of_any_length():
-    found = faults(job(**{f"{'k' * 5000}{number}": 1 for number in range(3 * MAX_FAULTS)}, type="vhd"))
+    found = faults(job(**{f"{'k' * 5000}{number}": 1 for number in range(3 * MAX_FAULTS)}, type="qed"))
     assert "type" in found
     assert max(map(len, found)) < 100
     with pytest.raises(JobInvalid) as caught:
@@ -258,4 +285,4 @@ json_values = st.recursive(
 )
 def test_any_document_is_read_or_refused_never_a_crash(document):
     with suppress(JobInvalid):
-        assert parse_job(document).type in {"raw", "qcow2", "ova"}
+        assert parse_job(document).type in {None, *IMAGE_TYPES}

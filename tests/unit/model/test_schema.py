@@ -140,7 +140,7 @@ def test_the_schema_takes_whatever_the_reader_takes(document):
         {},
         {"type": "raw"},
         {"URL": None, "type": "raw"},
-        job(type="vmdk"),
+        job(type="qed"),
         job(surprise=1),
         job(checkSum="0" * 32),
         job(checkSumType="md5"),

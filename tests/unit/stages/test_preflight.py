@@ -4,11 +4,12 @@ import gzip
 
 import pytest
 
-from agent.errors import Blame, DiskSame, ImageDamaged, ImageDownload
+from agent.errors import Blame, DiskSame, ImageDamaged, ImageDownload, ImageType
 from agent.formats.tables.gpt import Gpt
 from agent.host.drive import build_drive
 from agent.stages.preflight import find_own_drive, probe_image
 from agent.units import MiB
+from tests.kit.blocks import vhd_footer
 from tests.unit.stages.memory import DISK_BYTES, IMAGE, IMAGE_BYTES, MemorySource, Stages, empty_qcow2, sha256
 
 
@@ -103,3 +104,48 @@ async def test_a_config_drive_of_the_images_own_is_found_without_a_request_where
     own = stages.ctx.image.own_drive
     assert (None if own is None else own.start) == (OWN_DRIVE_AT if has_one else None)
     assert stages.source.ranges == []
+
+
+# -- the type, where the job names none ----------------------------------------------------------------------------
+
+VHD = IMAGE + vhd_footer(IMAGE_BYTES, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "container"),
+    [(IMAGE, "raw"), (empty_qcow2(MiB), "qcow2"), (VHD, "vhd"), (b"<html>no image</html>", "html")],
+)
+@pytest.mark.parametrize("packing", [None, "gzip"])
+async def test_the_content_decides_where_the_job_names_no_type(content, container, packing):
+    stages = Stages(MemorySource(gzip.compress(content, 1) if packing else content), type=None)
+    await probe_image(stages.ctx)
+    # The end of what is compressed cannot be looked at first.
+    expected = "raw" if packing and container == "vhd" else container
+    assert stages.ctx.image.container == stages.ctx.container == expected
+
+
+@pytest.mark.parametrize(("job_type", "container"), [("vhd", "vhd"), ("raw", "raw"), (None, "vhd")])
+async def test_a_fixed_vhd_is_one_unless_the_job_says_that_it_is_raw(job_type, container):
+    stages = Stages(MemorySource(VHD), type=job_type)
+    await probe_image(stages.ctx)
+    image = stages.ctx.image
+    assert (image.container, image.content) == (container, "raw")
+    assert image.size == IMAGE_BYTES + (512 if container == "raw" else 0)
+    assert len(stages.source.ranges) == (container == "vhd")
+
+
+async def test_a_vhd_without_its_footer_is_refused_before_anything_is_written():
+    with pytest.raises(ImageType) as caught:
+        await probe_image(Stages(type="vhd").ctx)
+    assert "`raw` which does not match expected vhd" in caught.value.message
+    assert "set type to raw" in caught.value.hint
+
+
+async def test_where_the_end_cannot_be_read_the_job_tells_that_it_is_a_vhd():
+    stages = Stages(MemorySource(VHD, seekable=False), type="vhd")
+    await stages.written()
+    assert stages.ctx.guest_size == IMAGE_BYTES
+    stages = Stages(MemorySource(seekable=False), type="vhd")
+    with pytest.raises(ImageDamaged):
+        await stages.written()
+    assert stages.disk.calls == []  # it is so short that its end was seen

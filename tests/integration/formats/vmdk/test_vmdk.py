@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.formats.ova.test_vmdk import (
+
+from agent.errors import DeployError, ImageDamaged, ImageType, ImageUnsafe
+from agent.formats.extent import ImageTooLarge, Zero
+from agent.formats.vmdk.decoder import VmdkDecoder
+from agent.units import GiB, MiB
+from tests.kit.fuzz import examples
+from tests.unit.formats.vmdk.test_vmdk import (
     BIG,
     DESCRIPTOR,
     GRAIN,
@@ -24,12 +30,6 @@ from tests.unit.formats.ova.test_vmdk import (
     marker,
     mutant,
 )
-
-from agent.errors import DeployError, ImageDamaged, ImageType, ImageUnsafe
-from agent.formats.extent import ImageTooLarge, Zero
-from agent.formats.vmdk.decoder import VmdkDecoder
-from agent.units import GiB, MiB
-from tests.kit.fuzz import examples
 
 STEPS = [511, 4096, 65536, None]
 
@@ -57,7 +57,9 @@ def by_qemu(path, data):
 
 @pytest.mark.parametrize("subformat", ["monolithicSparse", "streamOptimized"])
 @pytest.mark.parametrize("size", [512, GRAIN, 3 * MiB + 512, 40 * MiB - 512])
-@pytest.mark.parametrize("extra", [(), ("zeroed_grain=on",), ("adapter_type=lsilogic", "hwversion=13")])
+@pytest.mark.parametrize(
+    "extra", [(), ("zeroed_grain=on",), ("adapter_type=lsilogic", "hwversion=13"), ("compat6=on",)]
+)
 def test_what_qemu_img_wrote_comes_back_in_every_chunking(tmp_path, subformat, size, extra):
     content = guest(size)
     data = convert(tmp_path / "d.vmdk", content, f"subformat={subformat}", *extra)

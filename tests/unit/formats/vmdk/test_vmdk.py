@@ -362,12 +362,41 @@ def test_a_guest_that_is_too_large_is_refused_before_its_tables():
 
 
 @pytest.mark.parametrize(
-    ("content", "name"), [(b"QFI\xfb\0\0\0\3", "qcow2"), (b"<html>", "html"), (b"COWD", "vmdk")]
+    ("content", "name"), [(b"QFI\xfb\0\0\0\3", "qcow2"), (b"<html>", "html"), (b"<html></html>", "html")]
 )
-def test_another_format_is_named(content, name):
+@pytest.mark.parametrize("length", [1024, 64])
+def test_another_format_is_named(content, name, length):
     with pytest.raises(ImageType) as caught:
-        decode(content.ljust(1024, b"\0"))
+        decode(content.ljust(length, b"\0"))
     assert f"`{name}`" in caught.value.message
+
+
+FLAT = '# Disk DescriptorFile\nversion=1\ncreateType="monolithicFlat"\nRW 2048 FLAT "disk-flat.vmdk" 0\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (FLAT.encode(), "only a descriptor of type 'monolithicFlat'"),
+        (FLAT.encode().ljust(2048, b"\0"), "only a descriptor of type 'monolithicFlat'"),
+        (b"# Disk DescriptorFile\n", "only a descriptor: its extents"),
+        (b"COWD".ljust(4096, b"\1"), "an extent of ESX"),
+        (b"COWD", "an extent of ESX"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 7, None])
+def test_a_disk_of_several_files_is_refused_with_the_way_to_one(content, words, step):
+    with pytest.raises(ImageUnsafe) as caught:
+        decode(content, step)
+    assert "vmdk_extent" in caught.value.message
+    assert words in caught.value.detail
+    assert "subformat=streamOptimized" in caught.value.hint
+
+
+@pytest.mark.parametrize("length", [4, 100, 511])
+def test_a_file_that_ends_within_its_header_is_damaged(length):
+    with pytest.raises(ImageDamaged, match=f"ends at byte {length}, within its header"):
+        decode(header(MiB)[:length])
 
 
 def sparse(entries, directory=(148,), gd=21, body=b"x" * 4 * GRAIN, overhead=256):

@@ -15,7 +15,7 @@ def test_the_faults_of_a_job_are_all_told_with_their_paths():
         "class": "Client::BadRequest::InvalidJob",
         "message": "URL: is required; type: is required",
         "errorCode": "job.invalid",
-        "details": {"faults": [fault.document() for fault in faults]},
+        "details": {"faults": [fault.document() for fault in faults], "hint": JobInvalid.default_hint},
     }
 
 
