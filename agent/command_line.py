@@ -36,6 +36,13 @@ def write_out(text: str) -> None:
         raise OutputLost(reason or str(error)) from None
 
 
+def write_err(text: str) -> None:
+    """Write a text to stderr. One that is closed or full changes no exit status."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
 @contextlib.contextmanager
 def standard_streams() -> Iterator[None]:
     """While the block runs, descriptors 0 to 2 are open; behind it, what stdout and stderr still hold is gone."""
@@ -108,7 +115,7 @@ class CommandParser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: IO[str] | None = None) -> None:  # type: ignore[override]
         # What is asked for, the help and the version, goes to stdout. argparse takes stderr where that is closed.
         if file is sys.stderr:
-            super()._print_message(message, file)
+            write_err(message)
         else:
             write_out(message)
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from agent import __version__
-from agent.command_line import EXIT_OUTPUT, EXIT_USAGE, CommandParser, OutputLost, standard_streams
+from agent.command_line import EXIT_OUTPUT, EXIT_USAGE, CommandParser, OutputLost, standard_streams, write_err
 from agent.errors import ConfigInvalid, StateUnusable
 from agent.service.config.check import check, file_faults, find_warnings
 from agent.service.config.model import Config, load_config
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _run(arguments)
         except OutputLost as lost:
-            print(f"byoi-agent: {lost}", file=sys.stderr)
+            write_err(f"byoi-agent: {lost}\n")
             return EXIT_OUTPUT
 
 
@@ -95,9 +95,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         config = read()
     except ConfigInvalid as error:
-        print("byoi-agent: the configuration has faults:", file=sys.stderr)
+        write_err("byoi-agent: the configuration has faults:\n")
         for fault in error.faults:
-            print(f"  {fault}", file=sys.stderr)
+            write_err(f"  {fault}\n")
         return EXIT_USAGE
     return run(config, read)
 

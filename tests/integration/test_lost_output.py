@@ -89,6 +89,27 @@ def test_a_deployment_goes_on_when_nobody_takes_its_progress(gpt_image, make_job
     assert disk.read_bytes()[:3] == gpt_image.read(0, 3)
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("agent.cli", "--nonsense"),
+        ("agent.service.daemon", "--nonsense"),
+        ("agent.service.daemon", "--check --config /nonexistent"),
+        ("agent.service.daemon", "--config /nonexistent"),
+    ],
+)
+def test_a_fault_that_nobody_can_be_told_keeps_its_status(way, module, arguments):
+    wait = "sleep 0.2; " if way == "without a reader" else ""
+    environment = {"PATH": os.environ["PATH"], "ROOT": str(ROOT), "PYTHON": sys.executable, "MODULE": module}
+    command = f"exec 2{WAYS[way]}; {wait}{GOOD}"
+    done = subprocess.run(
+        ["bash", "-c", command, "byoi", *arguments.split()],
+        stdout=subprocess.DEVNULL, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 2
+
+
 def test_a_disk_never_gets_the_number_of_a_closed_stream(gpt_image, make_job, tmp_path):
     disk = tmp_path / "disk.img"
     job = make_job(gpt_image)

@@ -9,14 +9,13 @@ import json
 import shutil
 import ssl
 import stat
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agent.command_line import EXIT_OUTPUT, EXIT_USAGE, OutputLost, write_out
+from agent.command_line import EXIT_OUTPUT, EXIT_USAGE, OutputLost, write_err, write_out
 from agent.errors import ConfigInvalid, Fault
 from agent.service.config.crl import spans
 from agent.service.config.model import ApiConfig, Config, load_config
@@ -219,10 +218,10 @@ def check(path: str | None, *, cmdline: str, credentials: Path | None, as_json: 
     try:
         write_out(_document(rows, faults, warnings) if as_json else _table(rows))
     except OutputLost as lost:
-        sys.stderr.write(f"byoi-agent: {lost}\n")
+        write_err(f"byoi-agent: {lost}\n")
         status = status or EXIT_OUTPUT
-    sys.stderr.writelines(f"byoi-agent: {fault}\n" for fault in faults)
-    sys.stderr.writelines(f"byoi-agent: warning: {warning}\n" for warning in warnings)
+    write_err("".join(f"byoi-agent: {fault}\n" for fault in faults))
+    write_err("".join(f"byoi-agent: warning: {warning}\n" for warning in warnings))
     return status
 
 
