@@ -130,7 +130,7 @@ def _check_magic(sector: bytes) -> None:
         )
     if sector.startswith(_COWD_MAGIC):
         raise _extent_refused("the VMDK is an extent of ESX (COWD), whose descriptor is in another file")
-    if not sector.startswith(_MAGIC):
+    if len(sector) >= len(_MAGIC) and not sector.startswith(_MAGIC):
         raise ImageType(found=sniff(sector), expected="vmdk")
     if len(sector) < SECTOR:
         raise _damaged(f"it ends at byte {len(sector)}, within its header")

@@ -129,12 +129,13 @@ def refusal_of(error: DeployError) -> ApiError:
     """
     if isinstance(error, JobInvalid):
         faults = error.document()["faults"]
+        own_hint = {} if error.hint == error.default_hint else {"hint": error.hint}
         return ApiError(
             400,
             error.message,
             cls="Client::BadRequest::InvalidJob",
             error_code=error.code,
-            details={"faults": faults, "hint": error.hint},
+            details={"faults": faults} | own_hint,
         )
     document = error.document()
     details = {key: document[key] for key in ("blame", "retryable", "detail", "hint")}

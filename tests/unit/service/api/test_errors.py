@@ -3,7 +3,7 @@ from http import HTTPStatus
 import pytest
 
 from agent import errors
-from agent.errors import Fault, JobInvalid
+from agent.errors import Fault, ImageFormat, JobInvalid
 from agent.service.api.errors import KINDS, ApiError, error_of_status, refusal_of
 
 
@@ -15,13 +15,20 @@ def test_the_faults_of_a_job_are_all_told_with_their_paths():
         "class": "Client::BadRequest::InvalidJob",
         "message": "URL: is required; type: is required",
         "errorCode": "job.invalid",
-        "details": {"faults": [fault.document() for fault in faults], "hint": JobInvalid.default_hint},
+        "details": {"faults": [fault.document() for fault in faults]},
     }
 
 
 def test_a_lone_fault_that_the_ovh_api_has_a_message_for_is_told_by_its_code():
     body = refusal_of(JobInvalid([Fault("checkSumType", "Bad checkSumType", "checksum.type")])).body()
     assert (body["errorCode"], body["message"]) == ("checksum.type", "Bad checkSumType")
+    assert "hint" not in body["details"]
+
+
+def test_an_unknown_type_is_answered_with_the_types_that_the_message_does_not_name():
+    body = refusal_of(JobInvalid([Fault("type", ImageFormat.template, "image.format")])).body()
+    assert body["message"] == "Bad format image, expected: qcow2, raw, ova."
+    assert "vmdk, vhd, vhdx or vdi" in body["details"]["hint"]
 
 
 @pytest.mark.parametrize(
