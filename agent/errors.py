@@ -92,15 +92,15 @@ class JobInvalid(DeployError):
     template = "{summary}"
     default_hint = "Mend what the message names and post the job again; docs/api.md has every field."
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
+    def __init__(self, faults: Sequence[Fault], hint: str = "") -> None:
         self.faults = tuple(faults)
         if len(self.faults) == 1 and self.faults[0].code != self.code:
             # A single fault with a code of its own is one for which the OVH API has a message: it stays as it is.
             self.code = self.faults[0].code
-            hint = ImageFormat.default_hint if self.code == ImageFormat.code else ""
-            super().__init__(summary=self.faults[0].message, hint=hint)
+            own_hint = ImageFormat.default_hint if self.code == ImageFormat.code else ""
+            super().__init__(summary=self.faults[0].message, hint=hint or own_hint)
         else:
-            super().__init__(summary="; ".join(str(fault) for fault in self.faults))
+            super().__init__(summary="; ".join(str(fault) for fault in self.faults), hint=hint)
 
     def document(self) -> dict[str, Any]:
         """The error with the list of its faults."""

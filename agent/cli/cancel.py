@@ -19,7 +19,6 @@ RETRY_SECONDS = 1.0
 PATIENCE_SECONDS = 300.0
 
 _CANCELLED = "The deployment is cancelled and its state erased; the server stays in its rescue system."
-_GOES_ON = "The cancellation goes on without this command."
 _OUTCOMES = {
     State.DONE: ("called off", "The state is erased, and no reboot follows."),
     State.ERROR: ("erased", "The state of the failed deployment is erased."),
@@ -36,29 +35,32 @@ async def run(options: argparse.Namespace) -> int:
     """
     client = Client(socket_path(options.socket))
     cancel_on_signals()
-    report = await client.report()
-    if report.status is None:
-        return _end(options, EXIT_DONE, "nothing", NO_DEPLOYMENT)
-    if not report.status.is_over:
-        print_stderr(f"cancelling in stage {stage_name(report.status)}, at {report.status.percent:.1f} %")
+    interrupted = (EXIT_CANCELLED, "nothing", "Nothing was cancelled.")
     try:
+        report = await client.report()
+        if report.status is None:
+            return _end(options, EXIT_DONE, "nothing", NO_DEPLOYMENT)
+        if not report.status.is_over:
+            print_stderr(f"cancelling in stage {stage_name(report.status)}, at {report.status.percent:.1f} %")
+        interrupted = (EXIT_CANCELLED, "running", "The cancellation goes on without this command.")
         await _cancel(client, server_name(client, report))
+        done = _OUTCOMES.get(report.status.state, ("cancelled", _CANCELLED))
+        interrupted = (EXIT_DONE, *done)
+        return _end(options, EXIT_DONE, *done, await _notes(client))
     except asyncio.CancelledError:
-        print_stderr(_GOES_ON)
-        if not options.json:
-            return EXIT_CANCELLED
-        return _end(options, EXIT_CANCELLED, "running", _GOES_ON)
-    outcome, message = _OUTCOMES.get(report.status.state, ("cancelled", _CANCELLED))
-    return _end(options, EXIT_DONE, outcome, message, await _notes(client))
+        return _end(options, *interrupted)
 
 
 def _end(
     options: argparse.Namespace, status: int, outcome: str, message: str, notes: tuple[str, ...] = ()
 ) -> int:
     """Print how it ended; returns the exit status. The document has no `status`: it is none of a deployment."""
+    if status != EXIT_DONE:
+        print_stderr(message)
     if options.json:
         return end_with_json(status, {"outcome": outcome, "message": message, "notes": notes})
-    print_stdout("\n".join((message, *map(printable, notes))))
+    if status == EXIT_DONE:
+        print_stdout("\n".join((message, *map(printable, notes))))
     return status
 
 

@@ -7,9 +7,11 @@ import shtab
 
 from agent.model.job import CHECKSUM_DIGITS, IMAGE_TYPES
 
-# Whole disks: no partitions, and neither memory (1), loop devices (7) nor optical drives (11).
-_DISKS = ("_byoi_whole_disks", "lsblk --nodeps --noheadings --paths --exclude 1,7,11 --output NAME")
-_GROUPS = ("_byoi_disk_groups", "byoi disks --groups")
+# Whole disks: no partitions, no memory, no loop or optical drives, and nothing that is made of disks.
+_DISKS = (
+    "lsblk --nodeps --noheadings --paths --output NAME | grep -vE '^/dev/(loop|ram|zram|sr|md|dm-|mapper/)'"
+)
+_GROUPS = "byoi disks --groups"
 _FILES = ("FILE", "PATH", "JOB.json")
 """Metavars of values that are paths."""
 
@@ -29,15 +31,14 @@ def _tell_values(action: argparse.Action) -> None:
     """Say what may stand there, for shtab: in `choices`, or in an attribute of its own."""
     match action.dest:
         case "disk":
-            action.complete = _from_command(*_DISKS)  # type: ignore[attr-defined]
+            action.complete = _from_command("_byoi_disks", _DISKS)  # type: ignore[attr-defined]
         case "disk_group":
-            action.complete = _from_command(*_GROUPS)  # type: ignore[attr-defined]
+            action.complete = _from_command("_byoi_groups", _GROUPS)  # type: ignore[attr-defined]
         case "type":
             action.choices = IMAGE_TYPES
         case "checksum":
-            action.choices = tuple(
-                CHECKSUM_DIGITS
-            )  # and then a colon, which bash and zsh would take for their own
+            # And then a colon, which bash and zsh would take for their own.
+            action.choices = tuple(CHECKSUM_DIGITS)
         case _:
             if action.metavar in _FILES:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
@@ -45,7 +46,7 @@ def _tell_values(action: argparse.Action) -> None:
 
 def _from_command(function: str, command: str) -> dict[str, object]:
     """Values that a command prints, for shtab; run when they are asked for. Its own `cmd` has zsh run it at once."""
-    quiet = f"{command} 2>/dev/null"
+    quiet = f"2>/dev/null {command}"
     return {
         "bash": function,
         "zsh": function,

@@ -31,7 +31,7 @@ async def run(options: argparse.Namespace) -> int:
     try:
         await client.deploy(name, job)
     except Refused as refused:
-        refused.faults = by_option(options, refused.faults)
+        refused.faults = by_option(options, refused.faults).faults
         raise
     if options.watch:
         return await watch(client, as_json=options.json, quiet=options.quiet)
@@ -57,5 +57,5 @@ def _with_group(options: argparse.Namespace, job: bytes) -> bytes:
     try:
         load_job(job)  # only a job without faults can be decoded and changed
     except JobInvalid as error:
-        raise JobInvalid(by_option(options, error.faults)) from None
+        raise by_option(options, error.faults) from None
     return json.dumps(json.loads(job) | {"diskGroupId": options.disk_group}).encode()

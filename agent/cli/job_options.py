@@ -6,14 +6,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agent.command_line import suggestion
-from agent.errors import Fault, JobInvalid
-from agent.model.job import BAD_CHECKSUM_TYPE, CHECKSUM_DIGITS
+from agent.errors import Fault, ImageFormat, JobInvalid
+from agent.model.job import BAD_CHECKSUM_TYPE, CHECKSUM_DIGITS, IMAGE_TYPES
 from agent.model.job_text import MAX_JOB_BYTES, TextRefused, bounded_text
 
 
@@ -55,6 +55,8 @@ _JOB_OPTIONS = (
 )  # fmt: skip
 
 
+USAGE_HINT = "Mend what the message names; --help has every option."
+
 # What an option gives, by the path of the job's member.
 _OPTION_OF = {
     "URL": "--url",
@@ -72,11 +74,15 @@ _OPTION_OF = {
 }
 
 
-def by_option(options: argparse.Namespace, faults: Iterable[Fault]) -> tuple[Fault, ...]:
-    """The faults of a job with the option in place of the member's path, where the job was made of options."""
+def by_option(options: argparse.Namespace, faults: Sequence[Fault]) -> JobInvalid:
+    """The error for the faults of a job; they name the options where the job was made of options."""
     if options.job is not None:
-        return tuple(faults)
-    return tuple(replace(fault, path=_option_of(fault.path)) for fault in faults)
+        return JobInvalid(faults)
+    told = [replace(fault, path=_option_of(fault.path)) for fault in faults]
+    if not any(fault.code == ImageFormat.code for fault in told):
+        return JobInvalid(told, USAGE_HINT)
+    close = suggestion(options.type or "", IMAGE_TYPES).removeprefix("; ").capitalize()
+    return JobInvalid(told, f"{ImageFormat.default_hint} {close}".strip())
 
 
 def _option_of(path: str) -> str:
@@ -93,15 +99,18 @@ def job_text(options: argparse.Namespace) -> bytes:
     """
     if options.job is None:
         return _encoded(_document(options))
-    given = [name for name in _JOB_OPTIONS if getattr(options, name)]
+    given = [name for name in _JOB_OPTIONS if getattr(options, name) not in (None, False)]
     if given:
-        raise usage("--" + given[0].replace("_", "-"), "goes with --url, not with a job document")
+        raise usage(
+            "--" + given[0].replace("_", "-"),
+            "stands beside a job document: put it in there",
+        )
     return _read(options.job, "JOB.json")
 
 
 def usage(option: str, message: str) -> JobInvalid:
     """The error for an option that cannot be used."""
-    return JobInvalid([Fault(option, message)])
+    return JobInvalid([Fault(option, message)], USAGE_HINT)
 
 
 def _encoded(document: dict[str, Any]) -> bytes:
@@ -143,8 +152,8 @@ def _url(text: str) -> str:
     """The URL of an option, which may be the path of a file too."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
         return text
-    if not Path(text).exists():
-        raise usage("--url", f"{text} is no URL (http:, https:, file:), and there is no such file")
+    if not text or not Path(text).exists():
+        raise usage("--url", f"{text!r} is no URL (http:, https:, file:), and there is no such file")
     return Path(text).absolute().as_uri()
 
 
@@ -154,8 +163,12 @@ def _checksum(text: str | None) -> tuple[str | None, str | None]:
         return None, None
     algorithm, colon, digest = text.partition(":")
     if colon and algorithm and digest:
+        algorithm = algorithm.lower()
         if algorithm not in CHECKSUM_DIGITS:
-            raise usage("--checksum", BAD_CHECKSUM_TYPE + suggestion(algorithm, CHECKSUM_DIGITS))
+            close = suggestion(algorithm, CHECKSUM_DIGITS)
+            raise usage(
+                "--checksum", BAD_CHECKSUM_TYPE.removesuffix(".") + close if close else BAD_CHECKSUM_TYPE
+            )
         return algorithm, digest
     by_length = {digits: name for name, digits in CHECKSUM_DIGITS.items()}
     if re.fullmatch(r"[0-9A-Fa-f]+", text) and len(text) in by_length:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from agent.cli.groups import configured_groups
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.job_options import by_option, job_text, usage
-from agent.cli.output import EXIT_DONE
+from agent.cli.output import EXIT_DONE, print_stderr
 from agent.command_line import EXIT_OUTPUT
 from agent.errors import DiskGroupUnknown, JobInvalid
 from agent.host.disk import make_sparse
@@ -62,7 +62,7 @@ def _read_job(options: argparse.Namespace) -> Job:
     try:
         job = load_job(job_text(options))
     except JobInvalid as error:
-        raise JobInvalid(by_option(options, error.faults)) from None
+        raise by_option(options, error.faults) from None
     if options.disk is None and options.disk_group is None and job.disk_group_id is None:
         raise usage("--disk", "name the disk with --disk PATH, or its group with --disk-group N")
     if options.disk_group is None:
@@ -121,4 +121,5 @@ def _new_file(path: str | None, size: int | None) -> Iterator[Callable[[], None]
         yield keep
     finally:
         if not (kept or existed):
+            print_stderr(f"{path} is removed again: --size had made it")
             Path(path).unlink(missing_ok=True)

@@ -188,7 +188,12 @@ def _checksum(reader: "_ObjectReader") -> tuple[str | None, str | None]:
     if len(checksum) != CHECKSUM_DIGITS[kind] or not re.fullmatch("[0-9A-Fa-f]+", checksum):
         reader.fault(
             "checkSum",
-            f"must be {CHECKSUM_DIGITS[kind]} hexadecimal digits for {kind}, got {len(checksum)} characters",
+            f"must be {CHECKSUM_DIGITS[kind]} hexadecimal digits for {kind}, got "
+            + (
+                "other characters"
+                if len(checksum) == CHECKSUM_DIGITS[kind]
+                else f"{len(checksum)} characters"
+            ),
         )
     return checksum.lower(), kind
 

@@ -43,7 +43,8 @@ def test_a_failure_keeps_its_own_status(gpt_image, make_job, tmp_path, way):
     arguments = ("write", make_job(gpt_image), "--disk", small, "--size", "8M", "--quiet", "--json")
     status, lines = ended(way, *arguments)
     assert (status, lines[0][:6]) == (1, "error:")
-    assert lines[-1].startswith("error: the output could not be written")
+    assert lines[-2].startswith("error: the output could not be written")
+    assert lines[-1] == f"{small} is removed again: --size had made it"
     status, lines = ended(way, "status", "--socket", tmp_path / "none", "--json")
     assert (status, lines[0]) == (1, f"error: byoi-agent is not running: there is no socket {tmp_path}/none")
     assert "Traceback" not in "".join(lines)
@@ -61,10 +62,12 @@ def test_every_command_that_prints(way, arguments):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("arguments", ["--help", "--version", "--check --json --config packaging/agent.toml"])
-def test_every_output_of_the_daemons_command(way, arguments):
-    faulty = "--check" in arguments  # the example has no service name
-    status, lines = ended(way, *arguments.split(), module="agent.service.daemon")
+@pytest.mark.parametrize("arguments", ["--help", "--version", "--check --json --config FILE"])
+def test_every_output_of_the_daemons_command(way, arguments, tmp_path):
+    faulty = "--check" in arguments  # it names no server
+    config = tmp_path / "agent.toml"
+    config.touch()
+    status, lines = ended(way, *arguments.replace("FILE", str(config)).split(), module="agent.service.daemon")
     assert status == (2 if faulty else 3)
     lost = [
         line for line in lines if line.startswith("byoi-agent: the output could not be written to stdout: ")

@@ -94,7 +94,7 @@ USAGE = {
         "Bad format image, expected: qcow2, raw, ova. (--type)\nhint: Set type to one of them, or to vmdk, vhd,",
     ),
     "bad checksum": (
-        ("write", *IMAGE, *DISK, "--checksum", "sha3:99"),
+        ("write", *IMAGE, *DISK, "--checksum", "crc32:99"),
         "Bad checkSumType, expected: md5, sha1, sha256, sha512.",
     ),
     "a checksum that is nearly one": (
@@ -114,12 +114,19 @@ USAGE = {
         ("write", *IMAGE, *DISK, "--hostname", "a_b"),
         "--hostname: is not a host name",
     ),
+    "no path": (("write", "--url", "", *DISK), "--url: '' is no URL"),
+    "an empty option beside a document": (("write", "job.json", "--url", "", *DISK), "beside a job document"),
+    "a type that is nearly one": (("write", *IMAGE[:2], "--type", "qcow", *DISK), "Did you mean qcow2?"),
+    "a digest with other letters": (
+        ("write", *IMAGE, *DISK, "--checksum", f"MD5:{'z' * 32}"),
+        "got other characters",
+    ),
     "an abbreviation": (("write", *IMAGE, *DISK, "--host", "a"), "did you mean --hostname?"),
     "a mistyped option": (("write", "--chksum=x"), "did you mean --checksum?"),
     "a mistyped command": (("wirte",), "did you mean write?"),
     "help of a mistyped command": (("help", "wirte"), "did you mean write?"),
     "negative group": (("write", *IMAGE, "--disk-group", "-1"), "Disk group -1 does not exist"),
-    "no url": (("write", "--url", "absent.raw", "--type", "raw", *DISK), "absent.raw is no URL"),
+    "no url": (("write", "--url", "absent.raw", "--type", "raw", *DISK), "'absent.raw' is no URL"),
     "ftp": (("write", "--url", "ftp://a.example/x", "--type", "raw", *DISK), "URL"),
 }
 
