@@ -63,4 +63,4 @@ def test_disks_lists_the_machine(byoi):
         assert disk["eligible"] == (disk["reasons"] == [])
     outcome = byoi("disks")
     assert outcome.status == 0
-    assert outcome.out.split()[:3] == ["group", "disk", "size"]
+    assert outcome.out.split()[:3] == ["disk", "size", "model"]
