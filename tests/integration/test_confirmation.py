@@ -77,6 +77,18 @@ def test_any_other_answer_leaves_the_disk_as_it_is(begin, target, web, keys):
     assert web.requests == []
 
 
+def test_another_disk_under_the_name_of_the_one_that_was_shown_is_left_alone(begin, target, tmp_path):
+    running = begin()
+    running.wait_for("[y/N] ")
+    other = tmp_path / "other.img"
+    other.write_bytes(b"\x5a" * 64 * MiB)
+    other.replace(target)
+    running.type(b"y\r")
+    assert running.finish() == 1
+    assert "it is another disk now than the one that you agreed to lose" in shown(running)
+    assert target.read_bytes() == b"\x5a" * 64 * MiB
+
+
 def test_what_was_typed_before_the_question_is_no_answer(begin, target):
     running = begin()
     running.type(b"y\r")
