@@ -15,7 +15,7 @@ def inventory_document(specs: Sequence[GroupSpec] = (), *, contents: bool = Fals
 
     Args:
         specs: the configured groups; none means those that like disks make.
-        contents: whether each disk is read, to tell what is on it; else none is opened.
+        contents: whether the disks of the groups are read, to tell what is on them; else none is opened.
 
     Raises:
         DiskIo: the inventory cannot be read.
@@ -38,13 +38,12 @@ def inventory_document(specs: Sequence[GroupSpec] = (), *, contents: bool = Fals
 def _disk_document(disk: Disk, groups: Sequence[DiskGroup], *, contents: bool) -> dict[str, Any]:
     group = next((group for group in groups if disk.path in {other.path for other in group.disks}), None)
     reasons = eligibility(disk, explicit=group is not None and group.configured)
-    lost = {"contents": read_contents(disk).to_json()} if contents else {}
-    return (
-        disk.to_json()
-        | lost
-        | {
-            "diskGroupId": None if group is None else group.id,
-            "eligible": not reasons,
-            "reasons": list(reasons),
-        }
-    )
+    document = disk.to_json() | {
+        "diskGroupId": None if group is None else group.id,
+        "eligible": not reasons,
+        "reasons": list(reasons),
+    }
+    if contents:
+        # Disks without a group are not read: no job goes there, and virtual media and disks of a network may hang.
+        document["contents"] = None if group is None else read_contents(disk).to_json()
+    return document

@@ -307,7 +307,7 @@ def disks_schema() -> Schema:
         "eligible": _of("boolean", "Whether an image may go there."),
         "reasons": _of("array", "Why it may not.", items=_of("string")),
     }
-    listed["properties"]["contents"] = _contents()  # only where it was asked for
+    listed["properties"]["contents"] = _nullable(_contents())  # only where it was asked for
     listed["required"] += ["diskGroupId", "eligible", "reasons"]
     group = {
         "id": _of("integer", minimum=1),

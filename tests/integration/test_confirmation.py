@@ -201,3 +201,13 @@ def test_a_group_that_is_not_there_is_refused_before_the_question(hand, make_job
     running = hand(make_job(gpt_image, diskGroupId=7))
     assert running.finish() == 2
     assert "Disk group 7 does not exist" in shown(running)
+
+
+def test_nobody_is_asked_while_a_deployment_is_under_way(agent, hand, web, gpt_image):
+    url = web.publish(gpt_image.path, "slow.raw", pause_at=20 * MiB)
+    words = ("--url", url, "--type", "raw")
+    assert hand(*words, "--yes").finish() == 0
+    running = hand(*words)
+    assert running.finish() == 1
+    assert "[y/N]" not in running.text
+    assert "A deployment is under way on this server." in shown(running)

@@ -17,11 +17,16 @@ from tests.kit.commands import ROOT
 class OnTerminal:
     """`byoi` with stderr on a terminal of `columns` columns; `text` is all that it drew so far.
 
-    With `keyboard` stdin is that terminal too, from which Ctrl-C comes as a signal.
+    With `keyboard` stdin is that terminal too, from which Ctrl-C comes as a signal; with `output` stdout is.
     """
 
     def __init__(
-        self, *arguments: object, columns: int = 80, keyboard: bool = False, **environment: str
+        self,
+        *arguments: object,
+        columns: int = 80,
+        keyboard: bool = False,
+        output: bool = False,
+        **environment: str,
     ) -> None:
         self.text = ""
         self.master, slave = pty.openpty()
@@ -33,7 +38,7 @@ class OnTerminal:
                 *(sys.executable, "-m", "agent.cli", *map(str, arguments)),
             ],
             stdin=slave if keyboard else subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=slave if output else subprocess.DEVNULL,
             stderr=slave,
             env=env,
         )

@@ -247,7 +247,7 @@ def _get_disks() -> dict[str, Any]:
         _json("The inventory", _ref("Disks")),
         (400, 503),
     )
-    text = "Whether each disk is read, to tell what is on it: it then has a member `contents`."
+    text = "Whether the disks of the groups are read, to tell in their member `contents` what is on them."
     operation["parameters"] = [_query("contents", text, {"type": "boolean", "default": False})]
     return operation
 
