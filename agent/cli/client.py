@@ -21,6 +21,7 @@ from urllib.parse import quote
 from agent.cli.commands import DEFAULT_SOCKET, SOCKET_VARIABLE
 from agent.cli.failures import BadAnswer, Refused, Unreachable
 from agent.cli.report import Report, read_report
+from agent.model.inventory import Inventory, read_inventory
 from agent.units import KiB, MiB
 
 ANSWER_SECONDS = 30.0
@@ -63,9 +64,17 @@ class Client:
         """Cancel the deployment and erase its state. Refused, with HTTP status 503, while it has not stopped."""
         await self.call("DELETE", _route(server_name), seconds=CANCEL_SECONDS)
 
-    async def disks(self) -> Mapping[str, Any]:
-        """The inventory and the disk groups."""
-        document = await self.call("GET", "/v1/disks")
+    async def inventory(self) -> Inventory:
+        """The disk groups, and what is on each disk."""
+        document = await self.disks(contents=True)
+        try:
+            return read_inventory(document)
+        except ValueError as error:
+            raise BadAnswer(self.path, str(error)) from None
+
+    async def disks(self, *, contents: bool = False) -> Mapping[str, Any]:
+        """The document of the inventory and the disk groups; with `contents`, what is on each disk too."""
+        document = await self.call("GET", "/v1/disks" + ("?contents=true" if contents else ""))
         if not isinstance(document, dict) or not isinstance(document.get("disks"), list):
             raise BadAnswer(self.path, "it answers no inventory")
         return document

@@ -2,8 +2,12 @@
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 _GAP = "  "
+_DOTS = ".."
+# A cell that is longer keeps no extra column away.
+_ENOUGH = 40
 
 
 def columns_of(character: str) -> int:
@@ -44,35 +48,79 @@ def fold(text: str, width: int) -> list[str]:
     return [*lines, text]
 
 
-def table(
-    rows: Sequence[Sequence[str]], width: int, *, right: frozenset[int] = frozenset()
-) -> list[list[str]]:
-    """Rows of printable cells laid out as lines, those of each row together.
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table, and what becomes of it where the terminal is narrow.
 
-    Where the columns do not fit into `width`, the widest are made narrower and their cells folded.
+    Attributes:
+        heading: in the first line.
+        least: to how many columns of the terminal its cells may be cut.
+        rank: of the columns that do not fit, those with the highest rank are left out.
+        extra: whether it is left out before a cell of another column is cut.
+        right: whether its cells stand at their right end.
+    """
+
+    heading: str
+    least: int = 4
+    rank: int = 0
+    extra: bool = False
+    right: bool = False
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
+    """Rows of printable cells as aligned lines: the headings, then one line for each row.
 
     Args:
-        rows: the cells, as many in each row; at least one row.
-        width: in columns.
-        right: the indexes of the columns whose cells stand at their right end.
+        columns: from the left.
+        rows: as many cells in each as there are columns.
+        width: of the terminal. Columns are left out until the rest fits, and the widest cells are cut. None: all is
+            shown whole.
     """
-    widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
-    room = max(width - len(_GAP) * (len(widths) - 1), 2 * len(widths))
-    while sum(widths) > room:
-        widths[widths.index(max(widths))] -= 1
-    return [_row(cells, widths, right) for cells in rows]
-
-
-def _row(cells: Sequence[str], widths: Sequence[int], right: frozenset[int]) -> list[str]:
-    folded = [fold(cell, width) for cell, width in zip(cells, widths, strict=True)]
+    cells = [[column.heading for column in columns], *rows]
+    widths = [max(map(width_of, texts)) for texts in zip(*cells, strict=True)]
+    shown = list(range(len(columns)))
+    if width is not None:
+        shown = _fitting(columns, widths, width)
+        room = width - len(_GAP) * (len(shown) - 1)
+        while sum(widths[index] for index in shown) > room:
+            givers = [index for index in shown if widths[index] > columns[index].least]
+            if not givers:
+                break
+            widest = max(givers, key=lambda index: widths[index])
+            widths[widest] -= 1
     lines = []
-    for number in range(max(map(len, folded))):
-        parts = [lines_of[number] if number < len(lines_of) else "" for lines_of in folded]
-        padded = [_pad(part, widths[index], right=index in right) for index, part in enumerate(parts)]
-        lines.append(_GAP.join(padded).rstrip())
+    for row in cells:
+        parts = [_fit(row[index], widths[index], right=columns[index].right) for index in shown]
+        line = _GAP.join(parts).rstrip()
+        lines.append(line if width is None else cut(line, width))
     return lines
 
 
-def _pad(text: str, width: int, *, right: bool) -> str:
+def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int) -> list[int]:
+    """The indexes of the columns that are shown beside one another in `width` columns of a terminal."""
+    shown = list(range(len(columns)))
+
+    def drop(droppable: list[int], least: Sequence[int]) -> None:
+        while droppable and sum(least[index] for index in shown) + len(_GAP) * (len(shown) - 1) > width:
+            dropped = max(droppable, key=lambda index: columns[index].rank)
+            droppable.remove(dropped)
+            shown.remove(dropped)
+
+    drop([index for index in shown if columns[index].extra], [min(taken, _ENOUGH) for taken in widths])
+    least = [min(taken, column.least) for taken, column in zip(widths, columns, strict=True)]
+    drop(shown[1:], least)
+    return shown
+
+
+def shorten(text: str, width: int) -> str:
+    """A printable text in at most `width` columns; one that is cut ends with dots, where there is room for them."""
+    if width_of(text) <= width:
+        return text
+    dots = _DOTS if width > 2 * len(_DOTS) else ""
+    return cut(text, width - len(dots)) + dots
+
+
+def _fit(text: str, width: int, *, right: bool) -> str:
+    text = shorten(text, width)
     spaces = " " * (width - width_of(text))
     return spaces + text if right else text + spaces

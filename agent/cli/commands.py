@@ -56,6 +56,14 @@ def _add_socket_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def _add_yes_option(target: argparse._ActionsContainer) -> None:
+    target.add_argument(
+        "--yes",
+        action="store_true",
+        help="on a terminal: do not ask whether what is on the disk may be destroyed",
+    )
+
+
 def _write_options(parser: argparse.ArgumentParser) -> None:
     add_job_options(parser)
     target = parser.add_argument_group("where to")
@@ -74,6 +82,7 @@ def _write_options(parser: argparse.ArgumentParser) -> None:
         help="what the server boots with (default: auto)",
     )
     how = parser.add_argument_group("how")
+    _add_yes_option(how)
     how.add_argument(
         "--dry-run", action="store_true", help="show the plan and what would be refused; write nothing"
     )
@@ -91,6 +100,7 @@ def _deploy_options(parser: argparse.ArgumentParser) -> None:
     add_job_options(parser)
     _add_group_option(parser.add_argument_group("where to"))
     how = parser.add_argument_group("how")
+    _add_yes_option(how)
     how.add_argument("--watch", action="store_true", help="follow the deployment to its end")
     how.add_argument("--json", action="store_true", help="print the status as JSON on stdout")
     how.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -143,10 +153,12 @@ COMMANDS = (
         description="""\
 Deploy an image to a disk, here and now: it is streamed, hashed and written in one pass, and the disk becomes
 bootable in the last write, once the checksum is right. Everything on the disk is lost. Nothing is written
-before all checks that need no writing have passed; --dry-run ends there and shows the plan.
+before all checks that need no writing have passed; --dry-run ends there and shows the plan. On a terminal it
+is shown first what is on the disk, and asked; --yes leaves the question out.
 """,
         examples="""\
   byoi write job.json --disk /dev/sda
+  byoi write job.json --disk /dev/sda --yes
   byoi write job.json --disk disk.img --size 20G --dry-run
   byoi write --url https://images.example.net/debian.raw --type raw --checksum sha256:9f86d0... \\
       --hostname web1 --ssh-key ~/.ssh/id_ed25519.pub --user-data setup.sh \\
@@ -160,10 +172,12 @@ before all checks that need no writing have passed; --dry-run ends there and sho
         description="""\
 Hand a job to the byoi-agent of this machine, which deploys it as it would for its control plane: it goes on
 without this command, survives a restart of the agent, and reboots the server at the end where that is
-configured. Interrupting --watch leaves the deployment alone.
+configured. Interrupting --watch leaves the deployment alone. On a terminal it is shown first what is on the
+disk, and asked; --yes leaves the question out.
 """,
         examples="""\
   byoi deploy job.json --watch
+  byoi deploy job.json --yes
   byoi deploy --url https://images.example.net/debian.raw --type raw --hostname web1 --disk-group 2
 """,
         add_options=_deploy_options,

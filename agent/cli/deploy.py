@@ -7,18 +7,21 @@ from agent.cli.client import Client, socket_path
 from agent.cli.failures import BadAnswer, Refused
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.job_options import by_option, job_text
+from agent.cli.losses import confirm, is_person
 from agent.cli.output import EXIT_DONE, print_json, print_stderr
 from agent.cli.report import Report
 from agent.cli.status import watch
 from agent.errors import JobInvalid
-from agent.model.job import load_job
+from agent.model.disks import select_disk
+from agent.model.job import Job, load_job
 
 
 async def run(options: argparse.Namespace) -> int:
     """Carry `byoi deploy` out; returns the exit status.
 
     Raises:
-        JobInvalid: the options make no job, or --disk-group is given and the job has faults.
+        JobInvalid: the options make no job; or the job has faults, and --disk-group is given or somebody is asked.
+        DeployError: somebody is asked, and the disk is refused or the answer was no.
         ClientError: the daemon cannot be asked, or refuses the job.
         OutputLost: stdout does not take the status.
     """
@@ -27,9 +30,11 @@ async def run(options: argparse.Namespace) -> int:
         job = _with_group(options, job)
     client = Client(socket_path(options.socket))
     cancel_on_signals()
-    name = server_name(client, await client.report())
+    report = await client.report()
+    if is_person(options):
+        await _agree(client, report, _checked(options, job))
     try:
-        await client.deploy(name, job)
+        await client.deploy(server_name(client, report), job)
     except Refused as refused:
         refused.faults = by_option(options, refused.faults).faults
         raise
@@ -40,6 +45,21 @@ async def run(options: argparse.Namespace) -> int:
     elif not options.quiet:
         print_stderr("byoi-agent has taken the job; `byoi status --watch` follows it.")
     return EXIT_DONE
+
+
+async def _agree(client: Client, report: Report, job: Job) -> None:
+    """Ask whether what is on the disk may be destroyed, that the daemon would choose now.
+
+    Raises:
+        JobCancelled: it may not.
+        DeployError: there is no such disk, or it would be refused.
+        Refused: a deployment is under way.
+    """
+    if report.status is not None and not report.status.is_over:
+        raise Refused(409, {"message": "A deployment is under way on this server."})
+    inventory = await client.inventory()
+    disk = select_disk(inventory.groups, job.disk_group_id)
+    await confirm(disk, inventory.contents[disk.path], "Nothing was given to byoi-agent.")
 
 
 def server_name(client: Client, report: Report) -> str:
@@ -54,8 +74,12 @@ def server_name(client: Client, report: Report) -> str:
 
 
 def _with_group(options: argparse.Namespace, job: bytes) -> bytes:
+    _checked(options, job)  # only a job without faults can be decoded and changed
+    return json.dumps(json.loads(job) | {"diskGroupId": options.disk_group}).encode()
+
+
+def _checked(options: argparse.Namespace, job: bytes) -> Job:
     try:
-        load_job(job)  # only a job without faults can be decoded and changed
+        return load_job(job)
     except JobInvalid as error:
         raise by_option(options, error.faults) from None
-    return json.dumps(json.loads(job) | {"diskGroupId": options.disk_group}).encode()

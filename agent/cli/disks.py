@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.aio import run_blocking
 from agent.cli.client import Client, socket_path
-from agent.cli.columns import table
+from agent.cli.columns import Column, table
 from agent.cli.commands import SOCKET_VARIABLE
 from agent.cli.failures import Unreachable
 from agent.cli.groups import configured_groups
@@ -17,7 +17,19 @@ from agent.cli.screen import Style, styled, terminal_size
 from agent.text import printable
 from agent.units import format_size
 
-HEADINGS = ("group", "disk", "size", "sectors", "kind", "model", "serial", "eligible")
+# At 80 columns a disk has all that tells it from others; at 40 name, size, group, and whether it can be written.
+COLUMNS = (
+    Column("disk", least=12),
+    Column("size", least=10, right=True),
+    Column("model", least=8, rank=3),
+    Column("serial/wwn", least=18, rank=4),
+    Column("sector", least=6, rank=5, right=True),
+    Column("physical", rank=7, extra=True, right=True),
+    Column("kind", rank=6, extra=True),
+    Column("wwn", rank=8, extra=True),
+    Column("group", least=5, rank=1, right=True),
+    Column("eligible", least=8, rank=2),
+)
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -79,13 +91,19 @@ def _has_configured_groups(document: Mapping[str, Any]) -> bool:
 
 
 def _print_table(document: Mapping[str, Any]) -> None:
+    # In a pipe or a file nothing is cut: a script may want any of it.
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    width = terminal_size(os.environ, sys.stdout).columns if is_terminal else None
+    heading, *lines = lines_of(document, width)
+    if is_terminal and os.environ.get("TERM") not in ("dumb", "unknown"):
+        heading = styled(heading, Style.BOLD)
+    print_stdout("\n".join((heading, *lines)))
+
+
+def lines_of(document: Mapping[str, Any], width: int | None) -> list[str]:
+    """The inventory as lines: the headings, then one for each disk. `width`: of the terminal; None: cut nothing."""
     rows = [[printable(cell) for cell in _row(disk)] for disk in document["disks"] if isinstance(disk, dict)]
-    # Into a pipe, as wide as the terminal from which the command was given.
-    width = terminal_size(os.environ, sys.stdout, sys.stderr, sys.stdin).columns
-    heading, *lines = table([HEADINGS, *rows], width, right=frozenset({HEADINGS.index("size")}))
-    if sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
-        heading = [styled(line, Style.BOLD) for line in heading]
-    print_stdout("\n".join(line for row in (heading, *lines) for line in row))
+    return table(COLUMNS, rows, width)
 
 
 def _row(disk: Mapping[str, Any]) -> tuple[str, ...]:
@@ -99,12 +117,14 @@ def _row(disk: Mapping[str, Any]) -> tuple[str, ...]:
     reasons = [str(reason) for reason in reasons] if isinstance(reasons, list) else []
     transport = text("transport") if disk.get("transport") else text("kind")
     return (
-        text("diskGroupId"),
         text("path"),
         format_size(size) if isinstance(size, int) and 0 <= size < 2**63 else "-",
-        f"{text('logicalSectorSize')}/{text('physicalSectorSize')}",
-        f"{transport} {'rotating' if disk.get('rotational') else 'solid'}",
         text("model"),
-        text("serial"),
+        text("serial") if disk.get("serial") else text("wwn"),
+        text("logicalSectorSize"),
+        text("physicalSectorSize"),
+        f"{transport} {'rotating' if disk.get('rotational') else 'solid'}",
+        text("wwn"),
+        text("diskGroupId"),
         "no: " + "; ".join(reasons) if reasons else "yes",
     )

@@ -5,8 +5,10 @@ accepted.
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Iterator
 
+from agent.cli.losses import confirm, lines_of
 from agent.cli.output import EXIT_DONE, end_with_json, exit_status, print_failure, print_stdout
 from agent.cli.progress import show_progress
 from agent.deploy.plan import Plan
@@ -31,6 +33,21 @@ async def deploy(job: Job, options: Options, *, quiet: bool, as_json: bool) -> i
     return end_with_json(end, status.document()) if as_json else end
 
 
+async def agree(job: Job, options: Options) -> Options:
+    """Ask whether what is on the disk may be destroyed; returns the options for a deployment to that very disk.
+
+    Raises:
+        JobCancelled: it may not.
+        DeployError: there is no such disk, or it would be refused.
+    """
+    plan = await Deployment(job, options).outline()
+    if plan.refusals:
+        raise plan.refusals[0]
+    if plan.contents is not None:
+        await confirm(plan.target, plan.contents, "Nothing was written.")
+    return dataclasses.replace(options, agreed=plan.target.identity)
+
+
 async def preview(job: Job, options: Options, *, as_json: bool) -> int:
     """Print the plan and all its refusals on stdout; returns the exit status of the first refusal. Writes nothing.
 
@@ -49,6 +66,9 @@ async def preview(job: Job, options: Options, *, as_json: bool) -> int:
 
 def _plan_lines(plan: Plan) -> Iterator[str]:
     yield from plan.notes
+    if plan.contents is not None:
+        yield "on the disk, and lost:"
+        yield from (f"  {line}" for line in lines_of(plan.contents))
     yield "stages:"
     for step in plan.steps:
         yield f"  {'!' if step.destructive else ' '} {step.stage.value:<10} {step.title}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from agent.cli.groups import configured_groups
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.job_options import by_option, job_text, usage
+from agent.cli.losses import is_person
 from agent.cli.output import EXIT_DONE, print_stderr
 from agent.command_line import EXIT_OUTPUT
 from agent.errors import DiskGroupUnknown, JobInvalid
@@ -32,20 +33,22 @@ async def run(options: argparse.Namespace) -> int:
     """Carry `byoi write` out; returns the exit status.
 
     Raises:
-        DeployError: the job or the options cannot be used (JobInvalid, ConfigInvalid), or a dry run finds no disk or
-            no image. Nothing has been written.
+        DeployError: the job or the options cannot be used (JobInvalid, ConfigInvalid), a dry run finds no disk or no
+            image, or somebody was asked: the disk is refused, or the answer was no. Nothing has been written.
         OutputLost: stdout does not take the plan of a dry run.
     """
     return_large_blocks(4 * MiB)
     set_up(logging.DEBUG if options.verbose else logging.CRITICAL, as_json=False)
     job = _read_job(options)
-    from agent.cli.local import deploy, preview  # noqa: PLC0415 - not for a job that is refused
+    from agent.cli.local import agree, deploy, preview  # noqa: PLC0415 - not for a job that is refused
 
     deploy_options = _deploy_options(options)
     cancel_on_signals()
     with _new_file(options.disk, options.size) as keep:
         if options.dry_run:
             return await preview(job, deploy_options, as_json=options.json)
+        if is_person(options):
+            deploy_options = await agree(job, deploy_options)
         status = await deploy(job, deploy_options, quiet=options.quiet, as_json=options.json)
         if status in (EXIT_DONE, EXIT_OUTPUT):
             keep()

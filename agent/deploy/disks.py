@@ -6,14 +6,16 @@ from typing import Any
 from agent.deploy.target import list_groups
 from agent.errors import DiskIo
 from agent.host import inventory
+from agent.host.contents import read_contents
 from agent.model.disks import Disk, DiskGroup, GroupSpec, eligibility
 
 
-def inventory_document(specs: Sequence[GroupSpec] = ()) -> dict[str, Any]:
+def inventory_document(specs: Sequence[GroupSpec] = (), *, contents: bool = False) -> dict[str, Any]:
     """What `byoi disks` shows and `/v1/disks` answers. Blocking.
 
     Args:
         specs: the configured groups; none means those that like disks make.
+        contents: whether the disks of the groups are read, to tell what is on them; else none is opened.
 
     Raises:
         DiskIo: the inventory cannot be read.
@@ -28,16 +30,20 @@ def inventory_document(specs: Sequence[GroupSpec] = ()) -> dict[str, Any]:
     # Groups may name what no inventory lists: regular files, for trials.
     named = [disk for group in groups for disk in group.disks if disk.path not in listed]
     return {
-        "disks": [_disk_document(disk, groups) for disk in (*disks, *named)],
+        "disks": [_disk_document(disk, groups, contents=contents) for disk in (*disks, *named)],
         "groups": [group.to_json() for group in groups],
     }
 
 
-def _disk_document(disk: Disk, groups: Sequence[DiskGroup]) -> dict[str, Any]:
+def _disk_document(disk: Disk, groups: Sequence[DiskGroup], *, contents: bool) -> dict[str, Any]:
     group = next((group for group in groups if disk.path in {other.path for other in group.disks}), None)
     reasons = eligibility(disk, explicit=group is not None and group.configured)
-    return disk.to_json() | {
+    document = disk.to_json() | {
         "diskGroupId": None if group is None else group.id,
         "eligible": not reasons,
         "reasons": list(reasons),
     }
+    if contents:
+        # Disks without a group are not read: no job goes there, and virtual media and disks of a network may hang.
+        document["contents"] = None if group is None else read_contents(disk).to_json()
+    return document

@@ -38,6 +38,7 @@ from agent.formats.tables.layout import (
 )
 from agent.formats.tables.mbr import Mbr
 from agent.formats.tables.read import TableError
+from agent.model.contents import Contents
 from agent.model.disks import Disk, describe, require_eligible
 from agent.model.job import Job
 from agent.model.policy import Policy, require_allowed
@@ -73,6 +74,8 @@ class Facts:
     drive_size: int | None = None
     """Size of the config drive's filesystem in bytes; None where the job wants no drive."""
     image: ImageFacts | None = None
+    contents: Contents | None = None
+    """What is on the target and will be lost; None where nobody wants to know."""
     shared: str | None = None
     """Why the image and the target are on the same disk, in words; None where they are not."""
 
@@ -101,6 +104,8 @@ class Plan:
     refusals: tuple[DeployError, ...]
     notes: tuple[str, ...]
     slot: DriveSlot | None
+    contents: Contents | None = None
+    """What is on the disk and will be lost; None where nobody wanted to know."""
 
     @property
     def weights(self) -> dict[State, float]:
@@ -111,6 +116,7 @@ class Plan:
         """The plan as JSON."""
         return {
             "disk": self.target.to_json(),
+            "contents": None if self.contents is None else self.contents.to_json(),
             "steps": [
                 {"stage": step.stage.value, "title": step.title, "destructive": step.destructive}
                 for step in self.steps
@@ -138,7 +144,8 @@ def plan(job: Job, facts: Facts) -> Plan:
             refusals += _fit_refusals(facts, facts.image)
             slot, refusal = _slot(facts, facts.image)
             refusals += [refusal] if refusal is not None else []
-    return Plan(facts.target, _steps(job, facts, slot), tuple(refusals), _notes(job, facts), slot)
+    steps, notes = _steps(job, facts, slot), _notes(job, facts)
+    return Plan(facts.target, steps, tuple(refusals), notes, slot, facts.contents)
 
 
 def _job_refusals(job: Job, policy: Policy) -> list[DeployError]:

@@ -25,6 +25,8 @@ from agent.deploy.target import (
 )
 from agent.deploy.tracker import Tracker
 from agent.errors import DeployError, DiskIo, JobCancelled, unforeseen
+from agent.host.contents import read_contents
+from agent.host.drive import Drive
 from agent.model.disk_state import DiskState
 from agent.model.events import DeployEvent, Listener
 from agent.model.job import Job
@@ -105,15 +107,26 @@ class Deployment:
         moved = tracker.progress().bytes_downloaded, 0 if disk is None else disk.operations
         return tracker.state, tracker.attempt, tracker.noted, *moved
 
+    async def outline(self) -> Plan:
+        """The plan as far as it is known without the image, with what is on the disk. Nothing is opened but the disk,
+        for reading.
+
+        Raises:
+            DeployError: there is no such disk.
+        """
+        facts, _, _ = await self._find_facts()
+        return plan(self._job, await _with_contents(facts))
+
     async def preview(self) -> Plan:
-        """The plan with all its refusals: the very one that `run` would carry out. Nothing is written.
+        """The plan with all its refusals, the very one that `run` would carry out, and with what is on the disk.
+        Nothing is written.
 
         Raises:
             DeployError: there is no such disk, or the image cannot be reached.
         """
         facts, ctx = await self._begin()
         try:
-            return await self._decide(facts, self._work(facts, ctx))
+            return await self._decide(await _with_contents(facts), self._work(facts, ctx))
         finally:
             await self._end(ctx)
 
@@ -182,8 +195,8 @@ class Deployment:
                 await self._abandon(ctx.disk, error)
             raise
 
-    async def _begin(self) -> tuple[Facts, Context]:
-        """Facts that need no image, and the context of all that follows."""
+    async def _find_facts(self) -> tuple[Facts, Drive | None, dict[str, bytes]]:
+        """Facts that need no image, and the config drive with its tree."""
         job, options = self._job, self._options
         target = await run_blocking(find_target, job, options)
         self._tracker.disk = target.to_json()
@@ -196,6 +209,12 @@ class Deployment:
             drive_size=None if drive is None else len(drive.image),
             shared=await run_blocking(find_shared, job, target),
         )
+        return facts, drive, tree
+
+    async def _begin(self) -> tuple[Facts, Context]:
+        """Facts that need no image, and the context of all that follows."""
+        job, options = self._job, self._options
+        facts, drive, tree = await self._find_facts()
         source = open_source(
             job.url,
             headers=[(header.key, header.value or "") for header in job.http_headers],
@@ -212,7 +231,7 @@ class Deployment:
 
         ctx = Context(
             job=job,
-            target=target,
+            target=facts.target,
             source=source,
             drive=drive,
             drive_tree=tree,
@@ -262,6 +281,11 @@ class Deployment:
         finally:
             ctx.close()  # also where closing the source was cancelled: the disk must not stay claimed
             self._ctx = None
+
+
+async def _with_contents(facts: Facts) -> Facts:
+    """The facts with what is on the disk."""
+    return replace(facts, contents=await run_blocking(read_contents, facts.target))
 
 
 def _with_image(facts: Facts, ctx: Context) -> Facts:

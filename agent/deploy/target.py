@@ -25,12 +25,14 @@ from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
 class Options:
     """How a deployment runs, apart from its job.
 
-    `disk` names the target and overrides the job's disk group. `firmware` is `uefi`, `bios`, or None for
+    `disk` names the target and overrides the job's disk group. `agreed` is the disk that somebody has agreed to lose
+    (`Disk.identity`): no other one is taken then. `firmware` is `uefi`, `bios`, or None for
     what this machine booted with; a regular file is checked for neither unless it is named. `ca_file`
     replaces the system's certificates. `groups` replace those of the inventory where there are any.
     """
 
     disk: str | None = None
+    agreed: tuple[int, ...] | None = None
     firmware: str | None = None
     ca_file: str | None = None
     server_name: str | None = None
@@ -44,12 +46,19 @@ def find_target(job: Job, options: Options) -> Disk:
 
     Raises:
         DiskUnknown, DiskGroupUnknown, DiskIneligible: there is no such disk.
+        DiskIo: it is not the disk any more that was agreed to.
         OSError: the inventory cannot be read.
     """
     if options.disk is not None:
         target = inventory.describe_path(options.disk)
     else:
         target = select_disk(list_groups(options.groups), job.disk_group_id)
+    if options.agreed is not None and options.agreed != target.identity:
+        raise DiskIo(
+            device=target.path,
+            reason="it is another disk now than the one that you agreed to lose",
+            hint="Nothing was written. `byoi disks` shows what is there now; give the command again.",
+        )
     _refuse_hidden_users(target)
     return target
 

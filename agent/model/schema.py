@@ -323,6 +323,7 @@ def disks_schema() -> Schema:
         "eligible": _of("boolean", "Whether an image may go there."),
         "reasons": _of("array", "Why it may not.", items=_of("string")),
     }
+    listed["properties"]["contents"] = _nullable(_contents())  # only where it was asked for
     listed["required"] += ["diskGroupId", "eligible", "reasons"]
     group = {
         "id": _of("integer", minimum=1),
@@ -336,6 +337,26 @@ def disks_schema() -> Schema:
         "missing": _of("array", "Configured paths that lead to no disk.", items=_of("string")),
     }
     return _object({"disks": _of("array", items=listed), "groups": _of("array", items=_object(group))})
+
+
+def _contents() -> Schema:
+    """What is on a disk, and lost where an image is written to it."""
+    piece = {
+        "path": _of("string", "Of its node; of a partition of a regular file: FILE#NUMBER."),
+        "size": _count("Bytes."),
+        "on": _nullable(_of("string", "The path of what it is on. null: it is the disk itself.")),
+        "type": _nullable(_of("string", "What it holds, as blkid names it. null: not known.")),
+        "label": _nullable(_of("string", "Of its filesystem; the name of its array, volume group or pool.")),
+        "name": _nullable(_of("string", "Of the partition, in a GPT; of the volume, array or mapping.")),
+    }
+    properties = {
+        "blank": _of("boolean", "Whether nothing is on it."),
+        "table": _nullable(_of("string", enum=["gpt", "mbr"])),
+        "pieces": _of("array", "Partitions, and what is built on them.", items=_object(piece)),
+        "leftOut": _count("How many more there are."),
+        "unread": _nullable(_of("string", "Why it could not be read. null: it was.")),
+    }
+    return _object(properties)
 
 
 def _disk(required: Sequence[str] | None = None) -> Schema:

@@ -176,10 +176,10 @@ class Daemon:
             middlewares=(self._metrics.middleware,),
         )
 
-    def _disks(self) -> dict[str, Any]:
+    def _disks(self, contents: bool) -> dict[str, Any]:
         from agent.deploy.disks import inventory_document  # noqa: PLC0415 - pyudev and libparted are not light
 
-        return inventory_document(self._config.disk_groups)
+        return inventory_document(self._config.disk_groups, contents=contents)
 
     def _make_client(self, slot: Slot) -> "ControlClient | None":
         config = self._config

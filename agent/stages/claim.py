@@ -9,10 +9,8 @@ system.
 import errno
 
 from agent.errors import DiskBusy, DiskIo
-from agent.formats.tables.gpt import Gpt, parse_backup
+from agent.formats.tables.existing import read_existing
 from agent.formats.tables.layout import Ranges, stale_signature_ranges
-from agent.formats.tables.mbr import Logical, Mbr, parse_logicals
-from agent.formats.tables.read import Partition, TableError, read_table
 from agent.model.disks import Disk
 from agent.stages.context import HEAD_BYTES, TAIL_BYTES, Context
 from agent.stages.faults import disk_fault
@@ -84,36 +82,8 @@ def _wipe(disk: OpenDisk, machine: Machine) -> None:
 
 def _stale_ranges(disk: OpenDisk) -> Ranges:
     """The ranges of the old partitions' signatures; none where neither copy of their table can be read."""
-    try:
-        table = read_table(disk.read(0, HEAD_BYTES), disk.sector_size)
-    except TableError:
-        table = _old_backup(disk)
-    if table is None:
-        return ()
-    logicals: tuple[Logical, ...] = ()
-    if isinstance(table, Mbr) and table.extended is not None:
-        logicals = _old_logicals(disk, table.extended, table.sector_size)
-    return stale_signature_ranges(table, disk.size, logicals)
-
-
-def _old_backup(disk: OpenDisk) -> Gpt | None:
-    """The backup GPT of a disk whose primary is damaged."""
-    for sector_size in (512, 4096) if disk.sector_size is None else (disk.sector_size,):
-        try:
-            return parse_backup(disk.read(disk.size - TAIL_BYTES, TAIL_BYTES), sector_size, disk.size)
-        except TableError:
-            continue
-    return None
-
-
-def _old_logicals(disk: OpenDisk, extended: Partition, sector_size: int) -> tuple[Logical, ...]:
-    def read(offset: int, length: int) -> bytes:
-        return disk.read(offset, length) if offset + length <= disk.size else b""
-
-    try:
-        return parse_logicals(read, extended, sector_size)
-    except TableError:
-        return ()  # a kernel cannot follow the chain either: no array or volume in it comes back
+    old = read_existing(disk.read, disk.size, disk.sector_size)
+    return () if old.table is None else stale_signature_ranges(old.table, disk.size, old.logicals)
 
 
 def wipe_ends(disk: OpenDisk) -> None:

@@ -268,9 +268,10 @@ def test_the_disks_are_those_of_the_daemon(disk, call):
     disks = {found["path"]: found for found in call("disks", "--json").document["disks"]}
     assert disks[str(disk)]["diskGroupId"] == 1
     assert disks[str(disk)]["eligible"] is True
-    table = call("disks", COLUMNS="300").out
+    table = call("disks").out
     row = next(line for line in table.splitlines() if str(disk) in line)
-    assert row.split()[:3] == ["1", str(disk), "64.0"]
+    assert row.split()[:3] == [str(disk), "64.0", "MiB"]
+    assert row.split()[-2:] == ["1", "yes"]
     assert row.split()[-1] == "yes"
 
 

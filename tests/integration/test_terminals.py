@@ -2,88 +2,15 @@
 
 import fcntl
 import os
-import pty
 import re
 import signal
 import struct
-import subprocess
-import sys
 import termios
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agent.units import MiB
-
-ROOT = Path(__file__).parents[2]
-
-
-class OnTerminal:
-    """`byoi` with stderr on a terminal of `columns` columns; `text` is all that it drew so far."""
-
-    def __init__(self, *arguments: object, columns: int = 80, **environment: str) -> None:
-        self.text = ""
-        self.master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 25, columns, 0, 0))
-        env = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT)} | environment
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "agent.cli", *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=slave,
-            env=env,
-        )
-        os.close(slave)
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        data = b""
-        while True:
-            try:
-                piece = os.read(self.master, 65536)
-            except OSError:  # the other side is closed
-                piece = b""
-            if not piece:
-                break
-            data += piece
-            self.text = data.decode(errors="replace")
-        os.close(self.master)
-
-    def hang_up(self) -> None:
-        """Nobody is behind the terminal from here on: writing to it fails."""
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, self.master)
-        os.close(null)
-
-    def finish(self) -> int:
-        status = self.process.wait(100)
-        self._reader.join(60)
-        return status
-
-    def wait_for(self, text: str) -> None:
-        for _ in range(1200):
-            if text in self.text:
-                return
-            threading.Event().wait(0.05)
-        pytest.fail(f"{text!r} is not in {self.text!r}")
-
-
-@pytest.fixture
-def on_terminal() -> Iterator[Callable[..., OnTerminal]]:
-    started: list[OnTerminal] = []
-
-    def start(*arguments: object, **options: Any) -> OnTerminal:
-        started.append(OnTerminal(*arguments, **options))
-        return started[-1]
-
-    yield start
-    for running in started:
-        running.process.kill()
-        running.finish()
 
 
 @pytest.fixture

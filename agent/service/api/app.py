@@ -58,8 +58,8 @@ class Parts:
     publisher: StatusPublisher
     authenticator: Authenticator
     bodies: BodyReader
-    disks: Callable[[], dict[str, Any]]
-    """The inventory document; blocking."""
+    disks: Callable[[bool], dict[str, Any]]
+    """The inventory document; blocking. True: with what is on each disk."""
     disks_seconds: float = WAIT_SECONDS
     """How long a request waits for the inventory."""
     metrics: Callable[[], bytes] | None = None
@@ -126,7 +126,11 @@ class _Api:
         self._parts = parts
         self._slot = parts.slot
         self._publisher = parts.publisher
-        self._inventory = Inventory(parts.disks, wait_seconds=parts.disks_seconds)
+        self._inventories = {
+            contents: Inventory(functools.partial(parts.disks, contents), wait_seconds=parts.disks_seconds)
+            for contents in (False, True)
+        }
+        """Without and with what is on the disks, for which they are read."""
         self._reading = asyncio.Lock()
         """Held while a large job is parsed, so that one at a time is: that takes memory of up to ten times its length
         (docs/architecture.md)."""
@@ -258,9 +262,9 @@ class _Api:
         return response
 
     async def disks(self, request: web.Request) -> web.StreamResponse:
-        del request
+        inventory = self._inventories[_flag(request, "contents")]
         try:
-            document = await self._inventory.document()
+            document = await inventory.document()
         except InventoryHangs:
             raise ApiError(
                 503,
@@ -298,6 +302,14 @@ async def _next_piece(subscription: Subscription) -> bytes | None:
     except TimeoutError:
         return b": nothing new\n\n"
     return None if told is None else told.payload
+
+
+def _flag(request: web.Request, key: str) -> bool:
+    text = request.query.get(key, "false")
+    if text not in ("true", "false"):
+        message = f"The query member {key} must be true or false."
+        raise ApiError(400, message, error_code="INVALID_QUERY")
+    return text == "true"
 
 
 def _number(request: web.Request, key: str, low: float, high: float) -> float | None:

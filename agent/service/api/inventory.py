@@ -1,7 +1,7 @@
 """The inventory of the disks for any number of requests: one reading at a time, whose result is kept for a moment.
 
-A reading opens no disk, but may take long: udev may be busy, or a disk dying. It runs in a thread of its own, which no
-deployment needs, and which nobody waits for at the end of the daemon.
+A reading opens no disk, unless it has to tell what is on them, but may take long: udev may be busy, or a disk dying. It
+runs in a thread of its own, which no deployment needs, and which nobody waits for at the end of the daemon.
 """
 
 import asyncio

@@ -141,14 +141,7 @@ def _paths(service_name: str) -> dict[str, Any]:
         "/auth/time": {"get": _get_time()},
         "/v1/status": {"get": _get_status(service_name)},
         "/v1/events": {"get": _get_events()},
-        "/v1/disks": {
-            "get": _operation(
-                "getDisks",
-                "The disks of this server, their groups, and why a disk is not eligible.",
-                _json("The inventory", _ref("Disks")),
-                (503,),
-            )
-        },
+        "/v1/disks": {"get": _get_disks()},
         "/healthz": {"get": _get_health()},
         "/metrics": {
             "get": _operation(
@@ -245,6 +238,18 @@ def _head_of(get: Mapping[str, Any]) -> dict[str, Any]:
     name = "head" + get["operationId"].removeprefix("get")
     answers = {status: {"description": f"The head of GET's {status}."} for status in get["responses"]}
     return {**get, "operationId": name, "description": "The head of what GET answers.", "responses": answers}
+
+
+def _get_disks() -> dict[str, Any]:
+    operation = _operation(
+        "getDisks",
+        "The disks of this server, their groups, and why a disk is not eligible.",
+        _json("The inventory", _ref("Disks")),
+        (400, 503),
+    )
+    text = "Whether the disks of the groups are read, to tell in their member `contents` what is on them."
+    operation["parameters"] = [_query("contents", text, {"type": "boolean", "default": False})]
+    return operation
 
 
 def _query(name: str, text: str, schema: Mapping[str, Any]) -> dict[str, Any]:

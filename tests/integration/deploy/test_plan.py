@@ -9,6 +9,7 @@ import pytest
 from agent.deploy.plan import MIN_DISK_BYTES, Facts, plan
 from agent.errors import JobInvalid
 from agent.formats.image import ImageFacts, examine
+from agent.model.contents import Contents
 from agent.model.disks import Disk, Holder
 from agent.model.job import parse_job
 from agent.model.policy import Policy, require_allowed
@@ -62,6 +63,12 @@ def test_an_image_on_its_own_target_is_refused_and_nothing_else_is_asked():
     (refusal,) = plan(job(), facts(shared="image.raw is the target itself")).refusals
     assert (refusal.code, refusal.blame) == ("disk.same", "request")
     assert "image.raw is the target itself" in refusal.message
+
+
+def test_what_is_on_the_disk_is_in_the_document_where_it_was_looked_at():
+    assert plan(job(), facts()).document()["contents"] is None
+    document = plan(job(), facts(contents=Contents(blank=True))).document()["contents"]
+    assert document == {"blank": True, "table": None, "pieces": [], "leftOut": 0, "unread": None}
 
 
 def test_logical_partitions_that_cannot_be_followed_are_the_images_fault(image):

@@ -25,7 +25,7 @@ def gate():
 
 
 async def test_an_inventory_that_hangs_is_told_and_comes_when_it_can(tmp_path, gate):
-    def read():
+    def read(_contents):
         assert gate.wait(60)
         return {"disks": [], "groups": []}
 

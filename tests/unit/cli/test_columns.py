@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cli.columns import cut, fold, table, width_of
+from agent.cli.columns import Column, cut, fold, shorten, table, width_of
 
 
 @pytest.mark.parametrize(
@@ -57,27 +57,42 @@ def test_folding_loses_nothing_but_spaces_and_exceeds_no_width(text, width):
     assert max(map(width_of, lines)) <= width
 
 
-ROWS = [["group", "size", "model"], ["1", "64.0 GiB", "磁盘 a"], ["2", "1 B", "b"]]
+@pytest.mark.parametrize(
+    ("text", "width", "shown"),
+    [("Samsung", 7, "Samsung"), ("Samsung", 6, "Sams.."), ("Samsung", 4, "Sams"), ("磁盘磁盘", 7, "磁盘..")],
+)
+def test_a_text_that_is_shortened_says_so_where_there_is_room(text, width, shown):
+    assert shorten(text, width) == shown
 
 
-def test_a_table_is_aligned_by_columns():
-    lines = [line for row in table(ROWS, 80, right=frozenset({1})) for line in row]
-    assert lines == ["group      size  model", "1      64.0 GiB  磁盘 a", "2           1 B  b"]
+COLUMNS = (Column("group", least=5), Column("size", least=8, right=True), Column("model", rank=1))
+ROWS = [["1", "64.0 GiB", "磁盘 a 1234567"], ["2", "1 B", "b"]]
 
 
-def test_the_widest_columns_of_a_table_give_way():
-    heading, first, second = table(ROWS, 18)
-    assert heading == ["grou  size   model", "p"]
-    assert first == ["1     64.0   磁盘", "      GiB    a"]
-    assert second == ["2     1 B    b"]
+@pytest.mark.parametrize("width", [None, 80, 31])
+def test_a_table_is_aligned_by_columns(width):
+    assert table(COLUMNS, ROWS, width) == [
+        "group      size  model",
+        "1      64.0 GiB  磁盘 a 1234567",
+        "2           1 B  b",
+    ]
+
+
+def test_the_widest_column_of_a_table_is_cut():
+    assert table(COLUMNS, ROWS, 25)[1] == "1      64.0 GiB  磁盘 a.."
+
+
+def test_a_column_that_would_be_too_narrow_is_left_out():
+    assert table(COLUMNS, ROWS, 20) == ["group      size", "1      64.0 GiB", "2           1 B"]
 
 
 @given(
     st.lists(
-        st.lists(st.text(alphabet="ab 磁", max_size=30), min_size=3, max_size=3), min_size=1, max_size=4
+        st.lists(st.text(alphabet="ab 磁", max_size=30), min_size=3, max_size=3), min_size=0, max_size=4
     ),
-    st.integers(10, 60),
+    st.integers(1, 60),
 )
-def test_no_line_of_a_table_is_wider_than_the_terminal(rows, width):
-    lines = [line for row in table(rows, width) for line in row]
+def test_a_row_of_a_table_is_one_line_that_is_not_wider_than_the_terminal(rows, width):
+    lines = table(COLUMNS, rows, width)
+    assert len(lines) == 1 + len(rows)
     assert max(map(width_of, lines)) <= width
