@@ -6,7 +6,8 @@ contents are those of `agent.formats.detect`.
 
 _ACCEPTED = ("raw", "qcow2", "ova")
 _CONVERTIBLE = ("qcow", "vmdk", "vhd", "vhdx", "vdi", "qed", "dmg", "parallels")
-_PACKED = ("tar", "zip", "7z", "rar", "lzma", "lzip", "lz4", "lzop", "compress", "cpio")
+_PACKED = ("7z", "rar", "lzma", "lzip", "lz4", "lzop", "compress", "cpio")
+_ARCHIVES = ("tar", "zip")
 _COMPRESSED = ("gzip", "xz", "zstd", "bzip2")
 _PAGES = ("html", "xml", "json", "text")
 
@@ -21,6 +22,8 @@ def hint_for(content: str) -> str:
         return "Unpack it and serve the disk image that is in it; that may be compressed with gzip, xz, zstd or bzip2."
     if content in _COMPRESSED:
         return "Decompress it until a disk image is left; one layer of gzip, xz, zstd or bzip2 may stay around it."
+    if content in _ARCHIVES:
+        return "Unpack it until a disk image is left; one tar or zip may stay around it."
     if content in _PAGES:
         return "A page came and no image: check the URL, and whether it needs credentials (httpHeader)."
     if content in ("zeros", "nothing"):

@@ -60,10 +60,12 @@ _Pieces = Generator[bytes | None, None, None]
 
 
 class Decompressor:
-    """One compressed file, fed in order, in pieces of any length.
+    """One compressed file, fed in order, in pieces of any length; an `Unpacker`.
 
     Memory: `max_memory` for the window of xz and zstd (gzip and bzip2 need less than 4 MiB), and pieces of 256 KiB.
     """
+
+    size = None
 
     def __init__(self, kind: Kind, max_output: int, max_memory: int = MAX_MEMORY) -> None:
         """`max_output` and `max_memory` in bytes."""
@@ -151,7 +153,7 @@ class _Library(Protocol):
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-def _inflate(intake: Intake, library: _Library, window: _Window | None = None) -> _Pieces:
+def inflate(intake: Intake, library: _Library, window: _Window | None = None) -> _Pieces:
     """One stream through a library; what follows the stream stays in the intake."""
     while not library.eof:
         chunk = b""
@@ -298,7 +300,7 @@ def _gzip_text(intake: Intake, what: str) -> Generator[None, None, bytes]:
 
 def _gzip_body(intake: Intake) -> _Pieces:
     crc = size = 0
-    for piece in _inflate(intake, igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)):
+    for piece in inflate(intake, igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)):
         if piece is not None:
             crc = isal_zlib.crc32(piece, crc)
             size += len(piece)
@@ -319,7 +321,7 @@ def _xz(intake: Intake, window: _Window) -> _Pieces:
         library = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=window.limit)
         # The library does not tell how much it takes. It is slow enough for few buffers in any case.
         window.reserve(window.limit)
-        yield from _inflate(intake, library, window)
+        yield from inflate(intake, library, window)
         if not lzma.is_check_supported(library.check):
             raise intake.damaged(f"it uses the unknown integrity check {library.check}")
         if (yield from _skip_zeros(intake)) % 4:
@@ -343,7 +345,7 @@ def _bzip2(intake: Intake, notes: list[str]) -> _Pieces:
     more = True
     while more:
         yield from _check_magic(intake)
-        yield from _inflate(intake, bz2.BZ2Decompressor())
+        yield from inflate(intake, bz2.BZ2Decompressor())
         more = yield from _another_follows(intake, notes)
 
 

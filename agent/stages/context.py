@@ -44,7 +44,7 @@ class Context:
     content: str = ""
     """What the file is: `raw`, `gzip`, ..."""
     container: str = ""
-    """What it is without its compression."""
+    """What it is without what is around it."""
     window: bytes = field(default=b"", repr=False)
     """The guest's first bytes; dropped once the plan is made."""
     head_window: bytes = b""

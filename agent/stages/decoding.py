@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 
-from agent.formats.chain import Chained
+from agent.errors import ImageUnsafe
+from agent.formats.advice import hint_for
+from agent.formats.archives.unpack import Archive
+from agent.formats.chain import Chained, Unpacker
 from agent.formats.compressed import Decompressor, Kind
 from agent.formats.extent import Decoder
 from agent.formats.ova.decoder import OvaDecoder
@@ -16,26 +19,57 @@ from agent.units import MiB
 MAX_BESIDE = 16 * MiB
 EARLY_BESIDE = 2 * MiB
 
+# How many files may be around an image: a compressed archive in an archive, which the artifacts of CI systems are, or a
+# compressed image in a compressed archive. Two of a kind right in one another are refused by `Chained`.
+MAX_AROUND = 3
+
 _COMPRESSED: dict[str, Kind] = {"gzip": "gzip", "xz": "xz", "zstd": "zstd", "bzip2": "bzip2"}
 
 
 def new_decoder(ctx: Context) -> Decoder:
-    """A decoder for the content that was sniffed, and for what is inside where that is compressed. Changes nothing.
+    """A decoder for the content that was sniffed, and for what is inside where that is packed. Changes nothing.
 
     What does not match the job's type goes through as raw, for the plan to see what it is and to refuse it.
     """
     info, content = ctx.info, ctx.content
     if info is None:
         raise RuntimeError("the image is decoded before it was opened")
-    kind = _COMPRESSED.get(content)
-    if kind is None:
-        return _plain(ctx, content, info.size, can_fetch=info.seekable)
-    outer = Decompressor(kind, max_unpacked(ctx.target.size))
-    return Chained(outer, lambda inner: _plain(ctx, inner, None, can_fetch=False, beside=outer.held))
+    return _decoder(ctx, content, info.size, can_fetch=info.seekable)
+
+
+def _decoder(
+    ctx: Context, content: str, size: int | None, *, can_fetch: bool, beside: int = 0, around: int = 0
+) -> Decoder:
+    """For a content within `around` others, which hold `beside` bytes together; `size` is its length where known."""
+    outer = _unpacker(ctx, content)
+    if outer is None:
+        return _plain(ctx, content, size, can_fetch=can_fetch, beside=beside)
+    if around == MAX_AROUND:
+        raise ImageUnsafe(
+            check="nested_archive",
+            detail=f"the image is in {content}, within {around} others",
+            hint=hint_for(content),
+        )
+
+    def inner(found: str) -> Decoder:
+        held = beside + outer.held
+        return _decoder(ctx, found, outer.size, can_fetch=False, beside=held, around=around + 1)
+
+    return Chained(outer, inner, beside=beside)
+
+
+def _unpacker(ctx: Context, content: str) -> Unpacker | None:
+    """What unpacks this content; None for what is no file around an image."""
+    most = max_unpacked(ctx.target.size)
+    if (kind := _COMPRESSED.get(content)) is not None:
+        return Decompressor(kind, most)
+    if content == "zip" or (content == "tar" and ctx.job.type != "ova"):
+        return Archive("zip" if content == "zip" else "tar", most)
+    return None
 
 
 def container_of(ctx: Context, decoder: Decoder) -> str:
-    """What the file is without its compression; empty as long as a decoder of `new_decoder` has not come to know."""
+    """What the file is without what is around it; empty as long as a decoder of `new_decoder` has not come to know."""
     content = decoder.content if isinstance(decoder, Chained) else ctx.content
     return _container(content or "", ctx.job.type)
 

@@ -3,9 +3,9 @@
 import subprocess
 
 import pytest
-from tests.unit.formats.ova.test_tar import plain, read
 
 from agent.errors import ImageUnsafe
+from tests.unit.formats.archives.test_tar import plain, read
 
 
 @pytest.mark.parametrize("kind", ["ustar", "gnu", "oldgnu", "pax", "posix"])
