@@ -80,8 +80,7 @@ def _old_tar(head: bytes) -> str | None:
     """Recognise a tar of the format v7, which has no magic, by the checksum of its first header."""
     if len(head) < BLOCK or not head[0] or any(head[257:BLOCK]):
         return None
-    field = head[148:156].strip(b" \0")
-    return "tar" if field.zfill(6) == b"%06o" % header_checksum(head[:BLOCK]) else None
+    return "tar" if head[148:156].strip(b" \0").lstrip(b"0") == b"%o" % header_checksum(head[:BLOCK]) else None
 
 
 def is_dmg(trailer: bytes) -> bool:

@@ -95,11 +95,11 @@ class ZipReader:
         size, packed = self._long_numbers(extra, size, packed)
         told = None if flags & _SIZES_BEHIND else _Passed(raw_name, method, crc, packed, size)
         name = self._names.add(raw_name.decode("utf-8" if flags & _UTF8 else "cp437", "replace"))
-        self._check_readable(name, flags, method, stored_open=told is None and not raw_name.endswith(b"/"))
+        self._check_readable(name, flags, method)
         is_directory = raw_name.endswith(b"/")
         yield Member(name, None if told is None else size, "directory" if is_directory else "file")
         begin, crc, size = intake.offset, 0, 0
-        for piece in self._content(name, method, 0 if told is None else packed):
+        for piece in self._content(name, method, packed):
             if piece is None:
                 yield None
                 continue
@@ -115,19 +115,13 @@ class ZipReader:
         self._passed[start] = passed
         yield End()
 
-    def _check_readable(self, name: str, flags: int, method: int, *, stored_open: bool) -> None:
+    def _check_readable(self, name: str, flags: int, method: int) -> None:
         if flags & _ENCRYPTED:
             raise ImageUnsafe(check="encryption", detail=f"{name!r} in the zip is encrypted", hint=_HINT)
         if method not in (_STORED, _DEFLATED):
             raise ImageUnsafe(
                 check="zip_method",
                 detail=f"{name!r} in the zip is packed by {_METHODS.get(method, f'method {method}')}, not by deflate",
-                hint=_HINT,
-            )
-        if method == _STORED and stored_open:
-            raise ImageUnsafe(
-                check="zip_method",
-                detail=f"{name!r} in the zip is stored, and its length comes only behind it",
                 hint=_HINT,
             )
 
@@ -156,6 +150,12 @@ class ZipReader:
                 if found.startswith(expected):
                     intake.give_back(found[len(expected) :])
                     return
+        if passed.method == _STORED and not passed.size:
+            raise ImageUnsafe(
+                check="zip_method",
+                detail=f"{name!r} in the zip is stored, and its length comes only behind it",
+                hint=_HINT,
+            )
         raise intake.damaged(
             f"the member {name!r} is not followed by the CRC and the lengths that it has ({passed.size} bytes)"
         )
