@@ -78,9 +78,11 @@ def _lzma(head: bytes) -> str | None:
 
 def _old_tar(head: bytes) -> str | None:
     """Recognise a tar of the format v7, which has no magic, by the checksum of its first header."""
-    if len(head) < BLOCK or not head[0] or any(head[257:BLOCK]):
+    if len(head) < BLOCK or not head[0] or any(head[257:265]):
         return None
-    return "tar" if head[148:156].strip(b" \0").lstrip(b"0") == b"%o" % header_checksum(head[:BLOCK]) else None
+    return (
+        "tar" if head[148:156].strip(b" \0").lstrip(b"0") == b"%o" % header_checksum(head[:BLOCK]) else None
+    )
 
 
 def is_dmg(trailer: bytes) -> bool:

@@ -160,7 +160,7 @@ class TarReader:
 
     def _check_header(self, block: bytes) -> None:
         """Check a header's magic, which v7 does not have, and its checksum."""
-        if block[257:262] != b"ustar" and any(block[257:]):
+        if block[257:262] != b"ustar" and any(block[257:265]):
             raise self._intake.damaged(f"there is no member's header at byte {self._intake.offset - BLOCK}")
         if old_number(self._intake, block[148:156]) != header_checksum(block):
             raise self._intake.damaged(

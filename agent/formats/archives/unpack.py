@@ -96,7 +96,6 @@ class Archive:
             case Data():
                 yield from self._bytes(event.data)
             case Hole():
-                self._check_size(self._output + event.length)
                 for at in range(0, event.length, len(_ZEROS)):
                     yield from self._bytes(_ZEROS[: event.length - at])
             case End():

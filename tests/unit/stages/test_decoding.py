@@ -2,17 +2,25 @@
 
 import copy
 import gzip
+import io
+import lzma
+import tarfile
+import zipfile
 
 import pytest
+import zstandard
 
+from agent.errors import ImageUnsafe
 from agent.formats.chain import Chained
+from agent.formats.detect import SNIFF_BYTES, sniff
+from agent.formats.extent import Write
 from agent.formats.ova.decoder import OvaDecoder
 from agent.formats.qcow2.decoder import Qcow2Decoder
 from agent.formats.raw import RawDecoder
 from agent.stages.decoding import container_of, max_unpacked, new_decoder
 from agent.transfer.source import SourceInfo
 from agent.units import MiB
-from tests.unit.stages.memory import Stages, empty_qcow2
+from tests.unit.stages.memory import IMAGE, Stages, empty_qcow2
 
 
 def context(content: str, job_type: str):
@@ -29,7 +37,6 @@ def context(content: str, job_type: str):
         ("ova", "ova", OvaDecoder, "ova"),
         ("tar", "ova", OvaDecoder, "ova"),
         ("qcow2", "raw", RawDecoder, "qcow2"),  # the plan refuses it
-        ("tar", "raw", RawDecoder, "tar"),
         ("ova", "qcow2", RawDecoder, "ova"),
         ("unknown data", "qcow2", RawDecoder, "unknown data"),
     ],
@@ -39,6 +46,95 @@ def test_content_decides_and_the_job_says_what_is_accepted(content, job_type, ki
     decoder = new_decoder(ctx)
     assert type(decoder) is kind
     assert container_of(ctx, decoder) == container
+
+
+def tar_of(content: bytes, name: str = "disk.raw") -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def zip_of(content: bytes, name: str = "disk.raw") -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr(name, content)
+    return out.getvalue()
+
+
+PACK = {"gzip": gzip.compress, "xz": lzma.compress, "zstd": zstandard.compress, "tar": tar_of, "zip": zip_of}
+
+
+def decoded(data: bytes, job_type: str) -> tuple[str, bytes]:
+    """The container, and the beginning of the guest disk."""
+    ctx = context(sniff(data[:SNIFF_BYTES]), job_type)
+    decoder, disk = new_decoder(ctx), bytearray(8 * MiB)
+    for at in range(0, len(data), 100_000):
+        for extent in decoder.feed(memoryview(data)[at : at + 100_000]):
+            if isinstance(extent, Write):
+                disk[extent.offset : extent.offset + len(extent.data)] = extent.data
+    for extent in decoder.finish():
+        if isinstance(extent, Write):
+            disk[extent.offset : extent.offset + len(extent.data)] = extent.data
+    return container_of(ctx, decoder), bytes(disk)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "tar",
+        "zip",
+        "gzip tar",
+        "xz tar",
+        "zstd tar",
+        "gzip zip",
+        "zip xz",
+        "tar gzip",
+        "gzip tar xz",
+        "zip gzip tar",
+    ],
+)
+def test_compressions_and_archives_around_each_other(around):
+    """From the outside in: tar.gz is `gzip tar`, the artifact of a CI system `zip xz`."""
+    data, disk = IMAGE, None
+    for name in reversed(around.split()):
+        data = PACK[name](data)
+    container, disk = decoded(data, "raw")
+    assert container == "raw"
+    assert disk == IMAGE
+    container, _ = decoded(PACK[around.split()[0]](empty_qcow2(MiB)), "qcow2")
+    assert container == "qcow2"
+
+
+@pytest.mark.parametrize(
+    ("around", "check"),
+    [
+        ("gzip xz", "nested_compression"),
+        ("tar zip", "nested_archive"),
+        ("zip tar", "nested_archive"),
+        ("zip zip", "nested_archive"),
+        ("gzip tar zip", "nested_archive"),
+        ("gzip tar gzip tar", "nested_archive"),
+        ("zip gzip tar gzip", "nested_archive"),
+    ],
+)
+def test_two_of_a_kind_right_in_one_another_and_more_than_three_are_refused(around, check):
+    data = IMAGE
+    for name in reversed(around.split()):
+        data = PACK[name](data)
+    with pytest.raises(ImageUnsafe, match=check) as caught:
+        decoded(data, "raw")
+    assert "may stay around it" in caught.value.hint
+
+
+def test_an_image_in_a_tar_that_is_larger_than_the_disk_is_known_at_once():
+    data = tar_of(IMAGE + bytes(20 * MiB))
+    ctx = context("tar", "raw")
+    decoder = new_decoder(ctx)
+    list(decoder.feed(memoryview(data)[: 4 * MiB]))
+    assert decoder.virtual_size == len(IMAGE) + 20 * MiB
 
 
 def test_what_is_inside_of_a_compressed_file_is_known_once_it_has_come():

@@ -1,4 +1,4 @@
-"""Archives by GNU tar and bsdtar in every format, with holes and without, in every chunking; and damaged maps of holes."""
+"""Archives by GNU tar and bsdtar in every format, with holes and without, in every chunking; and maps that lie."""
 
 import contextlib
 import os
