@@ -62,7 +62,7 @@ class Archive:
         """Take the next bytes of the archive and give those of the image; the views are valid until the next call.
 
         Raises:
-            ImageTooLarge: the image has more than `max_output` bytes.
+            ImageTooLarge: more than `max_output` bytes have come out; the last ones are withheld.
             ImageDamaged: the archive is damaged.
             ImageUnsafe: a member is refused (checks `archive_member`, `archive_image`), or the archive is.
         """
@@ -132,17 +132,13 @@ class Archive:
             )
         else:
             self._image = member
-            self._check_size(member.size or 0)
             yield self._counted(memoryview(head))
 
     def _counted(self, data: memoryview) -> memoryview:
         self._output += len(data)
-        self._check_size(self._output)
+        if self._output > self._max_output:
+            raise ImageTooLarge(self._output)
         return data
-
-    def _check_size(self, size: int) -> None:
-        if size > self._max_output:
-            raise ImageTooLarge(size)
 
     def _count_other(self, length: int) -> None:
         self._others_bytes += length

@@ -10,7 +10,7 @@ import pytest
 from agent.errors import ImageDamaged, ImageUnsafe
 from agent.formats.archives.unpack import MAX_OTHERS, Archive
 from agent.formats.extent import ImageTooLarge
-from agent.units import KiB, MiB
+from agent.units import MiB
 from tests.kit.archives import MOST, disk_bytes, unpack
 
 DISK = disk_bytes()
@@ -93,11 +93,18 @@ def test_many_small_ones_are_bounded_together(kind):
 
 
 @kinds
-def test_an_image_that_is_too_large_is_known_by_its_header(kind):
-    data = PACK[kind]({"disk.raw": DISK})
-    with pytest.raises(ImageTooLarge) as caught:
-        list(Archive(kind, 100 * KiB).feed(memoryview(data)))
-    assert caught.value.size == len(DISK)
+def test_the_length_of_the_image_is_known_before_it_has_come(kind):
+    data = PACK[kind]({"disk.raw": DISK + bytes(MiB)})
+    archive = Archive(kind, MOST)
+    next(archive.feed(memoryview(data)))
+    assert archive.size == len(DISK) + MiB
+
+
+@kinds
+def test_no_more_than_the_bound_comes_out(kind):
+    data = PACK[kind]({"disk.raw": DISK + bytes(MiB)})
+    with pytest.raises(ImageTooLarge):
+        unpack(Archive(kind, len(DISK)), data, 4096)
 
 
 @kinds
