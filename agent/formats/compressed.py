@@ -24,8 +24,9 @@ from agent.units import KiB, MiB
 
 Kind = Literal["gzip", "xz", "zstd", "bzip2"]
 
-# What a decompressor may hold for its window or dictionary: xz -9 (65 MiB) and zstd windows of 64 MiB pass,
-# zstd --long=27 (128 MiB) does not: with it alone a deployment would take more than 128 MiB.
+# What a decompressor may hold for its window or dictionary where nobody allows it more: xz -9 (65 MiB) and zstd windows
+# of 64 MiB pass, zstd --long=27 (128 MiB) does not: with it alone a deployment would take more than 128 MiB. Of xz no
+# more is ever allowed: its presets need no more, and its library does not tell how much a stream takes.
 MAX_MEMORY = 66 * MiB
 # Large enough to write in one go, small enough to stay in the cache between here and there.
 PIECE_BYTES = 256 * KiB
@@ -72,7 +73,7 @@ class Decompressor:
         self.kind = kind
         self._max_output = max_output
         self._output = 0
-        self._window = _Window(kind, max_memory)
+        self._window = _Window(kind, min(max_memory, MAX_MEMORY) if kind == "xz" else max_memory)
         self.notes: list[str] = []
         """What was passed over behind the end, in words for people."""
         intake = Intake(kind)
@@ -124,8 +125,10 @@ class _Window:
     def too_large(self, needed: str) -> ImageUnsafe:
         return ImageUnsafe(
             check="memory_limit",
-            detail=f"the {self._kind} stream needs {needed} of memory to be decompressed, beyond {self.limit} bytes",
-            hint="Compress the image with a window of at most 64 MiB: xz -9 or lower, zstd --long=26 or lower.",
+            detail=f"the {self._kind} stream needs {needed} of memory to be decompressed, beyond the {self.limit} bytes"
+            " that it may have here",
+            hint="Compress the image with a window of at most 64 MiB: xz -9 or lower, zstd --long=26 or lower. For a"
+            " longer one of zstd (up to --long=31) have so much memory free, and 128 MiB beside it; MemoryMax= counts.",
         )
 
 

@@ -6,18 +6,23 @@ from agent.errors import ImageUnsafe
 from agent.formats.advice import hint_for
 from agent.formats.archives.unpack import Archive
 from agent.formats.chain import Chained, Unpacker
-from agent.formats.compressed import Decompressor, Kind
+from agent.formats.compressed import MAX_MEMORY, Decompressor, Kind
 from agent.formats.extent import Decoder
 from agent.formats.ova.decoder import OvaDecoder
 from agent.formats.qcow2.decoder import Qcow2Decoder
 from agent.formats.qcow2.header import DEFAULT_LIMITS
 from agent.formats.raw import RawDecoder
 from agent.stages.context import Context
-from agent.units import MiB
+from agent.units import GiB, MiB
 
 # Beside a window that is longer than this, early data of a qcow2 moves to the free tail of the disk much sooner.
 MAX_BESIDE = 16 * MiB
 EARLY_BESIDE = 2 * MiB
+
+# The window of zstd --long=31, the longest that zstd makes.
+LONGEST_WINDOW = 2 * GiB
+# What a deployment takes beside it at the most, with a large config drive; and some for everybody else on the machine.
+OTHER_MEMORY = 128 * MiB
 
 # How many files may be around an image: a compressed archive in an archive, which the artifacts of CI systems are, or a
 # compressed image in a compressed archive. Two of a kind right in one another are refused by `Chained`.
@@ -41,7 +46,7 @@ def _decoder(
     ctx: Context, content: str, size: int | None, *, can_fetch: bool, beside: int = 0, around: int = 0
 ) -> Decoder:
     """For a content within `around` others, which hold `beside` bytes together; `size` is its length where known."""
-    outer = _unpacker(ctx, content)
+    outer = _unpacker(ctx, content, beside)
     if outer is None:
         return _plain(ctx, content, size, can_fetch=can_fetch, beside=beside)
     if around == MAX_AROUND:
@@ -58,11 +63,11 @@ def _decoder(
     return Chained(outer, inner, beside=beside)
 
 
-def _unpacker(ctx: Context, content: str) -> Unpacker | None:
+def _unpacker(ctx: Context, content: str, beside: int) -> Unpacker | None:
     """What unpacks this content; None for what is no file around an image."""
     most = max_unpacked(ctx.target.size)
     if (kind := _COMPRESSED.get(content)) is not None:
-        return Decompressor(kind, most)
+        return Decompressor(kind, most, max(ctx.window_memory - beside, MiB))
     if content == "zip" or (content == "tar" and ctx.job.type != "ova"):
         return Archive("zip" if content == "zip" else "tar", most)
     return None
@@ -77,6 +82,15 @@ def container_of(ctx: Context, decoder: Decoder) -> str:
 def _container(content: str, job_type: str) -> str:
     # An OVA may begin with another member than its descriptor; the decoder tells what is wrong with it.
     return "ova" if content == "tar" and job_type == "ova" else content
+
+
+def window_memory(available: int) -> int:
+    """Bytes that the windows of compressed files may take, where so many are available on the machine.
+
+    As many as always were, where it is short of memory: those of `xz -9` and `zstd --long=26` are in the sum that
+    docs/architecture.md promises.
+    """
+    return max(MAX_MEMORY, min(available - OTHER_MEMORY, LONGEST_WINDOW))
 
 
 def max_unpacked(disk_size: int) -> int:

@@ -15,7 +15,7 @@ import pytest
 from agent.errors import ImageDamaged, ImageUnsafe
 from agent.formats.compressed import Decompressor
 from agent.formats.extent import ImageTooLarge
-from agent.units import KiB, MiB
+from agent.units import GiB, KiB, MiB
 from tests.unit.formats.test_compressed import (
     KINDS,
     SAMPLE,
@@ -195,6 +195,14 @@ def test_zstd_long_27_of_a_large_file_is_refused_by_its_window(tmp_path):
     os.truncate(big, 130 * MiB)
     with pytest.raises(ImageUnsafe, match="memory_limit"):
         inflate("zstd", tool(None, "zstd", "-q", "--long=27", "-c", str(big)))
+
+
+@pytest.mark.parametrize("log", [27, 29, 31])
+def test_longer_windows_of_zstd_pass_where_they_are_allowed(log):
+    compressed = tool(SAMPLE, "zstd", "-q", f"--long={log}", "-c")
+    assert inflate("zstd", compressed, 4096, max_memory=2 * GiB) == SAMPLE
+    with pytest.raises(ImageUnsafe, match="memory_limit"):
+        inflate("zstd", compressed, max_memory=2**log - 1)
 
 
 def test_xz_is_held_to_the_memory_limit():

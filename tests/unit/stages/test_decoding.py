@@ -17,10 +17,10 @@ from agent.formats.extent import Write
 from agent.formats.ova.decoder import OvaDecoder
 from agent.formats.qcow2.decoder import Qcow2Decoder
 from agent.formats.raw import RawDecoder
-from agent.stages.decoding import container_of, max_unpacked, new_decoder
+from agent.stages.decoding import container_of, max_unpacked, new_decoder, window_memory
 from agent.transfer.source import SourceInfo
-from agent.units import MiB
-from tests.unit.stages.memory import IMAGE, Stages, empty_qcow2
+from agent.units import GiB, MiB
+from tests.unit.stages.memory import IMAGE, MemorySource, Stages, empty_qcow2
 
 
 def context(content: str, job_type: str):
@@ -162,3 +162,42 @@ def test_a_compressed_file_may_unpack_to_a_full_disk_and_its_tables_but_not_with
 def test_there_is_no_decoder_before_the_image_was_opened():
     with pytest.raises(RuntimeError, match="before it was opened"):
         new_decoder(Stages().ctx)
+
+
+@pytest.mark.parametrize(
+    ("available", "window"),
+    [(0, 66 * MiB), (190 * MiB, 66 * MiB), (256 * MiB, 128 * MiB), (GiB, 896 * MiB), (64 * GiB, 2 * GiB)],
+)
+def test_windows_may_take_what_is_available_beside_the_rest_but_not_without_bound(available, window):
+    assert window_memory(available) == window
+
+
+def zstd_frame(window_log: int) -> bytes:
+    """One byte, in a frame that asks for a window of 2^`window_log` bytes."""
+    return b"\x28\xb5\x2f\xfd" + bytes([0, window_log - 10 << 3]) + b"\x09\0\0x"
+
+
+async def test_a_window_is_taken_where_the_machine_has_the_memory_and_refused_with_both_numbers_elsewhere():
+    stages = Stages(MemorySource(zstd_frame(27)))
+    stages.machine.available = 256 * MiB
+    await stages.preflight()
+    assert stages.ctx.pool.count * stages.ctx.pool.size == 2 * MiB
+    stages = Stages(MemorySource(zstd_frame(27)))
+    stages.machine.available = 255 * MiB
+    with pytest.raises(ImageUnsafe, match="memory_limit") as caught:
+        await stages.preflight()
+    assert f"{128 * MiB} bytes" in caught.value.detail
+    assert f"{127 * MiB} bytes" in caught.value.detail
+    assert "--long=26" in caught.value.hint
+
+
+def test_windows_within_one_another_share_the_memory():
+    ctx = context("zstd", "raw")
+    ctx.window_memory = 100 * MiB
+    decoder = new_decoder(ctx)
+    inside = tar_of(zstd_frame(26))
+    frame = zstd_frame(26)[:6] + (len(inside) << 3 | 1).to_bytes(3, "little") + inside
+    list(decoder.feed(memoryview(frame)))
+    with pytest.raises(ImageUnsafe, match="memory_limit") as caught:
+        list(decoder.finish())
+    assert f"{36 * MiB} bytes" in caught.value.detail
