@@ -28,7 +28,7 @@ OTHER_MEMORY = 128 * MiB
 # compressed image in a compressed archive. Two of a kind right in one another are refused by `Chained`.
 MAX_AROUND = 3
 
-_COMPRESSED: dict[str, Kind] = {"gzip": "gzip", "xz": "xz", "zstd": "zstd", "bzip2": "bzip2"}
+_COMPRESSED: dict[str, Kind] = {"gzip": "gzip", "xz": "xz", "zstd": "zstd", "bzip2": "bzip2", "lz4": "lz4"}
 
 
 def new_decoder(ctx: Context) -> Decoder:

@@ -56,6 +56,7 @@ PACK = {
     "pzst": lambda data: (
         subprocess.run(["pzstd", "-q", "-p", "2"], input=data, capture_output=True, check=True).stdout
     ),
+    "lz4": packed_by("lz4 -q -c disk.raw"),
     "tar.gz": packed_by("tar -Sczf - disk.raw"),  # as Google's cloud wants them
     "tar.xz": packed_by("XZ_OPT=-0 tar -cJf - disk.raw"),  # as Debian publishes them
     "zip": packed_by("echo of 2026 >README; zip -q -1 - README disk.raw"),

@@ -16,8 +16,8 @@ from isal import igzip_lib, isal_zlib
 
 from agent.errors import ImageUnsafe
 from agent.formats.archives.member import Data, End, Event, Member, MemberCheck, Names
-from agent.formats.compressed import inflate
 from agent.formats.intake import Intake, Parser
+from agent.formats.streams import inflate
 from agent.units import MiB
 
 _LOCAL, _DIRECTORY, _END = b"PK\3\4", b"PK\1\2", b"PK\5\6"
