@@ -218,6 +218,15 @@ def test_a_long_window_takes_no_more(served, tmp_path, plain_images, pack, insid
     assert peak < LIMIT
 
 
+def test_a_tar_in_a_long_window_takes_no_more(served, tmp_path, plain_images):
+    subprocess.run(["tar", "-C", plain_images["late"].parent, "-cf", tmp_path / "tar", "late"], check=True)
+    xz_9(tmp_path / "tar", tmp_path / "image")
+    peak = deploy(
+        f"{served}/image", tmp_path / "disk.img", INSIDE + 128 * MiB, "--hostname", "a", kind="qcow2"
+    )
+    assert peak < LIMIT
+
+
 def test_a_longer_window_takes_as_much_more_as_it_is_long(served, tmp_path, plain_images):
     zstd_long(27)(plain_images["qcow2"], tmp_path / "image")
     peak = deploy(
