@@ -16,7 +16,6 @@ from agent.model.stage import State
 from agent.stages.claim import claim
 from agent.stages.commit import commit, seal, settle
 from agent.stages.context import Context
-from agent.stages.decoding import packing_of
 from agent.stages.finish import finish
 from agent.stages.libparted import examine_table
 from agent.stages.preflight import find_own_drive, probe_image
@@ -52,7 +51,7 @@ async def _preflight(work: Work) -> None:
     finally:
         # Also of an image that is refused.
         work.tracker.image_type = work.ctx.container or None
-        work.tracker.image_packing = packing_of(work.ctx)
+        work.tracker.image_packing = work.ctx.packing
     await _use_image_facts(work.ctx)
 
 

@@ -6,8 +6,9 @@ contents are those of `agent.formats.detect`.
 
 _ACCEPTED = ("raw", "qcow2", "ova", "vmdk", "vhd", "vhdx", "vdi")
 _CONVERTIBLE = ("qcow", "qed", "dmg", "parallels")
-_PACKED = ("tar", "zip", "7z", "rar", "lzma", "lzip", "lz4", "lzop", "compress", "cpio")
-_COMPRESSED = ("gzip", "xz", "zstd", "bzip2")
+_PACKED = ("7z", "rar", "lzma", "lzip", "lzop", "compress", "cpio")
+_ARCHIVES = ("tar", "zip")
+_COMPRESSED = ("gzip", "xz", "zstd", "bzip2", "lz4")
 _PAGES = ("html", "xml", "json", "text")
 
 
@@ -18,9 +19,11 @@ def hint_for(content: str) -> str:
     if content in _CONVERTIBLE:
         return "Convert it (qemu-img convert -O qcow2 IMAGE image.qcow2), and deploy that with type qcow2."
     if content in _PACKED:
-        return "Unpack it and serve the disk image that is in it; that may be compressed with gzip, xz, zstd or bzip2."
+        return "Unpack it and serve the disk image that is in it; gzip, xz, zstd, bzip2 or lz4 may be around that."
     if content in _COMPRESSED:
-        return "Decompress it until a disk image is left; one layer of gzip, xz, zstd or bzip2 may stay around it."
+        return "Decompress it until a disk image is left; one layer of gzip, xz, zstd, bzip2 or lz4 may stay around it."
+    if content in _ARCHIVES:
+        return "Unpack it until a disk image is left; one tar or zip may stay around it."
     if content in _PAGES:
         return "A page came and no image: check the URL, and whether it needs credentials (httpHeader)."
     if content in ("zeros", "nothing"):

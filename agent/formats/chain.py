@@ -1,42 +1,83 @@
-"""A compressed file with a disk image in it: one decoder behind another."""
+"""A file with a disk image in it, compressed or an archive: one decoder behind another."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from agent.errors import ImageUnsafe
 from agent.formats.advice import hint_for
-from agent.formats.compressed import Decompressor
+from agent.formats.contents import ARCHIVES, COMPRESSED
 from agent.formats.detect import SNIFF_BYTES, sniff
 from agent.formats.extent import Decoder, Extent, Fetch
 from agent.units import KiB, MiB
 
-# What is decompressed comes in pieces of odd lengths. A disk takes whole sectors, and each end in the midst of one has
+# What is unpacked comes in pieces of odd lengths. A disk takes whole sectors, and each end in the midst of one has
 # to be read before it is written: therefore the inner decoder gets blocks that begin at multiples of their length.
 BLOCK_BYTES = 1 * MiB
 # Beside a long window there is no room for that: what the inner decoder has given may keep several blocks for a while.
 SMALL_BLOCK_BYTES = 256 * KiB
 LONG_WINDOW = 16 * MiB
-# What `sniff` calls compressed content.
-COMPRESSED = frozenset(
-    {"gzip", "xz", "zstd", "bzip2", "lz4", "zip", "7z", "rar", "lzma", "lzip", "lzop", "compress"}
-)
+
+
+class Unpacker(Protocol):
+    """What is around an image: takes the bytes of the file and gives those of the file in it."""
+
+    @property
+    def kind(self) -> str:
+        """What it unpacks, as `agent.formats.detect.sniff` names it."""
+
+    @property
+    def size(self) -> int | None:
+        """The length of the file in it in bytes; None where that is not known."""
+
+    @property
+    def held(self) -> int:
+        """Bytes that it holds, where that is more than a few MiB."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was passed over, in words for people."""
+
+    def feed(self, data: memoryview) -> Iterator[memoryview]:
+        """Take the next bytes and give what they unpack to; the views are valid until the next call.
+
+        Raises:
+            ImageTooLarge: its bound is passed.
+            DeployError: the file is damaged or refused.
+        """
+
+    def finish(self) -> None:
+        """The file has ended; raises DeployError where it is not whole."""
 
 
 class Chained:
-    """Decompresses, finds out what is inside, and decodes that.
+    """Unpacks, finds out what is inside, and decodes that: an image, or a file around one again.
 
     Memory: that of both decoders, and one block of 1 MiB, or of 256 KiB beside a long window. The inner decoder may be
     fed several times for one feed of this one: what it gives must not live in memory that it uses again.
     """
 
-    def __init__(self, outer: Decompressor, inner_factory: Callable[[str], Decoder]) -> None:
-        """`inner_factory` makes the decoder for a content as `agent.formats.detect.sniff` names it, or refuses it."""
+    def __init__(self, outer: Unpacker, inner_factory: Callable[[str], Decoder], *, beside: int = 0) -> None:
+        """`inner_factory` makes the decoder for a content as `agent.formats.detect.sniff` names it, or refuses it.
+
+        `beside`: bytes that is held by what this one is in.
+        """
         self._outer = outer
+        self._beside = beside
         self._make_inner = inner_factory
         self._inner: Decoder | None = None
         self._gathered = bytearray()
         self._block = 0
-        self.content: str | None = None
-        """What is inside; None until enough of it has come."""
+        self._content: str | None = None
+
+    @property
+    def content(self) -> str | None:
+        """What is inside, behind all that is around it; None until enough of it has come."""
+        return self._inner.content if isinstance(self._inner, Chained) else self._content
+
+    @property
+    def around(self) -> tuple[str, ...]:
+        """What is around the image, from the outside in, as far as it has come."""
+        return (self._outer.kind, *(self._inner.around if isinstance(self._inner, Chained) else ()))
 
     @property
     def virtual_size(self) -> int | None:
@@ -45,7 +86,7 @@ class Chained:
 
     @property
     def held(self) -> int:
-        """The window of the one, and what the other holds."""
+        """What the one holds, a window, and what the other holds."""
         return self._outer.held + (0 if self._inner is None else self._inner.held)
 
     @property
@@ -59,11 +100,12 @@ class Chained:
         return None if self._inner is None else self._inner.used_scratch
 
     def feed(self, data: memoryview) -> Iterator[Extent]:
-        """Decompress and decode.
+        """Unpack and decode.
 
         Raises:
-            ImageTooLarge: the decompressor's bound is passed.
-            DeployError: the file is damaged or refused; compressed content inside by the check `nested_compression`.
+            ImageTooLarge: the unpacker's bound is passed.
+            DeployError: the file is damaged or refused: one that is compressed twice by the check `nested_compression`,
+                an archive right within an archive by `nested_archive`.
         """
         for piece in self._outer.feed(data):
             for block in self._gather(piece):
@@ -82,7 +124,7 @@ class Chained:
 
     def _gather(self, piece: memoryview) -> Iterator[memoryview]:
         if not self._block:
-            self._block = BLOCK_BYTES if self._outer.held <= LONG_WINDOW else SMALL_BLOCK_BYTES
+            self._block = BLOCK_BYTES if self._outer.held + self._beside <= LONG_WINDOW else SMALL_BLOCK_BYTES
         while piece:
             missing = self._block - len(self._gathered)
             part, piece = piece[:missing], piece[missing:]
@@ -100,19 +142,20 @@ class Chained:
 
     def _decode(self, block: memoryview) -> Iterator[Extent]:
         if self._inner is None:
-            self.content = sniff(bytes(block[:SNIFF_BYTES]))
-            if self.content in COMPRESSED:
-                raise ImageUnsafe(
-                    check="nested_compression",
-                    detail=f"the {self._outer.kind} file holds {self.content} again",
-                    hint=hint_for(self.content),
-                )
-            self._inner = self._make_inner(self.content)
+            content = self._content = sniff(bytes(block[:SNIFF_BYTES]))
+            for check, alike in (("nested_compression", COMPRESSED), ("nested_archive", ARCHIVES)):
+                if self._outer.kind in alike and content in alike:
+                    raise ImageUnsafe(
+                        check=check,
+                        detail=f"the {self._outer.kind} file holds {content} again",
+                        hint=hint_for(content),
+                    )
+            self._inner = self._make_inner(content)
         return _without_fetch(self._inner.feed(block))
 
 
 def _without_fetch(extents: Iterator[Extent]) -> Iterator[Extent]:
-    """A compressed file cannot be read out of order: each such wish is answered with None, at once."""
+    """A packed file cannot be read out of order: each such wish is answered with None, at once."""
     for extent in extents:
         if isinstance(extent, Fetch):
             extent.data = None

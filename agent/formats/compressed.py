@@ -1,4 +1,4 @@
-"""Compressed streams: gzip, xz, zstd and bzip2, with any number of members, streams or frames in a row.
+"""Compressed streams: gzip, xz, zstd, bzip2 and LZ4, with any number of members, streams or frames in a row.
 
 Bytes in, bytes out, in pieces of at most 256 KiB, so that no few bytes of input become an unbounded output at once.
 Every checksum that a format has is checked. What gzip and bzip2 themselves warn about and pass over behind the end, as
@@ -12,33 +12,24 @@ import lzma
 import struct
 import zlib
 from collections.abc import Generator, Iterator
-from typing import Literal, Protocol
+from typing import Literal
 
-import zstandard
 from isal import igzip_lib, isal_zlib
 
-from agent.errors import ImageDamaged, ImageUnsafe
+from agent.errors import ImageDamaged
 from agent.formats.extent import ImageTooLarge
 from agent.formats.intake import Intake, Parser
+from agent.formats.lz4 import lz4_frames
+from agent.formats.streams import CHUNK_BYTES, MAGIC, PIECE_BYTES, Pieces, Window, check_magic, inflate
+from agent.formats.zstd import zstd_frames
 from agent.units import KiB, MiB
 
-Kind = Literal["gzip", "xz", "zstd", "bzip2"]
+Kind = Literal["gzip", "xz", "zstd", "bzip2", "lz4"]
 
-# What a decompressor may hold for its window or dictionary: xz -9 (65 MiB) and zstd windows of 64 MiB pass,
-# zstd --long=27 (128 MiB) does not: with it alone a deployment would take more than 128 MiB.
+# What a decompressor may hold for its window or dictionary where nobody allows it more: xz -9 (65 MiB) and zstd windows
+# of 64 MiB pass, zstd --long=27 (128 MiB) does not: with it alone a deployment would take more than 128 MiB. Of xz no
+# more is ever allowed: its presets need no more, and its library does not tell how much a stream takes.
 MAX_MEMORY = 66 * MiB
-# Large enough to write in one go, small enough to stay in the cache between here and there.
-PIECE_BYTES = 256 * KiB
-# What is handed to a library at once: libraries copy what they leave.
-_CHUNK_BYTES = 64 * KiB
-
-_MAGIC = {
-    "gzip": b"\x1f\x8b",
-    "xz": b"\xfd7zXZ\x00",
-    "bzip2": b"BZh",
-    "zstd": struct.pack("<I", 0xFD2FB528),
-}
-
 # What a stream has at its beginning and a trailer hardly by chance.
 _SIGNS = {"gzip": b"\x1f\x8b\x08", "bzip2": b"1AY&SY"}
 # No trailer that tools append has more: what has is the rest of a file that something happened to.
@@ -50,27 +41,22 @@ _MOST_INFLATED = 64 * MiB
 _FHCRC, _FEXTRA, _FNAME, _FCOMMENT, _RESERVED_FLAGS = 2, 4, 8, 16, 0xE0
 _MAX_TEXT = 64 * KiB
 
-# RFC 8878, section 3.1
-_SKIPPABLE = 0x184D2A50
-_ZSTD_BLOCK = 128 * KiB
-_ZSTD_BLOCKS_AT_ONCE = 2
-_RLE_BLOCK, _RESERVED_BLOCK = 1, 3
-
-_Pieces = Generator[bytes | None, None, None]
-
 
 class Decompressor:
-    """One compressed file, fed in order, in pieces of any length.
+    """One compressed file, fed in order, in pieces of any length; an `Unpacker`.
 
-    Memory: `max_memory` for the window of xz and zstd (gzip and bzip2 need less than 4 MiB), and pieces of 256 KiB.
+    Memory: `max_memory` for the window of xz and zstd (gzip and bzip2 need less than 4 MiB, LZ4 less than 9), and
+    pieces of 256 KiB.
     """
+
+    size = None
 
     def __init__(self, kind: Kind, max_output: int, max_memory: int = MAX_MEMORY) -> None:
         """`max_output` and `max_memory` in bytes."""
         self.kind = kind
         self._max_output = max_output
         self._output = 0
-        self._window = _Window(kind, max_memory)
+        self._window = Window(kind, min(max_memory, MAX_MEMORY) if kind == "xz" else max_memory)
         self.notes: list[str] = []
         """What was passed over behind the end, in words for people."""
         intake = Intake(kind)
@@ -105,85 +91,25 @@ class Decompressor:
             raise RuntimeError(f"the {self.kind} stream kept bytes back")
 
 
-class _Window:
-    """What a stream may refer back to, and the memory that it may take."""
-
-    def __init__(self, kind: str, limit: int) -> None:
-        self._kind = kind
-        self.limit = limit
-        self.size = 0
-
-    def reserve(self, size: int) -> None:
-        """A stream needs `size` bytes; raises ImageUnsafe if that is more than the limit."""
-        if size > self.limit:
-            raise self.too_large(f"{size} bytes")
-        self.size = max(self.size, size)
-
-    def too_large(self, needed: str) -> ImageUnsafe:
-        return ImageUnsafe(
-            check="memory_limit",
-            detail=f"the {self._kind} stream needs {needed} of memory to be decompressed, beyond {self.limit} bytes",
-            hint="Compress the image with a window of at most 64 MiB: xz -9 or lower, zstd --long=26 or lower.",
-        )
-
-
-def _parse(kind: Kind, intake: Intake, window: _Window, notes: list[str]) -> _Pieces:
+def _parse(kind: Kind, intake: Intake, window: Window, notes: list[str]) -> Pieces:
     match kind:
         case "gzip":
             return _gzip(intake, notes)
         case "xz":
             return _xz(intake, window)
         case "zstd":
-            return _zstd(intake, window)
+            return zstd_frames(intake, window)
         case "bzip2":
             return _bzip2(intake, notes)
-
-
-class _Library(Protocol):
-    """The decompressor objects of bz2, lzma and isal, which are alike."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
-
-
-def _inflate(intake: Intake, library: _Library, window: _Window | None = None) -> _Pieces:
-    """One stream through a library; what follows the stream stays in the intake."""
-    while not library.eof:
-        chunk = b""
-        if library.needs_input:
-            chunk = bytes((yield from intake.some(_CHUNK_BYTES, "the compressed data")))
-        try:
-            piece = library.decompress(chunk, PIECE_BYTES)
-        except (OSError, lzma.LZMAError, igzip_lib.error) as error:  # type: ignore[misc]  # isal's stub says instance
-            if window is not None and "emory usage limit" in str(error):
-                raise window.too_large("more") from error
-            raise intake.damaged(f"the data before byte {intake.offset} does not inflate: {error}") from error
-        if piece:
-            yield piece
-    intake.give_back(library.unused_data)
-
-
-def _check_magic(intake: Intake) -> Generator[None, None, None]:
-    """Raises ImageDamaged unless another stream begins here; takes nothing."""
-    magic = _MAGIC[intake.content]
-    start = intake.offset
-    found = bytes((yield from intake.take(len(magic), "the first bytes of a stream")))
-    if found != magic:
-        what = "it does not begin as such a file" if start == 0 else f"garbage follows at byte {start}"
-        raise intake.damaged(what)
-    intake.give_back(found)
+        case "lz4":
+            return lz4_frames(intake)
 
 
 def _skip_zeros(intake: Intake) -> Generator[None, None, int]:
     """Take zero bytes as long as there are any, and count them."""
     count = 0
     while not (yield from intake.at_end()):
-        chunk = bytes((yield from intake.some(_CHUNK_BYTES, "padding")))
+        chunk = bytes((yield from intake.some(CHUNK_BYTES, "padding")))
         rest = chunk.lstrip(b"\0")
         count += len(chunk) - len(rest)
         if rest:
@@ -199,7 +125,7 @@ def _another_follows(intake: Intake, notes: list[str]) -> Generator[None, None, 
         ImageDamaged: what follows may be the rest of a stream: it begins as one, has one within it, is one but for its
             first bytes, or is too long for a trailer.
     """
-    magic = _MAGIC[intake.content]
+    magic = MAGIC[intake.content]
     end = intake.offset
     padding = yield from _skip_zeros(intake)
     start = intake.offset
@@ -235,10 +161,10 @@ def _up_to(intake: Intake, length: int) -> Generator[None, None, bytes]:
 # -- gzip ----------------------------------------------------------------------------------------------------
 
 
-def _gzip(intake: Intake, notes: list[str]) -> _Pieces:
+def _gzip(intake: Intake, notes: list[str]) -> Pieces:
     more = True
     while more:
-        yield from _check_magic(intake)
+        yield from check_magic(intake)
         yield from _gzip_header(intake)
         yield from _gzip_body(intake)
         more = yield from _another_follows(intake, notes)
@@ -296,9 +222,9 @@ def _gzip_text(intake: Intake, what: str) -> Generator[None, None, bytes]:
     raise intake.damaged(f"a name in {what} is longer than {_MAX_TEXT} bytes")
 
 
-def _gzip_body(intake: Intake) -> _Pieces:
+def _gzip_body(intake: Intake) -> Pieces:
     crc = size = 0
-    for piece in _inflate(intake, igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)):
+    for piece in inflate(intake, igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)):
         if piece is not None:
             crc = isal_zlib.crc32(piece, crc)
             size += len(piece)
@@ -313,13 +239,13 @@ def _gzip_body(intake: Intake) -> _Pieces:
 # -- xz and bzip2 --------------------------------------------------------------------------------------------
 
 
-def _xz(intake: Intake, window: _Window) -> _Pieces:
+def _xz(intake: Intake, window: Window) -> Pieces:
     while True:
-        yield from _check_magic(intake)
+        yield from check_magic(intake)
         library = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=window.limit)
         # The library does not tell how much it takes. It is slow enough for few buffers in any case.
         window.reserve(window.limit)
-        yield from _inflate(intake, library, window)
+        yield from inflate(intake, library, window)
         if not lzma.is_check_supported(library.check):
             raise intake.damaged(f"it uses the unknown integrity check {library.check}")
         if (yield from _skip_zeros(intake)) % 4:
@@ -339,89 +265,9 @@ def check_xz_end(end: bytes) -> None:
         raise ImageDamaged(format="xz", reason="it does not end with the footer of a stream: it was cut")
 
 
-def _bzip2(intake: Intake, notes: list[str]) -> _Pieces:
+def _bzip2(intake: Intake, notes: list[str]) -> Pieces:
     more = True
     while more:
-        yield from _check_magic(intake)
-        yield from _inflate(intake, bz2.BZ2Decompressor())
+        yield from check_magic(intake)
+        yield from inflate(intake, bz2.BZ2Decompressor())
         more = yield from _another_follows(intake, notes)
-
-
-# -- zstd ----------------------------------------------------------------------------------------------------
-
-
-def _zstd(intake: Intake, window: _Window) -> _Pieces:
-    context = zstandard.ZstdDecompressor(max_window_size=window.limit)
-    what = "a frame's header"
-    frames = 0
-    while not (yield from intake.at_end()) or not frames:
-        magic = bytes((yield from intake.take(4, what)))
-        number = int.from_bytes(magic, "little")
-        if number & 0xFFFFFFF0 == _SKIPPABLE:
-            length = int.from_bytes((yield from intake.take(4, what)), "little")
-            yield from intake.skip(length, "a skippable frame")
-            continue
-        intake.give_back(magic)
-        yield from _check_magic(intake)
-        header, has_checksum = yield from _zstd_header(intake, window)
-        yield from _zstd_blocks(intake, context.decompressobj(), header, has_checksum=has_checksum)
-        frames += 1
-
-
-def _zstd_header(intake: Intake, window: _Window) -> Generator[None, None, tuple[bytes, bool]]:
-    """A frame's header, and whether a checksum ends the frame (RFC 8878, section 3.1.1.1)."""
-    what = "a frame's header"
-    start = bytes((yield from intake.take(5, what)))
-    flags = start[4]
-    single_segment = bool(flags & 0x20)
-    dictionary_bytes = (0, 1, 2, 4)[flags & 3]
-    size_bytes = (int(single_segment), 2, 4, 8)[flags >> 6]
-    window_bytes = 0 if single_segment else 1
-    rest = bytes((yield from intake.take(window_bytes + dictionary_bytes + size_bytes, what)))
-    if single_segment:
-        # The whole content is the window; a size of two bytes counts from 256.
-        size = int.from_bytes(rest[dictionary_bytes:], "little") + (256 if size_bytes == 2 else 0)
-    else:
-        base = 1 << (10 + (rest[0] >> 3))
-        size = base + base // 8 * (rest[0] & 7)
-    window.reserve(size)
-    return start + rest, bool(flags & 4)
-
-
-def _zstd_blocks(
-    intake: Intake, library: "zstandard.ZstdDecompressionObj", header: bytes, *, has_checksum: bool
-) -> _Pieces:
-    """The blocks of a frame. A block gives 128 KiB at most: handing over a few at a time bounds the output, which the
-    library itself does not.
-    """
-    pending = header
-    ended = False
-    while not ended:
-        blocks, ended = yield from _zstd_some_blocks(intake)
-        if ended and has_checksum:
-            blocks += yield from intake.take(4, "a frame's checksum")
-        try:
-            piece = library.decompress(pending + blocks)
-        except zstandard.ZstdError as error:
-            raise intake.damaged(f"the data before byte {intake.offset} does not inflate: {error}") from error
-        pending = b""
-        if piece:
-            yield piece
-    if not library.eof or library.unused_data:
-        raise intake.damaged(f"the frame before byte {intake.offset} does not end where it says")
-
-
-def _zstd_some_blocks(intake: Intake) -> Generator[None, None, tuple[bytearray, bool]]:
-    """The next blocks of a frame as they are, and whether the last one is among them (RFC 8878, section 3.1.1.2)."""
-    blocks = bytearray()
-    for _ in range(_ZSTD_BLOCKS_AT_ONCE):
-        header = yield from intake.take(3, "a block")
-        number = int.from_bytes(header, "little")
-        kind, size = number >> 1 & 3, number >> 3
-        if kind == _RESERVED_BLOCK or size > _ZSTD_BLOCK:
-            raise intake.damaged(f"there is no block at byte {intake.offset - 3}")
-        blocks += header
-        blocks += yield from intake.take(1 if kind == _RLE_BLOCK else size, "a block")
-        if number & 1:
-            return blocks, True
-    return blocks, False

@@ -3,6 +3,8 @@
 The names are shown in messages. Signatures are from each format's own specification.
 """
 
+from agent.formats.archives.sparse import BLOCK
+from agent.formats.archives.tar import header_checksum
 from agent.formats.tables.read import TableError, read_table
 from agent.formats.tables.superblock import sniff_filesystem
 
@@ -60,6 +62,7 @@ def sniff(head: bytes) -> str:
     return (
         _table(head)
         or _lzma(head)
+        or _old_tar(head)
         or sniff_filesystem(head)
         or _text(head)
         or ("zeros" if not any(head) else "unknown data")
@@ -71,6 +74,15 @@ def _lzma(head: bytes) -> str | None:
     dictionary, size = int.from_bytes(head[1:5], "little"), int.from_bytes(head[5:13], "little")
     usual = head[:1] == b"\x5d" and dictionary.bit_count() == 1 and dictionary >= 4096
     return "lzma" if usual and (size == 2**64 - 1 or size < 2**48) else None
+
+
+def _old_tar(head: bytes) -> str | None:
+    """Recognise a tar of the format v7, which has no magic, by the checksum of its first header."""
+    if len(head) < BLOCK or not head[0] or any(head[257:265]):
+        return None
+    return (
+        "tar" if head[148:156].strip(b" \0").lstrip(b"0") == b"%o" % header_checksum(head[:BLOCK]) else None
+    )
 
 
 def is_dmg(trailer: bytes) -> bool:

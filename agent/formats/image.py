@@ -24,7 +24,7 @@ class ImageFacts:
     size: int | None
     """Size of the guest disk; None where the server does not tell the file's."""
     container: str = "raw"
-    """What the file is, without its compression: `raw`, `qcow2`, `ova`, or what was found instead."""
+    """What the file is, without what is around it: `raw`, `qcow2`, `ova`, or what was found instead."""
     table: Gpt | Mbr | None = None
     table_fault: str | None = None
     """Why a partition table that is there cannot be used."""

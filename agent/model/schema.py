@@ -219,7 +219,7 @@ def status_schema() -> Schema:
             _of("string", "What the content of the file showed, such as qcow2; null: not known yet.")
         ),
         "imagePacking": _nullable(
-            _of("string", "What is around it, such as gzip; null: nothing, or not known yet.")
+            _of("string", "What is around it, such as gzip or tar in gzip; null: nothing, or not known yet.")
         ),
         "job": _of("object", "The job as posted, its secrets blanked."),
         "notes": _notes(),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from agent.formats.compressed import MAX_MEMORY
 from agent.formats.image import ImageFacts
 from agent.formats.tables.gpt import Gpt
 from agent.formats.tables.layout import DriveSlot
@@ -44,7 +45,11 @@ class Context:
     content: str = ""
     """What the file is: `raw`, `gzip`, ..."""
     container: str = ""
-    """What it is without its compression."""
+    """What it is without what is around it."""
+    packing: str | None = None
+    """What is around it: `gzip`, `tar in gzip`; None where nothing is."""
+    window_memory: int = MAX_MEMORY
+    """Bytes that the windows of compressed files may take together. What preflight takes, write takes too."""
     window: bytes = field(default=b"", repr=False)
     """The guest's first bytes; dropped once the plan is made."""
     head_window: bytes = b""

@@ -6,8 +6,11 @@ What is around the image is told apart from what it is: `new_decoder` unpacks, `
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from agent.formats.chain import Chained
-from agent.formats.compressed import Decompressor, Kind
+from agent.errors import ImageUnsafe
+from agent.formats.advice import hint_for
+from agent.formats.archives.unpack import Archive
+from agent.formats.chain import Chained, Unpacker
+from agent.formats.compressed import MAX_MEMORY, Decompressor, Kind
 from agent.formats.extent import Decoder
 from agent.formats.ova.decoder import OvaDecoder
 from agent.formats.qcow2.decoder import Qcow2Decoder
@@ -18,13 +21,22 @@ from agent.formats.vhd import VhdDecoder
 from agent.formats.vhdx.decoder import VhdxDecoder
 from agent.formats.vmdk.decoder import VmdkDecoder
 from agent.stages.context import Context
-from agent.units import MiB
+from agent.units import GiB, MiB
 
 # Beside a window that is longer than this, early data of a qcow2 moves to the free tail of the disk much sooner.
 MAX_BESIDE = 16 * MiB
 EARLY_BESIDE = 2 * MiB
 
-_COMPRESSED: dict[str, Kind] = {"gzip": "gzip", "xz": "xz", "zstd": "zstd", "bzip2": "bzip2"}
+# The window of zstd --long=31, the longest that zstd makes.
+LONGEST_WINDOW = 2 * GiB
+# What a deployment takes beside it at the most, with a large config drive; and some for everybody else on the machine.
+OTHER_MEMORY = 128 * MiB
+
+# How many files may be around an image: a compressed archive in an archive, which the artifacts of CI systems are, or a
+# compressed image in a compressed archive. Two of a kind right in one another are refused by `Chained`.
+MAX_AROUND = 3
+
+_COMPRESSED: dict[str, Kind] = {"gzip": "gzip", "xz": "xz", "zstd": "zstd", "bzip2": "bzip2", "lz4": "lz4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,33 +76,69 @@ _HIDDEN = {("tar", "ova"): "ova", ("raw", "vhd"): "vhd"}
 
 
 def new_decoder(ctx: Context) -> Decoder:
-    """A decoder for the content that was sniffed, and for what is inside where that is compressed. Changes nothing.
+    """A decoder for the content that was sniffed, and for what is inside where that is packed. Changes nothing.
 
     What does not match the job's type goes through as raw, for the plan to see what it is and to refuse it.
     """
     info, content = ctx.info, ctx.content
     if info is None:
         raise RuntimeError("the image is decoded before it was opened")
-    kind = _COMPRESSED.get(content)
-    if kind is None:
-        return _plain(ctx, content, info.size, can_fetch=info.seekable)
-    outer = Decompressor(kind, max_unpacked(ctx.target.size))
-    return Chained(outer, lambda inner: _plain(ctx, inner, None, can_fetch=False, beside=outer.held))
+    return _decoder(ctx, content, info.size, can_fetch=info.seekable)
+
+
+def _decoder(
+    ctx: Context, content: str, size: int | None, *, can_fetch: bool, beside: int = 0, around: int = 0
+) -> Decoder:
+    """For a content within `around` others, which hold `beside` bytes together; `size` is its length where known."""
+    outer = _unpacker(ctx, content, beside)
+    if outer is None:
+        return _plain(ctx, content, size, can_fetch=can_fetch, beside=beside)
+    if around == MAX_AROUND:
+        raise ImageUnsafe(
+            check="nested_archive",
+            detail=f"the image is in {content}, within {around} others",
+            hint=hint_for(content),
+        )
+
+    def inner(found: str) -> Decoder:
+        held = beside + outer.held
+        return _decoder(ctx, found, outer.size, can_fetch=False, beside=held, around=around + 1)
+
+    return Chained(outer, inner, beside=beside)
+
+
+def _unpacker(ctx: Context, content: str, beside: int) -> Unpacker | None:
+    """What unpacks this content; None for what is no file around an image."""
+    most = max_unpacked(ctx.target.size)
+    if (kind := _COMPRESSED.get(content)) is not None:
+        return Decompressor(kind, most, max(ctx.window_memory - beside, MiB))
+    if content == "zip" or (content == "tar" and ctx.job.type != "ova"):
+        return Archive("zip" if content == "zip" else "tar", most)
+    return None
 
 
 def container_of(ctx: Context, decoder: Decoder) -> str:
-    """What the file is without its compression; empty as long as a decoder of `new_decoder` has not come to know."""
+    """What the file is without what is around it; empty as long as a decoder of `new_decoder` has not come to know."""
     content = decoder.content if isinstance(decoder, Chained) else ctx.content
     return _container(content or "", ctx.job.type)
 
 
-def packing_of(ctx: Context) -> str | None:
-    """What is around the image, as `agent.formats.detect.sniff` names it; None where there is nothing."""
-    return ctx.content if ctx.content in _COMPRESSED else None
+def packing_of(decoder: Decoder) -> str | None:
+    """What is around the image, such as `gzip` or `tar in gzip`; None where there is nothing."""
+    return " in ".join(reversed(decoder.around)) if isinstance(decoder, Chained) else None
 
 
 def _container(content: str, job_type: str | None) -> str:
     return _HIDDEN.get((content, job_type or ""), content)
+
+
+def window_memory(available: int) -> int:
+    """Bytes that the windows of compressed files may take, where so many are available on the machine.
+
+    As many as always were, where it is short of memory: those of `xz -9` and `zstd --long=26` are in the sum that
+    docs/architecture.md promises.
+    """
+    return max(MAX_MEMORY, min(available - OTHER_MEMORY, LONGEST_WINDOW))
 
 
 def max_unpacked(disk_size: int) -> int:

@@ -6,7 +6,7 @@
 from collections.abc import Iterable
 from typing import Protocol
 
-from agent.host import fat, holders, parttable, udev
+from agent.host import fat, holders, memory, parttable, udev
 from agent.host.disk import TargetDisk, read_identity
 from agent.host.same import shared_storage
 from agent.model.disks import Disk
@@ -68,6 +68,9 @@ class Machine(Protocol):
     def shared_storage(self, image: str, disk: str) -> str | None:
         """Why the file of an image and the disk are on the same storage, in words; None where they are not."""
 
+    def available_memory(self) -> int:
+        """Bytes that this process may still take."""
+
     def partitions_on(self, path: str) -> parttable.ParttableReport:
         """What libparted finds on a disk; raises TableRefused where it does not read the table, or PartedMissing."""
 
@@ -100,6 +103,10 @@ class LocalMachine:
     def shared_storage(self, image: str, disk: str) -> str | None:
         """See `Machine.shared_storage`."""
         return shared_storage(image, disk)
+
+    def available_memory(self) -> int:
+        """See `Machine.available_memory`."""
+        return memory.available_memory()
 
     def partitions_on(self, path: str) -> parttable.ParttableReport:
         """See `Machine.partitions_on`."""

@@ -19,7 +19,7 @@ from agent.formats.tables.read import TableError
 from agent.formats.tables.superblock import LABEL_BYTES
 from agent.model.url import redact_url
 from agent.stages.context import HEAD_BYTES, Context
-from agent.stages.decoding import container_of, new_decoder
+from agent.stages.decoding import container_of, new_decoder, packing_of, window_memory
 from agent.transfer.apply import Applier
 from agent.transfer.pipeline import apply_feeds
 from agent.transfer.pool import Buffer
@@ -55,6 +55,7 @@ async def probe_image(ctx: Context) -> None:
             blame=Blame.REQUEST,
             retryable=False,
         )
+    ctx.window_memory = window_memory(await run_blocking(ctx.machine.available_memory))
     while True:
         try:
             ctx.image = await _probe(ctx)
@@ -82,7 +83,7 @@ async def _probe(ctx: Context) -> ImageFacts:
             raise
         at_end = False  # the data that is early goes to the disk's free end once there is a disk
     finally:
-        ctx.container = container_of(ctx, decoder)
+        ctx.container, ctx.packing = container_of(ctx, decoder), packing_of(decoder)
         await run_blocking(applier.close)
     size, container = decoder.virtual_size, ctx.container
     # The decoder of the write stage will hold as much.

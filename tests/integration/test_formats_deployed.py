@@ -8,6 +8,8 @@ import lzma
 import os
 import subprocess
 import tarfile
+import tempfile
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -44,6 +46,23 @@ OTHERS = {
     "vdi-dynamic": ("vdi", "-O", "vdi"),
     "vdi-static": ("vdi", "-O", "vdi", "-o", "static=on"),
 }
+
+
+def packed_by(command):
+    """Packs the file disk.raw, as a person would."""
+
+    def pack(data):
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory, "disk.raw").write_bytes(data)
+            # Holes where the disk has zeros, for tar to see.
+            subprocess.run(["fallocate", "--dig-holes", "disk.raw"], cwd=directory, check=True)
+            return subprocess.run(
+                ["sh", "-ec", command], cwd=directory, capture_output=True, check=True
+            ).stdout
+
+    return pack
+
+
 PACK = {
     "gz": gzip.compress,
     "xz": lambda data: lzma.compress(data, preset=0),
@@ -52,6 +71,10 @@ PACK = {
     "pzst": lambda data: (
         subprocess.run(["pzstd", "-q", "-p", "2"], input=data, capture_output=True, check=True).stdout
     ),
+    "lz4": packed_by("lz4 -q -c disk.raw"),
+    "tar.gz": packed_by("tar -Sczf - disk.raw"),  # as Google's cloud wants them
+    "tar.xz": packed_by("XZ_OPT=-0 tar -cJf - disk.raw"),  # as Debian publishes them
+    "zip": packed_by("echo of 2026 >README; zip -q -1 - README disk.raw"),
 }
 
 
@@ -117,13 +140,13 @@ def test_without_a_type_the_content_decides(check, gpt_image, tmp_path, layout):
     assert "type" not in document["job"]
 
 
-@pytest.mark.parametrize("packing", ["gz", "zst"])
+@pytest.mark.parametrize("packing", ["gz", "zst", "tar.gz"])
 def test_without_a_type_what_is_inside_of_a_compressed_file_decides(check, gpt_image, tmp_path, packing):
     plain = convert(gpt_image.path, tmp_path / "plain", *OTHERS["vmdk-sparse"][1:])
     path = tmp_path / "image"
     path.write_bytes(PACK[packing](plain.read_bytes()))
     document = check(path, None, gpt_image).document
-    words = {"gz": "gzip", "zst": "zstd"}
+    words = {"gz": "gzip", "zst": "zstd", "tar.gz": "tar in gzip"}
     assert (document["imageType"], document["imagePacking"]) == ("vmdk", words[packing])
 
 
@@ -145,7 +168,7 @@ def test_a_fixed_vhd_is_known_by_its_end_or_else_by_its_type(check, gpt_image, t
     assert check(path, kind, gpt_image, url).document["imageType"] == found
 
 
-@pytest.mark.parametrize("packing", [None, "gz"])
+@pytest.mark.parametrize("packing", [None, "gz", "tar.gz"])
 def test_what_a_raw_image_has_of_zeros_takes_no_room_in_a_file(byoi, web, gpt_image, tmp_path, packing):
     content = gpt_image.path.read_bytes()
     data = sum(any(content[at : at + BLOCK]) for at in range(0, len(content), BLOCK)) * BLOCK
@@ -305,6 +328,36 @@ def test_content_of_another_type_is_named(byoi, gpt_image, tmp_path, content, ki
     assert disk == b"\xa5" * SIZE
 
 
+def test_two_disks_in_an_archive_are_refused_by_both_names(byoi, gpt_image, tmp_path):
+    (tmp_path / "one.raw").write_bytes(gpt_image.path.read_bytes())
+    (tmp_path / "two.raw").write_bytes(gpt_image.path.read_bytes())
+    run("tar", "-C", tmp_path, "-cf", tmp_path / "image.tar", "one.raw", "two.raw")
+    error, disk = refused(byoi, tmp_path, tmp_path / "image.tar", "raw")
+    assert error["code"] == "image.unsafe"
+    assert "'one.raw' and 'two.raw'" in error["detail"]
+    assert not any(disk[:MiB] + disk[-MiB:])
+
+
+def test_an_archive_of_other_things_is_refused_untouched(byoi, tmp_path):
+    (tmp_path / "README").write_text("nothing here")
+    run("tar", "-C", tmp_path, "-czf", tmp_path / "image.tar.gz", "README")
+    error, disk = refused(byoi, tmp_path, tmp_path / "image.tar.gz", "raw")
+    assert "archive_image" in error["message"]
+    assert "'README' (text)" in error["detail"]
+    assert disk == b"\xa5" * SIZE
+
+
+def test_a_disk_in_a_tar_that_is_too_large_is_refused_untouched(byoi, gpt_image, tmp_path):
+    large = tmp_path / "disk.raw"
+    large.write_bytes(gpt_image.path.read_bytes())
+    os.truncate(large, 1024**3)
+    run("tar", "-C", tmp_path, "-Sczf", tmp_path / "image.tar.gz", "disk.raw")
+    error, disk = refused(byoi, tmp_path, tmp_path / "image.tar.gz", "raw")
+    assert error["code"] == "image.size"
+    assert f"`{1024**3}` bytes" in error["message"]
+    assert disk == b"\xa5" * SIZE
+
+
 def test_a_gzip_bomb_is_refused_once_it_passes_the_disk(byoi, gpt_image, tmp_path):
     path = tmp_path / "image.gz"
     with path.open("wb") as file:
@@ -316,12 +369,16 @@ def test_a_gzip_bomb_is_refused_once_it_passes_the_disk(byoi, gpt_image, tmp_pat
     assert not any(disk[:MiB])
 
 
-@pytest.mark.parametrize("kind", ["qcow2", "raw", "ova", "vmdk-stream", "vmdk-sparse", "vhd-dynamic",
+@pytest.mark.parametrize("kind", ["qcow2", "raw", "ova", "tar", "zip", "vmdk-stream", "vmdk-sparse", "vhd-dynamic",
     "vhdx-dynamic", "vdi-dynamic"])  # fmt: skip
 def test_a_truncated_image_is_never_bootable(byoi, gpt_image, tmp_path, kind):
     path = tmp_path / "image"
     if kind == "raw":
         path.write_bytes(gzip.compress(gpt_image.path.read_bytes(), 1))
+    elif kind in ("tar", "zip"):
+        pack = packed_by("tar -cf - disk.raw" if kind == "tar" else "zip -q -1 - disk.raw")
+        path.write_bytes(pack(gpt_image.path.read_bytes()))
+        kind = "raw"
     elif kind == "ova":
         make_ova(gpt_image.path, path, manifest="right")
     elif kind == "qcow2":

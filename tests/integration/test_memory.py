@@ -218,12 +218,31 @@ def test_a_long_window_takes_no_more(served, tmp_path, plain_images, pack, insid
     assert peak < LIMIT
 
 
-def test_a_longer_window_is_refused_with_the_way_out(served, tmp_path, plain_images):
-    zstd_long(27)(plain_images["raw"], tmp_path / "image")
+def test_a_tar_in_a_long_window_takes_no_more(served, tmp_path, plain_images):
+    subprocess.run(["tar", "-C", plain_images["late"].parent, "-cf", tmp_path / "tar", "late"], check=True)
+    xz_9(tmp_path / "tar", tmp_path / "image")
+    peak = deploy(
+        f"{served}/image", tmp_path / "disk.img", INSIDE + 128 * MiB, "--hostname", "a", kind="qcow2"
+    )
+    assert peak < LIMIT
+
+
+def test_a_longer_window_takes_as_much_more_as_it_is_long(served, tmp_path, plain_images):
+    zstd_long(27)(plain_images["qcow2"], tmp_path / "image")
+    peak = deploy(
+        f"{served}/image", tmp_path / "disk.img", INSIDE + 128 * MiB, "--hostname", "a", kind="qcow2"
+    )
+    assert peak < LIMIT + (128 - 64) * MiB
+
+
+def test_a_window_of_4_gib_is_refused_with_the_way_out(served, tmp_path):
+    frame = struct.pack("<IBB", 0xFD2FB528, 0, 32 - 10 << 3) + b"\x09\0\0x"  # and a last block of one byte
+    (tmp_path / "image").write_bytes(frame)
     disk = tmp_path / "disk.img"
     done = run_measured(f"{served}/image", disk, INSIDE + 128 * MiB, "--json", kind="raw")
     error = json.loads(done.stdout)["error"]
     assert (done.returncode, error["code"]) == (1, "image.unsafe")
     assert "memory_limit" in error["message"]
+    assert "4294967296 bytes" in error["detail"]
     assert "--long=26" in error["hint"]
     assert disk.stat().st_blocks == 0

@@ -11,12 +11,13 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from agent.errors import ImageDamaged, ImageType, ImageUnsafe
+from agent.formats.archives.member import Data, End, Hole, Member, MemberCheck
+from agent.formats.archives.tar import TarReader
 from agent.formats.chain import Chained
 from agent.formats.compressed import Decompressor
 from agent.formats.extent import Decoder, Extent
 from agent.formats.ova.manifest import MAX_MANIFEST, Digests, Manifest, resolve
 from agent.formats.ova.ovf import MAX_DESCRIPTOR, OvfDisk, parse_ovf
-from agent.formats.tar import Data, End, Member, TarReader
 from agent.formats.vmdk.decoder import VmdkDecoder
 from agent.units import MiB
 
@@ -24,6 +25,7 @@ from agent.units import MiB
 _DISK_MAGICS = (b"KDMV", b"COWD", b"# Di", b"QFI\xfb", b"vhdx", b"cone")
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAGIC_BYTES = 4
+MEMBER_CHECK = MemberCheck("ova_member")
 
 
 class OvaDecoder:
@@ -36,7 +38,7 @@ class OvaDecoder:
     def __init__(self, disk_size: int) -> None:
         """`disk_size` is the target disk's length in bytes; a larger guest disk is refused."""
         self._disk_size = disk_size
-        self._tar = TarReader()
+        self._tar = TarReader(MEMBER_CHECK, sparse=False)
         self._manifest = Manifest()
         self._descriptor: OvfDisk | None = None
         self._descriptor_name = ""
@@ -85,6 +87,8 @@ class OvaDecoder:
                     if self._digests is not None:
                         self._digests.update(event.data)
                     yield from self._member.feed(event.data)
+                case Hole():
+                    raise RuntimeError("a sparse member of the OVA was not refused")
                 case End():
                     yield from self._end_member()
 
@@ -188,13 +192,13 @@ class _TextMember(_IgnoredMember):
     """A member that is kept in memory as a whole: descriptor or manifest."""
 
     def __init__(self, member: Member, limit: int) -> None:
-        if member.size > limit:
-            raise ImageUnsafe(
-                check="ova_member", detail=f"{member.name!r} has {member.size} bytes, more than {limit}"
-            )
+        self._name = member.name
+        self._limit = limit
         self.text = bytearray()
 
     def feed(self, data: memoryview) -> Iterator[Extent]:
+        if len(self.text) + len(data) > self._limit:
+            raise MEMBER_CHECK.refusal(f"{self._name!r} has more than {self._limit} bytes")
         self.text += data
         return iter(())
 

@@ -8,10 +8,11 @@ differ only in the namespace.
 import codecs
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.errors import ImageDamaged, ImageUnsafe
-from agent.units import MiB
+from agent.units import MiB, format_size
 
 MAX_DESCRIPTOR = MiB
 
@@ -29,6 +30,8 @@ _NAMED_UNITS = {"": 1, "bytes": 1} | {
     for short in names.split()
     for name in (short, f"{short}s")
 }
+# Disks that a refusal lists.
+_MOST_TOLD = 8
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
@@ -61,12 +64,7 @@ def parse_ovf(data: bytes) -> OvfDisk:
     files = {_attribute(element, "id"): element for element in _all(root, "File")}
     disks = [element for element in _all(root, "Disk") if _attribute(element, "fileRef")]
     if len(disks) != 1:
-        names = ", ".join(_attribute(disk, "diskId") for disk in disks)
-        raise ImageUnsafe(
-            check="ovf_disk",
-            detail=f"the OVF has {len(disks)} disks with a file{f' ({names[:200]})' if names else ''}, not one",
-            hint="Export a virtual machine with exactly one disk.",
-        )
+        raise _not_one(disks, files)
     disk = disks[0]
     file = files.get(_attribute(disk, "fileRef"))
     if file is None:
@@ -82,6 +80,36 @@ def parse_ovf(data: bytes) -> OvfDisk:
         capacity=capacity,
         capacity_unit=unit,
     )
+
+
+def _not_one(disks: list[ET.Element], files: Mapping[str, ET.Element]) -> ImageUnsafe:
+    """The refusal of a descriptor without a disk, or with several: it lists them as far as they can be read."""
+    if not disks:
+        return ImageUnsafe(
+            check="ovf_disk",
+            detail="the OVF has no disk with a file",
+            hint="Export a virtual machine that has a disk, and not its description alone.",
+        )
+    told = [_words(disk, files) for disk in disks[:_MOST_TOLD]]
+    if len(disks) > _MOST_TOLD:
+        told.append(f"and {len(disks) - _MOST_TOLD} more")
+    return ImageUnsafe(
+        check="ovf_disk",
+        detail=f"the OVF has {len(disks)} disks with a file, not one: {', '.join(told)}",
+        hint="Export a virtual machine with exactly one disk; or unpack the archive (tar -xf), and deploy the"
+        " disk that the server is to boot, with type vmdk.",
+    )
+
+
+def _words(disk: ET.Element, files: Mapping[str, ET.Element]) -> str:
+    """A disk for people: the name of its file, or its own where that is not listed, and its capacity."""
+    file = files.get(_attribute(disk, "fileRef"))
+    name = _attribute(disk, "diskId") if file is None else _attribute(file, "href")
+    try:
+        capacity, _ = _capacity(disk)
+    except ImageDamaged:
+        capacity = None
+    return f"{name[:80]!r} ({'of unknown size' if capacity is None else format_size(capacity)})"
 
 
 def _parse_xml(data: bytes) -> ET.Element:

@@ -1,8 +1,6 @@
 """Images inside compressed files: the content decides what decodes it, in every chunking."""
 
-import bz2
 import gzip
-import lzma
 import random
 import subprocess
 
@@ -17,8 +15,7 @@ from agent.formats.raw import RawDecoder
 from agent.formats.vmdk.decoder import VmdkDecoder
 from agent.units import GiB, KiB, MiB
 from tests.kit.extents import content_of
-
-COMPRESS = {"gzip": gzip.compress, "xz": lzma.compress, "zstd": zstandard.compress, "bzip2": bz2.compress}
+from tests.unit.formats.test_compressed import COMPRESS
 
 
 def decode(chained, data, step=None):

@@ -15,7 +15,7 @@ import pytest
 from agent.errors import ImageDamaged, ImageUnsafe
 from agent.formats.compressed import Decompressor
 from agent.formats.extent import ImageTooLarge
-from agent.units import KiB, MiB
+from agent.units import GiB, KiB, MiB
 from tests.unit.formats.test_compressed import (
     KINDS,
     SAMPLE,
@@ -25,7 +25,7 @@ from tests.unit.formats.test_compressed import (
     sample,
 )
 
-COMMANDS = {"gzip": ["gzip"], "xz": ["xz"], "zstd": ["zstd", "-q"], "bzip2": ["bzip2"]}
+COMMANDS = {"gzip": ["gzip"], "xz": ["xz"], "zstd": ["zstd", "-q"], "bzip2": ["bzip2"], "lz4": ["lz4", "-q"]}
 
 
 def tool(data, *argv):
@@ -58,6 +58,11 @@ def test_what_the_tool_wrote_comes_back_in_every_chunking(kind, size, step):
         ("zstd", ["zstd", "-q", "--long=25"]),
         ("zstd", ["zstd", "-q", "--rsyncable"]),
         ("bzip2", ["bzip2", "-1"]),
+        ("lz4", ["lz4", "-q", "-12"]),
+        ("lz4", ["lz4", "-q", "--fast=5"]),
+        ("lz4", ["lz4", "-q", "-B4", "-BD"]),
+        ("lz4", ["lz4", "-q", "-B7", "-BI", "-BX"]),
+        ("lz4", ["lz4", "-q", "--no-frame-crc"]),
     ],
 )
 def test_every_setting_of_the_tools(kind, argv):
@@ -84,7 +89,7 @@ def test_every_cut_is_noticed(kind):
             inflate(kind, compressed + compressed[:length] if length else b"")
 
 
-@pytest.mark.parametrize("kind", ["xz", "zstd"])
+@pytest.mark.parametrize("kind", ["xz", "zstd", "lz4"])
 @pytest.mark.parametrize(
     "garbage", [b"\0\1", b"g", b"<html>not found</html>" * 50, bytes(511) + b"x", b"\x1f\x8b"]
 )
@@ -189,12 +194,27 @@ def test_zstd_skippable_frames_are_passed_over():
         inflate("zstd", frame + skippable[:-1])
 
 
+def test_skippable_frames_of_lz4_are_passed_over():
+    skippable = struct.pack("<II", 0x184D2A5F, 1000) + os.urandom(1000)
+    frame = tool(b"content", "lz4", "-q", "-c")
+    for step in (1, None):
+        assert inflate("lz4", frame + skippable + frame + skippable, step) == b"contentcontent"
+
+
 def test_zstd_long_27_of_a_large_file_is_refused_by_its_window(tmp_path):
     big = tmp_path / "big"
     big.touch()
     os.truncate(big, 130 * MiB)
     with pytest.raises(ImageUnsafe, match="memory_limit"):
         inflate("zstd", tool(None, "zstd", "-q", "--long=27", "-c", str(big)))
+
+
+@pytest.mark.parametrize("log", [27, 29, 31])
+def test_longer_windows_of_zstd_pass_where_they_are_allowed(log):
+    compressed = tool(SAMPLE, "zstd", "-q", f"--long={log}", "-c")
+    assert inflate("zstd", compressed, 4096, max_memory=2 * GiB) == SAMPLE
+    with pytest.raises(ImageUnsafe, match="memory_limit"):
+        inflate("zstd", compressed, max_memory=2**log - 1)
 
 
 def test_xz_is_held_to_the_memory_limit():
@@ -208,7 +228,7 @@ def test_xz_is_held_to_the_memory_limit():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bomb_is_refused_as_soon_as_it_passes_the_bound(kind):
     bomb = tool(bytes(64 * MiB), *COMMANDS[kind], "-c")
-    assert len(bomb) < 100 * KiB
+    assert len(bomb) < (300 if kind == "lz4" else 100) * KiB
     decompressor = Decompressor(kind, 3 * MiB)
     lengths = []
     tracemalloc.start()

@@ -6,14 +6,18 @@ import subprocess
 import pytest
 
 from agent.errors import ImageDamaged, ImageType, ImageUnsafe
+from agent.formats.archives.unpack import Archive
+from agent.formats.chain import Chained
 from agent.formats.extent import ImageTooLarge
 from agent.formats.qcow2.decoder import Qcow2Decoder
+from agent.formats.raw import RawDecoder
 from agent.formats.vdi import VdiDecoder
 from agent.formats.vhd import VhdDecoder
 from agent.formats.vhdx.decoder import VhdxDecoder
 from agent.formats.vmdk.decoder import VmdkDecoder
 from agent.transfer.apply import Applier
 from agent.units import KiB, MiB
+from tests.kit.archives import disk_bytes
 from tests.kit.fuzz import examples
 
 DISK = 2 * MiB
@@ -48,6 +52,10 @@ def deploy(decoder, data):
     finally:
         applier.close()
     return disk.content[: decoder.virtual_size]
+
+
+def archive(kind):
+    return lambda data: deploy(Chained(Archive(kind, DISK), lambda content: RawDecoder(None)), data)
 
 
 def vmdk(data):
@@ -113,6 +121,34 @@ def test_a_changed_bit_in_a_stream_optimized_vmdk_is_found(tmp_path, size):
         at for at, changed in flips(data, examples(400)) if attempt(vmdk, changed) not in (None, content)
     ]
     assert taken == []
+
+
+@pytest.mark.parametrize("argv", [("zip", "-q", "-"), ("zip", "-q", "-0", "-")], ids=["deflated", "stored"])
+def test_a_changed_bit_in_a_zip_is_found(tmp_path, argv):
+    content = disk_bytes(sign=b"some data")
+    (tmp_path / "disk.raw").write_bytes(content)
+    done = subprocess.run([*argv, "disk.raw"], cwd=tmp_path, capture_output=True, check=True, timeout=60)
+    read = archive("zip")
+    assert read(done.stdout) == content
+    taken = [
+        at
+        for at, changed in flips(done.stdout, examples(300))
+        if attempt(read, changed) not in (None, content)
+    ]
+    assert taken == []
+
+
+def test_a_changed_bit_in_a_header_of_a_tar_is_found(tmp_path):
+    content = disk_bytes()
+    (tmp_path / "disk.raw").write_bytes(content)
+    argv = ["tar", "-cf", "-", "--format=gnu", "disk.raw"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, check=True, timeout=60)
+    read = archive("tar")
+    assert read(done.stdout) == content
+    for at in range(512):
+        changed = bytearray(done.stdout)
+        changed[at] ^= 1
+        assert attempt(read, bytes(changed)) is None, f"at byte {at}"
 
 
 QEMU = {

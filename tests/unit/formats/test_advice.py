@@ -9,8 +9,9 @@ from agent.formats.detect import is_dmg, is_vhd
     [
         *((kind, f"Set type to {kind},") for kind in ("qcow2", "raw", "ova", "vmdk", "vhd", "vhdx", "vdi")),
         *((kind, "qemu-img convert -O qcow2") for kind in ("qcow", "qed", "dmg", "parallels")),
-        *((kind, "Unpack it") for kind in ("tar", "zip", "7z", "rar", "lzma", "lzip", "lz4")),
-        *((kind, "Decompress it") for kind in ("gzip", "xz", "zstd", "bzip2")),
+        *((kind, "Unpack it") for kind in ("7z", "rar", "lzma", "lzip")),
+        *((kind, "Decompress it") for kind in ("gzip", "xz", "zstd", "bzip2", "lz4")),
+        *((kind, "one tar or zip may stay") for kind in ("tar", "zip")),
         ("html", "check the URL"),
         ("nothing", "upload"),
         ("ext4", "whole disk"),

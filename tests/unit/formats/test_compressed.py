@@ -8,7 +8,9 @@ import os
 import random
 import struct
 import zlib
+from functools import partial
 
+import lz4.frame
 import pytest
 import zstandard
 from hypothesis import example, given, settings
@@ -20,8 +22,14 @@ from agent.formats.extent import ImageTooLarge
 from agent.units import GiB, MiB
 from tests.kit.fuzz import examples
 
-KINDS = ("gzip", "xz", "zstd", "bzip2")
-COMPRESS = {"gzip": gzip.compress, "xz": lzma.compress, "zstd": zstandard.compress, "bzip2": bz2.compress}
+KINDS = ("gzip", "xz", "zstd", "bzip2", "lz4")
+COMPRESS = {
+    "gzip": gzip.compress,
+    "xz": lzma.compress,
+    "zstd": zstandard.compress,
+    "bzip2": bz2.compress,
+    "lz4": partial(lz4.frame.compress, content_checksum=True),
+}
 
 
 def inflate(kind, data, step=None, max_output=GiB, **options):

@@ -21,7 +21,7 @@ from agent.stages.preflight import probe_image
 from agent.stages.verify import verify
 from agent.stages.write import write_image
 from agent.transfer.source import SourceInfo, TransferRestart
-from agent.units import MiB
+from agent.units import GiB, MiB
 
 PATH = "/dev/memory"
 SECTOR = 512
@@ -178,6 +178,7 @@ class MemoryMachine:
         self.settled = 0
         self.settle_fault: Exception | None = None
         self.shared: str | None = None
+        self.available = GiB
         self.libparted_refuses: str | None = None
         self.libparted_missing = False
         self.libparted_asked = 0
@@ -203,6 +204,9 @@ class MemoryMachine:
 
     def shared_storage(self, image: str, disk: str) -> str | None:
         return self.shared
+
+    def available_memory(self) -> int:
+        return self.available
 
     def partitions_on(self, path: str) -> ParttableReport:
         return self._report(self.disk.read(0, MiB))

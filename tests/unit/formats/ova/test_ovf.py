@@ -92,12 +92,25 @@ def test_an_empty_disk_beside_the_one_with_a_file_does_not_matter():
 
 @pytest.mark.parametrize(
     ("disks", "told"),
-    [("", "0 disks"), (disk(fileRef=None), "0 disks"), (disk() + disk(diskId="data"), "d, data")],
+    [
+        ("", "no disk"),
+        (disk(fileRef=None), "no disk"),
+        (
+            disk(capacity="8", capacityAllocationUnits="byte * 2^30") + disk(fileRef="file2", capacity="512"),
+            "2 disks with a file, not one: 'box-disk001.vmdk' (8.0 GiB), 'data.vmdk' (512 B)",
+        ),
+        (
+            disk(capacity="${size}") + disk(fileRef="file3", diskId="third", capacity="much"),
+            "'box-disk001.vmdk' (of unknown size), 'third' (of unknown size)",
+        ),
+        (disk() * 10, "10 disks"),
+        (disk() * 10, ", and 2 more"),
+    ],
 )
-def test_none_or_several_disks_are_refused_by_name(disks, told):
-    with pytest.raises(ImageUnsafe) as caught:
-        parse_ovf(envelope(disks=disks))
-    assert "ovf_disk" in caught.value.message
+def test_none_or_several_disks_are_refused_and_listed(disks, told):
+    files = ['ovf:id="file1" ovf:href="box-disk001.vmdk"', 'ovf:id="file2" ovf:href="data.vmdk"']
+    with pytest.raises(ImageUnsafe, match="ovf_disk") as caught:
+        parse_ovf(envelope(files, disks=disks))
     assert told in caught.value.detail
 
 

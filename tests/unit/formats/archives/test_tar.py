@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import DeployError, ImageDamaged, ImageUnsafe
-from agent.formats.tar import Data, End, Member, TarReader
+from agent.formats.archives.member import Data, End, Hole, Member, MemberCheck
+from agent.formats.archives.tar import TarReader
 from tests.kit.fuzz import examples
 
 LONG = "/".join(["a directory of a long name"] * 6) + "/disk.vmdk"
@@ -21,9 +22,16 @@ FILES = {
 }
 
 
-def read(data, step=None):
+OVA = MemberCheck("ova_member")
+
+
+def new_reader(*, sparse=False):
+    return TarReader(OVA, sparse=sparse)
+
+
+def read(data, step=None, *, sparse=False):
     """The members as they come: a list of (name, type, bytes)."""
-    reader = TarReader()
+    reader = new_reader(sparse=sparse)
     found = []
 
     def take(events):
@@ -33,6 +41,8 @@ def read(data, step=None):
                     found.append([event.name, event.type, b"", event.size])
                 case Data():
                     found[-1][2] += bytes(event.data)
+                case Hole():
+                    found[-1][2] += bytes(event.length)
                 case End():
                     assert len(found[-1][2]) == found[-1].pop()
 
@@ -72,7 +82,7 @@ def test_a_size_beyond_eight_octal_gigabytes(kind, mark):
     info.size = 2**35 + 5
     data = info.tobuf(kind)
     assert mark in data
-    assert list(TarReader().feed(memoryview(data))) == [Member("big", 2**35 + 5, "file")]
+    assert list(new_reader().feed(memoryview(data))) == [Member("big", 2**35 + 5, "file")]
 
 
 def test_a_global_pax_header_holds_for_what_follows():
@@ -158,7 +168,7 @@ def test_an_archive_that_is_not_closed_says_so(step):
     data = archive(FILES)
     for at in members_end(data):
         for zeros in (0, 1, 511, 512, 513, 1023, 1024, 10240):
-            reader = TarReader()
+            reader = new_reader()
             content = data[:at] + bytes(zeros)
             for start in range(0, len(content), step or len(content)):
                 list(reader.feed(memoryview(content)[start : start + (step or len(content))]))

@@ -1,0 +1,1 @@
+"""Archives: tar and zip, read forward, and the one disk image in them."""

@@ -1,0 +1,9 @@
+"""What kinds of content there are, by the names that `agent.formats.detect.sniff` gives them."""
+
+DISK_IMAGES = frozenset(
+    {"raw", "qcow2", "ova", "vmdk", "vhd", "vhdx", "vdi", "qcow", "qed", "parallels", "dmg"}
+)
+ARCHIVES = frozenset({"tar", "zip"})
+COMPRESSED = frozenset(
+    {"gzip", "xz", "zstd", "bzip2", "lz4", "7z", "rar", "lzma", "lzip", "lzop", "compress"}
+)
