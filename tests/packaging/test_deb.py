@@ -163,8 +163,10 @@ def test_the_example_configuration_sets_nothing_and_would_be_valid_toml(package_
 
 @pytest.mark.timeout(600)
 def test_another_checkout_at_another_place_gives_the_same_bytes(suite, package, tmp_path):
-    """From a clean clone and an empty cache (but for the room of another release, which takes minutes); uncommitted files
-    included, as the first build has them."""
+    """From a clean clone and an empty cache (but for the room of another release, which takes minutes).
+
+    Uncommitted files included, as the first build has them.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "byoi-agent"
     (tmp_path / "cache/byoi-agent").mkdir(parents=True)
     for shared in [*cache.glob(f"room-{suite}-*.tar"), *cache.glob(f"apt-{suite}")]:

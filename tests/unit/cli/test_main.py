@@ -36,7 +36,7 @@ def byoi(capsys, monkeypatch, tmp_path):
 def test_the_version(byoi):
     status, out, _ = byoi("--version")
     assert status == 0
-    assert re.fullmatch(r"byoi \d+\.\d+\.\d+\n", out)
+    assert re.fullmatch(r"byoi \d+\.\d+\.\d+(\.dev\d+)?\n", out)
 
 
 @pytest.mark.parametrize("command", [(), *((command.name,) for command in COMMANDS)])
