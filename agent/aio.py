@@ -75,7 +75,7 @@ async def _failures(works: Collection[Coroutine[Any, Any, None]]) -> list[BaseEx
     for task in tasks:
         task.add_done_callback(note)
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        await wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     finally:
         for task in tasks:
             task.cancel()
@@ -104,10 +104,27 @@ async def _wait_for_all(futures: "Collection[asyncio.Future[Any]]") -> None:
     cancelled: list[BaseException] = []
     while not all(future.done() for future in futures):
         try:
-            await asyncio.wait(futures)
+            await wait(futures)
         except asyncio.CancelledError as error:
             cancelled = [error]
     raise_first(cancelled)
+
+
+async def wait(
+    futures: "Collection[asyncio.Future[Any]]",
+    *,
+    seconds: float | None = None,
+    return_when: str = asyncio.ALL_COMPLETED,
+) -> None:
+    """`asyncio.wait`, but for a cancellation that keeps nothing alive (see `agent.tracebacks`).
+
+    Since Python 3.14 a frame of `asyncio.wait` refers to the task that waits. A task keeps the cancellation that it
+    ended with, and that its traceback: a cycle, were the frame in there.
+    """
+    try:
+        await asyncio.wait(futures, timeout=seconds, return_when=return_when)
+    except asyncio.CancelledError as error:
+        raise error.with_traceback(None)  # noqa: B904 - the same one, from here on
 
 
 def run_apart(func: Callable[[], T]) -> "asyncio.Future[T]":

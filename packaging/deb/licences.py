@@ -14,9 +14,9 @@ def licence(about: metadata.PackageMetadata) -> str:
         name.rsplit(" :: ", 1)[-1] for name in about.get_all("Classifier", []) if name.startswith(CLASSIFIER)
     ]
     # The field was free text once, and some hold a whole licence.
-    free = " ".join(str(about["License"] or "").split())
+    free = " ".join(str(about.get("License", "")).split())
     return (
-        about["License-Expression"]
+        about.get("License-Expression")
         or "; ".join(classified)
         or (free if len(free) < LONGEST else "see its text")
     )
@@ -24,7 +24,7 @@ def licence(about: metadata.PackageMetadata) -> str:
 
 def holder(about: metadata.PackageMetadata) -> str:
     """Whom a distribution names as its author."""
-    named = (about[field] for field in ("Author", "Author-email", "Maintainer", "Maintainer-email"))
+    named = (about.get(field) for field in ("Author", "Author-email", "Maintainer", "Maintainer-email"))
     return next((" ".join(name.split()) for name in named if name), "its authors")
 
 

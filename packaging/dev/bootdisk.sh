@@ -19,8 +19,8 @@ files_hash() {
     cat "$@" | sha256sum | cut -c 1-16
 }
 
-# The options that say which of an image's relatives is asked for; sets table, sector_size, esp, tail and a name for
-# them: choose_variant 'PATTERN ...' OPTIONS...
+# The options that say which of an image's relatives is asked for; sets suite, table, sector_size, esp, tail and a name
+# for all but the first: choose_variant 'PATTERN ...' OPTIONS...
 choose_variant() {
     known=$1
     shift
@@ -36,6 +36,10 @@ choose_variant() {
             ;;
         --sector-size)
             sector_size=${2:?--sector-size needs a value}
+            shift
+            ;;
+        --suite)
+            choose_suite "${2:?--suite needs a value}"
             shift
             ;;
         --no-esp) esp=no ;;

@@ -54,6 +54,7 @@ async def pulled(case: Case, job: dict[str, Any], disks: tuple[Disk, ...]) -> De
             words=_pulling(control),
             credentials=credentials,
             api_token=secrets.token_hex(16),
+            suite=case.rescue,
         )
         async with started as machine:
             await machine.api.wait(START_SECONDS)
@@ -72,7 +73,7 @@ async def pulled(case: Case, job: dict[str, Any], disks: tuple[Disk, ...]) -> De
 async def polled(case: Case, job: dict[str, Any], disks: tuple[Disk, ...]) -> Deployed:
     """python-ovh hands the job in and asks again and again, over TLS."""
     where = await run_blocking(site)
-    async with rescue.started(case.firmware, *disks) as machine:
+    async with rescue.started(case.firmware, *disks, suite=case.rescue) as machine:
         await machine.server.serial.wait_for(WAITS, START_SECONDS)
         await machine.api.wait(START_SECONDS)
         status = await run_blocking(_by_python_ovh, await machine.server.port(API_PORT), where, job)

@@ -27,6 +27,7 @@ class Case:
         disk_sectors: of the disk, where they are not the image's.
         former: an array and a volume group of the disk's former life are alive when the deployment begins.
         group: the job's diskGroupId; the other group's disk stays as it is.
+        rescue: the release of Debian that the rescue is made of; empty: the one of the machine that builds it.
         refused: the code of the error that is expected; empty: the system boots.
         untouched: after the refusal the disk is what it was, to the last byte.
         ci: CI runs it.
@@ -45,6 +46,7 @@ class Case:
     former: bool = False
     group: int = 0
     disk_size: int = 0
+    rescue: str = ""
     refused: str = ""
     untouched: bool = True
     ci: bool = False
@@ -58,6 +60,7 @@ class Case:
         parts += ["on-4kn"] if self.disk_sectors else []
         parts += ["former-md-lvm"] if self.former else []
         parts += [f"group-{self.group}"] if self.group else []
+        parts += [f"rescue-{self.rescue}"] if self.rescue else []
         parts += [f"refused-{self.refused}"] if self.refused else []
         return "-".join(parts)
 
@@ -82,6 +85,7 @@ CASES = (
     Case(system="cloud", firmware="bios", form="qcow2-8gib", disk_size=10 * GiB),
     # The probe: firmware, boot loader, root filesystem, config drive.
     Case(way="polled", firmware="uefi", form="qcow2-zstd", bus="nvme", ci=True),
+    Case(way="polled", firmware="uefi", form="qcow2-zstd", bus="nvme", rescue="trixie", ci=True),
     Case(way="pulled", firmware="uefi", form="raw.zst", bus="scsi", sector_size=4096),
     Case(way="polled", firmware="bios", table="mbr", form="ova", bus="sata"),
     Case(firmware="bios", table="logical", form="qcow2", bus="scsi", esp=False, ci=True),

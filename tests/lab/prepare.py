@@ -12,14 +12,14 @@ from tests.lab.matrix import cases
 
 
 def main() -> None:
-    """Images, the rescue, and its saved state."""
+    """Images, the rescues, and the saved state of the usual one."""
     images.check_tools()
     for case in cases(everything=os.environ.get("BYOI_LAB") == "matrix"):
         made = images.image(
             case.system, case.table, case.sector_size, case.form, esp=case.esp, full=case.full
         )
         print(made.path, file=sys.stderr)
-    print(rescue.rescue_directory(), file=sys.stderr)
+        print(rescue.rescue_directory(case.rescue), file=sys.stderr)
     asyncio.run(rescue.save("bios"))
 
 

@@ -33,10 +33,15 @@ WAITS = rf"waiting for a deployment \({SERVICE_NAME}\)"
 
 
 @functools.cache
-def rescue_directory() -> Path:
-    """The rescue: vmlinuz and initrd.img, with the lab's site in it. Built if need be."""
-    ready = os.environ.get("BYOI_RESCUE")
-    build = ("sh", ROOT / "packaging/rescue/build", "--overlay", site().overlay)
+def rescue_directory(suite: str = "") -> Path:
+    """The rescue: vmlinuz and initrd.img, with the lab's site in it. Built if need be.
+
+    Args:
+        suite: the release of Debian that it is made of; empty: what packaging/rescue/build takes by itself.
+    """
+    ready = "" if suite else os.environ.get("BYOI_RESCUE")
+    of = ("--suite", suite) if suite else ()
+    build = ("sh", ROOT / "packaging/rescue/build", *of, "--overlay", site().overlay)
     return Path(ready or run(*build).splitlines()[-1])
 
 
@@ -65,9 +70,14 @@ class Rescue:
 
 
 def _spec(
-    firmware: str, disks: tuple[Disk, ...], machine_type: str, words: str = "", initrd: Path | None = None
+    firmware: str,
+    disks: tuple[Disk, ...],
+    machine_type: str,
+    words: str = "",
+    initrd: Path | None = None,
+    suite: str = "",
 ) -> Spec:
-    directory = rescue_directory()
+    directory = rescue_directory(suite)
     arguments = f"console=tty0 console=ttyS0,115200 quiet byoi.service_name={SERVICE_NAME} {words}".rstrip()
     kernel = Kernel(
         kernel=directory / "vmlinuz", initrd=initrd or directory / "initrd.img", arguments=arguments
@@ -101,6 +111,7 @@ async def started(
     words: str = "",
     credentials: Mapping[str, str] | None = None,
     api_token: str = "",
+    suite: str = "",
 ) -> AsyncIterator[Rescue]:
     """A machine that starts the rescue, with its disks, as an operator would have it: nobody can log in.
 
@@ -110,24 +121,25 @@ async def started(
         words: for the kernel command line.
         credentials: secrets by their names, in a second initrd as docs/rescue.md tells.
         api_token: a secret that the firmware hands over, as docs/rescue.md tells; it wins over the image's.
+        suite: the release of Debian that the rescue is made of, as rescue_directory has it.
     """
     with tempfile.TemporaryDirectory(prefix="byoi-lab-initrd-") as scratch:
-        initrd = await run_blocking(_with_credentials, Path(scratch), credentials or {})
-        spec = await run_blocking(_spec, firmware, disks, "q35", words, initrd)
+        initrd = await run_blocking(_with_credentials, suite, Path(scratch), credentials or {})
+        spec = await run_blocking(_spec, firmware, disks, "q35", words, initrd, suite)
         if api_token:
             spec = replace(spec, oem_strings=(f"io.systemd.credential:api.token={api_token}",))
         async with _entered(spec, api_token) as rescue:
             yield rescue
 
 
-def _with_credentials(scratch: Path, credentials: Mapping[str, str]) -> Path:
+def _with_credentials(suite: str, scratch: Path, credentials: Mapping[str, str]) -> Path:
     """The initrd and behind it a second one: to the kernel that is what a loader makes of two."""
     folder, both = scratch / "second" / "credentials", scratch / "initrd.img"
     folder.mkdir(parents=True)
     for name, secret in credentials.items():
         (folder / name).write_text(secret)
     names = "".join(f"credentials/{name}\n" for name in credentials)
-    shutil.copyfile(rescue_directory() / "initrd.img", both)
+    shutil.copyfile(rescue_directory(suite) / "initrd.img", both)
     with both.open("ab") as file:
         file.write(bytes(-file.tell() % 4))  # each archive begins at a multiple of four bytes
         command = ["cpio", "--quiet", "--create", "--format=newc", "--owner=0:0"]

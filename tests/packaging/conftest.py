@@ -1,4 +1,4 @@
-"""The package, built once for all tests, and systems to install it into."""
+"""The packages of both releases, built once for all tests, and systems to install them into."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ import pytest
 from tests.packaging.room import Room
 
 ROOT = Path(__file__).parents[2]
+SUITES = ("bookworm", "trixie")
 
 
 def script(path: str, *arguments: str, **environment: str) -> Path:
@@ -26,15 +27,22 @@ def script(path: str, *arguments: str, **environment: str) -> Path:
     return Path(done.stdout.splitlines()[-1])
 
 
-@pytest.fixture(scope="session")
-def package() -> Path:
-    return script("packaging/deb/build")
+@pytest.fixture(scope="session", params=SUITES)
+def suite(request) -> str:
+    """A release of Debian that there is a package for."""
+    codename: str = request.param
+    return codename
 
 
 @pytest.fixture(scope="session")
-def next_package() -> Path:
+def package(suite) -> Path:
+    return script("packaging/deb/build", "--suite", suite)
+
+
+@pytest.fixture(scope="session")
+def next_package(suite) -> Path:
     """The same as a later version."""
-    return script("packaging/deb/build", "--suffix", "+later")
+    return script("packaging/deb/build", "--suite", suite, "--suffix", "+later")
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +54,9 @@ def package_tree(package, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def room(package, tmp_path_factory) -> Iterator[Room]:
-    """A plain Debian 12 that knows nothing of the package yet. Removed afterwards, however the test ended."""
-    base = script("tests/packaging/base-system", str(package))
+def room(suite, package, tmp_path_factory) -> Iterator[Room]:
+    """A plain Debian that knows nothing of the package yet. Removed afterwards, however the test ended."""
+    base = script("tests/packaging/base-system", suite, str(package))
     root = tmp_path_factory.mktemp("room")
     root.chmod(0o755)
     subprocess.run(

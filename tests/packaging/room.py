@@ -1,4 +1,4 @@
-"""A plain Debian 12 to install into: a chroot without a network, with process ids and mounts of its own."""
+"""A plain Debian to install into: a chroot without a network, with process ids and mounts of its own."""
 
 import subprocess
 from pathlib import Path

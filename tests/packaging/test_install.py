@@ -1,4 +1,4 @@
-"""The package on a plain Debian 12 without any network: installed, used, upgraded under way, removed."""
+"""The package on a plain Debian, of each release, without any network: installed, used, upgraded under way, removed."""
 
 import hashlib
 import json
@@ -9,6 +9,9 @@ import pytest
 from agent import __version__
 
 pytestmark = pytest.mark.timeout(600)  # the first one builds the system that is installed into
+
+# What the version says of the release: that of the later one is the higher.
+RELEASE = {"bookworm": "", "trixie": "+deb13"}
 
 DEPLOY = (
     "byoi write --url {url} --type raw --checksum sha256:{sha256} --hostname plain"
@@ -71,7 +74,7 @@ def assert_deployed(room) -> None:
 
 
 def test_a_plain_debian_installs_it_deploys_with_it_and_is_as_before_after_the_purge(
-    room, package, small_image
+    room, suite, package, small_image
 ):
     depends = subprocess.run(
         ["dpkg-deb", "--field", str(package), "Depends"], capture_output=True, text=True, check=True
@@ -84,7 +87,7 @@ def test_a_plain_debian_installs_it_deploys_with_it_and_is_as_before_after_the_p
     assert room.must("byoi --version") == f"byoi {__version__}\n"
     assert room.must("byoi-agent --version") == f"byoi-agent {__version__}\n"
     installed = room.must("dpkg-query --show --showformat='${Version}' byoi-agent")
-    assert installed == __version__.replace(".dev", "~dev")
+    assert installed == __version__.replace(".dev", "~dev") + RELEASE[suite]
     # As a member of nothing: what is installed may be read by all, and bytecode is there already.
     room.must("setpriv --reuid=65534 --regid=65534 --clear-groups byoi --help >/dev/null")
     assert room.must("find /usr/lib/byoi-agent/live-* -path '*/agent/cli/__pycache__/main.*.pyc'") != ""

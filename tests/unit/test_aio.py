@@ -1,10 +1,12 @@
 import asyncio
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 
-from agent.aio import alongside, run_apart, run_blocking, run_together
+from agent.aio import alongside, run_apart, run_blocking, run_together, wait
 
 
 async def test_returns_what_the_function_returns():
@@ -137,6 +139,45 @@ async def test_a_cancellation_waits_for_the_end_of_all_that_runs_together():
         with pytest.raises(asyncio.CancelledError):
             await running
     assert ended == [True, True]
+
+
+@pytest.mark.parametrize("how", ["run_blocking", "run_together", "wait"])
+async def test_a_cancellation_keeps_nothing_alive(how):
+    """What the cancelled task held in its frames is gone at once: no garbage collector comes for it."""
+
+    class Window:
+        """Something large."""
+
+    go_on, under_way = threading.Event(), asyncio.Event()
+    refs = []
+
+    async def work():
+        window = Window()
+        refs.append(weakref.ref(window))
+        under_way.set()
+        match how:
+            case "run_blocking":
+                await run_blocking(go_on.wait)
+            case "run_together":
+                await run_together(asyncio.sleep(60), asyncio.sleep(60))
+            case "wait":
+                await wait((asyncio.get_running_loop().create_future(),))
+
+    gc.collect()
+    gc.disable()
+    try:
+        running = asyncio.get_running_loop().create_task(work())
+        await under_way.wait()
+        await asyncio.sleep(0)
+        running.cancel()
+        go_on.set()
+        await asyncio.wait((running,))  # unlike `await running`, that leaves the task its cancellation
+        assert running.cancelled()
+        del running
+        await asyncio.sleep(0)
+        assert refs[0]() is None
+    finally:
+        gc.enable()
 
 
 async def test_what_runs_alongside_ends_with_the_block():

@@ -20,6 +20,7 @@ from typing import Protocol
 
 import aiohttp
 
+from agent.aio import wait
 from agent.transfer.http.faults import TransientFault
 from agent.transfer.http.limits import HttpLimits
 from agent.transfer.http.stall import Pace
@@ -147,7 +148,7 @@ class DirectBody(asyncio.BufferedProtocol):
     async def _wait(self) -> None:
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         self._transport.resume_reading()
-        await asyncio.wait((waiter,), timeout=self._pace.patience())
+        await wait((waiter,), seconds=self._pace.patience())
         if not waiter.done():
             self.fault = self._pace.verdict()
 
