@@ -110,7 +110,6 @@ def _event_loops_never_block(request: pytest.FixtureRequest) -> Iterator[None]:
             function.can_block_in("agent/cli/job_options.py", {"_read", "_url"})
             function.can_block_in("agent/cli/groups.py", "configured_groups")
             # A few bytes of /proc, which no disk is asked for.
-            function.can_block_in("agent/host/addresses.py", {"_ipv6"})
             function.can_block_in("prometheus_client/process_collector.py", "collect")
         yield
 

@@ -21,9 +21,7 @@ from urllib.parse import quote
 from agent.cli.commands import DEFAULT_SOCKET, SOCKET_VARIABLE
 from agent.cli.failures import BadAnswer, Refused, Unreachable
 from agent.cli.report import Report, read_report
-from agent.errors import Fault
 from agent.model.inventory import Inventory, read_inventory
-from agent.service.config.faults import FAULTS_NAME, MAX_FAULTS_BYTES
 from agent.units import KiB, MiB
 
 ANSWER_SECONDS = 30.0
@@ -161,23 +159,7 @@ async def _exchange(path: str, request: bytes) -> bytes:
             await writer.wait_closed()
 
 
-def _faults(path: str) -> list[Fault]:
-    """Why an agent that should have made this socket did not start, where it has left that behind."""
-    try:
-        with Path(path).with_name(FAULTS_NAME).open("rb") as file:
-            text = file.read(MAX_FAULTS_BYTES).decode(errors="replace")
-    except OSError:
-        return []
-    return [Fault("", line) for line in text.splitlines() if line]
-
-
 def _unreachable(path: str, error: OSError) -> Unreachable:
-    if isinstance(error, FileNotFoundError | ConnectionRefusedError) and (faults := _faults(path)):
-        return Unreachable(
-            "byoi-agent has not started: its configuration has faults",
-            "Mend them (`byoi-agent --check` tells where each value comes from), then `systemctl start byoi-agent`.",
-            faults,
-        )
     start = "Start it with `systemctl start byoi-agent`, or name its socket with --socket PATH."
     match error:
         case FileNotFoundError():

@@ -1,6 +1,6 @@
 """How a call to the daemon fails, and how that is printed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from agent.cli.output import EXIT_FAILED, end_with_json, print_failure, print_faults
@@ -29,9 +29,8 @@ class ClientError(Exception):
 class Unreachable(ClientError):
     """Nobody answers on the socket. Another try may help: the daemon may be starting again."""
 
-    def __init__(self, message: str, hint: str = "", faults: Sequence[Fault] = ()) -> None:
+    def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint, error_class="Client::Unreachable", code="AGENT_UNREACHABLE")
-        self.faults = tuple(faults)
 
 
 class BadAnswer(ClientError):

@@ -21,29 +21,6 @@ class Reboot:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """How the agent gets on with its control plane."""
-
-    url: str
-    reachable: bool | None
-    reason: str | None = None
-    since: float | None = None
-    next_try: float | None = None
-    """Both in seconds since the epoch."""
-
-
-@dataclass(frozen=True, slots=True)
-class About:
-    """The agent that answered."""
-
-    version: str
-    addresses: tuple[str, ...] = ()
-    """Of its machine."""
-    listening: tuple[str, ...] = ()
-    link: Link | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
     """One answer. `status` is None where there is no deployment."""
 
@@ -55,8 +32,6 @@ class Report:
     document: Mapping[str, Any] = field(repr=False)
     notes: tuple[str, ...] = ()
     """What the agent has to tell where there is no deployment."""
-    about: About | None = None
-    """None of an agent that is older than this command."""
 
 
 def read_report(document: object) -> Report:
@@ -79,33 +54,11 @@ def read_report(document: object) -> Report:
         reboot=_read_reboot(document.get("reboot")),
         document=document,
         notes=_read_notes(document.get("notes")),
-        about=_read_about(document.get("agent")),
     )
 
 
 def _read_notes(items: object) -> tuple[str, ...]:
     return tuple(item for item in items if isinstance(item, str)) if isinstance(items, list) else ()
-
-
-def _read_about(document: object) -> About | None:
-    if not isinstance(document, dict) or not isinstance(document.get("version"), str):
-        return None
-    addresses, listening = _read_notes(document.get("addresses")), _read_notes(document.get("listening"))
-    return About(document["version"], addresses, listening, _read_link(document.get("controlPlane")))
-
-
-def _read_link(document: object) -> Link | None:
-    if not isinstance(document, dict) or not isinstance(document.get("url"), str):
-        return None
-    reachable, reason = document.get("reachable"), document.get("reason")
-    since, next_try = document.get("since"), document.get("nextTry")
-    return Link(
-        document["url"],
-        reachable if isinstance(reachable, bool) else None,
-        reason if isinstance(reason, str) else None,
-        read_timestamp(since) if isinstance(since, str) else None,
-        read_timestamp(next_try) if isinstance(next_try, str) else None,
-    )
 
 
 def _read_reboot(document: object) -> Reboot | None:

@@ -2,12 +2,9 @@
 
 import argparse
 import asyncio
-import os
-import sys
 import time
 
 from agent.cli.client import Client, socket_path
-from agent.cli.columns import fold
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.job_options import usage
 from agent.cli.output import (
@@ -22,12 +19,8 @@ from agent.cli.output import (
 )
 from agent.cli.progress import show_progress
 from agent.cli.report import Report
-from agent.cli.screen import terminal_size
 from agent.cli.watch import Watcher
-from agent.cli.words import INDENT, describe, reboot_line
-
-MIN_TEXT = 10
-"""Columns of a text, on a terminal that is narrower than that and INDENT."""
+from agent.cli.words import describe, reboot_line
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -48,21 +41,8 @@ async def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(report.document)
     else:
-        print_stdout("\n".join(_fitted(describe(report, time.time()))))
+        print_stdout("\n".join(describe(report, time.time())))
     return EXIT_DONE
-
-
-def _fitted(lines: list[str]) -> list[str]:
-    """The lines, on a terminal folded at words, with what goes on below where it began."""
-    if sys.stdout is None or not sys.stdout.isatty():
-        return lines
-    width = terminal_size(os.environ, sys.stdout).columns
-    fitted = []
-    for line in lines:
-        head, *others = fold(line, width)
-        rest = fold(" ".join(others), max(width - INDENT, MIN_TEXT)) if others else []
-        fitted += [head, *(" " * INDENT + text for text in rest)]
-    return fitted
 
 
 async def watch(client: Client, *, as_json: bool, quiet: bool = False, forever: bool = False) -> int:

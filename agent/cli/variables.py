@@ -20,7 +20,6 @@ BYOI = {
 AGENT = {
     **_DOWNLOADS,
     "CREDENTIALS_DIRECTORY": "Set by systemd: the directory of its credentials, from which secrets are read.",
-    "RUNTIME_DIRECTORY": "Set by systemd: where the faults are left for which the agent did not start.",
     "NOTIFY_SOCKET": "Set by systemd: where the agent says that it is ready, what it does, and that it lives.",
     "WATCHDOG_USEC, WATCHDOG_PID": "Set by systemd: how often the last of these is wanted, and of which process.",
     "JOURNAL_STREAM": "Set by systemd: where it is set, log lines begin with their priority and have no time.",

@@ -89,12 +89,7 @@ class Watcher:
         gone = self._clock() - self._lost_at
         if not self._forever and (self._report is None or gone > PATIENCE_SECONDS):
             raise error
-        faults = [printable(f"error: {fault}") for fault in error.faults]
-        lines = (
-            printable(error.message),
-            *faults,
-            *([printable(f"hint: {error.hint}")] if error.hint else []),
-        )
+        lines = (printable(error.message), *([printable(f"hint: {error.hint}")] if error.hint else []))
         self._display.keep_footer(lambda: lines)
 
     def _show(self, report: Report) -> None:

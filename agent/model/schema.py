@@ -246,27 +246,6 @@ def idle_schema() -> Schema:
     return _object(properties)
 
 
-def with_agent(status: Schema) -> Schema:
-    """A schema of /v1/status: that of a status with the member `agent`."""
-    link = {
-        "url": _of("string"),
-        "reachable": _nullable(
-            _of("boolean", "Whether the last call was answered; null: none was made yet.")
-        ),
-        "reason": _nullable(_of("string", "Why it was not.")),
-        "since": _nullable(_of("string", "Since when it has not been, RFC 3339.")),
-        "nextTry": _nullable(_of("string", "When it is called again, RFC 3339.")),
-    }
-    agent = {
-        "version": _of("string"),
-        "addresses": _of("array", "Of this machine.", items=_of("string")),
-        "listening": _of("array", "The socket, and the address of the TLS listener.", items=_of("string")),
-        "controlPlane": _nullable(_object(link)),
-    }
-    properties = {**status["properties"], "agent": _object(agent, text="The agent itself, when it answered.")}
-    return _object(properties)
-
-
 def _stage() -> Schema:
     return _of("string", enum=[stage.value for stage in STAGES])
 

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
 
-from agent import __version__
 from agent.aio import run_blocking
-from agent.host.addresses import addresses
 from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
 from agent.model.job import Job
 from agent.model.seal import Seal
@@ -174,20 +172,9 @@ class Daemon:
             authenticator=authenticator,
             bodies=self._bodies,
             disks=self._disks,
-            about=self._about,
             metrics=lambda: self._metrics.text(slot.last_status(), self._publisher.document.get("percent")),
             middlewares=(self._metrics.middleware,),
         )
-
-    def _about(self) -> dict[str, Any]:
-        """What /v1/status tells of the agent itself; waits for no disk."""
-        link = self._metrics.control_plane
-        return {
-            "version": __version__,
-            "addresses": addresses(),
-            "listening": [socket.name for socket in self._sockets],
-            "controlPlane": None if link is None else link.document(),
-        }
 
     def _disks(self, contents: bool) -> dict[str, Any]:
         from agent.deploy.disks import inventory_document  # noqa: PLC0415 - pyudev and libparted are not light
@@ -200,7 +187,7 @@ class Daemon:
             return None
         from agent.service.control.poller import ControlClient  # noqa: PLC0415 - only where one is configured
 
-        client = ControlClient(
+        return ControlClient(
             config.control_plane,
             config.service_name,
             slot,
@@ -208,8 +195,6 @@ class Daemon:
             config.policy,
             outcome_refused=self._metrics.refuse_outcome,
         )
-        self._metrics.control_plane = client.link
-        return client
 
 
 def log_event(event: DeployEvent) -> None:

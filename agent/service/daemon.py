@@ -22,7 +22,6 @@ from agent import __version__
 from agent.command_line import EXIT_OUTPUT, EXIT_USAGE, CommandParser, OutputLost, standard_streams, write_err
 from agent.errors import ConfigInvalid, StateUnusable
 from agent.service.config.check import check, file_faults, find_warnings
-from agent.service.config.faults import leave_faults
 from agent.service.config.model import Config, load_config
 from agent.service.config.sources import credentials_directory, kernel_command_line
 
@@ -96,12 +95,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         config = read()
     except ConfigInvalid as error:
-        leave_faults(os.environ, error.faults)
         write_err("byoi-agent: the configuration has faults:\n")
         for fault in error.faults:
             write_err(f"  {fault}\n")
         return EXIT_USAGE
-    leave_faults(os.environ, ())
     return run(config, read)
 
 

@@ -60,8 +60,6 @@ class Parts:
     bodies: BodyReader
     disks: Callable[[bool], dict[str, Any]]
     """The inventory document; blocking. True: with what is on each disk."""
-    about: Callable[[], dict[str, Any]]
-    """What /v1/status tells of the agent itself; waits for no disk."""
     disks_seconds: float = WAIT_SECONDS
     """How long a request waits for the inventory."""
     metrics: Callable[[], bytes] | None = None
@@ -232,22 +230,15 @@ class _Api:
         if wait is not None and since is not None:
             with long_wait(request):
                 await self._publisher.wait(int(since), min(wait, MAX_WAIT_SECONDS))
-        return await self._answer_status(request, counts=request[CALLER].remote, about=self._parts.about())
+        return await self._answer_status(request, counts=request[CALLER].remote)
 
-    async def _answer_status(
-        self, request: web.Request, *, counts: bool, about: dict[str, Any] | None = None
-    ) -> web.StreamResponse:
-        """Answer with the status document, and with what is told of the agent itself.
+    async def _answer_status(self, request: web.Request, *, counts: bool) -> web.StreamResponse:
+        """Answer with the status document.
 
         Where it says `done` and `counts`, the outcome counts as seen by whoever gave the job, once the answer is out.
         """
         publisher = self._publisher
-        body = (
-            publisher.encoded()
-            if about is None
-            else json.dumps({**publisher.document, "agent": about}).encode()
-        )
-        response = web.Response(body=body, content_type="application/json")
+        response = web.Response(body=publisher.encoded(), content_type="application/json")
         response.headers["Cache-Control"] = "no-store"
         over = publisher.document.get("status") == DONE
         job_id = publisher.document.get("id")

@@ -21,7 +21,6 @@ from agent import __version__
 from agent.aio import run_blocking
 from agent.logs import dropped_lines
 from agent.model.events import DeployEvent, Finished
-from agent.model.link import Link
 from agent.model.stage import ACTIVE, State
 from agent.model.status import Status
 
@@ -54,8 +53,6 @@ class Metrics:
         self._requests: Counter[tuple[str, str, int]] = Counter()
         """Requests by method, template of the route and status of the answer."""
         self._outcomes_refused = 0
-        self.control_plane: Link | None = None
-        """The way to the control plane, where one is configured."""
         self._downloaded = 0
         self._written = 0
         """Bytes of deployments that are over."""
@@ -144,29 +141,12 @@ class Metrics:
             "Outcomes that the control plane did not take and that were set aside",
             value=self._outcomes_refused,
         )
-        yield from self._control_plane()
         yield CounterMetricFamily(
             f"{_FAMILY}_log_dropped_lines",
             "Lines of the log that nobody took from stderr",
             value=dropped_lines(),
         )
         yield from _deployment(self._status, self._percent)
-
-    def _control_plane(self) -> "Iterator[Metric]":
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415
-
-        link = self.control_plane
-        if link is None:
-            return
-        yield CounterMetricFamily(
-            f"{_FAMILY}_control_plane_faults", "Calls to the control plane that failed", value=link.faults
-        )
-        if link.up is not None:
-            yield GaugeMetricFamily(
-                f"{_FAMILY}_control_plane_up",
-                "Whether the last call to the control plane was answered",
-                value=link.up,
-            )
 
     def _counted_bytes(self, what: str, text: str) -> "Metric":
         """A sum over all deployments, the present one included. A transfer that begins again counts anew."""

@@ -17,7 +17,6 @@ from agent.model.schema import (
     idle_schema,
     job_schema,
     status_schema,
-    with_agent,
 )
 from agent.model.stage import State
 from agent.model.status import Progress, StageTime, Status
@@ -193,22 +192,13 @@ def _get_health() -> dict[str, Any]:
     return _operation("getHealth", "Whether the agent answers.", _json("It does", schema))
 
 
-_AGENT = {
-    "version": __version__,
-    "addresses": ["192.0.2.10"],
-    "listening": ["/run/byoi-agent/api.sock", "0.0.0.0:9443"],
-    "controlPlane": None,
-}
-
-
 def _get_status(service_name: str) -> dict[str, Any]:
-    schema = {"oneOf": [with_agent(status_schema()), with_agent(idle_schema())]}
-    example = _status_example(service_name) | {"agent": _AGENT}
+    schema = {"oneOf": [_ref("Status"), _ref("Idle")]}
     operation = _operation(
         "getStatus",
         "The state of the deployment, or that there is none. With `since` and `wait` it answers when the document's "
         "revision is another one, or the time is over.",
-        _json("Status", schema, example),
+        _json("Status", schema, _status_example(service_name)),
         (503,),
     )
     operation["parameters"] = [

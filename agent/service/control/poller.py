@@ -24,7 +24,6 @@ from agent.errors import DeployError, JobInvalid, JobTaken, StateUnusable
 from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.job import Job, parse_job
 from agent.model.job_text import shortened
-from agent.model.link import Link
 from agent.model.policy import Policy, require_allowed
 from agent.model.status import DOING, timestamp
 from agent.service.config.model import ControlPlaneConfig
@@ -52,9 +51,8 @@ Sleep = Callable[[float], Awaitable[None]]
 class _Backoff:
     """Waits between failures in a row: longer each time, with full jitter."""
 
-    def __init__(self, what: str, link: Link, rng: random.Random, sleep: Sleep) -> None:
+    def __init__(self, what: str, rng: random.Random, sleep: Sleep) -> None:
         self._what = what
-        self._link = link
         self._sleep = sleep
         self._backoff = Backoff(BACKOFF, rng)
 
@@ -62,11 +60,9 @@ class _Backoff:
         if self._backoff.failures:
             log.info("control_plane_back", what=self._what, failures=self._backoff.failures)
         self._backoff.succeed()
-        self._link.answered()
 
     async def wait(self, fault: ControlFault) -> None:
         delay = self._backoff.fail(fault.retry_after)
-        self._link.failed(str(fault), delay)
         failures = self._backoff.failures
         if failures in (1, 10) or failures % 100 == 0:
             log.warning("control_plane_fault", what=self._what, reason=str(fault), failures=failures)
@@ -106,7 +102,6 @@ class ControlClient:
         self._set_aside: set[str] = set()
         """Ids of jobs whose outcome the control plane will not take."""
         self._config = config
-        self.link = Link(config.url)
         self._caller = _caller_of(config)
         self._api: ControlPlaneApi | None = None
         self._noted: tuple[str, str] | None = None
@@ -135,7 +130,7 @@ class ControlClient:
     # -- asking ------------------------------------------------------------------------------------------
 
     async def _ask_for_jobs(self, api: ControlPlaneApi) -> None:
-        backoff = _Backoff("asking for a job", self.link, self._rng, self._sleep)
+        backoff = _Backoff("asking for a job", self._rng, self._sleep)
         while True:
             await self._until_free()
             began = time.monotonic()
@@ -208,7 +203,7 @@ class ControlClient:
     # -- reporting ---------------------------------------------------------------------------------------
 
     async def _report(self, api: ControlPlaneApi) -> None:
-        backoff = _Backoff("reporting a status", self.link, self._rng, self._sleep)
+        backoff = _Backoff("reporting a status", self._rng, self._sleep)
         undelivered: Mapping[str, Any] | None = None
         while True:
             revision = self._publisher.revision

@@ -38,7 +38,6 @@ async def test_an_inventory_that_hangs_is_told_and_comes_when_it_can(tmp_path, g
             None, accept_client_certificates=False, ovh=None, bodies=bodies, failures=Failures()
         ),
         bodies=bodies,
-        about=dict,
         disks=read,
         disks_seconds=0.05,
     )

@@ -2,7 +2,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.model.events import Finished, StageBegan
-from agent.model.link import Link
 from agent.model.stage import State
 from agent.model.status import Progress, StageTime, Status
 from agent.service.api.metrics import Metrics
@@ -106,15 +105,3 @@ def test_a_second_text_tells_the_new_state():
     metrics = Metrics()
     assert samples(metrics, status())["byoi_deployment_active",] == 1
     assert samples(metrics)["byoi_deployment_active",] == 0
-
-
-def test_the_control_plane_where_there_is_one():
-    metrics = Metrics()
-    assert not any("control_plane" in name for name, *_ in samples(metrics))
-    metrics.control_plane = link = Link("https://control.example.net")
-    assert samples(metrics)["byoi_control_plane_faults_total",] == 0
-    assert ("byoi_control_plane_up",) not in samples(metrics)
-    link.failed("Connection refused", 1.0)
-    assert samples(metrics)["byoi_control_plane_up",] == 0
-    link.answered()
-    assert samples(metrics)["byoi_control_plane_up",] == 1

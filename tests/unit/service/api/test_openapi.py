@@ -60,7 +60,6 @@ async def test_it_describes_every_route_and_no_other(document):
             SECRET, accept_client_certificates=False, ovh=None, bodies=bodies, failures=Failures()
         ),
         bodies=bodies,
-        about=dict,
         disks=dict,
     )
     app = make_app(parts)
