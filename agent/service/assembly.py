@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
 
+from agent import __version__
 from agent.aio import run_blocking
+from agent.errors import Fault
+from agent.host.addresses import machine_addresses
 from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
 from agent.model.job import Job
 from agent.model.seal import Seal
+from agent.model.surroundings import agent_member, configuration_member
 from agent.service.api.app import Parts, make_app
 from agent.service.api.auth import Authenticator
 from agent.service.api.metrics import Metrics
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 RESTART_SECONDS = 5.0
+ADDRESS_SECONDS = 5.0
+"""Between two looks at the machine's addresses: DHCP gives them when the daemon serves already."""
 
 
 class Daemon:
@@ -50,6 +56,7 @@ class Daemon:
         sockets: Sequence[ListeningSocket],
         stall_seconds: float,
         reread: Callable[[], Config],
+        warnings: Sequence[Fault] = (),
     ) -> None:
         """Args:
         config: what is in force.
@@ -57,7 +64,9 @@ class Daemon:
         sockets: to be served on; closed at the end.
         stall_seconds: for how long a deployment may move nothing before the watchdog is no longer fed.
         reread: reads the configuration again, for `reload`; blocking. Raises ConfigInvalid.
+        warnings: what is probably wrong with the configuration, to be shown.
         """
+        self._warnings = tuple(warnings)
         self._reread = reread
         self._hangup = asyncio.Event()
         self._stall_seconds = stall_seconds
@@ -90,6 +99,9 @@ class Daemon:
         if note:
             log.error("journal_set_aside", text=note)
         self._publisher = StatusPublisher(idle_document(self._config.service_name), state.revision)
+        self._publisher.surround(controlPlane=None)
+        self._show_configuration((), self._warnings)
+        await self._show_agent()
         store = JobStore(self._journal, state, lambda: self._publisher.revision)
         async with asyncio.TaskGroup() as tasks:
             slot = self._make_slot(tasks, store)
@@ -98,7 +110,14 @@ class Daemon:
             app.on_shutdown.append(self._end_streams)
             await slot.resume(note)
             async with slot, serve(app, self._sockets, bad_certificate=self._bad_certificate) as server:
-                rotation = Rotation(self._config, self._reread, self._sockets, authenticator, client)
+                rotation = Rotation(
+                    self._config,
+                    self._reread,
+                    self._sockets,
+                    authenticator,
+                    client,
+                    self._show_configuration,
+                )
                 rotating = _always("reload", lambda: self._rotate(rotation, server))
                 works = [*self._background(slot, store, client), rotating]
                 background = [tasks.create_task(work) for work in works]
@@ -124,8 +143,23 @@ class Daemon:
         yield _always("warm-up", _warm_up)
         yield _always("journal", store.run)
         yield _always("audit", self._failures.run)
+        yield _always("addresses", self._keep_addresses)
         if client is not None:
             yield _always("control plane", client.run)
+
+    async def _keep_addresses(self) -> None:
+        while True:
+            await asyncio.sleep(ADDRESS_SECONDS)
+            await self._show_agent()
+
+    async def _show_agent(self) -> None:
+        """Show version, addresses and listeners: whoever stands at the console wants to know where the rescue is."""
+        addresses = await run_blocking(_addresses)
+        listeners = [socket.name if socket.local else f"https://{socket.name}" for socket in self._sockets]
+        self._publisher.surround(agent=agent_member(__version__, addresses, listeners))
+
+    def _show_configuration(self, faults: Sequence[Fault], warnings: Sequence[Fault]) -> None:
+        self._publisher.surround(configuration=configuration_member(faults, warnings))
 
     def reload(self) -> None:
         """SIGHUP: take up certificates, tokens and secrets as they are now."""
@@ -172,7 +206,7 @@ class Daemon:
             authenticator=authenticator,
             bodies=self._bodies,
             disks=self._disks,
-            metrics=lambda: self._metrics.text(slot.last_status(), self._publisher.document.get("percent")),
+            metrics=lambda: self._metrics.text(slot.last_status(), self._publisher.document),
             middlewares=(self._metrics.middleware,),
         )
 
@@ -194,6 +228,7 @@ class Daemon:
             self._publisher,
             config.policy,
             outcome_refused=self._metrics.refuse_outcome,
+            show_contact=lambda member: self._publisher.surround(controlPlane=member),
         )
 
 
@@ -284,6 +319,14 @@ class _Deployer:
         """Tell the log, the subscribers and the metrics."""
         for observer in self._observers:
             observer(event)
+
+
+def _addresses() -> tuple[str, ...]:
+    """The machine's addresses; none where the kernel does not tell them, for nothing depends on them."""
+    try:
+        return machine_addresses()
+    except OSError:
+        return ()
 
 
 def _boot_id() -> str:

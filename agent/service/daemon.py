@@ -143,9 +143,10 @@ async def _serve(config: Config, stall_seconds: float, reread: Callable[[], Conf
     try:
         book, note = await journal.open()
         listeners = _listen(config)
-        for warning in find_warnings(config):
+        warnings = find_warnings(config)
+        for warning in warnings:
             structlog.get_logger(__name__).warning("config_doubt", key=warning.path, text=warning.message)
-        daemon = Daemon(config, journal, listeners, stall_seconds, reread)
+        daemon = Daemon(config, journal, listeners, stall_seconds, reread, warnings)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
         await daemon.run(book, note, stop, STOP_SECONDS, _abandon)
     finally:
