@@ -220,7 +220,7 @@ def idle_schema() -> Schema:
     """The answer of /v1/status without a deployment: the members of the OVH API are null."""
     null = {"type": "null"}
     properties = {
-        "servername": _of("string"),
+        "servername": _nullable(_of("string")),
         "status": null,
         "message": null,
         "checksum": null,

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
 
-from agent import __version__
 from agent.aio import run_blocking
 from agent.errors import Fault
-from agent.host.addresses import machine_addresses
 from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
 from agent.model.job import Job
 from agent.model.seal import Seal
-from agent.model.surroundings import agent_member, configuration_member
+from agent.model.surroundings import configuration_member
 from agent.service.api.app import Parts, make_app
 from agent.service.api.auth import Authenticator
 from agent.service.api.metrics import Metrics
@@ -35,6 +33,7 @@ from agent.service.jobs.store import JobStore
 from agent.service.jobs.view import idle_document
 from agent.service.notify import Notifier, feed_watchdog, keep_status
 from agent.service.rotation import Rotation
+from agent.service.whereabouts import keep_agent, show_agent
 
 if TYPE_CHECKING:
     from agent.service.control.poller import ControlClient
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 RESTART_SECONDS = 5.0
-ADDRESS_SECONDS = 5.0
-"""Between two looks at the machine's addresses: DHCP gives them when the daemon serves already."""
 
 
 class Daemon:
@@ -101,7 +98,7 @@ class Daemon:
         self._publisher = StatusPublisher(idle_document(self._config.service_name), state.revision)
         self._publisher.surround(controlPlane=None)
         self._show_configuration((), self._warnings)
-        await self._show_agent()
+        await show_agent(self._publisher, self._sockets)
         store = JobStore(self._journal, state, lambda: self._publisher.revision)
         async with asyncio.TaskGroup() as tasks:
             slot = self._make_slot(tasks, store)
@@ -143,20 +140,9 @@ class Daemon:
         yield _always("warm-up", _warm_up)
         yield _always("journal", store.run)
         yield _always("audit", self._failures.run)
-        yield _always("addresses", self._keep_addresses)
+        yield _always("addresses", lambda: keep_agent(self._publisher, self._sockets))
         if client is not None:
             yield _always("control plane", client.run)
-
-    async def _keep_addresses(self) -> None:
-        while True:
-            await asyncio.sleep(ADDRESS_SECONDS)
-            await self._show_agent()
-
-    async def _show_agent(self) -> None:
-        """Show version, addresses and listeners: whoever stands at the console wants to know where the rescue is."""
-        addresses = await run_blocking(_addresses)
-        listeners = [socket.name if socket.local else f"https://{socket.name}" for socket in self._sockets]
-        self._publisher.surround(agent=agent_member(__version__, addresses, listeners))
 
     def _show_configuration(self, faults: Sequence[Fault], warnings: Sequence[Fault]) -> None:
         self._publisher.surround(configuration=configuration_member(faults, warnings))
@@ -319,14 +305,6 @@ class _Deployer:
         """Tell the log, the subscribers and the metrics."""
         for observer in self._observers:
             observer(event)
-
-
-def _addresses() -> tuple[str, ...]:
-    """The machine's addresses; none where the kernel does not tell them, for nothing depends on them."""
-    try:
-        return machine_addresses()
-    except OSError:
-        return ()
 
 
 def _boot_id() -> str:
