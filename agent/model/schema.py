@@ -248,7 +248,9 @@ def _surroundings() -> dict[str, Schema]:
     return {
         "agent": _object({"version": text, "addresses": strings, "listening": strings}),
         "controlPlane": _nullable(_object(control_plane, text="null: none is configured.")),
-        "configuration": _object({"faultCount": count, "faults": doubts, "warnings": doubts}),
+        "configuration": _object(
+            {"inForce": _of("boolean"), "faultCount": count, "faults": doubts, "warnings": doubts}
+        ),
     }
 
 

@@ -74,15 +74,19 @@ def control_plane_member(
     }
 
 
-def configuration_member(faults: Sequence[Fault], warnings: Sequence[Fault] = ()) -> dict[str, Any]:
+def configuration_member(
+    faults: Sequence[Fault], warnings: Sequence[Fault] = (), *, in_force: bool = True
+) -> dict[str, Any]:
     """The member `configuration`.
 
     Args:
         faults: that keep a configuration from being used: the one the agent should have started with, or the one
             that it should have taken up while it ran.
         warnings: what is allowed but probably wrong.
+        in_force: whether there is another one, without faults, that the agent works with.
     """
     return {
+        "inForce": in_force,
         "faultCount": len(faults),
         "faults": [fault.document() for fault in faults[:MAX_FAULTS]],
         "warnings": [warning.document() for warning in warnings[:MAX_FAULTS]],

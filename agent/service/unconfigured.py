@@ -94,4 +94,4 @@ class Unconfigured:
                 self._show(error.faults)
 
     def _show(self, faults: Sequence[Fault]) -> None:
-        self._publisher.surround(configuration=configuration_member(faults))
+        self._publisher.surround(configuration=configuration_member(faults, in_force=False))

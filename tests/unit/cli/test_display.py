@@ -180,7 +180,10 @@ async def test_the_footer_is_below_the_bar_and_cannot_steer_the_terminal():
         footer[0] = ("error: it failed", "hint: do something")
         await asyncio.sleep(0.1)
     text = drawn(terminal)
-    assert re.search(r"verify +━+ +41\.3 % 4\.0 s *\n *rebooting to disk in \[bold\]42 s\[/bold\]", text)
+    assert re.search(
+        r"verify +━+-+ +41\.3 % 4\.0 s *\n· finish  · commit\n *rebooting to disk in \[bold\]42 s\[/bold\]",
+        text,
+    )
     assert "note: ?]0;x?[red]" in text
     assert "error: it failed" in text
     assert "hint: do something" in text
@@ -193,25 +196,28 @@ async def test_the_footer_is_below_the_bar_and_cannot_steer_the_terminal():
         (
             120,
             [
-                "  write      ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  41.3 % " + amounts(STATUS),
+                "  write      ━━━━━━━━━━━━------------------  41.3 % " + amounts(STATUS),
+                "· verify  · finish  · commit",
                 "rebooting soon",
             ],
         ),
         (
             80,
             [
-                "  write      ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  41.3 % 512.0 MiB of 1.0 GiB, 100.0",
+                "  write      ━━━━━━━━━━━━------------------  41.3 % 512.0 MiB of 1.0 GiB, 100.0",
                 " " * 52 + "MiB/s, 5.1 s left, waiting",
                 " " * 52 + "on network",
+                "· verify  · finish  · commit",
                 "rebooting soon",
             ],
         ),
         (
             40,
             [
-                "  write      ━━━━━━━━━━━━━━━━━━  41.3 % ",
+                "  write      ━━━━━━━-----------  41.3 % ",
                 "  512.0 MiB of 1.0 GiB, 100.0 MiB/s, 5.1",
                 "  s left, waiting on network",
+                "· verify  · finish  · commit",
                 "rebooting soon",
             ],
         ),
@@ -229,7 +235,7 @@ async def test_a_narrow_terminal_has_the_words_below_the_bar(columns, lines):
 @pytest.mark.parametrize(
     ("environ", "bar"),
     [
-        ({}, "\x1b[32m" + "━" * 12 + "\x1b[0m\x1b[90m" + "━" * 18 + "\x1b[0m"),
+        ({}, "\x1b[32m" + "━" * 12 + "\x1b[0m\x1b[90m" + "-" * 18 + "\x1b[0m"),
         ({"NO_COLOR": "1"}, "━" * 12 + "-" * 18),
         ({"TERM": "linux", "NO_COLOR": "1"}, "#" * 12 + "-" * 18),
     ],
