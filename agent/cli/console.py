@@ -18,6 +18,9 @@ ERROR, CONTROL_PLANE = "error:", "control plane:"
 DETAILS = ("image:", "disk:", "byoi-agent ", "- ", "  ")
 """How lines begin that a terminal shows in another style than the rest: what is wrong, and what is not urgent."""
 
+MAX_FAULTS = 5
+"""That are shown; more of them would push what matters off a serial console, and `byoi status` lists them."""
+
 
 def footer_lines(report: Report, now: float) -> tuple[str, ...]:
     """The lines, printable: an outcome and what follows it, or what is waited for; where that is; what is wrong there.
@@ -50,7 +53,7 @@ def _deployment(report: Report, status: Status, now: float) -> list[str]:
 
 
 def _problems(around: Surroundings, now: float) -> list[str]:
-    lines = fault_words(around)
+    lines = fault_words(around, MAX_FAULTS)
     if lines:
         lines[0] = f"{ERROR} {lines[0]}"
     plane = around.control_plane

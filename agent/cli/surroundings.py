@@ -144,8 +144,8 @@ def contact_words(plane: ControlPlane | None, now: float) -> str | None:
     return printable(f"{plane.url} fails: {plane.reason}{when}")
 
 
-def fault_words(around: Surroundings) -> list[str]:
-    """The faults of the configuration below a line that says what they mean; nothing where there are none."""
+def fault_words(around: Surroundings, most: int | None = None) -> list[str]:
+    """Up to `most` faults of the configuration below a line that says what they mean; nothing where there are none."""
     count = around.fault_count
     if not count:
         return []
@@ -153,9 +153,10 @@ def fault_words(around: Surroundings) -> list[str]:
     what = "the new configuration is not in force" if around.in_force else "the agent does nothing"
     cure = "Mend agent.toml or the kernel command line, then `systemctl reload byoi-agent`"
     lines = [f"{what}: its configuration has {faults}. {cure}; `byoi-agent --check` looks again."]
-    lines += [f"- {printable(fault)}" for fault in around.faults]
-    if count > len(around.faults):
-        lines.append(f"- and {count - len(around.faults)} more")
+    listed = around.faults[:most]
+    lines += [f"- {printable(fault)}" for fault in listed]
+    if count > len(listed):
+        lines.append(f"- and {count - len(listed)} more")
     return lines
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.kit.byoi import Outcome, Running
 from tests.kit.deployments import DRIVE
 from tests.kit.images import Image, ImageMaker
 from tests.kit.pages import Web, publishing
+from tests.kit.terminal import OnTerminal
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +45,20 @@ def start_byoi() -> Iterator[Callable[..., Running]]:
             return running
 
         yield start
+
+
+@pytest.fixture
+def on_terminal() -> Iterator[Callable[..., OnTerminal]]:
+    started: list[OnTerminal] = []
+
+    def start(*arguments: object, **options: Any) -> OnTerminal:
+        started.append(OnTerminal(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.process.kill()
+        running.finish()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Owned by the poller. Redirects are not followed: one would take the token along.
 `agent.service.control.answers`; every fault of a connection becomes a `ControlFault` in words of our own.
 """
 
+import os
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -126,7 +127,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, _UNTRUSTED):
         return "its certificate is not trusted (control_plane.ca_file names the CA)"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        # asyncio's text of a failed connection is about the address; a name that is not found has a number below 0.
+        return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
     return type(error).__name__
 
 

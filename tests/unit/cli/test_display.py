@@ -101,10 +101,14 @@ def test_the_footer_is_printed_when_it_changes_and_once_in_a_while():
     now[0] += REPEAT_SECONDS
     lines.tick(lambda: None)
     assert printed(stream) == ["waiting"] * 2
+    lines.keep_footer(lambda: (f"rebooting in {now[0]:.0f} s",))
+    now[0] += 5
+    lines.tick(lambda: None)
+    assert printed(stream)[2:] == ["rebooting in 1085 s"]  # that a countdown goes on is no news
     lines.keep_footer(lambda: ("error: x", "hint: y"))
     lines.keep_footer(lambda: ())
     lines.tick(lambda: None)
-    assert printed(stream)[2:] == ["error: x", "hint: y"]
+    assert printed(stream)[3:] == ["error: x", "hint: y"]
 
 
 def test_notes_hold_nothing_that_a_terminal_obeys():
@@ -230,6 +234,19 @@ async def test_a_narrow_terminal_has_the_words_below_the_bar(columns, lines):
     async with bar.following(lambda: STATUS):
         bar.tick(lambda: STATUS)
         assert drawn(terminal).splitlines() == lines
+
+
+async def test_a_long_footer_leaves_room_for_the_others_and_is_cut_at_the_end_of_the_terminal():
+    terminal = Terminal()  # of 25 lines
+    bar = Bar(terminal, {"TERM": "linux", "COLUMNS": "40"})
+    footer = [f"{number} " + "word " * 100 for number in range(7)]
+    bar.keep_footer(lambda: tuple(footer))
+    async with bar.following(lambda: None):
+        bar.tick(lambda: None)
+        lines = drawn(terminal).splitlines()
+    assert len(lines) == 25
+    assert [line[0] for line in lines[::5]] == ["0", "1", "2", "3", "4"]
+    assert all(line.endswith("...") for line in lines[4::5])
 
 
 @pytest.mark.parametrize(
