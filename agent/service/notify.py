@@ -88,7 +88,10 @@ def status_line(document: Mapping[str, Any]) -> str:
 
 def _waiting_line(configuration: Mapping[str, Any], control_plane: Mapping[str, Any]) -> str:
     if faults := configuration.get("faults"):
-        return f"the configuration has faults: {faults[0]['path']}: {faults[0]['message']}"
+        text = f"{faults[0]['path']}: {faults[0]['message']}"
+        if not configuration["inForce"]:
+            return f"the configuration has faults: {text}"
+        return f"waiting for a deployment; the configuration has faults since it was changed: {text}"
     if control_plane.get("state") == ContactState.FAILING:
         return f"waiting for a deployment; the control plane does not answer: {control_plane['reason']}"
     return "waiting for a deployment"
