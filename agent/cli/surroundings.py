@@ -151,8 +151,10 @@ def fault_words(around: Surroundings, most: int | None = None) -> list[str]:
         return []
     faults = f"{count} fault" if count == 1 else f"{count} faults"
     what = "the new configuration is not in force" if around.in_force else "the agent does nothing"
-    cure = "Mend agent.toml or the kernel command line, then `systemctl reload byoi-agent`"
-    lines = [f"{what}: its configuration has {faults}. {cure}; `byoi-agent --check` looks again."]
+    cure = (
+        "Mend agent.toml and `systemctl reload byoi-agent`, or mend the kernel command line and boot again."
+    )
+    lines = [f"{what}: its configuration has {faults}. {cure}"]
     listed = around.faults[:most]
     lines += [f"- {printable(fault)}" for fault in listed]
     if count > len(listed):
