@@ -180,7 +180,8 @@ def failure_words(status: Status, width: int | None = None) -> list[str]:
     error, state = without_disk_state(status.error)
     lines = list(failure_lines(error))
     if state is not None:
-        lines += [f"disk: {disk_words(status)}", f"  {state.sentence}{_NEXT.get(state, '')}"]
+        left = state.sentence + _NEXT.get(state, "")
+        lines += [f"disk: {disk_words(status)}", f"  {left}"] if status.disk else [f"disk: {left}"]
     return lines if width is None else [part for line in lines for part in wrap(line, width, indent=2)]
 
 

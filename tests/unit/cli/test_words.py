@@ -127,6 +127,8 @@ def test_an_error_tells_what_it_leaves_of_which_disk_and_what_to_do(state):
         at = lines.index("hint: Check that checkSum belongs to the file behind the URL.")
         assert lines[at + 1] == "disk: /dev/sda (SSD 860, serial S3Z9, 20.0 GiB)"
         assert lines[at + 2].startswith(f"  {STATES[state]}")
+    before = dataclasses.replace(failed, disk=None)  # no disk was chosen yet
+    assert any(line.startswith(f"disk: {STATES[state]}") for line in footer_lines(report(before), 0))
 
 
 AROUND = Surroundings(
