@@ -3,15 +3,17 @@
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TextIO
 
 from agent.cli.columns import cut, fold, width_of
+from agent.cli.console import CONTROL_PLANE, DETAILS, ERROR
 from agent.cli.display import Follower, Footer, Snapshot, no_footer
-from agent.cli.screen import Line, Screen, Style, has_colours
+from agent.cli.screen import Line, Screen, Style
 from agent.cli.words import amounts, stage_name, summary
+from agent.cli.wrap import wrap
 from agent.model.events import DeployEvent, Finished, Noted, StageEnded
-from agent.model.stage import State
+from agent.model.stage import STAGES, State
 from agent.model.status import Status
 from agent.text import printable
 from agent.units import format_duration
@@ -29,14 +31,24 @@ MIN_WORDS = 20
 class _Glyphs:
     done: str
     failed: str
+    to_do: str
     full: str
     rest: str
 
 
-_GLYPHS = _Glyphs(done="✓", failed="✗", full="━", rest="━")
-_COLOURLESS = replace(_GLYPHS, rest="-")
+# What is done and what remains differ by their signs: nobody has to see colours.
+_GLYPHS = _Glyphs(done="✓", failed="✗", to_do="·", full="━", rest="-")
 # The fonts of the Linux console have 256 or 512 glyphs; neither ticks nor heavy lines are among them.
-_ASCII = _Glyphs(done="+", failed="!", full="#", rest="-")
+_ASCII = _Glyphs(done="+", failed="!", to_do=".", full="#", rest="-")
+# By how a line of the footer begins.
+_STYLES = {
+    ERROR: Style.BOLD_RED,
+    CONTROL_PLANE: Style.YELLOW,
+    **dict.fromkeys(DETAILS, Style.PLAIN),
+    "": Style.BOLD,
+}
+# A line of the footer takes a fifth of the terminal's lines at the most: the ones below it are to be seen too.
+_SHARES = 5
 
 
 class Bar(Follower):
@@ -56,7 +68,7 @@ class Bar(Follower):
         self._clock = clock
         self._screen = Screen(stream, environ)
         plain = environ.get("TERM") == "linux" or not (stream.encoding or "utf-8").lower().startswith("utf")
-        self._glyphs = _ASCII if plain else _GLYPHS if has_colours(environ) else _COLOURLESS
+        self._glyphs = _ASCII if plain else _GLYPHS
         self._footer: Footer = no_footer
 
     def listen(self, event: DeployEvent) -> None:
@@ -74,8 +86,8 @@ class Bar(Follower):
                 pass
 
     def _print(self, text: str, style: Style) -> None:
-        for line in _folded(printable(text), style, self._screen.width):
-            self._screen.print(line)
+        for line in wrap(printable(text), self._screen.size.columns, indent=2):
+            self._screen.print(((line, style),))
 
     def keep_footer(self, footer: Footer) -> None:
         """Draw these lines below all others, from the next refresh on."""
@@ -83,14 +95,26 @@ class Bar(Follower):
 
     def tick(self, snapshot: Snapshot) -> None:
         """Draw the bar and the footer. Outside of `following` nothing is drawn."""
-        status, width = snapshot(), self._screen.width
+        status, (width, height) = snapshot(), self._screen.size
         lines = [] if status is None or status.is_over else self._progress(status, width)
-        for line in self._footer():
-            style = Style.BOLD_RED if line.startswith("error:") else Style.BOLD
-            lines += _folded(line, style, width)
+        for text in self._footer():
+            style = next(style for begin, style in _STYLES.items() if text.startswith(begin))
+            parts = wrap(text, width, indent=2, most=max(height // _SHARES, 2))
+            lines += [((part, style),) for part in parts]
         self._screen.draw(lines)
 
     def _progress(self, status: Status, width: int) -> list[Line]:
+        """The stage that runs, and those that remain."""
+        lines = self._running(status, width)
+        if status.state in STAGES:
+            to_do = [
+                f"{self._glyphs.to_do} {stage.value}" for stage in STAGES[STAGES.index(status.state) + 1 :]
+            ]
+            if to_do:
+                lines += [((line, Style.PLAIN),) for line in wrap("  ".join(to_do), width)]
+        return lines
+
+    def _running(self, status: Status, width: int) -> list[Line]:
         """Stage, bar, percentage, and words: in a column beside these, or below them on a narrow terminal."""
         name, percent = f"  {_padded(stage_name(status))} ", f" {status.percent:5.1f} % "
         words = amounts(status) if status.state is State.WRITE else self._elapsed(status)
@@ -116,10 +140,6 @@ class Bar(Follower):
         with self._screen.drawing():
             async with super().following(snapshot):
                 yield
-
-
-def _folded(text: str, style: Style, width: int) -> list[Line]:
-    return [((line, style),) for line in fold(text, width)]
 
 
 def _padded(name: str) -> str:

@@ -1,12 +1,16 @@
 """Progress as plain lines: for a pipe, a log, a serial console or a terminal that draws no bar."""
 
 import contextlib
+import os
+import re
 import time
 from collections.abc import Callable
 from typing import TextIO
 
 from agent.cli.display import Follower, Footer, Snapshot, no_footer
+from agent.cli.screen import line_width
 from agent.cli.words import amounts, summary
+from agent.cli.wrap import wrap
 from agent.model.events import DeployEvent, Finished, Noted, StageBegan, StageEnded
 from agent.model.stage import State
 from agent.text import printable
@@ -15,6 +19,7 @@ from agent.units import format_duration
 LINE_SECONDS = 5.0
 # The footer is printed again after so long: who looks at a serial console later sees it too.
 REPEAT_SECONDS = 60.0
+_NUMBER = re.compile(r"\d+")
 
 
 class Lines(Follower):
@@ -61,11 +66,16 @@ class Lines(Follower):
 
     def _print_footer(self) -> None:
         lines, now = self._footer(), self._clock()
-        if lines != self._printed_footer or now - self._printed_at >= REPEAT_SECONDS:
-            self._printed_footer, self._printed_at = lines, now
+        # That a countdown goes on is no news.
+        news = tuple(_NUMBER.sub("", line) for line in lines)
+        if news != self._printed_footer or now - self._printed_at >= REPEAT_SECONDS:
+            self._printed_footer, self._printed_at = news, now
             for line in lines:
                 self._print(line)
 
     def _print(self, text: str) -> None:
+        line = f"{time.strftime('%H:%M:%S')} {printable(text)}"
         with contextlib.suppress(OSError, ValueError):  # a terminal that is gone fails no deployment
-            print(f"{time.strftime('%H:%M:%S')} {printable(text)}", file=self._stream, flush=True)
+            width = line_width(self._stream, os.environ)
+            parts = [line] if width is None else wrap(line, width, indent=len("00:00:00 "))
+            print("\n".join(parts), file=self._stream, flush=True)

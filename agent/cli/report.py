@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.cli.surroundings import UNTOLD, Surroundings, read_surroundings
 from agent.model.events import DeployEvent, Finished, Noted, StageBegan, StageEnded
 from agent.model.stage import STAGES, State
 from agent.model.status import StageTime, Status, read_status, read_timestamp
@@ -18,6 +19,8 @@ class Reboot:
     """When it comes at the latest, in seconds since the epoch."""
     reason: str | None = None
     """Why it failed, or why it has not come yet."""
+    waiting_for: str | None = None
+    """Of whom it waits to see the outcome: client or controlPlane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Report:
     document: Mapping[str, Any] = field(repr=False)
     notes: tuple[str, ...] = ()
     """What the agent has to tell where there is no deployment."""
+    surroundings: Surroundings = UNTOLD
 
 
 def read_report(document: object) -> Report:
@@ -54,6 +58,7 @@ def read_report(document: object) -> Report:
         reboot=_read_reboot(document.get("reboot")),
         document=document,
         notes=_read_notes(document.get("notes")),
+        surroundings=read_surroundings(document),
     )
 
 
@@ -64,11 +69,12 @@ def _read_notes(items: object) -> tuple[str, ...]:
 def _read_reboot(document: object) -> Reboot | None:
     if not isinstance(document, dict) or not isinstance(document.get("state"), str):
         return None
-    at, reason = document.get("at"), document.get("reason")
+    at, reason, awaited = (document.get(key) for key in ("at", "reason", "waitingFor"))
     return Reboot(
         state=document["state"],
         at=read_timestamp(at) if isinstance(at, str) else None,
         reason=reason if isinstance(reason, str) else None,
+        waiting_for=awaited if isinstance(awaited, str) else None,
     )
 
 

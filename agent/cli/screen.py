@@ -52,6 +52,15 @@ def _size_of(stream: TextIO | None) -> os.terminal_size | None:
     return size if size.columns and size.lines else None
 
 
+def line_width(stream: TextIO | None, environ: Mapping[str, str]) -> int | None:
+    """The columns that lines on a stream may take; None where it is no terminal: nothing is broken there."""
+    try:
+        is_terminal = stream is not None and stream.isatty()
+    except ValueError:  # it is closed
+        is_terminal = False
+    return terminal_size(environ, stream).columns if is_terminal else None
+
+
 def styled(text: str, style: Style, *, colours: bool = True) -> str:
     """The text between the sequences that switch its style on and off; what is not printable is replaced."""
     codes = ";".join(code for code in style.split(";") if colours or code == Style.BOLD)
@@ -77,9 +86,9 @@ class Screen:
         self._drawn: list[str] | None = None
 
     @property
-    def width(self) -> int:
-        """Columns, as they are now."""
-        return terminal_size(self._environ, self._stream).columns
+    def size(self) -> os.terminal_size:
+        """Columns and lines, as they are now."""
+        return terminal_size(self._environ, self._stream)
 
     @contextmanager
     def drawing(self) -> Iterator[None]:

@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import os
+import sys
 import time
 
 from agent.cli.client import Client, socket_path
@@ -12,15 +14,16 @@ from agent.cli.output import (
     EXIT_DONE,
     end_with_json,
     exit_status,
-    print_failure,
     print_json,
     print_stderr,
     print_stdout,
 )
 from agent.cli.progress import show_progress
 from agent.cli.report import Report
+from agent.cli.screen import line_width
 from agent.cli.watch import Watcher
-from agent.cli.words import describe, reboot_line
+from agent.cli.words import describe, failure_words, reboot_line
+from agent.cli.wrap import wrap
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -41,7 +44,7 @@ async def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(report.document)
     else:
-        print_stdout("\n".join(describe(report, time.time())))
+        print_stdout("\n".join(describe(report, time.time(), line_width(sys.stdout, os.environ))))
     return EXIT_DONE
 
 
@@ -71,9 +74,10 @@ def _print_end(report: Report, *, quiet: bool) -> int:
         print_stderr("The deployment was cancelled and its state erased.")
         return EXIT_CANCELLED
     if status.error is not None:
-        print_failure(status.error)
+        print_stderr("\n".join(failure_words(status, line_width(sys.stderr, os.environ))))
         return exit_status(status.error)
     line = reboot_line(report.reboot, time.time())
     if line is not None and not quiet:
-        print_stderr(line)
+        width = line_width(sys.stderr, os.environ)
+        print_stderr(line if width is None else "\n".join(wrap(line, width)))
     return EXIT_DONE

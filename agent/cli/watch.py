@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 
 from agent.cli.client import Client
+from agent.cli.console import footer_lines
 from agent.cli.display import Display
 from agent.cli.failures import Unreachable
 from agent.cli.report import Report, changes
-from agent.cli.words import footer_lines
 from agent.model.status import Status
 from agent.text import printable
 

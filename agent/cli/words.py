@@ -1,16 +1,25 @@
 """A deployment in words: the texts of the displays and of `byoi status`. Pure; only printable characters come out."""
 
-import math
+from collections.abc import Iterator
 
 from agent.cli.output import failure_lines
 from agent.cli.report import Reboot, Report
+from agent.cli.surroundings import (
+    address_words,
+    agent_words,
+    contact_words,
+    fault_words,
+    remaining,
+    waiting_words,
+)
+from agent.cli.wrap import wrap
+from agent.model.disk_state import DiskState, without_disk_state
 from agent.model.stage import State
 from agent.model.status import Status
 from agent.text import printable
 from agent.units import format_duration, format_size
 
 NO_DEPLOYMENT = "no deployment"
-WAITING = "waiting for a deployment"
 
 
 def amounts(status: Status) -> str:
@@ -61,9 +70,10 @@ def reboot_line(reboot: Reboot | None, now: float) -> str | None:
         case None:
             return None
         case Reboot("waiting", at, reason):
-            left = f" in {_remaining(at, now)} at most," if at is not None else ""
+            left = f" in {remaining(at, now)} at most," if at is not None else ""
+            seen = _SEEN.get(reboot.waiting_for or "", _SEEN["controlPlane"])
             so_far = f" (so far: {printable(reason)})" if reason else ""
-            return f"rebooting to disk{left} as soon as the control plane has seen it{so_far}"
+            return f"rebooting to disk{left} as soon as {seen}{so_far}"
         case Reboot("due"):
             return "rebooting to disk now"
         case Reboot("disabled"):
@@ -74,48 +84,106 @@ def reboot_line(reboot: Reboot | None, now: float) -> str | None:
             return f"reboot: {printable(state)}"
 
 
-def _remaining(at: float, now: float) -> str:
-    """Below an hour in whole seconds, which a person at the console can see count down."""
-    seconds = max(math.ceil(at - now), 0)
-    return f"{seconds} s" if seconds < 3600 else format_duration(seconds)
+_SEEN = {
+    "client": "somebody has asked the API for the outcome",
+    "controlPlane": "the control plane has seen it",
+}
 
 
-def footer_lines(report: Report, now: float) -> tuple[str, ...]:
-    """What stays on a console while no stage runs: what is waited for, or the outcome and what follows it."""
-    status = report.status
-    if status is None:
-        waiting = f"{WAITING} ({printable(report.server_name)})" if report.server_name else WAITING
-        return (*(f"note: {printable(note)}" for note in report.notes), waiting)
-    if not status.is_over:
-        return ()
-    if status.error is not None:
-        return failure_lines(status.error)
-    return (reboot_line(report.reboot, now) or summary(status),)
+def image_words(status: Status) -> str:
+    """The image's URL, secrets blanked, and what it is: what its content showed, or else the job's type."""
+    url, kind = status.job.get("URL", "unknown"), status.image_type or status.job.get("type")
+    kind = f"{kind} in {status.image_packing}" if kind and status.image_packing else kind
+    return printable(f"{url} ({kind})" if kind else str(url))
 
 
-def describe(report: Report, now: float) -> list[str]:
-    """The lines of `byoi status`. `now` is seconds since the epoch."""
-    server = printable(report.server_name or "unknown")
-    status = report.status
-    if status is None:
-        notes = [f"note:     {printable(note)}" for note in report.notes]
-        return [f"server:   {server}", f"status:   {NO_DEPLOYMENT}", *notes]
-    fields = [
-        ("server", server),
-        ("status", f"{status.status}: {printable(status.message)}"),
-        ("image", printable(str(status.job.get("URL", "unknown")))),
-        ("disk", _disk(status) if status.disk else None),
-        ("progress", f"{status.percent:.1f} %, {amounts(status)}"),
-        ("started", _start(status, now)),
-        *(("stage" if index == 0 else "", line) for index, line in enumerate(_stage_lines(status, now))),
-        *(("note", printable(note)) for note in status.notes[-MAX_NOTES:]),
-        ("reboot", reboot_line(report.reboot, now) if status.state is State.DONE else None),
+def disk_words(status: Status) -> str:
+    """Path, model, serial number and size of the disk, as far as they are known."""
+    disk = status.disk or {}
+    serial, size = disk.get("serial"), disk.get("size")
+    known = [
+        disk.get("model"),
+        f"serial {serial}" if serial else None,
+        format_size(size) if isinstance(size, int | float) else None,
     ]
-    lines = [f"{name + ':' if name else '':<9} {text}" for name, text in fields if text is not None]
-    return lines + (list(failure_lines(status.error)) if status.error is not None else [])
+    details = ", ".join(text.strip() for text in known if isinstance(text, str))
+    return printable(f"{_disk(status)} ({details})" if details else _disk(status))
 
+
+# -- `byoi status` -------------------------------------------------------------------------------------------
 
 MAX_NOTES = 10
+NAME_WIDTH = 10
+"""Of the names of fields, in columns, with the colon and the space."""
+
+
+def describe(report: Report, now: float, width: int | None = None) -> list[str]:
+    """The lines of `byoi status`.
+
+    Args:
+        report: the daemon's.
+        now: seconds since the epoch.
+        width: of the terminal, in columns; None: no line is broken.
+    """
+    status = report.status
+    fields: list[tuple[str, str | None]] = [
+        ("server", printable(report.server_name or "unknown")),
+        ("agent", agent_words(report.surroundings)),
+        ("address", address_words(report.surroundings)),
+        *(_idle(report) if status is None else _deployment(report, status, now)),
+        ("control", contact_words(report.surroundings.control_plane, now)),
+        *(
+            ("fault" if index == 0 else "", text)
+            for index, text in enumerate(fault_words(report.surroundings))
+        ),
+        *(("warning", printable(text)) for text in report.surroundings.warnings),
+    ]
+    lines = [line for name, text in fields if text is not None for line in _field(name, text, width)]
+    return lines + (failure_words(status, width) if status is not None else [])
+
+
+def _idle(report: Report) -> Iterator[tuple[str, str | None]]:
+    yield "status", NO_DEPLOYMENT
+    yield "waiting", waiting_words(report.surroundings)
+    yield from (("note", printable(note)) for note in report.notes)
+
+
+def _deployment(report: Report, status: Status, now: float) -> Iterator[tuple[str, str | None]]:
+    yield "status", f"{status.status}: {printable(status.message)}"
+    yield "image", image_words(status)
+    yield "disk", disk_words(status) if status.disk else None
+    yield "progress", f"{status.percent:.1f} %, {amounts(status)}"
+    yield "started", _start(status, now)
+    yield from (("stage" if index == 0 else "", line) for index, line in enumerate(_stage_lines(status, now)))
+    yield from (("note", printable(note)) for note in status.notes[-MAX_NOTES:])
+    yield "reboot", reboot_line(report.reboot, now) if status.state is State.DONE else None
+
+
+def _field(name: str, text: str, width: int | None) -> list[str]:
+    label = f"{name + ':' if name else '':<{NAME_WIDTH}}"
+    if width is None:
+        return [label + text]
+    first, *others = wrap(text, max(width - NAME_WIDTH, 2))
+    return [label + first, *(" " * NAME_WIDTH + line for line in others)]
+
+
+# What can be done, where the sentence about the disk does not say it.
+_NEXT = {
+    DiskState.UNTOUCHED: " Deploy again, or reboot into what it holds.",
+    DiskState.COMMITTED: " Reboot into it.",
+}
+
+
+def failure_words(status: Status, width: int | None = None) -> list[str]:
+    """The error of a deployment that failed, and what that leaves of its disk; lines as in `describe`."""
+    if status.error is None:
+        return []
+    error, state = without_disk_state(status.error)
+    lines = list(failure_lines(error))
+    if state is not None:
+        left = state.sentence + _NEXT.get(state, "")
+        lines += [f"disk: {disk_words(status)}", f"  {left}"] if status.disk else [f"disk: {left}"]
+    return lines if width is None else [part for line in lines for part in wrap(line, width, indent=2)]
 
 
 def _start(status: Status, now: float) -> str:

@@ -38,6 +38,16 @@ _SENTENCES = {
 }
 
 
+def without_disk_state(error: Mapping[str, Any]) -> tuple[dict[str, Any], DiskState | None]:
+    """The document of an error with its hint alone, and the state that `with_disk_state` had added to that."""
+    try:
+        state = DiskState(error["diskState"])
+    except (KeyError, ValueError):  # the error of a command, or a state of a newer agent
+        return dict(error), None
+    hint = (error["hint"] or "").removesuffix(state.sentence).rstrip()
+    return {**error, "hint": hint or None}, state
+
+
 def with_disk_state(error: Mapping[str, Any], state: DiskState) -> dict[str, Any]:
     """The document of an error with the disk's state added: as `diskState`, and at the end of the hint."""
     hint = " ".join(text for text in (error["hint"], state.sentence) if text)

@@ -33,6 +33,7 @@ from agent.model.job import (
 )
 from agent.model.stage import STAGES
 from agent.model.status import DOING, DONE, ERROR
+from agent.model.surroundings import ContactState, Trouble
 from agent.model.url import MAX_URL_LENGTH
 from agent.units import format_size
 
@@ -226,6 +227,7 @@ def status_schema() -> Schema:
         "id": _nullable(_of("string", "The id of the job: the control plane's, or one that the agent made.")),
         "revision": _revision(),
         "reboot": _nullable(_reboot()),
+        **_surroundings(),
     }
     return _object(properties)
 
@@ -234,7 +236,7 @@ def idle_schema() -> Schema:
     """The answer of /v1/status without a deployment: the members of the OVH API are null."""
     null = {"type": "null"}
     properties = {
-        "servername": _of("string"),
+        "servername": _nullable(_of("string")),
         "status": null,
         "message": null,
         "checksum": null,
@@ -242,8 +244,30 @@ def idle_schema() -> Schema:
         "notes": _notes(),
         "revision": _revision(),
         "reboot": null,
+        **_surroundings(),
     }
     return _object(properties)
+
+
+def _surroundings() -> dict[str, Schema]:
+    """What stands in every status document, as `agent.model.surroundings` makes it."""
+    strings, text, count = _of("array", items=_of("string")), _of("string"), _count()
+    doubts = _of("array", items=_object({"path": text, "message": text, "code": text}))
+    control_plane = {
+        "url": text,
+        "state": _of("string", "How the last call went.", enum=[state.value for state in ContactState]),
+        "since": _nullable(_time("When it came to this state.")),
+        "reason": _nullable(_of("string", "Why the last call failed.")),
+        "trouble": _nullable(_of("string", "The same in a word.", enum=[word.value for word in Trouble])),
+        "nextTry": _nullable(_time("When it is tried again.")),
+    }
+    return {
+        "agent": _object({"version": text, "addresses": strings, "listening": strings}),
+        "controlPlane": _nullable(_object(control_plane, text="null: none is configured.")),
+        "configuration": _object(
+            {"inForce": _of("boolean"), "faultCount": count, "faults": doubts, "warnings": doubts}
+        ),
+    }
 
 
 def _stage() -> Schema:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import structlog
 
 from agent.aio import run_blocking
+from agent.errors import Fault
 from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
 from agent.model.job import Job
 from agent.model.seal import Seal
+from agent.model.surroundings import configuration_member
 from agent.service.api.app import Parts, make_app
 from agent.service.api.auth import Authenticator
 from agent.service.api.metrics import Metrics
@@ -31,6 +33,7 @@ from agent.service.jobs.store import JobStore
 from agent.service.jobs.view import idle_document
 from agent.service.notify import Notifier, feed_watchdog, keep_status
 from agent.service.rotation import Rotation
+from agent.service.whereabouts import keep_agent, show_agent
 
 if TYPE_CHECKING:
     from agent.service.control.poller import ControlClient
@@ -50,6 +53,7 @@ class Daemon:
         sockets: Sequence[ListeningSocket],
         stall_seconds: float,
         reread: Callable[[], Config],
+        warnings: Sequence[Fault] = (),
     ) -> None:
         """Args:
         config: what is in force.
@@ -57,7 +61,9 @@ class Daemon:
         sockets: to be served on; closed at the end.
         stall_seconds: for how long a deployment may move nothing before the watchdog is no longer fed.
         reread: reads the configuration again, for `reload`; blocking. Raises ConfigInvalid.
+        warnings: what is probably wrong with the configuration, to be shown.
         """
+        self._warnings = tuple(warnings)
         self._reread = reread
         self._hangup = asyncio.Event()
         self._stall_seconds = stall_seconds
@@ -90,6 +96,9 @@ class Daemon:
         if note:
             log.error("journal_set_aside", text=note)
         self._publisher = StatusPublisher(idle_document(self._config.service_name), state.revision)
+        self._publisher.surround(controlPlane=None)
+        self._show_configuration((), self._warnings)
+        await show_agent(self._publisher, self._sockets)
         store = JobStore(self._journal, state, lambda: self._publisher.revision)
         async with asyncio.TaskGroup() as tasks:
             slot = self._make_slot(tasks, store)
@@ -98,7 +107,14 @@ class Daemon:
             app.on_shutdown.append(self._end_streams)
             await slot.resume(note)
             async with slot, serve(app, self._sockets, bad_certificate=self._bad_certificate) as server:
-                rotation = Rotation(self._config, self._reread, self._sockets, authenticator, client)
+                rotation = Rotation(
+                    self._config,
+                    self._reread,
+                    self._sockets,
+                    authenticator,
+                    client,
+                    self._show_configuration,
+                )
                 rotating = _always("reload", lambda: self._rotate(rotation, server))
                 works = [*self._background(slot, store, client), rotating]
                 background = [tasks.create_task(work) for work in works]
@@ -124,8 +140,12 @@ class Daemon:
         yield _always("warm-up", _warm_up)
         yield _always("journal", store.run)
         yield _always("audit", self._failures.run)
+        yield _always("addresses", lambda: keep_agent(self._publisher, self._sockets))
         if client is not None:
             yield _always("control plane", client.run)
+
+    def _show_configuration(self, faults: Sequence[Fault], warnings: Sequence[Fault]) -> None:
+        self._publisher.surround(configuration=configuration_member(faults, warnings))
 
     def reload(self) -> None:
         """SIGHUP: take up certificates, tokens and secrets as they are now."""
@@ -172,7 +192,7 @@ class Daemon:
             authenticator=authenticator,
             bodies=self._bodies,
             disks=self._disks,
-            metrics=lambda: self._metrics.text(slot.last_status(), self._publisher.document.get("percent")),
+            metrics=lambda: self._metrics.text(slot.last_status(), self._publisher.document),
             middlewares=(self._metrics.middleware,),
         )
 
@@ -194,6 +214,7 @@ class Daemon:
             self._publisher,
             config.policy,
             outcome_refused=self._metrics.refuse_outcome,
+            show_contact=lambda member: self._publisher.surround(controlPlane=member),
         )
 
 

@@ -10,20 +10,23 @@ with a dead disk cannot be waited for: then the process ends without it, and the
 
 import argparse
 import asyncio
+import logging
 import os
 import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from agent import __version__
 from agent.command_line import EXIT_OUTPUT, EXIT_USAGE, CommandParser, OutputLost, standard_streams, write_err
 from agent.errors import ConfigInvalid, StateUnusable
 from agent.service.config.check import check, file_faults, find_warnings
-from agent.service.config.model import Config, load_config
+from agent.service.config.model import Config, Remains, load_config, load_remains
 from agent.service.config.sources import credentials_directory, kernel_command_line
+from agent.service.config.trusted_path import distrust
 
 if TYPE_CHECKING:
     from agent.service.api.sockets import ListeningSocket
@@ -65,6 +68,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="print what is in force and where each value came from; start nothing",
     )
     parser.add_argument("--json", action="store_true", help="with --check: print it as JSON")
+    parser.add_argument(
+        "--tell-faults",
+        action="store_true",
+        help="where the configuration has faults, stay and show them to `byoi status`, the console and /metrics until "
+        "they are mended (systemctl reload) or the agent is stopped; the unit starts it so",
+    )
     parser.add_argument("--version", action="version", version=f"byoi-agent {__version__}")
     return parser
 
@@ -98,8 +107,32 @@ def _run(arguments: Sequence[str] | None) -> int:
         write_err("byoi-agent: the configuration has faults:\n")
         for fault in error.faults:
             write_err(f"  {fault}\n")
-        return EXIT_USAGE
+        if not options.tell_faults:
+            return EXIT_USAGE
+        mended = _tell_faults(load_remains(options.config, cmdline=cmdline, faults=error.faults), error, read)
+        if mended is None:
+            return EXIT_USAGE
+        config = mended
     return run(config, read)
+
+
+def _tell_faults(remains: Remains, error: ConfigInvalid, reread: Callable[[], Config]) -> Config | None:
+    """Tell the faults on the Unix socket until they are mended; None: the agent is to end, or has no safe socket."""
+    from agent.logs import print_line, set_up  # noqa: PLC0415 - not needed by --check
+    from agent.service.api.sockets import ListenError, listen_unix  # noqa: PLC0415
+    from agent.service.unconfigured import Unconfigured  # noqa: PLC0415
+
+    set_up(logging.INFO, as_json=not (sys.stderr is not None and sys.stderr.isatty()))
+    try:
+        doubt = distrust(Path(remains.socket).parent, may_be_link=True)
+        if doubt is not None:
+            raise ListenError(str(doubt))
+        socket = listen_unix(remains.socket, remains.socket_group)
+    except ListenError as refusal:
+        print_line(f"byoi-agent: the faults cannot be told on {remains.socket}: {refusal}")
+        return None
+    unconfigured = Unconfigured(remains.service_name, error.faults, socket, reread)
+    return asyncio.run(unconfigured.run())
 
 
 def run(
@@ -143,9 +176,10 @@ async def _serve(config: Config, stall_seconds: float, reread: Callable[[], Conf
     try:
         book, note = await journal.open()
         listeners = _listen(config)
-        for warning in find_warnings(config):
+        warnings = find_warnings(config)
+        for warning in warnings:
             structlog.get_logger(__name__).warning("config_doubt", key=warning.path, text=warning.message)
-        daemon = Daemon(config, journal, listeners, stall_seconds, reread)
+        daemon = Daemon(config, journal, listeners, stall_seconds, reread, warnings)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
         await daemon.run(book, note, stop, STOP_SECONDS, _abandon)
     finally:

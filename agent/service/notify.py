@@ -7,10 +7,12 @@ deployment hangs, systemd kills the daemon and starts it again, and that one beg
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import structlog
 
+from agent.model.surroundings import ContactState
 from agent.service.jobs.publisher import StatusPublisher
 from agent.service.jobs.slot import Slot
 from agent.units import format_duration, format_size
@@ -68,11 +70,11 @@ async def keep_status(notifier: Notifier, publisher: StatusPublisher) -> None:
         await publisher.wait(revision, 3600)
 
 
-def status_line(document: Mapping[str, object]) -> str:
+def status_line(document: Mapping[str, Any]) -> str:
     """A status document in one line."""
     match document.get("status"):
         case None:
-            return "waiting for a deployment"
+            return _waiting_line(document.get("configuration") or {}, document.get("controlPlane") or {})
         case "doing":
             rate = document.get("rate")
             speed = f", {format_size(rate)}/s" if isinstance(rate, int | float) and rate > 0 else ""
@@ -84,13 +86,38 @@ def status_line(document: Mapping[str, object]) -> str:
             return f"failed: {document.get('message')}"
 
 
+def _waiting_line(configuration: Mapping[str, Any], control_plane: Mapping[str, Any]) -> str:
+    if faults := configuration.get("faults"):
+        text = f"{faults[0]['path']}: {faults[0]['message']}"
+        if not configuration["inForce"]:
+            return f"the configuration has faults: {text}"
+        return f"waiting for a deployment; the configuration has faults since it was changed: {text}"
+    if control_plane.get("state") == ContactState.FAILING:
+        return f"waiting for a deployment; the control plane does not answer: {control_plane['reason']}"
+    return "waiting for a deployment"
+
+
+async def keep_alive(notifier: Notifier) -> None:
+    """Feed the watchdog where nothing is deployed."""
+    await _feed(notifier, lambda: True)
+
+
 async def feed_watchdog(notifier: Notifier, slot: Slot, stall_seconds: float) -> None:
     """Feed the watchdog three times in its period, but not while a deployment has moved nothing for `stall_seconds`."""
+
+    def moves() -> bool:
+        if slot.still_seconds < stall_seconds:
+            return True
+        log.error("deployment_stands_still", since=format_duration(slot.still_seconds))
+        return False
+
+    await _feed(notifier, moves)
+
+
+async def _feed(notifier: Notifier, is_alive: Callable[[], bool]) -> None:
     if notifier.watchdog_seconds is None:
         return
     while True:
-        if slot.still_seconds < stall_seconds:
+        if is_alive():
             notifier.send(WATCHDOG="1")
-        else:
-            log.error("deployment_stands_still", since=format_duration(slot.still_seconds))
         await asyncio.sleep(notifier.watchdog_seconds / 3)

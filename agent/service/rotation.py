@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from agent.aio import run_blocking
-from agent.errors import ConfigInvalid
+from agent.errors import ConfigInvalid, Fault
 from agent.service.api.auth import Authenticator
 from agent.service.api.server import Server
 from agent.service.api.sockets import ListenError, ListeningSocket, tls_files
-from agent.service.config.check import explain
+from agent.service.config.check import explain, find_warnings
 from agent.service.config.model import Config
 from agent.service.config.options import OPTIONS
 
@@ -45,6 +45,7 @@ class Rotation:
         listeners: Sequence[ListeningSocket],
         authenticator: Authenticator,
         client: "ControlClient | None",
+        show: Callable[[Sequence[Fault], Sequence[Fault]], None],
     ) -> None:
         """Args:
         config: that the daemon was started with.
@@ -52,12 +53,14 @@ class Rotation:
         listeners: those with TLS get the new certificates.
         authenticator: checks callers by the new credentials.
         client: shows the control plane the new token; None where no control plane is configured.
+        show: is told the faults that kept a configuration from being taken up, and the warnings of one that was.
         """
         self._config = config
         self._reread = reread
         self._listeners = listeners
         self._authenticator = authenticator
         self._client = client
+        self._show = show
 
     async def reload(self, server: Server) -> None:
         """Take up what there is now, and close the server's connections of callers who would be refused now."""
@@ -66,10 +69,14 @@ class Rotation:
             await self._renew_certificates(config)
         except (ConfigInvalid, ListenError) as error:
             faults = (
-                [str(fault) for fault in error.faults] if isinstance(error, ConfigInvalid) else [str(error)]
+                error.faults
+                if isinstance(error, ConfigInvalid)
+                else (Fault("api", str(error), ConfigInvalid.code),)
             )
-            log.error("reload_refused", faults=faults)  # noqa: TRY400 - the text says all
+            log.error("reload_refused", faults=[str(fault) for fault in faults])  # noqa: TRY400 - the text says all
+            self._show(faults, ())
             return
+        self._show((), await run_blocking(find_warnings, config))
         api = config.api
         self._authenticator.take(api.token, accept_client_certificates=api.client_ca is not None, ovh=api.ovh)
         if self._client is not None and config.control_plane is not None:

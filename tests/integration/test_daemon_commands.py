@@ -165,8 +165,9 @@ def test_the_error_and_what_to_do_about_it(call, make_job, gpt_image):
     assert outcome.status == 1
     shown = lines(outcome.err)
     assert any(line.startswith("verify: failed after ") for line in shown)
-    assert [line.split(":")[0] for line in shown[-2:]] == ["error", "hint"]
-    assert "checkSum belongs to the file" in shown[-1]
+    assert [line.split(":")[0] for line in shown[-4:-1]] == ["error", "hint", "disk"]
+    assert "checkSum belongs to the file" in shown[-3]
+    assert shown[-1] == "  The disk is empty and cannot boot: deploy again to install a system."
     # Asked without --watch, the agent could be asked: that is all.
     later = call("status")
     assert later.status == 0
@@ -205,7 +206,7 @@ def test_cancelling_calls_a_reboot_off(agent, call, job):
     agent.start()
     outcome = call("deploy", job, "--watch")
     assert outcome.status == 0
-    left = re.search(r"rebooting to disk in (\d+) s at most, as soon as the control plane", outcome.err)
+    left = re.search(r"rebooting to disk in (\d+) s at most, as soon as somebody has asked", outcome.err)
     assert left is not None
     assert 500 < int(left[1]) <= 600
     told = call("cancel", "--json").document

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from agent.aio import run_blocking
+from agent.model.disk_state import DiskState, without_disk_state
 from tests.kit.pages import Web
 from tests.lab import rescue
 from tests.lab.api import is_over
@@ -21,6 +22,8 @@ from tests.lab.matrix import Case
 
 CASE = Case(firmware="bios", form="qcow2-zstd", bus="virtio")
 CONSOLE_SECONDS = 120
+# A line that is longer than the console is broken at a space.
+PROGRESS = r"^\d\d:\d\d:\d\d +\d+\.\d % .*\s+of\s+.*,\s+waiting\s+on\s+\w+"
 PICTURES = os.environ.get("BYOI_LAB_PICTURES")
 
 
@@ -46,13 +49,15 @@ async def test_the_consoles_show_a_deployment_and_its_error(job_for, web: Web, d
         waiting = await server.screenshot(pictures / "console-waiting.png")
         await machine.api.post(job)
         await machine.api.follow(lambda status: status["percent"] > 40, DEPLOY_SECONDS)
-        await server.serial.wait_for(r"^\d\d:\d\d:\d\d +\d+\.\d % .* of .*, waiting on \w+", CONSOLE_SECONDS)
+        await server.serial.wait_for(PROGRESS, CONSOLE_SECONDS)
         deploying = await server.screenshot(pictures / "console-deploying.png")
         web.resume.set()
         status = await machine.api.follow(is_over, DEPLOY_SECONDS)
         assert status["error"]["code"] == "checksum.mismatch", status
-        for text in (status["error"]["message"], status["error"]["hint"]):
+        error, disk_state = without_disk_state(status["error"])
+        assert disk_state is DiskState.EMPTY
+        for text in (error["message"], error["hint"], disk_state.sentence):
             # Longer than a line of the console, maybe.
             await server.serial.wait_for(r"\s+".join(map(re.escape, text.split())), CONSOLE_SECONDS)
-        error = await still(server, pictures / "console-error.png")
-        assert len({path.read_bytes() for path in (waiting, deploying, error)}) == 3
+        failed = await still(server, pictures / "console-error.png")
+        assert len({path.read_bytes() for path in (waiting, deploying, failed)}) == 3

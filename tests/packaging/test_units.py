@@ -48,4 +48,5 @@ def test_the_daemon_is_restarted_when_it_fails_but_not_for_a_faulty_configuratio
     unit = UNIT.read_text()
     assert "\nRestart=on-failure\n" in unit
     assert "\nRestartPreventExitStatus=2\n" in unit
+    assert "\nExecStart=/usr/bin/byoi-agent --tell-faults\n" in unit
     assert "\nRuntimeDirectoryPreserve=yes\n" in unit, "a restart would lose the journal"

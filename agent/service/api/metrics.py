@@ -12,7 +12,7 @@ import functools
 import importlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
@@ -22,7 +22,8 @@ from agent.aio import run_blocking
 from agent.logs import dropped_lines
 from agent.model.events import DeployEvent, Finished
 from agent.model.stage import ACTIVE, State
-from agent.model.status import Status
+from agent.model.status import Status, read_timestamp
+from agent.model.surroundings import ContactState, Trouble
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -59,7 +60,7 @@ class Metrics:
         self._last_over: float | None = None
         """Start of the last deployment that is over, seconds since the epoch: its bytes are in the sums already."""
         self._status: Status | None = None
-        self._percent: float | None = None
+        self._document: Mapping[str, Any] = {}
         """What `text` was given, while it runs."""
         self._registry: CollectorRegistry | None = None
 
@@ -96,13 +97,13 @@ class Metrics:
             method = request.method if request.method in hdrs.METH_ALL else _OTHER_METHOD
             self._requests[method, route, status] += 1
 
-    def text(self, status: Status | None, percent: float | None) -> bytes:
+    def text(self, status: Status | None, document: Mapping[str, Any]) -> bytes:
         """Everything, in the text format 0.0.4.
 
         Args:
             status: of the deployment in the slot; None if there is none.
-            percent: how far the status document says that it is; None where it says nothing. `status` may be further:
-                the journal has to know of a percentage before anybody is told.
+            document: the status document as it is shown. Its percentage is the one that is told: `status` may be
+                further, but the journal has to know of a percentage before anybody is told.
         """
         from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest  # noqa: PLC0415
 
@@ -110,11 +111,11 @@ class Metrics:
             self._registry = CollectorRegistry(auto_describe=False)
             self._registry.register(_Collector(self._families))
             ProcessCollector(registry=self._registry)  # memory, processor time, file descriptors
-        self._status, self._percent = status, percent
+        self._status, self._document = status, document
         try:
             return generate_latest(self._registry)
         finally:
-            self._status = self._percent = None
+            self._status, self._document = None, {}
 
     # -- families --------------------------------------------------------------------------------------------
 
@@ -146,7 +147,9 @@ class Metrics:
             "Lines of the log that nobody took from stderr",
             value=dropped_lines(),
         )
-        yield from _deployment(self._status, self._percent)
+        yield from _configuration(self._document.get("configuration"))
+        yield from _control_plane(self._document.get("controlPlane"))
+        yield from _deployment(self._status, self._document.get("percent"))
 
     def _counted_bytes(self, what: str, text: str) -> "Metric":
         """A sum over all deployments, the present one included. A transfer that begins again counts anew."""
@@ -169,6 +172,32 @@ class _Collector:
         return self._families()
 
 
+def _configuration(member: Mapping[str, Any] | None) -> "Iterator[Metric]":
+    """Faults of the configuration, as numbers: their texts come from outside."""
+    if member is None:
+        return
+    faults, warnings = member["faultCount"], len(member["warnings"])
+    yield _plain("configuration_faults", "Faults for which a configuration was not taken up", faults)
+    yield _plain("configuration_warnings", "What is allowed in it but probably wrong", warnings)
+
+
+def _control_plane(member: Mapping[str, Any] | None) -> "Iterator[Metric]":
+    """How the contact is; nothing where no control plane is configured."""
+    if member is None:
+        return
+    states = {state.value: float(state.value == member["state"]) for state in ContactState}
+    troubles = {trouble.value: float(trouble.value == member["trouble"]) for trouble in Trouble}
+    yield _labelled("control_plane_state", "How the last call went", "state", states)
+    yield _labelled("control_plane_trouble", "Why the last call failed", "trouble", troubles)
+    since, at = member["since"], member["nextTry"]
+    if since is not None:
+        text = "When it came to its state, since the epoch"
+        yield _plain("control_plane_state_start_time_seconds", text, read_timestamp(since))
+    if at is not None:
+        text = "When it is tried again, since the epoch"
+        yield _plain("control_plane_next_try_time_seconds", text, read_timestamp(at))
+
+
 def _deployment(status: Status | None, percent: float | None) -> "Iterator[Metric]":
     """The deployment in the slot; nothing but `active 0` if there is none."""
     active = status is not None and status.state in ACTIVE
@@ -177,7 +206,10 @@ def _deployment(status: Status | None, percent: float | None) -> "Iterator[Metri
         return
     progress = status.progress
     yield _labelled(
-        "state", "Where the deployment is", "state", {state: float(state is status.state) for state in State}
+        "deployment_state",
+        "Where the deployment is",
+        "state",
+        {state: float(state is status.state) for state in State},
     )
     if percent is not None:
         yield _gauge("percent", "How far it is, by the weight of its stages", percent)
@@ -193,10 +225,13 @@ def _deployment(status: Status | None, percent: float | None) -> "Iterator[Metri
         "rate_bytes", "Bytes downloaded a second, over the last seconds", progress.rate if active else 0
     )
     yield _labelled(
-        "wait_seconds", "How long the transfer has stood still because of this side", "side", progress.waits
+        "deployment_wait_seconds",
+        "How long the transfer has stood still because of this side",
+        "side",
+        progress.waits,
     )
     yield _labelled(
-        "stage_seconds",
+        "deployment_stage_seconds",
         "How long each stage took that is over",
         "stage",
         {stage.name: stage.seconds for stage in status.stages if stage.seconds is not None},
@@ -204,15 +239,20 @@ def _deployment(status: Status | None, percent: float | None) -> "Iterator[Metri
 
 
 def _gauge(name: str, text: str, value: float) -> "Metric":
+    """A gauge of the deployment."""
+    return _plain(f"deployment_{name}", text, value)
+
+
+def _plain(name: str, text: str, value: float) -> "Metric":
     from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415
 
-    return GaugeMetricFamily(f"{_FAMILY}_deployment_{name}", text, value=value)
+    return GaugeMetricFamily(f"{_FAMILY}_{name}", text, value=value)
 
 
 def _labelled(name: str, text: str, label: str, values: Mapping[str, float]) -> "Metric":
     from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415
 
-    family = GaugeMetricFamily(f"{_FAMILY}_deployment_{name}", text, labels=(label,))
+    family = GaugeMetricFamily(f"{_FAMILY}_{name}", text, labels=(label,))
     for key, value in values.items():
         family.add_metric((key,), value)
     return family

@@ -20,6 +20,12 @@ from agent.model.schema import (
 )
 from agent.model.stage import State
 from agent.model.status import Progress, StageTime, Status
+from agent.model.surroundings import (
+    ContactState,
+    agent_member,
+    configuration_member,
+    control_plane_member,
+)
 from agent.service.api.auth import (
     MAX_CLOCK_SKEW,
     OPEN_PATHS,
@@ -341,4 +347,13 @@ def _status_example(service_name: str) -> dict[str, Any]:
         image_packing="gzip",
         job={"URL": "https://images.example.net/debian-12.raw.gz", "type": "raw"},
     )
-    return status.document() | {"id": None, "revision": 1_700_000_007_500, "reboot": None}
+    surroundings = {
+        "agent": agent_member(
+            __version__, ["192.0.2.7"], ["/run/byoi-agent/api.sock", "https://0.0.0.0:9443"]
+        ),
+        "controlPlane": control_plane_member(
+            "https://control.example.net/byoi", ContactState.ANSWERING, since=began - 60
+        ),
+        "configuration": configuration_member([]),
+    }
+    return status.document() | {"id": None, "revision": 1_700_000_007_500, "reboot": None} | surroundings

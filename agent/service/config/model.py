@@ -4,7 +4,7 @@ Owns `Config` and `load_config`. The options are in `agent.service.config.option
 `agent.service.config.sources`. A `Config` never has faults: `load_config` raises instead.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -138,6 +138,35 @@ def load_config(
     if settings.faults:
         raise ConfigInvalid(settings.faults)
     return _build(settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What a configuration with faults tells all the same."""
+
+    service_name: str | None
+    socket: str
+    socket_group: str | None
+
+
+def load_remains(
+    path: str | None, *, cmdline: str, faults: Sequence[Fault], default_path: Path = DEFAULT_PATH
+) -> Remains:
+    """The server's name, and the socket to tell its faults on: the default one where those are about the socket.
+
+    Args:
+        path: as for `load_config`.
+        cmdline: as for `load_config`.
+        faults: what is wrong with it.
+        default_path: another default, for tests.
+    """
+    settings = Settings()
+    take_file(settings, default_path if path is None else Path(path), may_be_absent=path is None)
+    take_command_line(settings, cmdline)
+    values = settings.values
+    if any(fault.path in ("api.socket", "api.socket_group") for fault in faults):
+        values = values | {"api.socket": DEFAULTS["api.socket"], "api.socket_group": None}
+    return Remains(values["service_name"], values["api.socket"], values["api.socket_group"])
 
 
 def load_disk_groups(

@@ -13,6 +13,7 @@ from typing import Any
 
 from agent.errors import JobInvalid
 from agent.model.job_text import MAX_JOB_BYTES, TextRefused, bounded_text, read_json
+from agent.model.surroundings import Trouble
 from agent.units import KiB
 
 MAX_OFFER_BYTES = MAX_JOB_BYTES + 64 * KiB
@@ -31,11 +32,20 @@ _ID_IN_FRONT = re.compile(rb'\s*\{\s*"id"\s*:\s*"([^"\\]*)"')
 class ControlFault(Exception):
     """The control plane could not be asked, or gave no sensible answer. The text holds no secret."""
 
-    def __init__(self, reason: str, retry_after: str | None = None, *, is_final: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        retry_after: str | None = None,
+        *,
+        is_final: bool = False,
+        trouble: Trouble = Trouble.ANSWER,
+    ) -> None:
         self.retry_after = retry_after
         """The header of that name, as it came; read by `agent.transfer.retry.retry_delay`."""
         self.is_final = is_final
         """Whether the same request will not be taken later either."""
+        self.trouble = trouble
+        """The reason in one of few words."""
         super().__init__(reason)
 
 
@@ -65,7 +75,7 @@ def check_id(job_id: str) -> None:
         ControlFault: it does not; for good.
     """
     if not _ID.fullmatch(job_id):
-        raise ControlFault(f"the job is without {_UNUSABLE_ID}", is_final=True)
+        raise ControlFault(f"the job is without {_UNUSABLE_ID}", is_final=True, trouble=Trouble.AGENT)
 
 
 def check_available(status: int, retry_after: str | None) -> None:
@@ -75,7 +85,7 @@ def check_available(status: int, retry_after: str | None) -> None:
         ControlFault: 429 or 5xx.
     """
     if status == 429 or status >= 500:
-        raise ControlFault(f"it answered {status}", retry_after)
+        raise ControlFault(f"it answered {status}", retry_after, trouble=Trouble.UNAVAILABLE)
 
 
 def read_offer(status: int, body: bytes | None) -> Offer | None:
@@ -91,7 +101,7 @@ def read_offer(status: int, body: bytes | None) -> Offer | None:
     if status == 204:
         return None
     if status != 200:
-        raise ControlFault(f"it answered {status} to the question for a job")
+        raise ControlFault(f"it answered {status} to the question for a job", trouble=Trouble.REFUSED)
     if body is None:
         raise ControlFault(f"it answered with more than {MAX_OFFER_BYTES} bytes")
     document, fault = _read_strictly(body)
@@ -115,7 +125,7 @@ def read_action(status: int, body: bytes | None) -> Action:
         return Action.GONE
     if not 200 <= status < 300:
         is_final = 400 <= status < 500 and status not in _PASSING
-        raise ControlFault(f"it answered {status} to a status", is_final=is_final)
+        raise ControlFault(f"it answered {status} to a status", is_final=is_final, trouble=Trouble.REFUSED)
     try:
         document = _read_object(body or b"{}")
     except ControlFault:

@@ -4,6 +4,7 @@ Owned by the poller. Redirects are not followed: one would take the token along.
 `agent.service.control.answers`; every fault of a connection becomes a `ControlFault` in words of our own.
 """
 
+import os
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ import aiohttp
 
 from agent import __version__
 from agent.aio import run_blocking
+from agent.model.surroundings import Trouble
 from agent.service.config.model import ControlPlaneConfig
 from agent.service.control.answers import (
     MAX_OFFER_BYTES,
@@ -28,6 +30,7 @@ from agent.service.control.answers import (
 
 REQUEST_SECONDS = 30.0
 """In which a connection has to be made, and in which an answer that is not held back has to be here to its end."""
+_UNTRUSTED = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)
 
 
 class ControlPlaneApi:
@@ -103,9 +106,10 @@ class ControlPlaneApi:
                 check_available(response.status, response.headers.get("Retry-After"))
                 return response.status, await _bounded(response, limit)
         except TimeoutError:
-            raise ControlFault(f"it did not answer within {seconds:.0f} s") from None
+            raise ControlFault(f"it did not answer within {seconds:.0f} s", trouble=Trouble.TIMEOUT) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise ControlFault(f"it cannot be reached: {_reason(error)}") from None
+            trouble = Trouble.CERTIFICATE if isinstance(error, _UNTRUSTED) else Trouble.CONNECTION
+            raise ControlFault(f"it cannot be reached: {_reason(error)}", trouble=trouble) from None
 
 
 async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
@@ -120,10 +124,11 @@ async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes | None
 
 def _reason(error: Exception) -> str:
     """What went wrong, without the URL's query or any header."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+    if isinstance(error, _UNTRUSTED):
         return "its certificate is not trusted (control_plane.ca_file names the CA)"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        # asyncio's text of a failed connection is about the address; a name that is not found has a number below 0.
+        return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
     return type(error).__name__
 
 

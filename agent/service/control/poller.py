@@ -26,9 +26,11 @@ from agent.model.job import Job, parse_job
 from agent.model.job_text import shortened
 from agent.model.policy import Policy, require_allowed
 from agent.model.status import DOING, timestamp
+from agent.model.surroundings import Trouble
 from agent.service.config.model import ControlPlaneConfig
 from agent.service.control.answers import Action, ControlFault, Offer
 from agent.service.control.client import ControlPlaneApi, tls_context
+from agent.service.control.contact import Contact, Show
 from agent.service.jobs.audit import Act, acted
 from agent.service.jobs.caller import AuthMethod, Caller
 from agent.service.jobs.peer import Peer
@@ -51,8 +53,9 @@ Sleep = Callable[[float], Awaitable[None]]
 class _Backoff:
     """Waits between failures in a row: longer each time, with full jitter."""
 
-    def __init__(self, what: str, rng: random.Random, sleep: Sleep) -> None:
+    def __init__(self, what: str, rng: random.Random, sleep: Sleep, contact: Contact) -> None:
         self._what = what
+        self._contact = contact
         self._sleep = sleep
         self._backoff = Backoff(BACKOFF, rng)
 
@@ -60,12 +63,14 @@ class _Backoff:
         if self._backoff.failures:
             log.info("control_plane_back", what=self._what, failures=self._backoff.failures)
         self._backoff.succeed()
+        self._contact.succeeded()
 
     async def wait(self, fault: ControlFault) -> None:
         delay = self._backoff.fail(fault.retry_after)
         failures = self._backoff.failures
         if failures in (1, 10) or failures % 100 == 0:
             log.warning("control_plane_fault", what=self._what, reason=str(fault), failures=failures)
+        self._contact.failed(fault, delay)
         await self._sleep(delay)
 
 
@@ -81,6 +86,7 @@ class ControlClient:
         policy: Policy,
         *,
         outcome_refused: Callable[[], None],
+        show_contact: Show,
         rng: random.Random | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
@@ -93,6 +99,7 @@ class ControlClient:
             publisher: where their statuses are.
             policy: what a job may ask for.
             outcome_refused: is called for each outcome that is set aside.
+            show_contact: is told whenever the control plane begins or ceases to answer.
             rng: for jitter.
             sleep: waits so many seconds.
         """
@@ -102,6 +109,7 @@ class ControlClient:
         self._set_aside: set[str] = set()
         """Ids of jobs whose outcome the control plane will not take."""
         self._config = config
+        self._contact = Contact(config.url, show_contact)
         self._caller = _caller_of(config)
         self._api: ControlPlaneApi | None = None
         self._noted: tuple[str, str] | None = None
@@ -130,7 +138,7 @@ class ControlClient:
     # -- asking ------------------------------------------------------------------------------------------
 
     async def _ask_for_jobs(self, api: ControlPlaneApi) -> None:
-        backoff = _Backoff("asking for a job", self._rng, self._sleep)
+        backoff = _Backoff("asking for a job", self._rng, self._sleep, self._contact)
         while True:
             await self._until_free()
             began = time.monotonic()
@@ -168,7 +176,7 @@ class ControlClient:
         except (SlotTaken, SlotClosing):
             pass  # somebody posted meanwhile: asked again when the slot is free
         except StateUnusable as error:
-            raise ControlFault(str(error)) from error
+            raise ControlFault(str(error), trouble=Trouble.AGENT) from error
 
     async def _remind(self, api: ControlPlaneApi, offer: Offer) -> None:
         """A job is given again: the control plane has lost what it was told, or never knew that it had given it."""
@@ -203,7 +211,7 @@ class ControlClient:
     # -- reporting ---------------------------------------------------------------------------------------
 
     async def _report(self, api: ControlPlaneApi) -> None:
-        backoff = _Backoff("reporting a status", self._rng, self._sleep)
+        backoff = _Backoff("reporting a status", self._rng, self._sleep, self._contact)
         undelivered: Mapping[str, Any] | None = None
         while True:
             revision = self._publisher.revision
@@ -253,7 +261,8 @@ class ControlClient:
         try:
             return await api.report(str(document["id"]), document)
         except (ValueError, RecursionError) as error:
-            raise ControlFault(f"the status could not be sent: {type(error).__name__}") from None
+            reason = f"the status could not be sent: {type(error).__name__}"
+            raise ControlFault(reason, trouble=Trouble.AGENT) from None
 
     def _has_news(self) -> bool:
         """Whether the control plane does not know yet how its job is."""

@@ -44,6 +44,8 @@ class StatusPublisher:
 
     def __init__(self, document: Mapping[str, Any], last_revision: int = 0) -> None:
         self.revision = max(int(time.time() * 1000), last_revision + REVISION_GAP)
+        self._shown = document
+        self._surroundings: dict[str, Any] = {}
         self._document: dict[str, Any] = {**document, "revision": self.revision}
         self._encoded: bytes | None = None
         self._changed = asyncio.Event()
@@ -63,13 +65,21 @@ class StatusPublisher:
 
     def show(self, document: Mapping[str, Any]) -> bool:
         """Show a document; a new revision where it says anything new. Returns whether it does."""
-        if _essence(document) == _essence(self._document):
+        self._shown = document
+        whole = {**document, **self._surroundings}
+        if _essence(whole) == _essence(self._document):
             return False
         self.revision += 1
-        self._document = {**document, "revision": self.revision}
+        self._document = {**whole, "revision": self.revision}
         self._encoded = None
         self._wake()
         return True
+
+    def surround(self, **members: object) -> None:
+        """Show these members (`agent.model.surroundings`) in this document, and in all that are shown from now on."""
+        self._surroundings |= members
+        if self.show(self._shown):
+            self.tell("status")
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()

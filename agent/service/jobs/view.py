@@ -28,7 +28,7 @@ class Shown(Protocol):
         """What keeps it from ending, in words."""
 
 
-def idle_document(server_name: str, notes: Sequence[str] = ()) -> dict[str, Any]:
+def idle_document(server_name: str | None, notes: Sequence[str] = ()) -> dict[str, Any]:
     """The status document of an empty slot: the members of the OVH API are null."""
     return {
         "servername": server_name,

@@ -211,6 +211,27 @@ def test_a_control_plane_that_is_down_slows_nothing_and_is_told_the_outcome_when
     agent.wait(agent.rebooted.exists, "it reboots")
 
 
+def test_the_status_and_the_metrics_tell_of_a_control_plane_that_does_not_answer(pulling_agent, plane):
+    plane.failing = 503
+    agent = pulling_agent().start()
+
+    def contact():
+        return agent.status()["controlPlane"]
+
+    agent.wait(lambda: contact()["state"] == "failing", "the control plane is told to fail")
+    told = contact()
+    assert told["url"] == plane.url
+    assert (told["reason"], told["trouble"]) == ("it answered 503", "unavailable")
+    assert told["since"] < told["nextTry"]
+    metrics = agent.get("/metrics").body.decode()
+    assert 'byoi_control_plane_state{state="failing"} 1.0' in metrics
+    assert 'byoi_control_plane_trouble{trouble="unavailable"} 1.0' in metrics
+    plane.failing = None
+    agent.wait(lambda: contact()["state"] == "answering", "it is told to answer again")
+    assert contact()["since"] >= told["since"]
+    assert contact()["reason"] is None
+
+
 def test_an_outcome_survives_the_agent_and_is_told_by_the_next_one(pulling_agent, plane, web, image):
     agent = pulling_agent().start()
 

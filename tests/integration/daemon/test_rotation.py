@@ -111,6 +111,12 @@ def test_a_file_with_a_fault_leaves_all_in_force_and_is_told(make_tls_agent, con
     assert fault.startswith("api.ovh.consumer_key_file: the file holds 5 characters")
     assert status_of(kept, token=TOKEN) == 200
     assert status_of(connect(agent), token=NEW_TOKEN) == 401
+    [shown] = agent.status()["configuration"]["faults"]
+    assert f"{shown['path']}: {shown['message']}" == fault
+    assert b"byoi_configuration_faults 1.0" in agent.get("/metrics").body
+    (tmp_path / "consumer").write_text("k" * 20)
+    hang_up(agent)
+    assert agent.status()["configuration"]["faults"] == []
 
 
 def test_what_needs_a_restart_is_named_and_a_deployment_goes_on(make_tls_agent, slow_web, image, tmp_path):

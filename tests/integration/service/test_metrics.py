@@ -50,7 +50,7 @@ async def test_requests_count_under_their_route_whatever_the_path(tmp_path):
         await asyncio.sleep(0)
     found = {
         tuple(sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(metrics.text(None, None).decode())
+        for family in text_string_to_metric_families(metrics.text(None, {}).decode())
         for sample in family.samples
         if sample.name == "byoi_http_requests_total"
     }
@@ -77,7 +77,7 @@ class Watch:
 async def main():
     sys.meta_path.insert(0, Watch())
     await load_library()
-    return Metrics().text(None, None)
+    return Metrics().text(None, {})
 
 assert b"byoi_deployment_active" in asyncio.run(main())
 """

@@ -101,10 +101,14 @@ def test_the_footer_is_printed_when_it_changes_and_once_in_a_while():
     now[0] += REPEAT_SECONDS
     lines.tick(lambda: None)
     assert printed(stream) == ["waiting"] * 2
+    lines.keep_footer(lambda: (f"rebooting in {now[0]:.0f} s",))
+    now[0] += 5
+    lines.tick(lambda: None)
+    assert printed(stream)[2:] == ["rebooting in 1085 s"]  # that a countdown goes on is no news
     lines.keep_footer(lambda: ("error: x", "hint: y"))
     lines.keep_footer(lambda: ())
     lines.tick(lambda: None)
-    assert printed(stream)[2:] == ["error: x", "hint: y"]
+    assert printed(stream)[3:] == ["error: x", "hint: y"]
 
 
 def test_notes_hold_nothing_that_a_terminal_obeys():
@@ -180,7 +184,10 @@ async def test_the_footer_is_below_the_bar_and_cannot_steer_the_terminal():
         footer[0] = ("error: it failed", "hint: do something")
         await asyncio.sleep(0.1)
     text = drawn(terminal)
-    assert re.search(r"verify +━+ +41\.3 % 4\.0 s *\n *rebooting to disk in \[bold\]42 s\[/bold\]", text)
+    assert re.search(
+        r"verify +━+-+ +41\.3 % 4\.0 s *\n· finish  · commit\n *rebooting to disk in \[bold\]42 s\[/bold\]",
+        text,
+    )
     assert "note: ?]0;x?[red]" in text
     assert "error: it failed" in text
     assert "hint: do something" in text
@@ -193,25 +200,28 @@ async def test_the_footer_is_below_the_bar_and_cannot_steer_the_terminal():
         (
             120,
             [
-                "  write      ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  41.3 % " + amounts(STATUS),
+                "  write      ━━━━━━━━━━━━------------------  41.3 % " + amounts(STATUS),
+                "· verify  · finish  · commit",
                 "rebooting soon",
             ],
         ),
         (
             80,
             [
-                "  write      ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  41.3 % 512.0 MiB of 1.0 GiB, 100.0",
+                "  write      ━━━━━━━━━━━━------------------  41.3 % 512.0 MiB of 1.0 GiB, 100.0",
                 " " * 52 + "MiB/s, 5.1 s left, waiting",
                 " " * 52 + "on network",
+                "· verify  · finish  · commit",
                 "rebooting soon",
             ],
         ),
         (
             40,
             [
-                "  write      ━━━━━━━━━━━━━━━━━━  41.3 % ",
+                "  write      ━━━━━━━-----------  41.3 % ",
                 "  512.0 MiB of 1.0 GiB, 100.0 MiB/s, 5.1",
                 "  s left, waiting on network",
+                "· verify  · finish  · commit",
                 "rebooting soon",
             ],
         ),
@@ -226,10 +236,23 @@ async def test_a_narrow_terminal_has_the_words_below_the_bar(columns, lines):
         assert drawn(terminal).splitlines() == lines
 
 
+async def test_a_long_footer_leaves_room_for_the_others_and_is_cut_at_the_end_of_the_terminal():
+    terminal = Terminal()  # of 25 lines
+    bar = Bar(terminal, {"TERM": "linux", "COLUMNS": "40"})
+    footer = [f"{number} " + "word " * 100 for number in range(7)]
+    bar.keep_footer(lambda: tuple(footer))
+    async with bar.following(lambda: None):
+        bar.tick(lambda: None)
+        lines = drawn(terminal).splitlines()
+    assert len(lines) == 25
+    assert [line[0] for line in lines[::5]] == ["0", "1", "2", "3", "4"]
+    assert all(line.endswith("...") for line in lines[4::5])
+
+
 @pytest.mark.parametrize(
     ("environ", "bar"),
     [
-        ({}, "\x1b[32m" + "━" * 12 + "\x1b[0m\x1b[90m" + "━" * 18 + "\x1b[0m"),
+        ({}, "\x1b[32m" + "━" * 12 + "\x1b[0m\x1b[90m" + "-" * 18 + "\x1b[0m"),
         ({"NO_COLOR": "1"}, "━" * 12 + "-" * 18),
         ({"TERM": "linux", "NO_COLOR": "1"}, "#" * 12 + "-" * 18),
     ],

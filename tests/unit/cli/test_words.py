@@ -5,10 +5,13 @@ import json
 
 import pytest
 
+from agent.cli.console import footer_lines
 from agent.cli.output import failure_lines, print_json
 from agent.cli.report import Reboot, Report
-from agent.cli.words import amounts, describe, footer_lines, reboot_line, summary
+from agent.cli.surroundings import ControlPlane, Surroundings
+from agent.cli.words import amounts, describe, reboot_line, summary
 from agent.errors import ChecksumMismatch
+from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.stage import State
 from agent.model.status import Progress, StageTime, Status
 from agent.units import GiB, MiB
@@ -24,7 +27,7 @@ RUNNING = Status(
     started_at=1000.0,
     updated_at=1010.0,
     stages=(StageTime("preflight", 1000.0, 0.5), StageTime("write", 1000.5, None)),
-    disk={"path": "/dev/sda"},
+    disk={"path": "/dev/sda", "model": "SSD 860 ", "serial": "S3Z9", "size": 20 * GiB},
     job={"URL": "https://images.example.net/a.qcow2", "type": "qcow2"},
     notes=("resumed at byte 5",),
 )
@@ -47,8 +50,8 @@ def test_what_status_shows_while_it_runs():
     assert describe(report(RUNNING), now=1020.5) == [
         "server:   ns1.example.net",
         "status:   doing: Downloading the image and writing it to the disk.",
-        "image:    https://images.example.net/a.qcow2",
-        "disk:     /dev/sda",
+        "image:    https://images.example.net/a.qcow2 (qcow2)",
+        "disk:     /dev/sda (SSD 860, serial S3Z9, 20.0 GiB)",
         "progress: 41.3 %, 512.0 MiB of 1.0 GiB, 100.0 MiB/s, 5.1 s left, waiting on network, attempt 2",
         "started:  1970-01-01 00:16:40 UTC, 20.5 s ago",
         "stage:    preflight  0.5 s",
@@ -79,6 +82,9 @@ REBOOTS = {
         "rebooting to disk in 2 h 00 min at most, as soon as the control plane has seen it "
         "(so far: it cannot be reached: Connection refused)"
     ),
+    Reboot("waiting", waiting_for="client"): (
+        "rebooting to disk as soon as somebody has asked the API for the outcome"
+    ),
     Reboot("due"): "rebooting to disk now",
     Reboot("disabled"): "rebooting is disabled here: the deployed system starts at the next boot",
     Reboot("failed", None, "exit 1"): "the reboot failed: exit 1; reboot by hand",
@@ -93,10 +99,109 @@ def test_the_reboot_in_words(reboot):
 
 def test_what_stands_on_a_console():
     assert footer_lines(report(None), 0) == ("waiting for a deployment (ns1.example.net)",)
-    assert footer_lines(report(RUNNING), 0) == ()
-    assert footer_lines(report(FAILED), 0)[-1].startswith("hint: ")
+    image = "image: https://images.example.net/a.qcow2 (qcow2)"
+    disk = "disk: /dev/sda (SSD 860, serial S3Z9, 20.0 GiB)"
+    assert footer_lines(report(RUNNING), 0) == (image, disk)
+    assert footer_lines(report(FAILED), 0) == (
+        "error: Bad sha256 for downloaded file, got: 1 while expecting 2.",
+        "  of 3 bytes",
+        "hint: Check that checkSum belongs to the file behind the URL.",
+        image,
+    )
     assert footer_lines(report(DONE, Reboot("due")), 0) == ("rebooting to disk now",)
     assert footer_lines(report(DONE), 0) == (summary(DONE),)
+
+
+STATES = {
+    DiskState.UNTOUCHED: "Nothing was written: the disk holds what it held before. Deploy again, or reboot into",
+    DiskState.EMPTY: "The disk is empty and cannot boot: deploy again",
+    DiskState.COMMITTED: "The disk holds the deployed system and can boot. Reboot into it.",
+    DiskState.UNKNOWN: "What is on the disk is not known",
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_an_error_tells_what_it_leaves_of_which_disk_and_what_to_do(state):
+    failed = dataclasses.replace(FAILED, error=with_disk_state(FAILED.error, state))
+    for lines in (footer_lines(report(failed), 0), describe(report(failed), 0)):
+        at = lines.index("hint: Check that checkSum belongs to the file behind the URL.")
+        assert lines[at + 1] == "disk: /dev/sda (SSD 860, serial S3Z9, 20.0 GiB)"
+        assert lines[at + 2].startswith(f"  {STATES[state]}")
+    before = dataclasses.replace(failed, disk=None)  # no disk was chosen yet
+    assert any(line.startswith(f"disk: {STATES[state]}") for line in footer_lines(report(before), 0))
+
+
+AROUND = Surroundings(
+    version="0.1.0",
+    addresses=("192.0.2.7", "2001:db8::7"),
+    listening=("/run/byoi-agent/api.sock", "https://0.0.0.0:9443"),
+    control_plane=ControlPlane("https://control.example.net/byoi", "answering", 1000.0),
+)
+FAILING = ControlPlane(
+    "https://control.example.net/byoi",
+    "failing",
+    1000.0,
+    "it cannot be reached: Connection refused",
+    1188.0,
+)
+
+
+def test_an_idle_agent_tells_where_it_is_and_what_it_waits_for():
+    idle = report(None, surroundings=AROUND)
+    waits = (
+        "for a job, by the API on /run/byoi-agent/api.sock or https://0.0.0.0:9443, "
+        "or from the control plane https://control.example.net/byoi"
+    )
+    assert footer_lines(idle, 0) == (
+        f"waiting for a deployment (ns1.example.net): {waits}",
+        "byoi-agent 0.1.0 on ns1.example.net; address: 192.0.2.7, 2001:db8::7",
+    )
+    assert describe(idle, 0) == [
+        "server:   ns1.example.net",
+        "agent:    byoi-agent 0.1.0",
+        "address:  192.0.2.7, 2001:db8::7",
+        "status:   no deployment",
+        f"waiting:  {waits}",
+        "control:  https://control.example.net/byoi answers",
+    ]
+    nowhere = dataclasses.replace(AROUND, addresses=())
+    assert "address:  this machine has none yet" in describe(report(None, surroundings=nowhere), 0)
+
+
+@pytest.mark.parametrize("status", [None, RUNNING, FAILED, DONE])
+def test_a_control_plane_that_fails_is_told_with_reason_since_when_and_next_try(status):
+    whole = report(status, surroundings=dataclasses.replace(AROUND, control_plane=FAILING))
+    said = "https://control.example.net/byoi fails: it cannot be reached: Connection refused"
+    assert f"control plane: {said} (for 3 min 05 s, next try in 3 s)" in footer_lines(whole, 1185.0)
+    assert f"control:  {said} (for 3 min 10 s, next try now)" in describe(whole, 1190.0)
+
+
+def test_faults_of_the_configuration_are_listed():
+    faulty = dataclasses.replace(
+        AROUND, in_force=False, control_plane=None, fault_count=3, faults=("a.b: is wrong", "c: too")
+    )
+    shown = footer_lines(report(None, surroundings=faulty), 0)
+    assert shown[0].startswith("byoi-agent 0.1.0 on ns1.example.net; address: 192.0.2.7")
+    assert shown[1].startswith("error: the agent does nothing: its configuration has 3 faults. Mend")
+    assert shown[2:] == ("- a.b: is wrong", "- c: too", "- and 1 more")
+    lines = describe(report(None, surroundings=faulty), 0)
+    assert lines[-4].startswith("fault:    the agent does nothing")
+    assert lines[-1] == "          - and 1 more"
+    assert not any(line.startswith("waiting") for line in lines)
+    refused = dataclasses.replace(faulty, in_force=True, fault_count=1)
+    assert footer_lines(report(RUNNING, surroundings=refused), 0)[3].startswith(
+        "error: the new configuration is not in force: its configuration has 1 fault."
+    )
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_the_status_fits_the_terminal(width):
+    around = dataclasses.replace(AROUND, control_plane=FAILING, fault_count=1, faults=("x" * 300,))
+    for status in (None, RUNNING, FAILED, DONE):
+        lines = describe(report(status, Reboot("due"), surroundings=around), 0, width)
+        assert max(map(len, lines)) <= width
+        whole = "".join(describe(report(status, Reboot("due"), surroundings=around), 0))
+        assert "".join("".join(lines).split()) == "".join(whole.split())
 
 
 EVIL = "a\x1b]0;owned\x07\x9b31m\u202e\x7f\r\nb"
@@ -109,17 +214,20 @@ def test_nothing_that_a_terminal_obeys_gets_out(capsys):
         message=EVIL,
         checksum=EVIL,
         error=error,
-        disk={"path": EVIL},
-        job={"URL": EVIL},
+        disk={"path": EVIL, "model": EVIL, "serial": EVIL},
+        job={"URL": EVIL, "type": EVIL},
         notes=(EVIL,),
         stages=(StageTime(EVIL, 0.0, 1.0),),
         progress=Progress(waiting_on=EVIL),
     )
-    whole = Report(1, EVIL, EVIL, evil, Reboot(EVIL, None, EVIL), {}, (EVIL,))
+    plane = ControlPlane(EVIL, "failing", None, EVIL, None)
+    around = Surroundings(EVIL, (EVIL,), (EVIL,), plane, faults=(EVIL,), warnings=(EVIL,), fault_count=1)
+    whole = Report(1, EVIL, EVIL, evil, Reboot(EVIL, None, EVIL), {}, (EVIL,), around)
     lines = [
         *describe(whole, 0),
         *describe(dataclasses.replace(whole, status=None), 0),
         *footer_lines(dataclasses.replace(whole, status=None), 0),
+        *footer_lines(whole, 0),
         *failure_lines(error),
         amounts(evil),
         summary(evil),

@@ -17,6 +17,14 @@ from agent.model.disks import GroupSpec, Holder, configured_groups, disk_groups,
 from agent.model.job import parse_job
 from agent.model.stage import ACTIVE, STAGES, State
 from agent.model.status import Progress, StageTime, Status
+from agent.model.surroundings import (
+    MAX_FAULTS,
+    ContactState,
+    Trouble,
+    agent_member,
+    configuration_member,
+    control_plane_member,
+)
 from agent.service.api.errors import refusal_of
 from agent.service.config.model import RebootConfig
 from agent.service.jobs.phases import RebootState
@@ -186,6 +194,13 @@ def every_error() -> list[DeployError]:
     return made
 
 
+SURROUNDINGS = {
+    "agent": agent_member("0.1.0", ["192.0.2.7"], ["/run/byoi-agent/api.sock"]),
+    "controlPlane": None,
+    "configuration": configuration_member([]),
+}
+
+
 def status(state: State, **members) -> dict:
     begun = STAGES[: STAGES.index(state) + 1] if state in STAGES else ()
     fields = {
@@ -201,7 +216,7 @@ def status(state: State, **members) -> dict:
         "stages": tuple(StageTime(stage.value, 1000, 0.5) for stage in begun),
     }
     document = Status(**fields | members).document()
-    return document | {"id": None, "revision": 1, "reboot": None}
+    return document | {"id": None, "revision": 1, "reboot": None} | SURROUNDINGS
 
 
 @pytest.mark.parametrize("state", list(State))
@@ -249,10 +264,23 @@ def test_a_status_without_one_of_its_members_is_not(member):
 
 
 def test_an_empty_slot_is_idle_and_no_status():
-    document = idle_document("ns1", ["a note"]) | {"revision": 1}
+    document = idle_document("ns1", ["a note"]) | {"revision": 1} | SURROUNDINGS
     IDLE.validate(document)
     assert not STATUS.is_valid(document)
     assert not IDLE.is_valid(status(State.DONE))
+
+
+@pytest.mark.parametrize("trouble", [None, *Trouble])
+@pytest.mark.parametrize("state", ContactState)
+def test_a_control_plane_and_doubts_are_of_the_schema(state, trouble):
+    member = control_plane_member("https://c", state, since=1.0, reason="r", trouble=trouble, next_try=2.0)
+    doubts = configuration_member(
+        [Fault("a", "b", "config.invalid")] * (MAX_FAULTS + 9), [Fault("a", "b", "config.doubt")]
+    )
+    assert (doubts["faultCount"], len(doubts["faults"])) == (MAX_FAULTS + 9, MAX_FAULTS)
+    around = {"controlPlane": member, "configuration": doubts}
+    STATUS.validate(status(State.WRITE) | around)
+    IDLE.validate(idle_document("ns1") | {"revision": 1} | SURROUNDINGS | around)
 
 
 def test_words_of_higher_rooms_are_the_same_there():

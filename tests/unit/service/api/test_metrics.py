@@ -1,9 +1,11 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.errors import Fault
 from agent.model.events import Finished, StageBegan
 from agent.model.stage import State
 from agent.model.status import Progress, StageTime, Status
+from agent.model.surroundings import ContactState, Trouble, configuration_member, control_plane_member
 from agent.service.api.metrics import Metrics
 
 SECRET = "hunter2"
@@ -33,10 +35,14 @@ def status(state: State = State.WRITE, *, started_at: float = 1000, **members) -
     return Status(state=state, **fields | members)
 
 
-def samples(metrics: Metrics, now: Status | None = None, percent: float | None = 30.0) -> dict[tuple, float]:
+def samples(
+    metrics: Metrics, now: Status | None = None, percent: float | None = 30.0, **surroundings
+) -> dict[tuple, float]:
     """Name and labels of each sample, to its value; read by Prometheus' own parser."""
     found = {}
-    for family in text_string_to_metric_families(metrics.text(now, percent).decode()):
+    for family in text_string_to_metric_families(
+        metrics.text(now, {"percent": percent, **surroundings}).decode()
+    ):
         for sample in family.samples:
             found[(sample.name, *sample.labels.values())] = sample.value
     return found
@@ -94,11 +100,41 @@ def test_outcomes_are_counted_by_their_code_and_bytes_summed_up():
     assert samples(metrics, status(started_at=4000))["byoi_downloaded_bytes_total",] == 1200
 
 
+def test_a_control_plane_that_does_not_answer_is_told():
+    assert not any("control_plane" in name for name, *_ in samples(Metrics(), controlPlane=None))
+    failing = control_plane_member(
+        "https://c", ContactState.FAILING, since=900, reason="x", trouble=Trouble.CERTIFICATE, next_try=1000
+    )
+    found = samples(Metrics(), controlPlane=failing)
+    states = {state.value: found["byoi_control_plane_state", state.value] for state in ContactState}
+    assert states == {"unasked": 0, "answering": 0, "failing": 1}
+    troubles = {word.value for word in Trouble if found["byoi_control_plane_trouble", word.value]}
+    assert troubles == {"certificate"}
+    assert found["byoi_control_plane_state_start_time_seconds",] == 900
+    assert found["byoi_control_plane_next_try_time_seconds",] == 1000
+    answering = control_plane_member("https://c", ContactState.ANSWERING, since=2000)
+    found = samples(Metrics(), controlPlane=answering)
+    assert found["byoi_control_plane_state", "answering"] == 1
+    assert sum(found["byoi_control_plane_trouble", word.value] for word in Trouble) == 0
+    assert ("byoi_control_plane_next_try_time_seconds",) not in found
+
+
+def test_faults_of_the_configuration_are_counted():
+    doubts = configuration_member([Fault("a", "b")] * 1000, [Fault("a", "b")])
+    found = samples(Metrics(), configuration=doubts)
+    assert (found["byoi_configuration_faults",], found["byoi_configuration_warnings",]) == (1000, 1)
+
+
 @pytest.mark.parametrize("now", [None, status(), status(State.ERROR, error={"code": "x", "message": SECRET})])
 def test_nothing_that_came_from_outside_is_told(now):
     metrics = Metrics()
     metrics.listen(Finished(status(State.ERROR, error={"code": "disk.io", "message": SECRET})))
-    assert SECRET not in metrics.text(now, 30.0).decode()
+    contact = control_plane_member(
+        f"https://{SECRET}", ContactState.FAILING, since=1, reason=SECRET, trouble=Trouble.TIMEOUT
+    )
+    doubts = configuration_member([Fault(SECRET, SECRET)], [Fault(SECRET, SECRET)])
+    document = {"percent": 30.0, "controlPlane": contact, "configuration": doubts}
+    assert SECRET not in metrics.text(now, document).decode()
 
 
 def test_a_second_text_tells_the_new_state():

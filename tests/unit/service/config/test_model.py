@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import Blame, ConfigInvalid
+from agent.errors import Blame, ConfigInvalid, Fault
 from agent.model.disks import GroupSpec, configured_groups
 from agent.model.policy import Policy
 from agent.service.config.model import (
@@ -18,6 +18,7 @@ from agent.service.config.model import (
     RebootConfig,
     StateConfig,
     load_config,
+    load_remains,
 )
 from agent.service.config.options import GROUP_TABLE, TABLE
 from agent.service.config.sources import MAX_FILE_BYTES, Settings, take_document
@@ -436,3 +437,35 @@ def test_options_without_effect_are_doubtful_but_no_fault(load):
     ]
     assert config.warnings[2].message.startswith("has no effect without control_plane.url")
     assert load(FULL).warnings == ()
+
+
+# -- what is left of one with faults ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "socket"),
+    [
+        (f'{NAME}surprise = 1\n[api]\nsocket = "/srv/a.sock"', "ns1.example.net", "/srv/a.sock"),
+        ("surprise = 1", None, "/run/byoi-agent/api.sock"),
+        (f'{NAME}[api]\nsocket = "relative"', "ns1.example.net", "/run/byoi-agent/api.sock"),
+        ("no TOML", None, "/run/byoi-agent/api.sock"),
+    ],
+)
+def test_faults_are_told_on_the_socket_that_is_configured_or_else_on_the_default_one(
+    tmp_path, text, name, socket
+):
+    file = tmp_path / "agent.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigInvalid) as caught:
+        load_config(str(file), cmdline="", credentials=None)
+    remains = load_remains(str(file), cmdline="", faults=caught.value.faults)
+    assert (remains.service_name, remains.socket, remains.socket_group) == (name, socket, None)
+
+
+def test_a_socket_that_is_doubted_is_not_used(tmp_path):
+    file = tmp_path / "agent.toml"
+    file.write_text(f'{NAME}[api]\nsocket = "/tmp/anybody/a.sock"\nsocket_group = "nobody-knows"\n')
+    doubts = [Fault("api.socket_group", "there is no such group")]
+    remains = load_remains(str(file), cmdline="byoi.service_name=ns2", faults=doubts)
+    assert (remains.socket, remains.socket_group) == ("/run/byoi-agent/api.sock", None)
+    assert remains.service_name == "ns2"

@@ -16,6 +16,21 @@ def test_only_what_says_anything_new_is_a_revision():
     assert json.loads(publisher.encoded()) == {"status": "doing", "updatedAt": "later", "revision": first + 1}
 
 
+def test_what_surrounds_the_deployment_is_in_every_document_from_then_on():
+    publisher = StatusPublisher({"status": None})
+    first = publisher.revision
+    publisher.surround(agent={"version": "1"})
+    publisher.surround(agent={"version": "1"})
+    assert publisher.document == {"status": None, "agent": {"version": "1"}, "revision": first + 1}
+    with publisher.subscribe() as subscription:
+        publisher.show({"status": "doing"})
+        publisher.surround(controlPlane=None)
+        assert [json.loads(subscription.get_nowait().payload.partition(b"data: ")[2]) for _ in range(2)] == [
+            {"status": None, "agent": {"version": "1"}, "revision": first + 1},
+            {"status": "doing", "agent": {"version": "1"}, "controlPlane": None, "revision": first + 3},
+        ]
+
+
 def test_a_revision_is_encoded_once():
     publisher = StatusPublisher({"status": None})
     assert publisher.encoded() is publisher.encoded()
