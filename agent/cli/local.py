@@ -74,7 +74,7 @@ def _plan_lines(plan: Plan) -> Iterator[str]:
         yield f"  {'!' if step.destructive else ' '} {step.stage.value:<10} {step.title}"
     yield "  (! writes to the disk)"
     if not plan.refusals:
-        yield "Nothing stands against it. Nothing was written."
+        yield "No check refuses it. Nothing was written."
     for refusal in plan.refusals:
         yield f"refused [{refusal.code}]: {refusal}"
         if refusal.hint:

@@ -171,7 +171,7 @@ def test_a_dry_run_writes_nothing(gpt_image, byoi, make_job, target):
     outcome = byoi("write", make_job(gpt_image), "--disk", target, "--dry-run")
     assert outcome.status == 0
     assert state(target) == before
-    assert "Nothing stands against it. Nothing was written." in outcome.out
+    assert "No check refuses it. Nothing was written." in outcome.out
     assert f"target: {target}: 64.0 MiB" in outcome.out
     assert [line.split()[0] for line in outcome.out.splitlines() if line.startswith("    ")] == [
         "preflight",
