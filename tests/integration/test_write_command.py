@@ -17,7 +17,7 @@ SIZE = 64 * MiB
 SEED_MEMBERS = {"servername", "status", "message", "checksum"}
 MEMBERS = SEED_MEMBERS | {
     *("stage", "percent", "bytesDownloaded", "bytesTotal", "bytesWritten", "rate", "eta", "waitingOn"),
-    *("attempt", "startedAt", "updatedAt", "finishedAt", "stages", "error", "disk", "job", "notes"),
+    *("attempt", "startedAt", "updatedAt", "finishedAt", "stages", "error", "disk", "imageType", "imagePacking", "job", "notes"),
 }
 STAGES = ["preflight", "claim", "write", "verify", "finish", "commit"]
 
@@ -338,7 +338,7 @@ FAILURES = {
     "html": (1, {}),
     "not found": (1, {}),
     "redirect": (1, {}),
-    "bad type": (2, {"type": "vmdk"}),
+    "bad type": (2, {"type": "qed"}),
     "unknown key": (2, {"configDrive": {"userData": SECRETS["user-data"]}}),
     "bad header": (2, {"httpHeader": [{"key": "X-Token", "value": SECRETS["header"] + "\n"}]}),
     "bad key": (2, {"configdrive": {"sshKey": "PRIVATE " + SECRETS["ssh"], "userData": 5}}),

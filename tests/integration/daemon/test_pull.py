@@ -98,7 +98,7 @@ def test_a_job_that_was_taken_is_not_run_twice_though_it_is_given_again(pulling_
 def test_a_job_with_faults_is_told_to_the_control_plane_with_all_of_them(pulling_agent, plane, disk):
     before = disk.read_bytes()
     pulling_agent().start()
-    record = plane.give(NAME, {"URL": "ftp://x", "type": "vhd"})
+    record = plane.give(NAME, {"URL": "ftp://x", "type": "qed"})
     failed = plane.wait_for(record, "error")
     assert {fault["path"] for fault in failed["error"]["faults"]} == {"URL", "type"}
     assert failed["error"]["diskState"] == "untouched"
