@@ -307,9 +307,12 @@ def test_a_disk_that_fails(images, failing_disk, deploy, web):
 
 
 def test_a_full_filesystem_below_a_file(images, small_tmpfs, deploy, web):
-    outcome = deploy(images.gpt(NOISE), small_tmpfs / "disk.img", "--size", LARGER)
+    disk = small_tmpfs / "disk.img"
+    disk.touch()
+    os.truncate(disk, LARGER)
+    outcome = deploy(images.gpt(NOISE), disk)
     assert_disk_fault(outcome, web)
     assert outcome.error["code"] == "image.write"
     assert "No space left on device" in outcome.error["detail"]
-    with (small_tmpfs / "disk.img").open("rb") as file:
+    with disk.open("rb") as file:
         assert file.read(ENDS) == bytes(ENDS)
