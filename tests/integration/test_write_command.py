@@ -17,7 +17,19 @@ SIZE = 64 * MiB
 SEED_MEMBERS = {"servername", "status", "message", "checksum"}
 MEMBERS = SEED_MEMBERS | {
     *("stage", "percent", "bytesDownloaded", "bytesTotal", "bytesWritten", "rate", "eta", "waitingOn"),
-    *("attempt", "startedAt", "updatedAt", "finishedAt", "stages", "error", "disk", "imageType", "imagePacking", "job", "notes"),
+    *(
+        "attempt",
+        "startedAt",
+        "updatedAt",
+        "finishedAt",
+        "stages",
+        "error",
+        "disk",
+        "imageType",
+        "imagePacking",
+        "job",
+        "notes",
+    ),
 }
 STAGES = ["preflight", "claim", "write", "verify", "finish", "commit"]
 
