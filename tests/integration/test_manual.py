@@ -87,7 +87,7 @@ def test_every_option_is_on_its_page_with_its_help(made, page, parser):
 def test_the_page_of_byoi_has_what_its_readers_look_for(made):
     text = rendered(made / "man/byoi.1")
     assert re.search(r"EXIT STATUS 0 done 1 the deployment failed", text)
-    assert "130 cancelled or interrupted" in text
+    assert "130 cancelled, interrupted (Ctrl-C, SIGTERM) or not agreed to" in text
     assert "/run/byoi-agent/api.sock" in text
     assert r"such as \EFI\debian\grubx64.efi" in text
     assert "byoi write job.json --disk /dev/sda" in text
