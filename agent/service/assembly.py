@@ -17,10 +17,10 @@ from agent.model.surroundings import configuration_member
 from agent.service.api.app import Parts, make_app
 from agent.service.api.auth import Authenticator
 from agent.service.api.metrics import Metrics
-from agent.service.api.request_body import BodyReader
-from agent.service.api.server import Server, serve
-from agent.service.api.sockets import ListeningSocket
 from agent.service.config.model import Config
+from agent.service.http.request_body import BodyReader
+from agent.service.http.server import Server, serve
+from agent.service.http.sockets import ListeningSocket
 from agent.service.jobs.audit import Failures
 from agent.service.jobs.caller import AuthMethod
 from agent.service.jobs.entry import JobEntry

@@ -25,9 +25,9 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from agent.aio import run_blocking
-from agent.service.api.connection import authenticated
-from agent.service.api.errors import ApiError
-from agent.service.api.request_body import BodyReader
+from agent.service.http.connection import authenticated
+from agent.service.http.errors import ApiError
+from agent.service.http.request_body import BodyReader
 from agent.service.jobs.audit import Failures
 from agent.service.jobs.caller import AuthMethod, Caller
 from agent.service.jobs.peer import Peer, peer_of

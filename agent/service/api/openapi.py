@@ -34,8 +34,8 @@ from agent.service.api.auth import (
     OVH_SIGNATURE,
     OVH_TIMESTAMP,
 )
-from agent.service.api.errors import KINDS, ApiError, error_of_status, refusal_of
 from agent.service.config.model import Config
+from agent.service.http.errors import KINDS, ApiError, error_of_status, refusal_of
 
 JSON = "application/json"
 # In front of every route that is not open.

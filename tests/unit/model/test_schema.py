@@ -25,8 +25,8 @@ from agent.model.surroundings import (
     configuration_member,
     control_plane_member,
 )
-from agent.service.api.errors import refusal_of
 from agent.service.config.model import RebootConfig
+from agent.service.http.errors import refusal_of
 from agent.service.jobs.phases import RebootState
 from agent.service.jobs.reboot import HandOver
 from agent.service.jobs.view import idle_document

@@ -18,7 +18,7 @@ from socket import AF_UNIX
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from agent.service.api.errors import ApiError
+from agent.service.http.errors import ApiError
 from agent.units import KiB, format_size
 
 MAX_HEAD_BYTES = 32 * KiB
