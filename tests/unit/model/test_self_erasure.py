@@ -1,8 +1,8 @@
 """Whether a disk can erase itself, and by which command.
 
 `samples/hdparm-*.txt` are what hdparm 9.65 prints for identify data (`hdparm --Istdin`): of a disk that is ready, one
-that the firmware froze, one that is locked, one without the enhanced erasure, one without any. `samples/nvme-*.json` are
-in the form of nvme-cli 2, with what QEMU's NVMe disk says of itself.
+that the firmware froze, one that is locked, one without the enhanced erasure, one without any. `samples/nvme-*.json`
+are in the form of nvme-cli 2, with what QEMU's NVMe disk says of itself.
 """
 
 import json
