@@ -16,7 +16,6 @@ from agent.service.jobs.reboot import run_command, sync_all
 ERASED_AT_ONCE = 4
 LOG_COMMANDS: Mapping[str, tuple[str, ...]] = {
     "journal": ("journalctl", "--boot", "--no-pager", "--lines=20000"),
-    "dmesg": ("dmesg",),
     "block-devices": ("lsblk", "--all", "--output-all", "--json"),
     "addresses": ("ip", "address"),
 }
