@@ -158,7 +158,7 @@ def _split(text: str) -> Hint:
 def _check_operand(name: str, operand: str) -> None:
     if not operand:
         raise HintRefused(f"has {name} with nothing behind it")
-    if (second := _OPERATOR.match(operand)) or name in operand:
+    if (second := _OPERATOR.match(operand) or _MISPLACED.search(operand)) or name in operand:
         raise HintRefused(f"has {second[0] if second else name} behind {name}; a hint has one operator")
 
 
