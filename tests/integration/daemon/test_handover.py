@@ -228,10 +228,9 @@ def test_a_job_goes_to_the_disk_that_its_selector_fits(make_agent, web, image, d
     assert (error["code"], error["diskState"]) == ("disk.selector", "untouched")
     assert f"{second}: fits" in error["detail"]
     assert disk.read_bytes() == before
-    faults = agent.post(job(web.url, image.sha256, disk={"size": "big", "sn": "1"}), expect=400).json[
-        "details"
-    ]
-    assert [fault["path"] for fault in faults["faults"]] == ["disk.size", "disk.sn"]
+    answer = agent.post(job(web.url, image.sha256, disk={"size": "big", "sn": "1"}))
+    assert answer.status == 400
+    assert [fault["path"] for fault in answer.json["details"]["faults"]] == ["disk.size", "disk.sn"]
 
 
 def test_the_health_is_told_and_the_route_of_a_deployment_takes_no_other_method(make_agent):
