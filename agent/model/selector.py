@@ -46,7 +46,7 @@ ANY_HELP = (
 )
 _EXACT_KEYS = frozenset({"serial", "wwn", "wwn_with_extension", "name", "by_path"})
 _MAX_DETAIL = 4000
-_MAX_SHOWN_NAME = 64
+_MAX_SHOWN_NAME = 120
 
 
 @dataclass(frozen=True, slots=True)
