@@ -51,7 +51,7 @@ _MAX_SHOWN_NAME = 120
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One key of a selector with its hint; for `rotational` a truth value. `text` is the hint for people."""
+    """One key of a selector with its hint; for `rotational` a truth value. `text` is the hint as posted."""
 
     key: str
     hint: Hint | bool
@@ -225,5 +225,4 @@ def _condition(key: str, value: object) -> Condition:
         return Condition(key, flag, str(flag).lower())
     read: Callable[[object], Hint] = read_size_hint if key == "size" else read_text_hint
     hint = read(value)
-    words = f" {hint.operator} ".join(hint.operands) if hint.operator == "<or>" else " ".join(hint.operands)
-    return Condition(key, hint, f"{hint.operator} {words}")
+    return Condition(key, hint, " ".join(str(value).split()))

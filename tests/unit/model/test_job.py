@@ -58,7 +58,7 @@ def test_a_full_job_is_read():
 def test_a_selector_is_read_and_shown_as_it_was_posted():
     posted = {"serial": "s== Z1", "size": 480, "rotational": "no", "any": True}
     parsed = parse_job(job(disk=posted | {"wwn": None}))
-    assert str(parsed.disk_selector) == "serial s== z1, size == 480, rotational false, any"
+    assert str(parsed.disk_selector) == "serial s== Z1, size 480, rotational false, any"
     assert parsed.redacted()["disk"] == parsed.without_secrets()["disk"] == posted
     assert parse_job(parsed.without_secrets()).disk_selector == parsed.disk_selector
     assert parsed.summary()["disk"] == str(parsed.disk_selector)

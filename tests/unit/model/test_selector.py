@@ -150,7 +150,7 @@ def test_none_that_fits_tells_of_every_disk_what_it_failed_on():
     error = caught.value
     assert (error.code, error.blame, error.retryable) == ("disk.selector", Blame.REQUEST, False)
     assert error.message == (
-        "The disk selector (serial s== z2, size >= 1000, rotational true) fits no disk that may be written."
+        "The disk selector (serial Z2, size >= 1000, rotational true) fits no disk that may be written."
     )
     told = error.detail.split("; ")
     assert told[0] == "/dev/sdc: serial is Z1"
@@ -225,4 +225,4 @@ def test_what_was_posted_comes_back_and_is_read_the_same():
     found = selector(**posted, wwn=None)
     assert found.posted == posted
     assert selector(**found.posted) == found
-    assert str(found) == "serial s== s1, size == 480, rotational false"
+    assert str(found) == "serial S1, size 480, rotational false"
