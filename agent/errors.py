@@ -142,6 +142,15 @@ class DiskUnknown(DeployError):
     default_hint = "Name a whole disk such as /dev/sda, or a file; with --size a new sparse file is made."
 
 
+class DiskNotSelected(DeployError):
+    """The job's disk selector does not leave exactly one disk. The detail says for every disk what it failed on."""
+
+    code = "disk.selector"
+    blame = Blame.REQUEST
+    template = "The disk selector ({selector}) fits {found}."
+    default_hint = "Mend the selector: `byoi disks --json` has in `hints` what it is compared with."
+
+
 class DiskSame(DeployError):
     """The image is stored on the disk that it is to be written to."""
 

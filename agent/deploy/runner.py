@@ -17,6 +17,7 @@ from agent.deploy.acts import Keep, Work
 from agent.deploy.plan import Facts, Plan, Step, plan
 from agent.deploy.target import (
     Options,
+    chosen_by,
     find_firmware,
     find_shared,
     find_target,
@@ -203,7 +204,8 @@ class Deployment:
         drive, tree = await run_blocking(make_drive, job, target.logical_sector_size)
         facts = Facts(
             target=target,
-            explicit=is_chosen_by_name(options),
+            explicit=is_chosen_by_name(job, options),
+            chosen_by=chosen_by(job, options),
             firmware=find_firmware(target, options),
             policy=options.policy,
             drive_size=None if drive is None else len(drive.image),

@@ -13,6 +13,7 @@ from typing import Any
 from agent.errors import Fault, ImageFormat, JobInvalid
 from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.job_text import MAX_FAULTS, read_json, shortened
+from agent.model.selector import DiskSelector, parse_selector
 from agent.model.url import check_url, redact_url
 from agent.text import HIDDEN
 from agent.units import MiB, format_size
@@ -74,6 +75,7 @@ class Job:
     configdrive: ConfigDrive = ConfigDrive()
     description: str | None = None
     disk_group_id: int | None = None
+    disk_selector: DiskSelector | None = None
     http_headers: tuple[KeyValue, ...] = ()
     efi_bootloader_path: str | None = None
 
@@ -94,6 +96,7 @@ class Job:
             "checkSumType": self.checksum_type,
             "description": self.description,
             "diskGroupId": self.disk_group_id,
+            "disk": self.disk_selector and dict(self.disk_selector.posted),
             "efiBootloaderPath": self.efi_bootloader_path,
             "httpHeader": [{"key": header.key, "value": HIDDEN} for header in self.http_headers] or None,
             "configdrive": _present(
@@ -117,7 +120,9 @@ class Job:
         for owner, key in ((document, "httpHeader"), (document["configdrive"], "userMetadatas")):
             if key in owner:
                 owner[key] = len(owner[key])
-        limits = {"URL": 1000, "description": 200}
+        if self.disk_selector is not None:
+            document["disk"] = str(self.disk_selector)
+        limits = {"URL": 1000, "description": 200, "disk": 1000}
         return document | {
             key: shortened(document[key], limits[key]) for key in limits.keys() & document.keys()
         }
@@ -166,6 +171,7 @@ def parse_job(document: object) -> Job:
         configdrive=_configdrive(reader.child("configdrive")),
         description=reader.text("description"),
         disk_group_id=reader.integer("diskGroupId"),
+        disk_selector=_disk_selector(reader),
         http_headers=_headers(reader),
         efi_bootloader_path=reader.text("efiBootloaderPath", check=_efi_path_fault),
     )
@@ -196,6 +202,13 @@ def _checksum(reader: "_ObjectReader") -> tuple[str | None, str | None]:
             ),
         )
     return checksum.lower(), kind
+
+
+def _disk_selector(reader: "_ObjectReader") -> DiskSelector | None:
+    value = reader.value("disk")
+    if value is not None and reader.has("diskGroupId"):
+        reader.fault("disk", "stands beside diskGroupId; give one of them")
+    return None if value is None else parse_selector(value, "disk", reader.faults)
 
 
 def _headers(reader: "_ObjectReader") -> tuple[KeyValue, ...]:
@@ -275,7 +288,7 @@ class _ObjectReader:
     def has(self, key: str) -> bool:
         return self._document.get(key) is not None
 
-    def _get(self, key: str) -> Any:
+    def value(self, key: str) -> Any:
         self._known.add(key)
         return self._document.get(key)
 
@@ -288,7 +301,7 @@ class _ObjectReader:
         may_be_empty: bool = False,
         check: Callable[[str], str | None] | None = None,
     ) -> str | None:
-        value = self._get(key)
+        value = self.value(key)
         if value is None:
             if required:
                 self.fault(key, "is required")
@@ -314,7 +327,7 @@ class _ObjectReader:
         return _too_long(length, limit) if length > limit else None
 
     def integer(self, key: str) -> int | None:
-        value = self._get(key)
+        value = self.value(key)
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_DISK_GROUP_ID:
@@ -323,13 +336,13 @@ class _ObjectReader:
         return value
 
     def boolean(self, key: str) -> bool:
-        value = self._get(key)
+        value = self.value(key)
         if value is not None and not isinstance(value, bool):
             self.fault(key, "must be true or false")
         return value is True
 
     def json_object(self, key: str, *, or_text: bool = False) -> Any:
-        value = self._get(key)
+        value = self.value(key)
         if value is None:
             return None
         if not isinstance(value, dict) and not (or_text and isinstance(value, str)):
@@ -342,14 +355,14 @@ class _ObjectReader:
         return value
 
     def child(self, key: str) -> "_ObjectReader":
-        value = self._get(key)
+        value = self.value(key)
         if value is not None and not isinstance(value, dict):
             self.fault(key, "must be an object")
             value = None
         return _ObjectReader(value or {}, f"{self._path}{key}.", self.faults)
 
     def pairs(self, key: str) -> tuple[KeyValue, ...]:
-        value = self._get(key)
+        value = self.value(key)
         if value is None:
             return ()
         if not isinstance(value, list) or len(value) > MAX_LIST:

@@ -11,9 +11,11 @@ from typing import Any, get_args
 
 from agent import errors
 from agent.errors import Blame, DeployError
+from agent.model.disk_names import NAME_KEYS
 from agent.model.disk_state import DiskState
 from agent.model.disks import HolderKind
 from agent.model.headers import HEADER_NAME
+from agent.model.hints import MAX_HINT, OPERATORS_HELP
 from agent.model.job import (
     BAD_CHECKSUM_PAIR,
     CHECKSUM_DIGITS,
@@ -31,6 +33,7 @@ from agent.model.job import (
     MAX_USER_DATA_BYTES,
     OVH_TYPES,
 )
+from agent.model.selector import ANY, ANY_HELP, KEYS
 from agent.model.stage import STAGES
 from agent.model.status import DOING, DONE, ERROR
 from agent.model.surroundings import ContactState, Trouble
@@ -123,6 +126,7 @@ def job_schema() -> Schema:
         "diskGroupId": _nullable(
             _of("integer", "The disk group; absent or 0: the first.", minimum=0, maximum=MAX_DISK_GROUP_ID)
         ),
+        "disk": _nullable(_selector()),
         "httpHeader": _nullable(
             _pairs("Sent to the origin of the URL, and to no other.", key={"pattern": _whole(HEADER_NAME)})
         ),
@@ -154,6 +158,18 @@ def _checksum_pairs() -> list[Schema]:
         for kind, digits in CHECKSUM_DIGITS.items()
     ]
     return [neither, *both]
+
+
+def _selector() -> Schema:
+    text = (
+        f"Chooses the disk by what it is, instead of diskGroupId. All members have to fit. {OPERATORS_HELP}"
+    )
+    properties: dict[str, Schema] = {key: _nullable(_text(KEYS[key], MAX_HINT)) for key in NAME_KEYS}
+    size, flag = ["integer", "string", "null"], ["boolean", "integer", "string", "null"]
+    properties["size"] = {"type": size, "description": KEYS["size"], "minLength": 1, "maxLength": MAX_HINT}
+    properties["rotational"] = {"type": flag, "description": KEYS["rotational"]}
+    properties[ANY] = {"type": flag, "description": ANY_HELP}
+    return _object(properties, required=[], text=text)
 
 
 def _configdrive() -> Schema:
@@ -350,7 +366,8 @@ def disks_schema() -> Schema:
         "reasons": _of("array", "Why it may not.", items=_of("string")),
     }
     listed["properties"]["contents"] = _nullable(_contents())  # only where it was asked for
-    listed["required"] += ["diskGroupId", "eligible", "reasons"]
+    listed["properties"]["hints"] = _hints()
+    listed["required"] += ["diskGroupId", "eligible", "reasons", "hints"]
     group = {
         "id": _of("integer", minimum=1),
         "disks": _of("array", "Their paths.", items=_of("string")),
@@ -363,6 +380,14 @@ def disks_schema() -> Schema:
         "missing": _of("array", "Configured paths that lead to no disk.", items=_of("string")),
     }
     return _object({"disks": _of("array", items=listed), "groups": _of("array", items=_object(group))})
+
+
+def _hints() -> Schema:
+    names = {key: _of("array", items=_of("string")) for key in NAME_KEYS}
+    rest = {"size": _count("GiB, rounded down."), "rotational": _of("boolean")}
+    return _object(
+        names | rest, text="What the members of a job's `disk` are compared with; one name is enough."
+    )
 
 
 def _contents() -> Schema:
