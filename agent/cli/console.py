@@ -53,13 +53,13 @@ def _deployment(report: Report, status: Status, now: float) -> list[str]:
 
 
 def _problems(around: Surroundings, now: float) -> list[str]:
-    lines = fault_words(around, MAX_FAULTS)
-    if lines:
-        lines[0] = f"{ERROR} {lines[0]}"
+    """One line on the control plane, and below it the faults: many of them do not fit a small screen."""
     plane = around.control_plane
-    if plane is not None and plane.is_failing:
-        lines.append(f"{CONTROL_PLANE} {contact_words(plane, now)}")
-    return lines
+    lines = [f"{CONTROL_PLANE} {contact_words(plane, now)}"] if plane is not None and plane.is_failing else []
+    faults = fault_words(around, MAX_FAULTS)
+    if faults:
+        faults[0] = f"{ERROR} {faults[0]}"
+    return lines + faults
 
 
 def _place(report: Report) -> list[str]:

@@ -24,7 +24,7 @@ from agent.model.surroundings import (
     ContactState,
     agent_member,
     configuration_member,
-    control_plane_member,
+    contact_member,
 )
 from agent.service.api.auth import (
     MAX_CLOCK_SKEW,
@@ -351,7 +351,7 @@ def _status_example(service_name: str) -> dict[str, Any]:
         "agent": agent_member(
             __version__, ["192.0.2.7"], ["/run/byoi-agent/api.sock", "https://0.0.0.0:9443"]
         ),
-        "controlPlane": control_plane_member(
+        "controlPlane": contact_member(
             "https://control.example.net/byoi", ContactState.ANSWERING, since=began - 60
         ),
         "configuration": configuration_member([]),

@@ -53,7 +53,7 @@ SECTION_HELP = {
     "api.ovh": "Requests signed as OVH's clients do it. All three options, or none.",
     "control_plane": "Pulling: where jobs are fetched and statuses are pushed. Without a url nothing is pulled.",
     "ironic": "The front for OpenStack Ironic, whose conductor then finds this agent as its deploy ramdisk. Without a "
-    "url nothing of it runs. What ironic-python-agent reads from the kernel command line (ipa-api-url and the others, see "
+    "url nothing of it runs. What ironic-python-agent reads from the kernel command line (ipa-api-url and others, see "
     "docs/ironic.md) is read too; byoi.ironic.* outranks it.",
     "disk_group": "Disk groups by hand. Without any, groups are made from the inventory.",
     "policy": "What a job may ask for.",

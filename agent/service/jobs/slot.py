@@ -5,7 +5,7 @@ A job has one task from its acceptance to the hand-over; the task ends by itself
 reasons, and what becomes of the state depends on which:
 
     erase    (DELETE) the deployment stops, the state is erased, the slot is empty
-    cancel   (asked by control plane or conductor) it stops, the state says `job.cancelled`; what is done is not rebooted
+    cancel   (by control plane or conductor) it stops, the state says `job.cancelled`; what is done is not rebooted
     stop     (SIGTERM) it stops, the journal keeps the job, the next agent begins it again
 
 The first two are promises: they are in the journal before anything is stopped, so that no later agent begins the job

@@ -9,12 +9,12 @@ from agent.model.surroundings import (
     ContactState,
     agent_member,
     configuration_member,
-    control_plane_member,
+    contact_member,
 )
 
 
 def test_what_the_agent_tells_is_read():
-    plane = control_plane_member("https://c", ContactState.FAILING, since=5.0, reason="r", next_try=9.0)
+    plane = contact_member("https://c", ContactState.FAILING, since=5.0, reason="r", next_try=9.0)
     faults = [Fault("a", "b")] * (MAX_FAULTS + 1)
     read = read_surroundings(
         {

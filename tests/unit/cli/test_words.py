@@ -112,6 +112,20 @@ def test_what_stands_on_a_console():
     assert footer_lines(report(DONE), 0) == (summary(DONE),)
 
 
+def test_a_console_tells_of_the_control_plane_before_the_faults_which_may_not_all_fit():
+    around = Surroundings(
+        version="0.2.0",
+        control_plane=ControlPlane("https://c", "failing", reason="Connection refused"),
+        in_force=False,
+        fault_count=22,
+        faults=tuple(f"surprise_{number}: is an unknown option" for number in range(22)),
+    )
+    place, plane, fault, *_ = footer_lines(report(None, surroundings=around), 0)
+    assert place.startswith("byoi-agent 0.2.0 on ns1.example.net")
+    assert plane == "control plane: https://c fails: Connection refused"
+    assert fault.startswith("error: the agent does nothing: its configuration has 22 faults.")
+
+
 STATES = {
     DiskState.UNTOUCHED: "Nothing was written: the disk holds what it held before. Deploy again, or reboot into",
     DiskState.EMPTY: "The disk is empty and cannot boot: deploy again",

@@ -23,7 +23,7 @@ from agent.model.surroundings import (
     Trouble,
     agent_member,
     configuration_member,
-    control_plane_member,
+    contact_member,
 )
 from agent.service.config.model import RebootConfig
 from agent.service.http.errors import refusal_of
@@ -273,7 +273,7 @@ def test_an_empty_slot_is_idle_and_no_status():
 @pytest.mark.parametrize("trouble", [None, *Trouble])
 @pytest.mark.parametrize("state", ContactState)
 def test_a_control_plane_and_doubts_are_of_the_schema(state, trouble):
-    member = control_plane_member("https://c", state, since=1.0, reason="r", trouble=trouble, next_try=2.0)
+    member = contact_member("https://c", state, since=1.0, reason="r", trouble=trouble, next_try=2.0)
     doubts = configuration_member(
         [Fault("a", "b", "config.invalid")] * (MAX_FAULTS + 9), [Fault("a", "b", "config.doubt")]
     )
