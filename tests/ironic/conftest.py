@@ -61,10 +61,9 @@ def qcow2(image: Image) -> Image:
 
 @pytest.fixture
 def make_machine(shared_conductor: Conductor, wires: Network, tmp_path: Path) -> Iterator[MakeMachine]:
-    """A function `make(**options)`: a server whose agent runs, and that is available. Gone with the test.
+    """A function `make(**options)`: a server that is available, and off. Gone with the test.
 
-    `by` is another conductor; with `enrolled_only` it is neither available, nor does its agent run; the rest are
-    options of `machine`.
+    `by` is another conductor; with `enrolled_only` it is not even available; the rest are options of `machine`.
     """
     with ExitStack() as stack:
         made: list[Machine] = []
@@ -75,7 +74,6 @@ def make_machine(shared_conductor: Conductor, wires: Network, tmp_path: Path) ->
             made.append(one)
             if not enrolled_only:
                 one.node.make_available()
-                one.agent.start()
             return one
 
         yield make

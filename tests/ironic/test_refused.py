@@ -49,7 +49,7 @@ def test_a_qcow2_file_that_needs_another_file(make_machine: MakeMachine, web: We
     overlay = Image(path)
     one = make_machine()
     told = one.fail(source(web.publish(path, "image.qcow2"), overlay.sha256, "qcow2"))
-    assert "backing file" in told
+    assert "backing_file" in told
     assert_untouched(one)
 
 

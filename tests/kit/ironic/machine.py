@@ -1,6 +1,7 @@
 """Servers for Ironic: an agent with a network card and a disk of its own, and the node that stands for it."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,9 +35,19 @@ class Machine:
         return _power_off_mark(self.agent.directory).exists()
 
     def order(self, source: Mapping[str, object], configdrive: object = None) -> None:
-        """Ask Ironic for a deployment; it is on its way when this returns."""
+        """Ask Ironic for a deployment; it is on its way when this returns.
+
+        The agent is started where it does not run: Ironic has only seemed to power the server on.
+        """
         self.node.set(instance_info=source)
         self.node.provision("active", **({} if configdrive is None else {"configdrive": configdrive}))
+        if self.agent.process is None:
+            self.agent.start()
+
+    def power_cycle(self) -> None:
+        """Off, so that the next order starts an agent that has never been here before."""
+        self.agent.kill()
+        shutil.rmtree(self.agent.journal.parent)
 
     def deploy(self, source: Mapping[str, object], configdrive: object = None) -> dict[str, Any]:
         """Deploy, to the end: gives the node."""
