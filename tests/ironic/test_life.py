@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.formats.image import WINDOW_BYTES
 from agent.units import MiB
 from tests.ironic.conftest import MakeMachine
 from tests.kit.checks import assert_nothing_boots, assert_system
@@ -14,7 +15,8 @@ from tests.kit.ironic.machine import DEPLOYED_SECONDS, Machine, source
 from tests.kit.ironic.network import Network
 from tests.kit.pages import PAUSE_SECONDS, Web
 
-HALF = 8 * MiB
+PART_WAY = WINDOW_BYTES + 4 * MiB
+"""Of the image, behind what is looked at before anything is written."""
 
 
 @pytest.fixture
@@ -25,9 +27,9 @@ def own_conductor(environment, wires: Network, tmp_path) -> Iterator[Conductor]:
         yield one
 
 
-def half_way(one: Machine, web: Web, image: Image) -> None:
-    """Deploy until the image stands still in the middle."""
-    one.order(source(web.publish(image.path, pause_at=HALF), image.sha256))
+def part_way(one: Machine, web: Web, image: Image) -> None:
+    """Deploy until the image stands still in the middle of the write."""
+    one.order(source(web.publish(image.path, pause_at=PART_WAY), image.sha256))
     assert web.paused.wait(PAUSE_SECONDS)
     one.agent.wait_for("write")
 
@@ -61,7 +63,7 @@ def test_it_is_rebuilt(make_machine: MakeMachine, web: Web, image: Image):
 
 def test_what_the_operator_sees_while_it_is_written(make_machine: MakeMachine, web: Web, image: Image):
     one = make_machine()
-    half_way(one, web, image)
+    part_way(one, web, image)
 
     def told() -> bool:
         info = one.node.show()["driver_internal_info"]
@@ -79,7 +81,7 @@ def test_what_the_operator_sees_while_it_is_written(make_machine: MakeMachine, w
 def test_an_abort_in_the_middle_of_the_write(make_machine: MakeMachine, web: Web, image: Image):
     """The agent is told nothing: it finds out by its heartbeat, stops writing, and looks itself up anew."""
     one = make_machine()
-    half_way(one, web, image)
+    part_way(one, web, image)
     one.node.provision("abort")
     one.node.wait("deploy failed")
     assert "aborted" in one.node.failure()
@@ -92,7 +94,7 @@ def test_an_abort_in_the_middle_of_the_write(make_machine: MakeMachine, web: Web
 
 def test_an_undeploy_in_the_middle_of_the_write(make_machine: MakeMachine, web: Web, image: Image):
     one = make_machine()
-    half_way(one, web, image)
+    part_way(one, web, image)
     one.node.undeploy()
     one.agent.wait(lambda: one.agent.status()["status"] != "doing", "it stops writing", 40)
     assert_nothing_boots(one.disk)
@@ -105,7 +107,7 @@ def test_a_conductor_that_is_restarted_in_the_middle_of_the_write(
     make_machine: MakeMachine, own_conductor: Conductor, web: Web, image: Image
 ):
     one = make_machine(by=own_conductor)
-    half_way(one, web, image)
+    part_way(one, web, image)
     own_conductor.kill()
     own_conductor.start()
     assert one.agent.status()["status"] == "doing"
@@ -118,7 +120,7 @@ def test_a_conductor_that_is_away_when_the_write_ends(
     make_machine: MakeMachine, own_conductor: Conductor, web: Web, image: Image
 ):
     one = make_machine(by=own_conductor)
-    half_way(one, web, image)
+    part_way(one, web, image)
     own_conductor.kill()
     go_on(web, image)
     one.agent.wait(lambda: one.agent.status()["status"] == "done", "it is written", 60)
@@ -130,7 +132,7 @@ def test_a_conductor_that_is_away_when_the_write_ends(
 def test_an_agent_that_has_lost_its_token(make_machine: MakeMachine, web: Web, image: Image):
     """Ironic gives a token once. Without it nothing goes on until the node is taken back; the disk does not boot."""
     one = make_machine()
-    half_way(one, web, image)
+    part_way(one, web, image)
     one.agent.kill()
     shutil.rmtree(one.agent.journal.parent)
     go_on(web, image)
