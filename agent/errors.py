@@ -316,6 +316,18 @@ class BootCode(DeployError):
     default_hint = "Install a boot loader for BIOS into the image (grub-install --target=i386-pc)."
 
 
+class BootEntryFailed(DeployError):
+    """The firmware did not take a boot entry for the disk."""
+
+    code = "boot.entry"
+    blame = Blame.DISK
+    template = "The firmware has no boot entry for {device}: {reason}."
+    default_hint = (
+        "Make the entry by hand (efibootmgr), or set the boot device in the firmware or by the BMC; many servers find "
+        "the loader without an entry."
+    )
+
+
 # -- the disk ----------------------------------------------------------------------------------------------
 
 

@@ -27,13 +27,13 @@ from agent.deploy.tracker import Tracker
 from agent.errors import DeployError, DiskIo, JobCancelled, unforeseen
 from agent.host.contents import read_contents
 from agent.host.drive import Drive
+from agent.host.wipe import wipe_ends
 from agent.model.disk_state import DiskState
 from agent.model.events import DeployEvent, Listener
 from agent.model.job import Job
 from agent.model.seal import Seal
 from agent.model.stage import UNCOMMITTED, State
 from agent.model.status import Status
-from agent.stages.claim import wipe_ends
 from agent.stages.context import Context
 from agent.stages.machine import LocalMachine, Machine, OpenDisk
 from agent.tracebacks import without_traceback

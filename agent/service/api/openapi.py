@@ -354,6 +354,7 @@ def _status_example(service_name: str) -> dict[str, Any]:
         "controlPlane": contact_member(
             "https://control.example.net/byoi", ContactState.ANSWERING, since=began - 60
         ),
+        "ironic": None,
         "configuration": configuration_member([]),
     }
     return status.document() | {"id": None, "revision": 1_700_000_007_500, "reboot": None} | surroundings

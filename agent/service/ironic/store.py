@@ -1,5 +1,6 @@
 """The front's state in the journal: changed by one hand, and always after the journal."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ class FrontStore:
     def __init__(self, store: JobStore) -> None:
         """Begin with what the journal holds, and with nothing where that makes no sense."""
         self._store = store
+        self._lock = asyncio.Lock()
         self.state = FrontState()
         kept = store.state.ironic
         if kept is not None:
@@ -33,14 +35,17 @@ class FrontStore:
         Raises:
             StateUnusable: the journal could not be written, and nothing has changed.
         """
-        state = change(self.state)
-        await self._store.change(_holding(state.document()))
-        self.state = state
+        async with self._lock:
+            state = change(self.state)
+            await self._store.change(_holding(state.document()))
+            self.state = state
 
     async def record(self, change: Callable[[FrontState], FrontState]) -> None:
         """Change what has happened, be it that the journal cannot be written: it is tried again then."""
-        self.state = change(self.state)
-        await self._store.impose(_holding(self.state.document()))
+        async with self._lock:
+            state = change(self.state)
+            await self._store.impose(_holding(state.document()))
+            self.state = state
 
 
 def _holding(document: dict[str, Any]) -> Callable[[JournalState], JournalState]:

@@ -8,7 +8,7 @@ import pytest
 from agent.cli.bar import Bar
 from agent.cli.lines import REPEAT_SECONDS, Lines
 from agent.cli.progress import is_plain, is_serial, show_progress
-from agent.cli.surroundings import ControlPlane, contact_words
+from agent.cli.surroundings import Contact, contact_words
 from agent.cli.words import amounts, summary
 from agent.errors import ImageDownload
 from agent.model.events import Finished, Noted, StageBegan, StageEnded
@@ -132,7 +132,7 @@ def test_time_that_goes_by_is_no_news():
     stream = io.StringIO()
     lines = Lines(stream, clock=lambda: 1000.0)
     for since, left in ((9.9, 3600), (59.9, 61), (61, 60), (3599, 2.5), (3600, 0)):
-        plane = ControlPlane("https://c", "failing", 100.0, "no answer within 30 s", 100.0 + since + left)
+        plane = Contact("https://c", "failing", 100.0, "no answer within 30 s", 100.0 + since + left)
         text = contact_words(plane, 100.0 + since)
         lines.keep_footer(lambda text=text: (text,))
     lines.keep_footer(lambda: ("rebooting to disk in 42 s at most",))

@@ -197,6 +197,7 @@ def every_error() -> list[DeployError]:
 SURROUNDINGS = {
     "agent": agent_member("0.1.0", ["192.0.2.7"], ["/run/byoi-agent/api.sock"]),
     "controlPlane": None,
+    "ironic": None,
     "configuration": configuration_member([]),
 }
 
@@ -278,7 +279,7 @@ def test_a_control_plane_and_doubts_are_of_the_schema(state, trouble):
         [Fault("a", "b", "config.invalid")] * (MAX_FAULTS + 9), [Fault("a", "b", "config.doubt")]
     )
     assert (doubts["faultCount"], len(doubts["faults"])) == (MAX_FAULTS + 9, MAX_FAULTS)
-    around = {"controlPlane": member, "configuration": doubts}
+    around = {"controlPlane": member, "ironic": {**member, "node": None}, "configuration": doubts}
     STATUS.validate(status(State.WRITE) | around)
     IDLE.validate(idle_document("ns1") | {"revision": 1} | SURROUNDINGS | around)
 

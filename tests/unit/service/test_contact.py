@@ -1,8 +1,7 @@
 """What is shown of the contact with whoever gives jobs."""
 
-from agent.service.control.contact import Contact
-
 from agent.model.surroundings import Trouble
+from agent.service.contact import Contact
 
 URL = "https://control.example.net/byoi"
 
