@@ -4,18 +4,18 @@ The document is the body of the OVH API's `bringYourOwnImage`. `load_job` takes 
 both raise `JobInvalid` with every fault and its path. No fault contains the value of a secret member.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent.errors import Fault, ImageFormat, JobInvalid
 from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.job_text import MAX_FAULTS, read_json, shortened
+from agent.model.object_reader import KeyValue, ObjectReader
 from agent.model.url import check_url, redact_url
 from agent.text import HIDDEN
-from agent.units import MiB, format_size
+from agent.units import MiB
 
 OVH_TYPES = ("qcow2", "raw", "ova")
 """The types of the OVH API, which its message for an unknown type lists."""
@@ -23,15 +23,8 @@ IMAGE_TYPES = (*OVH_TYPES, "vmdk", "vhd", "vhdx", "vdi")
 """All types that a job may name; those behind the OVH API's are ours."""
 CHECKSUM_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 MAX_USER_DATA_BYTES = 8 * MiB
-MAX_DATA_BYTES = MiB
-"""Length of `networkData` and of `vendorData` as JSON on the drive, in bytes."""
-MAX_LIST = 256
-MAX_TEXT = 16 * 1024
 MAX_SSH_KEY_BYTES = MiB
-MAX_PAIR_KEY_BYTES = 1024
-MAX_PAIR_VALUE_BYTES = 64 * 1024
 MAX_HOSTNAME = 253
-MAX_DISK_GROUP_ID = 2**31 - 1
 
 BAD_CHECKSUM_TYPE = "Bad checkSumType, expected: md5, sha1, sha256, sha512."
 BAD_CHECKSUM_PAIR = "Please provide checkSum AND checkSumType or none of them"
@@ -40,14 +33,6 @@ BAD_CHECKSUM_PAIR = "Please provide checkSum AND checkSumType or none of them"
 HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 _SSH_KEY = re.compile(r"(^|\s)(ssh-|ecdsa-|sk-)[A-Za-z0-9@.-]+\s+[A-Za-z0-9+/]{16,}={0,3}(\s|$)")
 EFI_PATH = re.compile(r"[\\/][A-Za-z0-9._+ ~()\\/-]{1,254}")
-
-
-@dataclass(frozen=True, slots=True)
-class KeyValue:
-    """One `{key, value}` member of `httpHeader` or `userMetadatas`."""
-
-    key: str
-    value: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +137,7 @@ def parse_job(document: object) -> Job:
     """
     if not isinstance(document, dict):
         raise JobInvalid([Fault("", "the job must be a JSON object")])
-    reader = _ObjectReader(document, "")
+    reader = ObjectReader(document, "")
     url = reader.text("URL", required=True, check=check_url)
     image_type = reader.text("type")
     if image_type is not None and image_type not in IMAGE_TYPES:
@@ -175,7 +160,7 @@ def parse_job(document: object) -> Job:
     return job
 
 
-def _checksum(reader: "_ObjectReader") -> tuple[str | None, str | None]:
+def _checksum(reader: ObjectReader) -> tuple[str | None, str | None]:
     checksum, kind = reader.text("checkSum"), reader.text("checkSumType")
     if kind is not None and kind not in CHECKSUM_DIGITS:
         reader.fault("checkSumType", BAD_CHECKSUM_TYPE, "checksum.type")
@@ -198,7 +183,7 @@ def _checksum(reader: "_ObjectReader") -> tuple[str | None, str | None]:
     return checksum.lower(), kind
 
 
-def _headers(reader: "_ObjectReader") -> tuple[KeyValue, ...]:
+def _headers(reader: ObjectReader) -> tuple[KeyValue, ...]:
     headers = reader.pairs("httpHeader")
     for index, header in enumerate(headers):
         where = f"httpHeader[{index}]"
@@ -211,7 +196,7 @@ def _headers(reader: "_ObjectReader") -> tuple[KeyValue, ...]:
     return headers
 
 
-def _configdrive(reader: "_ObjectReader") -> ConfigDrive:
+def _configdrive(reader: ObjectReader) -> ConfigDrive:
     drive = ConfigDrive(
         enable=reader.boolean("enable"),
         hostname=reader.text("hostname", check=_hostname_fault),
@@ -225,7 +210,7 @@ def _configdrive(reader: "_ObjectReader") -> ConfigDrive:
     return drive
 
 
-def _unique_pairs(reader: "_ObjectReader", key: str) -> tuple[KeyValue, ...]:
+def _unique_pairs(reader: ObjectReader, key: str) -> tuple[KeyValue, ...]:
     items = reader.pairs(key)
     seen: set[str] = set()
     for index, item in enumerate(items):
@@ -258,128 +243,3 @@ def _efi_path_fault(text: str) -> str | None:
     if EFI_PATH.fullmatch(text) and all(part not in ("", ".", "..") for part in parts):
         return None
     return r"is not a path on the ESP: expected one such as \EFI\BOOT\BOOTX64.EFI"
-
-
-class _ObjectReader:
-    """Reads the members of one JSON object and collects faults; null counts as absent."""
-
-    def __init__(self, document: Mapping[str, Any], path: str, faults: list[Fault] | None = None) -> None:
-        self._document = document
-        self._path = path
-        self._known: set[str] = set()
-        self.faults: list[Fault] = [] if faults is None else faults
-
-    def fault(self, key: str, message: str, code: str = "job.invalid") -> None:
-        self.faults.append(Fault(f"{self._path}{key}", message, code))
-
-    def has(self, key: str) -> bool:
-        return self._document.get(key) is not None
-
-    def _get(self, key: str) -> Any:
-        self._known.add(key)
-        return self._document.get(key)
-
-    def text(
-        self,
-        key: str,
-        *,
-        required: bool = False,
-        limit: int = MAX_TEXT,
-        may_be_empty: bool = False,
-        check: Callable[[str], str | None] | None = None,
-    ) -> str | None:
-        value = self._get(key)
-        if value is None:
-            if required:
-                self.fault(key, "is required")
-            return None
-        message = self._text_fault(value, limit, may_be_empty=may_be_empty)
-        if message is None and check is not None:
-            message = check(value)
-        if message is not None:
-            self.fault(key, message)
-            return None
-        return str(value)
-
-    @staticmethod
-    def _text_fault(value: object, limit: int, *, may_be_empty: bool) -> str | None:
-        if not isinstance(value, str):
-            return "must be a string"
-        if not value and not may_be_empty:
-            return "must not be empty (leave it out, or give null)"
-        try:
-            length = len(value.encode())
-        except UnicodeEncodeError:
-            return "holds half of a surrogate pair, which is no text"
-        return _too_long(length, limit) if length > limit else None
-
-    def integer(self, key: str) -> int | None:
-        value = self._get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_DISK_GROUP_ID:
-            self.fault(key, "must be an integer, 0 or larger")
-            return None
-        return value
-
-    def boolean(self, key: str) -> bool:
-        value = self._get(key)
-        if value is not None and not isinstance(value, bool):
-            self.fault(key, "must be true or false")
-        return value is True
-
-    def json_object(self, key: str, *, or_text: bool = False) -> Any:
-        value = self._get(key)
-        if value is None:
-            return None
-        if not isinstance(value, dict) and not (or_text and isinstance(value, str)):
-            self.fault(key, "must be an object or a string" if or_text else "must be an object")
-            return None
-        length = len(json.dumps(value))
-        if length > MAX_DATA_BYTES:
-            self.fault(key, _too_long(length, MAX_DATA_BYTES))
-            return None
-        return value
-
-    def child(self, key: str) -> "_ObjectReader":
-        value = self._get(key)
-        if value is not None and not isinstance(value, dict):
-            self.fault(key, "must be an object")
-            value = None
-        return _ObjectReader(value or {}, f"{self._path}{key}.", self.faults)
-
-    def pairs(self, key: str) -> tuple[KeyValue, ...]:
-        value = self._get(key)
-        if value is None:
-            return ()
-        if not isinstance(value, list) or len(value) > MAX_LIST:
-            self.fault(key, f'must be an array of {{"key", "value"}} objects, at most {MAX_LIST}')
-            return ()
-        return tuple(
-            pair for index, item in enumerate(value) if (pair := self._pair(f"{key}[{index}]", item))
-        )
-
-    def _pair(self, where: str, item: object) -> KeyValue | None:
-        if not isinstance(item, dict):
-            self.fault(where, 'must be an object with "key" and "value"')
-            return None
-        reader = _ObjectReader(item, f"{self._path}{where}.", self.faults)
-        key = reader.text("key", required=True, limit=MAX_PAIR_KEY_BYTES)
-        value = reader.text("value", may_be_empty=True, limit=MAX_PAIR_VALUE_BYTES)
-        reader.refuse_unknown()
-        return None if key is None else KeyValue(key, value)
-
-    def refuse_unknown(self) -> None:
-        for key in self._document:
-            if key not in self._known:
-                self.fault(
-                    shortened(str(key)), f"is an unknown key; known are {_listed(sorted(self._known))}"
-                )
-
-
-def _too_long(length: int, limit: int) -> str:
-    return f"has {format_size(length)}, at most {format_size(limit)} are taken"
-
-
-def _listed(words: Sequence[str] | Iterable[str]) -> str:
-    return ", ".join(words)

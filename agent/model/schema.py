@@ -20,16 +20,18 @@ from agent.model.job import (
     EFI_PATH,
     HOSTNAME,
     IMAGE_TYPES,
+    MAX_HOSTNAME,
+    MAX_SSH_KEY_BYTES,
+    MAX_USER_DATA_BYTES,
+    OVH_TYPES,
+)
+from agent.model.object_reader import (
     MAX_DATA_BYTES,
     MAX_DISK_GROUP_ID,
-    MAX_HOSTNAME,
     MAX_LIST,
     MAX_PAIR_KEY_BYTES,
     MAX_PAIR_VALUE_BYTES,
-    MAX_SSH_KEY_BYTES,
     MAX_TEXT,
-    MAX_USER_DATA_BYTES,
-    OVH_TYPES,
 )
 from agent.model.stage import STAGES
 from agent.model.status import DOING, DONE, ERROR

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from agent.errors import ImageFormat, JobInvalid
 from agent.formats.advice import hint_for
-from agent.model.job import IMAGE_TYPES, MAX_DATA_BYTES, MAX_LIST, OVH_TYPES, parse_job
+from agent.model.job import IMAGE_TYPES, OVH_TYPES, parse_job
 from agent.model.job_text import MAX_FAULTS
+from agent.model.object_reader import MAX_DATA_BYTES, MAX_LIST
 
 SHA256 = "ab" * 32
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJ5b2ktYWdlbnQtdGVzdC1rZXk user@host"
