@@ -269,6 +269,18 @@ class ImageDownload(DeployError):
     default_hint = "Check that the URL can be fetched from the server's network (curl -I), then deploy again."
 
 
+class ChecksumFile(DeployError):
+    """The checksum file that the job names cannot be had, or does not say what the image's digest is."""
+
+    code = "checksum.file"
+    blame = Blame.REQUEST
+    template = "The checksum file {url} {reason}."
+    default_hint = (
+        "Check that checkSum is the URL of the list that belongs to the image: entries are found by the last part of "
+        "the image's URL."
+    )
+
+
 class ChecksumMismatch(DeployError):
     """The digest of the downloaded bytes differs from the expected one."""
 

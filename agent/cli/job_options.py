@@ -15,6 +15,7 @@ from agent.command_line import suggestion
 from agent.errors import Fault, ImageFormat, JobInvalid
 from agent.model.job import BAD_CHECKSUM_TYPE, CHECKSUM_DIGITS, IMAGE_TYPES
 from agent.model.job_text import MAX_JOB_BYTES, TextRefused, bounded_text
+from agent.model.url import redact_url
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,8 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     job.add_argument(
         "--checksum",
         metavar="TYPE:HEX",
-        help="md5, sha1, sha256 or sha512 of the file behind the URL; without TYPE the length tells it",
+        help="md5, sha1, sha256 or sha512 of the file behind the URL; without TYPE the length tells it. TYPE:URL names "
+        "a checksum file (SHA256SUMS)",
     )
     job.add_argument(
         "--header", action="append", metavar="NAME:VALUE", help="HTTP header; @FILE reads lines of them"
@@ -162,7 +164,7 @@ def _checksum(text: str | None) -> tuple[str | None, str | None]:
     if text is None:
         return None, None
     algorithm, colon, digest = text.partition(":")
-    if colon and algorithm and digest:
+    if colon and algorithm and digest and not digest.startswith("//"):  # that is a URL without a type
         algorithm = algorithm.lower()
         if algorithm not in CHECKSUM_DIGITS:
             close = suggestion(algorithm, CHECKSUM_DIGITS)
@@ -175,8 +177,14 @@ def _checksum(text: str | None) -> tuple[str | None, str | None]:
         return by_length[len(text)], text
     raise usage(
         "--checksum",
-        f"expected TYPE:HEX, such as sha256:9f86d0..., with {', '.join(CHECKSUM_DIGITS)} as TYPE; got {text[:200]!r}",
+        f"expected TYPE:HEX, such as sha256:9f86d0..., or TYPE:URL, with {', '.join(CHECKSUM_DIGITS)} as TYPE; got "
+        f"{_shown(text)!r}",
     )
+
+
+def _shown(text: str) -> str:
+    """What an option was given, for a message: a URL without its secrets."""
+    return redact_url(text) if "://" in text else text[:200]
 
 
 def _header_lines(items: list[str] | tuple[str, ...]) -> Iterator[str]:

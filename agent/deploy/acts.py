@@ -13,6 +13,7 @@ from agent.deploy.tracker import Tracker
 from agent.model.disk_state import DiskState
 from agent.model.seal import Seal
 from agent.model.stage import State
+from agent.stages.checksum import resolve_checksum
 from agent.stages.claim import claim
 from agent.stages.commit import commit, seal, settle
 from agent.stages.context import Context
@@ -46,6 +47,7 @@ Act = Callable[[Work], Awaitable[None]]
 
 
 async def _preflight(work: Work) -> None:
+    await resolve_checksum(work.ctx)
     try:
         await probe_image(work.ctx)
     finally:

@@ -244,9 +244,7 @@ def _slot(facts: Facts, image: ImageFacts) -> tuple[DriveSlot | None, DeployErro
 def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
     size = facts.image.size if facts.image is not None else None
     amount = format_size(size) if size is not None else "the image"
-    checked = (
-        f"{job.checksum_type} {job.checksum}" if job.checksum else "the length (the job names no checksum)"
-    )
+    checked = _checked(job)
     table = (
         "relocate the backup GPT"
         if facts.image and isinstance(facts.image.table, Gpt)
@@ -270,12 +268,20 @@ def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
     )
 
 
+def _checked(job: Job) -> str:
+    if job.checksum is not None:
+        return f"{job.checksum_type} {job.checksum}"
+    if job.checksum_url is not None:
+        return f"the {job.checksum_type} that {redact_url(job.checksum_url)} names"
+    return "the length (the job names no checksum)"
+
+
 def _notes(job: Job, facts: Facts) -> tuple[str, ...]:
     notes = [f"target: {describe(facts.target)}"]
     drive = job.configdrive
     if not drive.enable and (drive.hostname or drive.ssh_key or drive.user_data):
         notes.append("configdrive.enable is not true: no config drive is written")
-    if job.checksum is None:
+    if not job.has_checksum:
         notes.append("the job names no checksum: only the length of the download is verified")
     return (*notes, *(_image_notes(facts.image) if facts.image is not None else ()))
 

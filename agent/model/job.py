@@ -13,7 +13,7 @@ from agent.errors import Fault, ImageFormat, JobInvalid
 from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.job_text import MAX_FAULTS, read_json, shortened
 from agent.model.object_reader import KeyValue, ObjectReader
-from agent.model.url import check_url, redact_url
+from agent.model.url import check_url, check_web_url, redact_url
 from agent.text import HIDDEN
 from agent.units import MiB
 
@@ -55,12 +55,20 @@ class Job:
     url: str = field(repr=False)
     type: str | None
     checksum: str | None = None
+    """The digest; None where there is none, and where it is in a file that has not been fetched."""
+    checksum_url: str | None = field(default=None, repr=False)
+    """Where the checksum file is that has the digest."""
     checksum_type: str | None = None
     configdrive: ConfigDrive = ConfigDrive()
     description: str | None = None
     disk_group_id: int | None = None
     http_headers: tuple[KeyValue, ...] = ()
     efi_bootloader_path: str | None = None
+
+    @property
+    def has_checksum(self) -> bool:
+        """Whether the job says which bytes the image has, be it by a file that has not been fetched."""
+        return self.checksum is not None or self.checksum_url is not None
 
     def type_for(self, found: str) -> str:
         """The type that a file is taken for: the job's, else what was found, which counts as `raw` if it is no type.
@@ -75,7 +83,7 @@ class Job:
         document = {
             "URL": redact_url(self.url),
             "type": self.type,
-            "checkSum": self.checksum,
+            "checkSum": self.checksum if self.checksum_url is None else redact_url(self.checksum_url),
             "checkSumType": self.checksum_type,
             "description": self.description,
             "diskGroupId": self.disk_group_id,
@@ -102,7 +110,7 @@ class Job:
         for owner, key in ((document, "httpHeader"), (document["configdrive"], "userMetadatas")):
             if key in owner:
                 owner[key] = len(owner[key])
-        limits = {"URL": 1000, "description": 200}
+        limits = {"URL": 1000, "checkSum": 1000, "description": 200}
         return document | {
             key: shortened(document[key], limits[key]) for key in limits.keys() & document.keys()
         }
@@ -110,7 +118,8 @@ class Job:
     def without_secrets(self) -> dict[str, Any]:
         """The document to keep when the job has ended: without secrets, and such that `parse_job` still accepts it."""
         document = self.redacted()
-        document["URL"] = document["URL"].partition("?")[0]
+        for key in document.keys() & {"URL", "checkSum"}:
+            document[key] = document[key].partition("?")[0]
         for key in ("sshKey", "networkData"):  # *** is neither a key nor an object
             document["configdrive"].pop(key, None)
         return document
@@ -143,10 +152,12 @@ def parse_job(document: object) -> Job:
     if image_type is not None and image_type not in IMAGE_TYPES:
         reader.fault("type", ImageFormat.template, "image.format")
     checksum, checksum_type = _checksum(reader)
+    checksum_url = checksum if checksum is not None and _is_url(checksum) else None
     job = Job(
         url=url or "",
         type=image_type,
-        checksum=checksum,
+        checksum=None if checksum_url is not None else checksum,
+        checksum_url=checksum_url,
         checksum_type=checksum_type,
         configdrive=_configdrive(reader.child("configdrive")),
         description=reader.text("description"),
@@ -160,7 +171,12 @@ def parse_job(document: object) -> Job:
     return job
 
 
+def _is_url(text: str) -> bool:
+    return "://" in text
+
+
 def _checksum(reader: ObjectReader) -> tuple[str | None, str | None]:
+    """The digest or the URL of a checksum file, and the kind of the digest; both or neither."""
     checksum, kind = reader.text("checkSum"), reader.text("checkSumType")
     if kind is not None and kind not in CHECKSUM_DIGITS:
         reader.fault("checkSumType", BAD_CHECKSUM_TYPE, "checksum.type")
@@ -170,10 +186,15 @@ def _checksum(reader: ObjectReader) -> tuple[str | None, str | None]:
         return None, None
     if checksum is None or kind is None:
         return None, None
+    if _is_url(checksum):
+        fault = check_web_url(checksum)
+        if fault is not None:
+            reader.fault("checkSum", fault)
+        return checksum, kind
     if len(checksum) != CHECKSUM_DIGITS[kind] or not re.fullmatch("[0-9A-Fa-f]+", checksum):
         reader.fault(
             "checkSum",
-            f"must be {CHECKSUM_DIGITS[kind]} hexadecimal digits for {kind}, got "
+            f"must be {CHECKSUM_DIGITS[kind]} hexadecimal digits for {kind}, or the URL of a checksum file, got "
             + (
                 "other characters"
                 if len(checksum) == CHECKSUM_DIGITS[kind]

@@ -50,6 +50,7 @@ REBOOT_WAITS_FOR = ("client", "controlPlane", "shutdown")
 _FAULT_CODES = ("checksum.type", "checksum.pair")
 # A host or an absolute path; schemes in any letter case.
 _URL = r"^(?:[Hh][Tt][Tt][Pp][Ss]?://[^/?#]|[Ff][Ii][Ll][Ee]:/)"
+_WEB_URL = r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]"
 _ON_THE_DRIVE = f", at most {format_size(MAX_DATA_BYTES)} as it is written to the drive. Not in the OVH API."
 _TIME = "RFC 3339, UTC, to the millisecond"
 
@@ -116,7 +117,12 @@ def job_schema() -> Schema:
                 enum=list(IMAGE_TYPES),
             )
         ),
-        "checkSum": _nullable(_text("Digest of the file as downloaded, in hexadecimal digits.")),
+        "checkSum": _nullable(
+            _text(
+                "Digest of the file as downloaded, in hexadecimal digits; or, not in the OVH API, the http or https "
+                "URL of a checksum file (SHA256SUMS and the like), in which it stands by the name of the image's file.",
+            )
+        ),
         "checkSumType": _nullable(
             _of("string", "The kind of the digest: both members or neither.", enum=list(CHECKSUM_DIGITS))
         ),
@@ -148,7 +154,7 @@ def _checksum_pairs() -> list[Schema]:
     both = [
         {
             "properties": {
-                "checkSum": {"type": "string", "pattern": f"^[0-9A-Fa-f]{{{digits}}}$"},
+                "checkSum": {"type": "string", "pattern": f"^[0-9A-Fa-f]{{{digits}}}$|{_WEB_URL}"},
                 "checkSumType": {"const": kind},
             },
             "required": ["checkSum", "checkSumType"],

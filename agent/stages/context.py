@@ -13,6 +13,7 @@ from agent.model.job import Job
 from agent.stages.held_ends import HeldEnds
 from agent.stages.machine import LocalMachine, Machine, OpenDisk
 from agent.transfer.digest import DEFAULT_ALGORITHM, Digest
+from agent.transfer.fetch import Fetcher
 from agent.transfer.meter import Meter
 from agent.transfer.pool import Buffer, BufferPool
 from agent.transfer.source import Source, SourceInfo
@@ -39,6 +40,8 @@ class Context:
     pool: BufferPool = field(default_factory=BufferPool)
     meter: Meter = field(default_factory=Meter)
     digest: Digest = field(default_factory=Digest)
+    fetcher: Fetcher = field(default_factory=Fetcher)
+    """Fetches what belongs to the image."""
     # From preflight:
     info: SourceInfo | None = None
     image: ImageFacts | None = None

@@ -115,7 +115,7 @@ SUMS = {"md5": "0" * 32, "sha1": "A" * 40, "sha256": "f" * 64, "sha512": "9" * 1
 CHECKED = st.one_of(
     st.just({}),
     st.sampled_from([{"checkSum": digits, "checkSumType": kind} for kind, digits in SUMS.items()]),
-    documents(checkSum=mostly(*SUMS.values()), checkSumType=mostly(*SUMS)),
+    documents(checkSum=mostly(*SUMS.values(), "https://h/SUMS", "HTTP://h/s?a"), checkSumType=mostly(*SUMS)),
 )
 JOBS = st.builds(
     lambda job, checked: job | checked,
@@ -155,6 +155,8 @@ def test_the_schema_takes_whatever_the_reader_takes(document):
         job(checkSum="0" * 32, checkSumType="sha1"),
         job(checkSum="g" * 32, checkSumType="md5"),
         job(checkSum="0" * 32, checkSumType="crc"),
+        job(checkSum="ftp://h/SUMS", checkSumType="md5"),
+        job(checkSum="https://h/SUMS"),
         job(diskGroupId=-1),
         job(diskGroupId=2**31),
         job(diskGroupId="1"),
