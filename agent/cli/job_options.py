@@ -23,6 +23,12 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", nargs="?", metavar="JOB.json", help="the job document; - reads it from stdin")
     job = parser.add_argument_group("the job, without a document")
     job.add_argument("--url", help="http:, https: or file: URL of the image, or a path")
+    job.add_argument(
+        "--mirror",
+        action="append",
+        metavar="URL",
+        help="the same bytes elsewhere; tried in order where a server fails",
+    )
     job.add_argument("--type", help="qcow2, raw, ova, vmdk, vhd, vhdx or vdi; without it the content decides")
     job.add_argument(
         "--checksum",
@@ -51,9 +57,9 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_DRIVE_OPTIONS = ("config_drive", "hostname", "ssh_key", "user_data", "vendor_data", "network_data", "meta")
 _JOB_OPTIONS = (
-    "url", "type", "checksum", "header", "efi_bootloader", "config_drive", "hostname", "ssh_key", "user_data",
-    "vendor_data", "network_data", "meta",
+    "url", "mirror", "type", "checksum", "header", "efi_bootloader", *_DRIVE_OPTIONS,
 )  # fmt: skip
 
 
@@ -62,6 +68,7 @@ USAGE_HINT = "Mend what the message names; --help has every option."
 # What an option gives, by the path of the job's member.
 _OPTION_OF = {
     "URL": "--url",
+    "mirrors": "--mirror",
     "type": "--type",
     "checkSum": "--checksum",
     "checkSumType": "--checksum",
@@ -128,7 +135,7 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
     if options.url is None:
         raise usage("JOB.json", "give a job document, or --url")
     algorithm, digest = _checksum(options.checksum)
-    wants_drive = any(getattr(options, name) for name in _JOB_OPTIONS[5:])
+    wants_drive = any(getattr(options, name) for name in _DRIVE_OPTIONS)
     keys = [_read(path, "--ssh-key").decode(errors="replace").strip() for path in options.ssh_key or ()]
     drive = {
         "enable": True,
@@ -141,6 +148,7 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
     }
     return {
         "URL": _url(options.url),
+        "mirrors": options.mirror,
         "type": options.type,
         "checkSum": digest,
         "checkSumType": algorithm,

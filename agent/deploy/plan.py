@@ -256,7 +256,7 @@ def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
     path = facts.target.path
     read_back = "read both" if facts.drive_size is None else "read both and the config drive"
     titles = {
-        State.PREFLIGHT: f"open {redact_url(job.url)} and check everything that can be checked",
+        State.PREFLIGHT: f"open {redact_url(job.url)}{_others(job)} and check everything that can be checked",
         State.CLAIM: f"take {path} and zero both its ends",
         State.WRITE: f"stream {amount} to the disk, all but both its ends",
         State.VERIFY: f"compare {checked}",
@@ -266,6 +266,17 @@ def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
     return tuple(
         Step(stage, titles[stage], WEIGHTS[stage], stage not in _READING, ACTS[stage]) for stage in STAGES
     )
+
+
+def _others(job: Job) -> str:
+    """How many more places there are to take the image from."""
+    match len(job.mirrors):
+        case 0:
+            return ""
+        case 1:
+            return f" (or {redact_url(job.mirrors[0])})"
+        case count:
+            return f" (or one of {count} mirrors)"
 
 
 def _checked(job: Job) -> str:

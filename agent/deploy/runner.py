@@ -220,6 +220,7 @@ class Deployment:
         source = open_source(
             job.url,
             headers=headers,
+            mirrors=job.mirrors,
             checksummed=job.has_checksum,
             ca_file=options.ca_file,
             limits=options.limits,

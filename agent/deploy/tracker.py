@@ -143,6 +143,8 @@ class Tracker:
                 self.note(f"resumed at byte {details['position']}")
             case "redirected":
                 self.note(f"redirected to {details['url']}")
+            case "mirror":
+                self.note(f"going on with {details['url']}: {details['reason']}")
             case "restarted" if self.state is State.PREFLIGHT:
                 self._begin_again()
             case _:

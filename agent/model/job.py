@@ -13,7 +13,7 @@ from agent.errors import Fault, ImageFormat, JobInvalid
 from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.job_text import MAX_FAULTS, read_json, shortened
 from agent.model.object_reader import KeyValue, ObjectReader
-from agent.model.url import check_url, check_web_url, redact_url
+from agent.model.url import check_url, check_web_url, origin_of, redact_url
 from agent.text import HIDDEN
 from agent.units import MiB
 
@@ -25,6 +25,7 @@ CHECKSUM_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 MAX_USER_DATA_BYTES = 8 * MiB
 MAX_SSH_KEY_BYTES = MiB
 MAX_HOSTNAME = 253
+MAX_MIRRORS = 16
 
 BAD_CHECKSUM_TYPE = "Bad checkSumType, expected: md5, sha1, sha256, sha512."
 BAD_CHECKSUM_PAIR = "Please provide checkSum AND checkSumType or none of them"
@@ -64,6 +65,8 @@ class Job:
     disk_group_id: int | None = None
     http_headers: tuple[KeyValue, ...] = ()
     efi_bootloader_path: str | None = None
+    mirrors: tuple[str, ...] = field(default=(), repr=False)
+    """More URLs of the same bytes, in the order in which they are tried."""
 
     @property
     def has_checksum(self) -> bool:
@@ -82,6 +85,7 @@ class Job:
         drive = self.configdrive
         document = {
             "URL": redact_url(self.url),
+            "mirrors": [redact_url(url) for url in self.mirrors] or None,
             "type": self.type,
             "checkSum": self.checksum if self.checksum_url is None else redact_url(self.checksum_url),
             "checkSumType": self.checksum_type,
@@ -107,7 +111,11 @@ class Job:
     def summary(self) -> dict[str, Any]:
         """`redacted` for the log, at most 16 KiB: long texts are cut, and lists are replaced by their lengths."""
         document = self.redacted()
-        for owner, key in ((document, "httpHeader"), (document["configdrive"], "userMetadatas")):
+        for owner, key in (
+            (document, "httpHeader"),
+            (document, "mirrors"),
+            (document["configdrive"], "userMetadatas"),
+        ):
             if key in owner:
                 owner[key] = len(owner[key])
         limits = {"URL": 1000, "checkSum": 1000, "description": 200}
@@ -120,6 +128,8 @@ class Job:
         document = self.redacted()
         for key in document.keys() & {"URL", "checkSum"}:
             document[key] = document[key].partition("?")[0]
+        if self.mirrors:
+            document["mirrors"] = [url.partition("?")[0] for url in document["mirrors"]]
         for key in ("sshKey", "networkData"):  # *** is neither a key nor an object
             document["configdrive"].pop(key, None)
         return document
@@ -164,6 +174,7 @@ def parse_job(document: object) -> Job:
         disk_group_id=reader.integer("diskGroupId"),
         http_headers=_headers(reader),
         efi_bootloader_path=reader.text("efiBootloaderPath", check=_efi_path_fault),
+        mirrors=_mirrors(reader, url),
     )
     reader.refuse_unknown()
     if reader.faults:
@@ -202,6 +213,13 @@ def _checksum(reader: ObjectReader) -> tuple[str | None, str | None]:
             ),
         )
     return checksum.lower(), kind
+
+
+def _mirrors(reader: ObjectReader, url: str | None) -> tuple[str, ...]:
+    mirrors = reader.texts("mirrors", MAX_MIRRORS, check_web_url)
+    if mirrors and url is not None and origin_of(url).scheme == "file":
+        reader.fault("mirrors", "stand beside a file: URL, which has none")
+    return mirrors
 
 
 def _headers(reader: ObjectReader) -> tuple[KeyValue, ...]:

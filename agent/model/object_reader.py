@@ -85,6 +85,20 @@ class ObjectReader:
             return "holds half of a surrogate pair, which is no text"
         return _too_long(length, limit) if length > limit else None
 
+    def texts(self, key: str, most: int, check: Callable[[str], str | None]) -> tuple[str, ...]:
+        """An array of at most `most` strings; `check` says what is wrong with one."""
+        value = self._get(key)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or len(value) > most:
+            self.fault(key, f"must be an array of strings, at most {most}")
+            return ()
+        for index, item in enumerate(value):
+            message = self._text_fault(item, MAX_TEXT, may_be_empty=False) or check(item)
+            if message is not None:
+                self.fault(f"{key}[{index}]", message)
+        return tuple(map(str, value))
+
     def integer(self, key: str) -> int | None:
         """An integer from 0 to `MAX_DISK_GROUP_ID`."""
         value = self._get(key)

@@ -45,13 +45,14 @@ def require_allowed(job: Job, policy: Policy, *, remote: bool) -> None:
 
 def _faults(job: Job, policy: Policy, *, remote: bool) -> Iterator[Fault]:
     scheme = origin_of(job.url).scheme
+    image_is_plain = any(origin_of(url).scheme == "http" for url in (job.url, *job.mirrors))
     plain = [path for path, url in _urls(job) if origin_of(url).scheme == "http"]
     if policy.require_checksum and not job.has_checksum:
         if policy.require_checksum is True:
             yield Fault("checkSum", "is required by this server's policy")
-        elif plain:
+        elif image_is_plain:
             yield Fault("checkSum", "is required by this server's policy of an image over plain http")
-    elif policy.require_checksum == "http" and "checkSum" in plain and len(plain) > 1:
+    elif policy.require_checksum == "http" and image_is_plain and "checkSum" in plain:
         # Whoever can change the image on its way can change the list of its digests as well.
         yield Fault(
             "checkSum",
@@ -67,5 +68,6 @@ def _faults(job: Job, policy: Policy, *, remote: bool) -> Iterator[Fault]:
 def _urls(job: Job) -> Iterator[tuple[str, str]]:
     """All URLs of a job, each with the path of its member."""
     yield "URL", job.url
+    yield from ((f"mirrors[{index}]", url) for index, url in enumerate(job.mirrors))
     if job.checksum_url is not None:
         yield "checkSum", job.checksum_url

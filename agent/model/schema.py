@@ -21,6 +21,7 @@ from agent.model.job import (
     HOSTNAME,
     IMAGE_TYPES,
     MAX_HOSTNAME,
+    MAX_MIRRORS,
     MAX_SSH_KEY_BYTES,
     MAX_USER_DATA_BYTES,
     OVH_TYPES,
@@ -108,6 +109,15 @@ def job_schema() -> Schema:
     properties = {
         "URL": _text(
             "Where the image is: http, https, or file on the server itself.", MAX_URL_LENGTH, pattern=_URL
+        ),
+        "mirrors": _nullable(
+            _of(
+                "array",
+                "http and https URLs of the same bytes, tried in this order where a server fails. httpHeader goes to "
+                "none of them but those that have the origin of the URL. Not in the OVH API.",
+                items=_text(limit=MAX_URL_LENGTH, pattern=_WEB_URL),
+                maxItems=MAX_MIRRORS,
+            )
         ),
         "type": _nullable(
             _of(

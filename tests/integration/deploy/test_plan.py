@@ -155,6 +155,11 @@ def test_a_checksum_by_plain_http_vouches_for_nothing():
     for members, count in (({}, 1), (plain, 1), (digest, 0), (safe, 0)):
         refusals = plan(job(URL="http://h/i", **members), facts(policy=careful)).refusals
         assert [fault.path for refusal in refusals for fault in refusal.faults] == ["checkSum"] * count
+    mirrored = job(mirrors=["https://m/i", "http://m/i"])
+    (refusal,) = plan(mirrored, facts(policy=careful)).refusals
+    assert [fault.path for fault in refusal.faults] == ["checkSum"]
+    (refusal,) = plan(mirrored, facts(policy=Policy(allow_http=False))).refusals
+    assert [fault.path for fault in refusal.faults] == ["mirrors[1]"]
     (refusal,) = plan(job(**plain), facts(policy=Policy(allow_http=False))).refusals
     assert [(fault.path, fault.message) for fault in refusal.faults] == [
         ("checkSum", "must be https by this server's policy")
