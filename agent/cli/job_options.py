@@ -1,7 +1,9 @@
 """The job on the command line, as a document or as options: for `byoi write` and `byoi deploy` alike."""
 
 import argparse
+import base64
 import errno
+import gzip
 import json
 import os
 import re
@@ -13,7 +15,7 @@ from typing import Any
 
 from agent.command_line import suggestion
 from agent.errors import Fault, ImageFormat, JobInvalid
-from agent.model.job import BAD_CHECKSUM_TYPE, CHECKSUM_DIGITS, IMAGE_TYPES
+from agent.model.job import BAD_CHECKSUM_TYPE, CHECKSUM_DIGITS, IMAGE_TYPES, MAX_DRIVE_BYTES
 from agent.model.job_text import MAX_JOB_BYTES, TextRefused, bounded_text
 from agent.model.url import redact_url
 
@@ -43,7 +45,11 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         "--efi-bootloader", metavar="PATH", help=r"must exist on the ESP, such as \EFI\debian\grubx64.efi"
     )
     job.add_argument(
-        "--config-drive", action="store_true", help="write a config drive even with nothing to put on it"
+        "--config-drive",
+        nargs="?",
+        const=True,
+        metavar="FILE|URL",
+        help="a ready-made config drive, ISO 9660 or FAT; alone: write one even with nothing to put on it",
     )
     job.add_argument("--hostname", help="host name, by the config drive")
     job.add_argument(
@@ -74,6 +80,7 @@ _OPTION_OF = {
     "checkSumType": "--checksum",
     "efiBootloaderPath": "--efi-bootloader",
     "httpHeader": "--header",
+    "configdrive.content": "--config-drive",
     "configdrive.hostname": "--hostname",
     "configdrive.sshKey": "--ssh-key",
     "configdrive.userData": "--user-data",
@@ -139,6 +146,7 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
     keys = [_read(path, "--ssh-key").decode(errors="replace").strip() for path in options.ssh_key or ()]
     drive = {
         "enable": True,
+        "content": _ready_drive(options.config_drive),
         "hostname": options.hostname,
         "sshKey": "\n".join(keys) or None,
         "userData": _text(options.user_data, "--user-data"),
@@ -165,6 +173,16 @@ def _url(text: str) -> str:
     if not text or not Path(text).exists():
         raise usage("--url", f"{text!r} is no URL (http:, https:, file:), and there is no such file")
     return Path(text).absolute().as_uri()
+
+
+def _ready_drive(given: str | bool | None) -> str | None:
+    """The ready-made drive of --config-drive: its URL, or base64 of the file, packed to keep the job short."""
+    if not isinstance(given, str):
+        return None
+    if "://" in given:
+        return given
+    data = _read(given, "--config-drive", MAX_DRIVE_BYTES + 1)
+    return base64.b64encode(data if data.startswith(b"\x1f\x8b") else gzip.compress(data, mtime=0)).decode()
 
 
 def _checksum(text: str | None) -> tuple[str | None, str | None]:
@@ -243,12 +261,12 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} stands in it")
 
 
-def _read(path: str, option: str) -> bytes:
+def _read(path: str, option: str, limit: int = MAX_JOB_BYTES + 1) -> bytes:
     try:
         if path == "-":
-            return sys.stdin.buffer.read(MAX_JOB_BYTES + 1)
+            return sys.stdin.buffer.read(limit)
         with Path(path).open("rb") as file:
-            return file.read(MAX_JOB_BYTES + 1)
+            return file.read(limit)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         if error.errno == errno.ENOENT:

@@ -290,7 +290,7 @@ def _checked(job: Job) -> str:
 def _notes(job: Job, facts: Facts) -> tuple[str, ...]:
     notes = [f"target: {describe(facts.target)}"]
     drive = job.configdrive
-    if not drive.enable and (drive.hostname or drive.ssh_key or drive.user_data):
+    if not drive.enable and (drive.content or drive.hostname or drive.ssh_key or drive.user_data):
         notes.append("configdrive.enable is not true: no config drive is written")
     if not job.has_checksum:
         notes.append("the job names no checksum: only the length of the download is verified")

@@ -4,12 +4,13 @@ The document is the body of the OVH API's `bringYourOwnImage`. `load_job` takes 
 both raise `JobInvalid` with every fault and its path. No fault contains the value of a secret member.
 """
 
+import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.errors import Fault, ImageFormat, JobInvalid
+from agent.errors import ConfigDriveContent, Fault, ImageFormat, JobInvalid
 from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.job_text import MAX_FAULTS, read_json, shortened
 from agent.model.object_reader import KeyValue, ObjectReader
@@ -24,6 +25,10 @@ IMAGE_TYPES = (*OVH_TYPES, "vmdk", "vhd", "vhdx", "vdi")
 CHECKSUM_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 MAX_USER_DATA_BYTES = 8 * MiB
 MAX_SSH_KEY_BYTES = MiB
+MAX_DRIVE_BYTES = 64 * MiB
+"""Length of a ready-made config drive, unpacked."""
+MAX_CONTENT_BYTES = 64 * MiB
+"""Length of `content` as base64. Over the API it is the length of a job that bounds it."""
 MAX_HOSTNAME = 253
 MAX_MIRRORS = 16
 
@@ -47,6 +52,19 @@ class ConfigDrive:
     user_metadatas: tuple[KeyValue, ...] = ()
     network_data: Mapping[str, Any] | None = field(default=None, repr=False)
     vendor_data: Mapping[str, Any] | str | None = field(default=None, repr=False)
+    content: str | None = field(default=None, repr=False)
+    """A drive that was made elsewhere, instead of all that: base64, or the URL of it."""
+
+    @property
+    def content_url(self) -> str | None:
+        """Where the ready-made drive is, if it is not in the job."""
+        return self.content if self.content is not None and _is_url(self.content) else None
+
+    def inline_content(self) -> bytes | None:
+        """The ready-made drive as it is in the job, not unpacked. It takes a while where it is large."""
+        if self.content is None or self.content_url is not None:
+            return None
+        return binascii.a2b_base64(self.content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +121,9 @@ class Job:
                     or None,
                     "networkData": drive.network_data and HIDDEN,
                     "vendorData": drive.vendor_data and HIDDEN,
+                    "content": redact_url(drive.content_url)
+                    if drive.content_url is not None
+                    else drive.content and HIDDEN,
                 }
             ),
         }
@@ -118,6 +139,9 @@ class Job:
         ):
             if key in owner:
                 owner[key] = len(owner[key])
+        drive = document["configdrive"]
+        if "content" in drive:
+            drive["content"] = shortened(drive["content"], 1000)
         limits = {"URL": 1000, "checkSum": 1000, "description": 200}
         return document | {
             key: shortened(document[key], limits[key]) for key in limits.keys() & document.keys()
@@ -130,8 +154,12 @@ class Job:
             document[key] = document[key].partition("?")[0]
         if self.mirrors:
             document["mirrors"] = [url.partition("?")[0] for url in document["mirrors"]]
+        drive = document["configdrive"]
         for key in ("sshKey", "networkData"):  # *** is neither a key nor an object
-            document["configdrive"].pop(key, None)
+            drive.pop(key, None)
+        if "content" in drive:  # nor is it a drive
+            content = drive.pop("content")
+            drive |= {"content": content.partition("?")[0]} if content != HIDDEN else {}
         return document
 
 
@@ -244,9 +272,37 @@ def _configdrive(reader: ObjectReader) -> ConfigDrive:
         user_metadatas=_unique_pairs(reader, "userMetadatas"),
         network_data=reader.json_object("networkData"),
         vendor_data=reader.json_object("vendorData", or_text=True),
+        content=_content(reader),
     )
     reader.refuse_unknown()
     return drive
+
+
+def _content(reader: ObjectReader) -> str | None:
+    content = reader.text("content", limit=MAX_CONTENT_BYTES)
+    if content is None:
+        return None
+    for key in ("hostname", "sshKey", "userData", "userMetadatas", "networkData", "vendorData"):
+        if reader.has(key):
+            reader.fault(
+                key, "stands beside a ready-made drive (configdrive.content), which is written as it is"
+            )
+    if _is_url(content):
+        fault = check_web_url(content)
+        if fault is not None:
+            reader.fault("content", fault)
+    elif not _is_base64(content):
+        message = ConfigDriveContent.template.format(reason="it is neither base64 nor the URL of one")
+        reader.fault("content", message, ConfigDriveContent.code)
+    return content
+
+
+def _is_base64(text: str) -> bool:
+    """Whether it is base64 (RFC 4648, section 4), in lines of any length."""
+    try:
+        return bool(binascii.a2b_base64("".join(text.split()), strict_mode=True))
+    except ValueError:
+        return False
 
 
 def _unique_pairs(reader: ObjectReader, key: str) -> tuple[KeyValue, ...]:

@@ -71,3 +71,5 @@ def _urls(job: Job) -> Iterator[tuple[str, str]]:
     yield from ((f"mirrors[{index}]", url) for index, url in enumerate(job.mirrors))
     if job.checksum_url is not None:
         yield "checkSum", job.checksum_url
+    if job.configdrive.content_url is not None:
+        yield "configdrive.content", job.configdrive.content_url

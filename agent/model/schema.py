@@ -20,6 +20,7 @@ from agent.model.job import (
     EFI_PATH,
     HOSTNAME,
     IMAGE_TYPES,
+    MAX_CONTENT_BYTES,
     MAX_HOSTNAME,
     MAX_MIRRORS,
     MAX_SSH_KEY_BYTES,
@@ -52,6 +53,7 @@ _FAULT_CODES = ("checksum.type", "checksum.pair")
 # A host or an absolute path; schemes in any letter case.
 _URL = r"^(?:[Hh][Tt][Tt][Pp][Ss]?://[^/?#]|[Ff][Ii][Ll][Ee]:/)"
 _WEB_URL = r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]"
+_CONTENT = rf"^[A-Za-z0-9+/=\s]+$|{_WEB_URL}"
 _ON_THE_DRIVE = f", at most {format_size(MAX_DATA_BYTES)} as it is written to the drive. Not in the OVH API."
 _TIME = "RFC 3339, UTC, to the millisecond"
 
@@ -187,6 +189,15 @@ def _configdrive() -> Schema:
             "description": f"vendor_data.json{_ON_THE_DRIVE}",
             "maxLength": MAX_DATA_BYTES,
         },
+        "content": _nullable(
+            _text(
+                "A ready-made drive instead of the other members: base64 of an ISO 9660 or FAT image with the label "
+                "config-2 (gzip allowed), or its http or https URL; unpacked at most 64 MiB. Written as it is. Not in "
+                "the OVH API.",
+                MAX_CONTENT_BYTES,
+                pattern=_CONTENT,
+            )
+        ),
     }
     return _object(properties, required=[], text="The drive that cloud-init reads at the first boot.")
 
@@ -344,7 +355,7 @@ def _fault() -> Schema:
     codes = [
         code
         for code in error_codes()
-        if code in (*_FAULT_CODES, "job.invalid", "image.format", "config.invalid")
+        if code in (*_FAULT_CODES, "job.invalid", "image.format", "config.invalid", "configdrive.content")
     ]
     properties = {
         "path": _of("string", "The member that it is about."),

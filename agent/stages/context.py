@@ -42,6 +42,8 @@ class Context:
     digest: Digest = field(default_factory=Digest)
     fetcher: Fetcher = field(default_factory=Fetcher)
     """Fetches what belongs to the image."""
+    drive_content: bytes | None = field(default=None, repr=False)
+    """The ready-made drive that was fetched, until it has been fitted to the image."""
     # From preflight:
     info: SourceInfo | None = None
     image: ImageFacts | None = None
@@ -100,3 +102,4 @@ class Context:
         self.window = self.head_window = b""
         self.sink = self.drive = None
         self.drive_tree = {}
+        self.drive_content = None

@@ -109,6 +109,7 @@ DRIVES = nested(
         userMetadatas=PAIRS,
         networkData=mostly({}, {"links": []}),
         vendorData=mostly({}, "", "text"),
+        content=st.one_of(st.none(), mostly("AAAA", "AA\nA=", "https://h/d?a", "AAA", "ftp://h/d")),
     )
 )
 SUMS = {"md5": "0" * 32, "sha1": "A" * 40, "sha256": "f" * 64, "sha512": "9" * 128}
@@ -177,6 +178,9 @@ def test_the_schema_takes_whatever_the_reader_takes(document):
         job(configdrive={"enable": "yes"}),
         job(configdrive={"networkData": "text"}),
         job(configdrive={"vendorData": []}),
+        job(configdrive={"content": "*"}),
+        job(configdrive={"content": ["AAAA"]}),
+        job(configdrive={"content": "ftp://h/d"}),
         job(efiBootloaderPath="EFI"),
     ],
 )
