@@ -13,7 +13,7 @@ _DISKS = (
     "lsblk --nodeps --noheadings --paths --output NAME | grep -vE '^/dev/(loop|ram|zram|sr|md|dm-|mapper/)'"
 )
 _GROUPS = "byoi disks --groups"
-_FILES = ("FILE", "PATH", "JOB.json")
+_FILES = ("FILE", "FILE|URL", "PATH", "JOB.json")
 """Metavars of values that are paths."""
 
 

@@ -9,10 +9,11 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.errors import ConfigDriveCreate, DiskBusy, DiskIo, DiskUnknown
+from agent.errors import ConfigDriveContent, ConfigDriveCreate, DiskBusy, DiskIo, DiskUnknown
 from agent.formats.configdrive import DriveContent, build_tree
+from agent.formats.ready_drive import filesystem_of, unpack
 from agent.host import firmware, holders, inventory
-from agent.host.drive import Drive, build_drive
+from agent.host.drive import Drive, build_drive, fit_drive
 from agent.host.same import shared_storage
 from agent.model.disks import Disk, DiskGroup, GroupSpec, configured_groups, disk_groups, select_disk
 from agent.model.job import Job
@@ -145,17 +146,28 @@ def find_firmware(target: Disk, options: Options) -> str | None:
     return None if target.kind == "file" else firmware.detect()
 
 
-def make_drive(job: Job, sector_size: int) -> tuple[Drive | None, dict[str, bytes]]:
+def make_drive(
+    job: Job, sector_size: int, fetched: bytes | None = None
+) -> tuple[Drive | None, dict[str, bytes]]:
     """The config drive of a job, with an instance id and a seed of its own each time, and the tree in it;
-    None where it wants none.
+    None where it wants none, or its ready-made one has not been fetched.
+
+    Args:
+        job: the job.
+        sector_size: of the disk that it is for, in bytes.
+        fetched: the file behind the URL of a ready-made drive.
 
     Raises:
         ConfigDriveCreate: its content is too large.
+        ConfigDriveContent: the job brings a ready-made drive that is none.
         ToolMissing: the rescue system lacks a tool for it.
     """
     spec = job.configdrive
     if not spec.enable:
         return None, {}
+    if spec.content is not None:
+        data = fetched if fetched is not None else spec.inline_content()
+        return (None, {}) if data is None else _ready_drive(data, sector_size)
     content = DriveContent(
         hostname=spec.hostname,
         ssh_keys=spec.ssh_key,
@@ -171,3 +183,17 @@ def make_drive(job: Job, sector_size: int) -> tuple[Drive | None, dict[str, byte
         return build_drive(tree, sector_size), tree
     except OSError as error:
         raise ConfigDriveCreate(detail=f"its filesystem could not be made: {error.strerror}") from error
+
+
+def _ready_drive(data: bytes, sector_size: int) -> tuple[Drive, dict[str, bytes]]:
+    image = unpack(data)
+    filesystem = filesystem_of(image)
+    try:
+        return fit_drive(image, filesystem, sector_size)
+    except OSError as error:
+        sectors = f"the disk has sectors of {sector_size} bytes, from which Linux reads no such filesystem"
+        raise ConfigDriveContent(
+            reason=f"{sectors}, and its files cannot be stored anew",
+            detail=f"{filesystem}: {error.strerror or error}",
+            hint="Give a FAT image with sectors of that size: mkfs.vfat -S 4096 -n config-2.",
+        ) from error

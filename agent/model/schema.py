@@ -22,16 +22,20 @@ from agent.model.job import (
     EFI_PATH,
     HOSTNAME,
     IMAGE_TYPES,
+    MAX_CONTENT_BYTES,
+    MAX_HOSTNAME,
+    MAX_MIRRORS,
+    MAX_SSH_KEY_BYTES,
+    MAX_USER_DATA_BYTES,
+    OVH_TYPES,
+)
+from agent.model.object_reader import (
     MAX_DATA_BYTES,
     MAX_DISK_GROUP_ID,
-    MAX_HOSTNAME,
     MAX_LIST,
     MAX_PAIR_KEY_BYTES,
     MAX_PAIR_VALUE_BYTES,
-    MAX_SSH_KEY_BYTES,
     MAX_TEXT,
-    MAX_USER_DATA_BYTES,
-    OVH_TYPES,
 )
 from agent.model.selector import ANY, ANY_HELP, KEYS
 from agent.model.stage import STAGES
@@ -51,6 +55,8 @@ REBOOT_WAITS_FOR = ("client", "controlPlane", "shutdown")
 _FAULT_CODES = ("checksum.type", "checksum.pair")
 # A host or an absolute path; schemes in any letter case.
 _URL = r"^(?:[Hh][Tt][Tt][Pp][Ss]?://[^/?#]|[Ff][Ii][Ll][Ee]:/)"
+_WEB_URL = r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]"
+_CONTENT = rf"^[A-Za-z0-9+/=\s]+$|{_WEB_URL}"
 _ON_THE_DRIVE = f", at most {format_size(MAX_DATA_BYTES)} as it is written to the drive. Not in the OVH API."
 _TIME = "RFC 3339, UTC, to the millisecond"
 
@@ -109,6 +115,15 @@ def job_schema() -> Schema:
         "URL": _text(
             "Where the image is: http, https, or file on the server itself.", MAX_URL_LENGTH, pattern=_URL
         ),
+        "mirrors": _nullable(
+            _of(
+                "array",
+                "http and https URLs of the same bytes, tried in this order where a server fails. httpHeader goes to "
+                "none of them but those that have the origin of the URL. Not in the OVH API.",
+                items=_text(limit=MAX_URL_LENGTH, pattern=_WEB_URL),
+                maxItems=MAX_MIRRORS,
+            )
+        ),
         "type": _nullable(
             _of(
                 "string",
@@ -117,7 +132,12 @@ def job_schema() -> Schema:
                 enum=list(IMAGE_TYPES),
             )
         ),
-        "checkSum": _nullable(_text("Digest of the file as downloaded, in hexadecimal digits.")),
+        "checkSum": _nullable(
+            _text(
+                "Digest of the file as downloaded, in hexadecimal digits; or, not in the OVH API, the http or https "
+                "URL of a checksum file (SHA256SUMS and the like), in which it stands by the name of the image's file.",
+            )
+        ),
         "checkSumType": _nullable(
             _of("string", "The kind of the digest: both members or neither.", enum=list(CHECKSUM_DIGITS))
         ),
@@ -150,7 +170,7 @@ def _checksum_pairs() -> list[Schema]:
     both = [
         {
             "properties": {
-                "checkSum": {"type": "string", "pattern": f"^[0-9A-Fa-f]{{{digits}}}$"},
+                "checkSum": {"type": "string", "pattern": f"^[0-9A-Fa-f]{{{digits}}}$|{_WEB_URL}"},
                 "checkSumType": {"const": kind},
             },
             "required": ["checkSum", "checkSumType"],
@@ -185,6 +205,15 @@ def _configdrive() -> Schema:
             "description": f"vendor_data.json{_ON_THE_DRIVE}",
             "maxLength": MAX_DATA_BYTES,
         },
+        "content": _nullable(
+            _text(
+                "A ready-made drive instead of the other members: base64 of an ISO 9660 or FAT image with the label "
+                "config-2 (gzip allowed), or its http or https URL; unpacked at most 64 MiB. Written as it is. Not in "
+                "the OVH API.",
+                MAX_CONTENT_BYTES,
+                pattern=_CONTENT,
+            )
+        ),
     }
     return _object(properties, required=[], text="The drive that cloud-init reads at the first boot.")
 
@@ -344,7 +373,7 @@ def _fault() -> Schema:
     codes = [
         code
         for code in error_codes()
-        if code in (*_FAULT_CODES, "job.invalid", "image.format", "config.invalid")
+        if code in (*_FAULT_CODES, "job.invalid", "image.format", "config.invalid", "configdrive.content")
     ]
     properties = {
         "path": _of("string", "The member that it is about."),

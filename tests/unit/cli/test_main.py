@@ -104,7 +104,7 @@ USAGE = {
     "half a checksum": (("write", *IMAGE, *DISK, "--checksum", "sha256"), "--checksum: expected TYPE:HEX"),
     "a short checksum": (
         ("write", *IMAGE, *DISK, "--checksum", "md5:99"),
-        "--checksum: must be 32 hexadecimal digits for md5, got 2 characters",
+        "--checksum: must be 32 hexadecimal digits for md5, or the URL of a checksum file, got 2",
     ),
     "a bare checksum of no type's length": (
         ("write", *IMAGE, *DISK, "--checksum", "9" * 63),

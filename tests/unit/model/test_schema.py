@@ -111,6 +111,7 @@ DRIVES = nested(
         userMetadatas=PAIRS,
         networkData=mostly({}, {"links": []}),
         vendorData=mostly({}, "", "text"),
+        content=st.one_of(st.none(), mostly("AAAA", "AA\nA=", "https://h/d?a", "AAA", "ftp://h/d")),
     )
 )
 SELECTORS = nested(
@@ -126,7 +127,7 @@ SUMS = {"md5": "0" * 32, "sha1": "A" * 40, "sha256": "f" * 64, "sha512": "9" * 1
 CHECKED = st.one_of(
     st.just({}),
     st.sampled_from([{"checkSum": digits, "checkSumType": kind} for kind, digits in SUMS.items()]),
-    documents(checkSum=mostly(*SUMS.values()), checkSumType=mostly(*SUMS)),
+    documents(checkSum=mostly(*SUMS.values(), "https://h/SUMS", "HTTP://h/s?a"), checkSumType=mostly(*SUMS)),
 )
 JOBS = st.builds(
     lambda job, checked: job | checked,
@@ -139,6 +140,7 @@ JOBS = st.builds(
         diskGroupId=mostly(0, 1, 2**31 - 1),
         disk=SELECTORS,
         httpHeader=PAIRS,
+        mirrors=mostly([], ["https://m/i"], ["HTTP://m:80/i", "http://n/i?a"], ["file:///i"], ["x", 1]),
         efiBootloaderPath=mostly("\\EFI\\debian\\grubx64.efi", "/EFI/a (1).efi"),
     ),
     CHECKED,
@@ -167,6 +169,12 @@ def test_the_schema_takes_whatever_the_reader_takes(document):
         job(checkSum="0" * 32, checkSumType="sha1"),
         job(checkSum="g" * 32, checkSumType="md5"),
         job(checkSum="0" * 32, checkSumType="crc"),
+        job(checkSum="ftp://h/SUMS", checkSumType="md5"),
+        job(checkSum="https://h/SUMS"),
+        job(mirrors="https://m/i"),
+        job(mirrors=["file:///i"]),
+        job(mirrors=["https://m/i"] * 17),
+        job(mirrors=[None]),
         job(diskGroupId=-1),
         job(diskGroupId=2**31),
         job(diskGroupId="1"),
@@ -189,6 +197,9 @@ def test_the_schema_takes_whatever_the_reader_takes(document):
         job(configdrive={"enable": "yes"}),
         job(configdrive={"networkData": "text"}),
         job(configdrive={"vendorData": []}),
+        job(configdrive={"content": "*"}),
+        job(configdrive={"content": ["AAAA"]}),
+        job(configdrive={"content": "ftp://h/d"}),
         job(efiBootloaderPath="EFI"),
     ],
 )
