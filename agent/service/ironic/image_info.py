@@ -84,7 +84,7 @@ def _kind_of(checksum: str) -> str:
 
 def _configdrive(args: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, Any]:
     content = args.get("configdrive") or image.get("configdrive")
-    return {"configdrive": {"content": content}} if content else {}
+    return {"configdrive": {"enable": True, "content": content}} if content else {}
 
 
 def _root_device(node: Mapping[str, Any]) -> Any:

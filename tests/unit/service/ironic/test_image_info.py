@@ -51,7 +51,7 @@ def test_no_checksum_at_all():
 
 
 def test_a_config_drive_is_handed_on_as_it_is():
-    assert made(configdrive="H4sI")["configdrive"] == {"content": "H4sI"}
+    assert made(configdrive="H4sI")["configdrive"] == {"enable": True, "content": "H4sI"}
     assert "configdrive" not in made()
 
 
