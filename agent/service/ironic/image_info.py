@@ -93,7 +93,8 @@ def _root_device(node: Mapping[str, Any]) -> Any:
         held = node.get(owner)
         hints = held.get("root_device") if isinstance(held, dict) else None
         if hints:
-            return hints
+            # Where several disks fit, Ironic means the first one; a node's hints cannot say so.
+            return {"any": True, **hints} if isinstance(hints, dict) else hints
     return None
 
 

@@ -57,8 +57,9 @@ def test_a_config_drive_is_handed_on_as_it_is():
 
 def test_the_hints_of_the_instance_come_before_those_of_the_node():
     node = NODE | {"properties": {"root_device": {"serial": "s== a"}}}
-    assert made(node)["disk"] == {"serial": "s== a"}
-    assert made(node | {"instance_info": {"root_device": {"wwn": "b"}}})["disk"] == {"wwn": "b"}
+    assert made(node)["disk"] == {"serial": "s== a", "any": True}
+    assert made(node | {"instance_info": {"root_device": {"wwn": "b"}}})["disk"] == {"wwn": "b", "any": True}
+    assert made(node | {"instance_info": {"root_device": "wwn=b"}})["disk"] == "wwn=b"
 
 
 def test_credentials_of_the_image_server_become_a_header():
