@@ -59,7 +59,7 @@ async def test_what_failed_is_told_without_secrets_and_without_words_about_image
     server = serve(lambda ex: ex.reply(503))
     events = []
     told = dataclasses.replace(fetcher, on_event=lambda event, details: events.append((event, dict(details))))
-    with pytest.raises(FetchFailed, match="503 Service Unavailable, .* after 3 attempts") as caught:
+    with pytest.raises(FetchFailed, match=r"503 Service Unavailable, .* after 3 attempts") as caught:
         await told.fetch(server.at("/SUMS?sig=abc"), 1000)
     assert [event for event, _ in events] == ["retrying", "retrying"]
     assert "abc" not in f"{caught.value}{caught.value.hint}{events}"
