@@ -143,6 +143,15 @@ class DiskUnknown(DeployError):
     default_hint = "Name a whole disk such as /dev/sda, or a file; with --size a new sparse file is made."
 
 
+class DiskNotSelected(DeployError):
+    """The job's disk selector does not leave exactly one disk. The detail says for every disk what it failed on."""
+
+    code = "disk.selector"
+    blame = Blame.REQUEST
+    template = "The disk selector ({selector}) fits {found}."
+    default_hint = "Mend the selector: `byoi disks --json` has in `hints` what it is compared with."
+
+
 class DiskSame(DeployError):
     """The image is stored on the disk that it is to be written to."""
 
@@ -338,6 +347,18 @@ class BootCode(DeployError):
     blame = Blame.IMAGE
     template = "The server boots in legacy mode, but the image has no boot code in its first sector."
     default_hint = "Install a boot loader for BIOS into the image (grub-install --target=i386-pc)."
+
+
+class BootEntryFailed(DeployError):
+    """The firmware did not take a boot entry for the disk."""
+
+    code = "boot.entry"
+    blame = Blame.DISK
+    template = "The firmware has no boot entry for {device}: {reason}."
+    default_hint = (
+        "Make the entry by hand (efibootmgr), or set the boot device in the firmware or by the BMC; many servers find "
+        "the loader without an entry."
+    )
 
 
 # -- the disk ----------------------------------------------------------------------------------------------

@@ -76,6 +76,8 @@ class Facts:
     image: ImageFacts | None = None
     contents: Contents | None = None
     """What is on the target and will be lost; None where nobody wants to know."""
+    chosen_by: str = ""
+    """The disk selector by which the target was chosen, in words; empty where it was not."""
     shared: str | None = None
     """Why the image and the target are on the same disk, in words; None where they are not."""
 
@@ -289,6 +291,8 @@ def _checked(job: Job) -> str:
 
 def _notes(job: Job, facts: Facts) -> tuple[str, ...]:
     notes = [f"target: {describe(facts.target)}"]
+    if facts.chosen_by:
+        notes.append(f"chosen by the disk selector: {facts.chosen_by}")
     drive = job.configdrive
     if not drive.enable and (drive.content or drive.hostname or drive.ssh_key or drive.user_data):
         notes.append("configdrive.enable is not true: no config drive is written")

@@ -17,6 +17,7 @@ from agent.deploy.acts import Keep, Work
 from agent.deploy.plan import Facts, Plan, Step, plan
 from agent.deploy.target import (
     Options,
+    chosen_by,
     find_firmware,
     find_shared,
     find_target,
@@ -27,13 +28,13 @@ from agent.deploy.tracker import Tracker
 from agent.errors import DeployError, DiskIo, JobCancelled, unforeseen
 from agent.host.contents import read_contents
 from agent.host.drive import Drive
+from agent.host.wipe import wipe_ends
 from agent.model.disk_state import DiskState
 from agent.model.events import DeployEvent, Listener
 from agent.model.job import Job
 from agent.model.seal import Seal
 from agent.model.stage import UNCOMMITTED, State
 from agent.model.status import Status
-from agent.stages.claim import wipe_ends
 from agent.stages.context import Context
 from agent.stages.machine import LocalMachine, Machine, OpenDisk
 from agent.tracebacks import without_traceback
@@ -204,7 +205,8 @@ class Deployment:
         drive, tree = await run_blocking(make_drive, job, target.logical_sector_size)
         facts = Facts(
             target=target,
-            explicit=is_chosen_by_name(options),
+            explicit=is_chosen_by_name(job, options),
+            chosen_by=chosen_by(job, options),
             firmware=find_firmware(target, options),
             policy=options.policy,
             drive_size=None if drive is None else len(drive.image),

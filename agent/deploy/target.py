@@ -26,10 +26,10 @@ from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
 class Options:
     """How a deployment runs, apart from its job.
 
-    `disk` names the target and overrides the job's disk group. `agreed` is the disk that somebody has agreed to lose
-    (`Disk.identity`): no other one is taken then. `firmware` is `uefi`, `bios`, or None for
-    what this machine booted with; a regular file is checked for neither unless it is named. `ca_file`
-    replaces the system's certificates. `groups` replace those of the inventory where there are any.
+    `disk` names the target and overrides the job's disk group and selector. `agreed` is the disk that somebody has
+    agreed to lose (`Disk.identity`): no other one is taken then. `firmware` is `uefi`, `bios`, or None for what this
+    machine booted with; a regular file is checked for neither unless it is named. `ca_file` replaces
+    the system's certificates. `groups` replace those of the inventory where there are any.
     """
 
     disk: str | None = None
@@ -47,11 +47,14 @@ def find_target(job: Job, options: Options) -> Disk:
 
     Raises:
         DiskUnknown, DiskGroupUnknown, DiskIneligible: there is no such disk.
+        DiskNotSelected: the job's selector does not leave one.
         DiskIo: it is not the disk any more that was agreed to.
         OSError: the inventory cannot be read.
     """
     if options.disk is not None:
         target = inventory.describe_path(options.disk)
+    elif job.disk_selector is not None:
+        target = job.disk_selector.select(*read_inventory(options.groups))
     else:
         target = select_disk(list_groups(options.groups), job.disk_group_id)
     if options.agreed is not None and options.agreed != target.identity:
@@ -62,6 +65,21 @@ def find_target(job: Job, options: Options) -> Disk:
         )
     _refuse_hidden_users(target)
     return target
+
+
+def read_inventory(specs: Sequence[GroupSpec]) -> tuple[tuple[Disk, ...], tuple[DiskGroup, ...]]:
+    """All disks that a job can go to, and the groups in force, as `list_groups` has them. Blocking.
+
+    Raises:
+        OSError: the inventory cannot be read.
+        ToolMissing: there is no libudev.
+    """
+    disks = inventory.list_disks()
+    groups = list_groups(specs, disks)
+    listed = {disk.path for disk in disks}
+    # Groups may name what no inventory lists: regular files, for trials.
+    named = {disk.path: disk for group in groups for disk in group.disks if disk.path not in listed}
+    return (*disks, *named.values()), groups
 
 
 def list_groups(specs: Sequence[GroupSpec], disks: Sequence[Disk] | None = None) -> tuple[DiskGroup, ...]:
@@ -95,9 +113,15 @@ def _refuse_hidden_users(target: Disk) -> None:
         raise DiskBusy(device=target.path, holder=error.strerror or "something holds it") from error
 
 
-def is_chosen_by_name(options: Options) -> bool:
-    """Whether somebody named the disk, on the command line or in the configuration: nothing is guessed then."""
-    return options.disk is not None or bool(options.groups)
+def is_chosen_by_name(job: Job, options: Options) -> bool:
+    """Whether somebody named the disk, on the command line, in the configuration or in the job: nothing is guessed."""
+    exact = job.disk_selector is not None and job.disk_selector.is_exact
+    return options.disk is not None or bool(options.groups) or exact
+
+
+def chosen_by(job: Job, options: Options) -> str:
+    """The disk selector by which the target was chosen, in words; empty where it was not."""
+    return "" if options.disk is not None or job.disk_selector is None else str(job.disk_selector)
 
 
 def find_shared(job: Job, target: Disk) -> str | None:

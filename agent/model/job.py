@@ -14,6 +14,7 @@ from agent.errors import ConfigDriveContent, Fault, ImageFormat, JobInvalid
 from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.job_text import MAX_FAULTS, read_json, shortened
 from agent.model.object_reader import KeyValue, ObjectReader
+from agent.model.selector import DiskSelector, parse_selector
 from agent.model.url import check_url, check_web_url, origin_of, redact_url
 from agent.text import HIDDEN
 from agent.units import MiB
@@ -81,6 +82,7 @@ class Job:
     configdrive: ConfigDrive = ConfigDrive()
     description: str | None = None
     disk_group_id: int | None = None
+    disk_selector: DiskSelector | None = None
     http_headers: tuple[KeyValue, ...] = ()
     efi_bootloader_path: str | None = None
     mirrors: tuple[str, ...] = field(default=(), repr=False)
@@ -109,6 +111,7 @@ class Job:
             "checkSumType": self.checksum_type,
             "description": self.description,
             "diskGroupId": self.disk_group_id,
+            "disk": self.disk_selector and dict(self.disk_selector.posted),
             "efiBootloaderPath": self.efi_bootloader_path,
             "httpHeader": [{"key": header.key, "value": HIDDEN} for header in self.http_headers] or None,
             "configdrive": _present(
@@ -139,10 +142,12 @@ class Job:
         ):
             if key in owner:
                 owner[key] = len(owner[key])
+        if self.disk_selector is not None:
+            document["disk"] = str(self.disk_selector)
         drive = document["configdrive"]
         if "content" in drive:
             drive["content"] = shortened(drive["content"], 1000)
-        limits = {"URL": 1000, "checkSum": 1000, "description": 200}
+        limits = {"URL": 1000, "checkSum": 1000, "description": 200, "disk": 1000}
         return document | {
             key: shortened(document[key], limits[key]) for key in limits.keys() & document.keys()
         }
@@ -200,6 +205,7 @@ def parse_job(document: object) -> Job:
         configdrive=_configdrive(reader.child("configdrive")),
         description=reader.text("description"),
         disk_group_id=reader.integer("diskGroupId"),
+        disk_selector=_disk_selector(reader),
         http_headers=_headers(reader),
         efi_bootloader_path=reader.text("efiBootloaderPath", check=_efi_path_fault),
         mirrors=_mirrors(reader, url),
@@ -241,6 +247,13 @@ def _checksum(reader: ObjectReader) -> tuple[str | None, str | None]:
             ),
         )
     return checksum.lower(), kind
+
+
+def _disk_selector(reader: ObjectReader) -> DiskSelector | None:
+    value = reader.value("disk")
+    if value is not None and reader.has("diskGroupId"):
+        reader.fault("disk", "stands beside diskGroupId; give one of them")
+    return None if value is None else parse_selector(value, "disk", reader.faults)
 
 
 def _mirrors(reader: ObjectReader, url: str | None) -> tuple[str, ...]:

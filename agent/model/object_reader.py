@@ -46,7 +46,8 @@ class ObjectReader:
         """Whether the member is there, and not null."""
         return self._document.get(key) is not None
 
-    def _get(self, key: str) -> Any:
+    def value(self, key: str) -> Any:
+        """The member as it is, checked by nobody; None where it is absent."""
         self._known.add(key)
         return self._document.get(key)
 
@@ -60,7 +61,7 @@ class ObjectReader:
         check: Callable[[str], str | None] | None = None,
     ) -> str | None:
         """A string of at most `limit` bytes in UTF-8; `check` says what else is wrong with it. None with a fault."""
-        value = self._get(key)
+        value = self.value(key)
         if value is None:
             if required:
                 self.fault(key, "is required")
@@ -87,7 +88,7 @@ class ObjectReader:
 
     def texts(self, key: str, most: int, check: Callable[[str], str | None]) -> tuple[str, ...]:
         """An array of at most `most` strings; `check` says what is wrong with one."""
-        value = self._get(key)
+        value = self.value(key)
         if value is None:
             return ()
         if not isinstance(value, list) or len(value) > most:
@@ -101,7 +102,7 @@ class ObjectReader:
 
     def integer(self, key: str) -> int | None:
         """An integer from 0 to `MAX_DISK_GROUP_ID`."""
-        value = self._get(key)
+        value = self.value(key)
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_DISK_GROUP_ID:
@@ -111,14 +112,14 @@ class ObjectReader:
 
     def boolean(self, key: str) -> bool:
         """True only where the member is."""
-        value = self._get(key)
+        value = self.value(key)
         if value is not None and not isinstance(value, bool):
             self.fault(key, "must be true or false")
         return value is True
 
     def json_object(self, key: str, *, or_text: bool = False) -> Any:
         """An object (or a string) that is handed on as it is, at most `MAX_DATA_BYTES` as JSON."""
-        value = self._get(key)
+        value = self.value(key)
         if value is None:
             return None
         if not isinstance(value, dict) and not (or_text and isinstance(value, str)):
@@ -132,7 +133,7 @@ class ObjectReader:
 
     def child(self, key: str) -> "ObjectReader":
         """The reader of an object within this one, empty where it is absent; its faults are kept here."""
-        value = self._get(key)
+        value = self.value(key)
         if value is not None and not isinstance(value, dict):
             self.fault(key, "must be an object")
             value = None
@@ -140,7 +141,7 @@ class ObjectReader:
 
     def pairs(self, key: str) -> tuple[KeyValue, ...]:
         """An array of `{key, value}` objects, at most `MAX_LIST`."""
-        value = self._get(key)
+        value = self.value(key)
         if value is None:
             return ()
         if not isinstance(value, list) or len(value) > MAX_LIST:

@@ -11,9 +11,11 @@ from typing import Any, get_args
 
 from agent import errors
 from agent.errors import Blame, DeployError
+from agent.model.disk_names import NAME_KEYS
 from agent.model.disk_state import DiskState
 from agent.model.disks import HolderKind
 from agent.model.headers import HEADER_NAME
+from agent.model.hints import MAX_HINT, OPERATORS_HELP
 from agent.model.job import (
     BAD_CHECKSUM_PAIR,
     CHECKSUM_DIGITS,
@@ -35,6 +37,7 @@ from agent.model.object_reader import (
     MAX_PAIR_VALUE_BYTES,
     MAX_TEXT,
 )
+from agent.model.selector import ANY, ANY_HELP, KEYS
 from agent.model.stage import STAGES
 from agent.model.status import DOING, DONE, ERROR
 from agent.model.surroundings import ContactState, Trouble
@@ -143,6 +146,7 @@ def job_schema() -> Schema:
         "diskGroupId": _nullable(
             _of("integer", "The disk group; absent or 0: the first.", minimum=0, maximum=MAX_DISK_GROUP_ID)
         ),
+        "disk": _nullable(_selector()),
         "httpHeader": _nullable(
             _pairs("Sent to the origin of the URL, and to no other.", key={"pattern": _whole(HEADER_NAME)})
         ),
@@ -174,6 +178,18 @@ def _checksum_pairs() -> list[Schema]:
         for kind, digits in CHECKSUM_DIGITS.items()
     ]
     return [neither, *both]
+
+
+def _selector() -> Schema:
+    text = (
+        f"Chooses the disk by what it is, instead of diskGroupId. All members have to fit. {OPERATORS_HELP}"
+    )
+    properties: dict[str, Schema] = {key: _nullable(_text(KEYS[key], MAX_HINT)) for key in NAME_KEYS}
+    size, flag = ["integer", "string", "null"], ["boolean", "integer", "string", "null"]
+    properties["size"] = {"type": size, "description": KEYS["size"], "minLength": 1, "maxLength": MAX_HINT}
+    properties["rotational"] = {"type": flag, "description": KEYS["rotational"]}
+    properties[ANY] = {"type": flag, "description": ANY_HELP}
+    return _object(properties, required=[], text=text)
 
 
 def _configdrive() -> Schema:
@@ -282,7 +298,7 @@ def _surroundings() -> dict[str, Schema]:
     """What stands in every status document, as `agent.model.surroundings` makes it."""
     strings, text, count = _of("array", items=_of("string")), _of("string"), _count()
     doubts = _of("array", items=_object({"path": text, "message": text, "code": text}))
-    control_plane = {
+    contact = {
         "url": text,
         "state": _of("string", "How the last call went.", enum=[state.value for state in ContactState]),
         "since": _nullable(_time("When it came to this state.")),
@@ -290,9 +306,11 @@ def _surroundings() -> dict[str, Schema]:
         "trouble": _nullable(_of("string", "The same in a word.", enum=[word.value for word in Trouble])),
         "nextTry": _nullable(_time("When it is tried again.")),
     }
+    node = _of("string", "The UUID of the node that this machine is; null: not looked up yet.")
     return {
         "agent": _object({"version": text, "addresses": strings, "listening": strings}),
-        "controlPlane": _nullable(_object(control_plane, text="null: none is configured.")),
+        "controlPlane": _nullable(_object(contact, text="null: none is configured.")),
+        "ironic": _nullable(_object({**contact, "node": _nullable(node)}, text="null: none is configured.")),
         "configuration": _object(
             {"inForce": _of("boolean"), "faultCount": count, "faults": doubts, "warnings": doubts}
         ),
@@ -377,7 +395,8 @@ def disks_schema() -> Schema:
         "reasons": _of("array", "Why it may not.", items=_of("string")),
     }
     listed["properties"]["contents"] = _nullable(_contents())  # only where it was asked for
-    listed["required"] += ["diskGroupId", "eligible", "reasons"]
+    listed["properties"]["hints"] = _hints()
+    listed["required"] += ["diskGroupId", "eligible", "reasons", "hints"]
     group = {
         "id": _of("integer", minimum=1),
         "disks": _of("array", "Their paths.", items=_of("string")),
@@ -390,6 +409,14 @@ def disks_schema() -> Schema:
         "missing": _of("array", "Configured paths that lead to no disk.", items=_of("string")),
     }
     return _object({"disks": _of("array", items=listed), "groups": _of("array", items=_object(group))})
+
+
+def _hints() -> Schema:
+    names = {key: _of("array", items=_of("string")) for key in NAME_KEYS}
+    rest = {"size": _count("GiB, rounded down."), "rotational": _of("boolean")}
+    return _object(
+        names | rest, text="What the members of a job's `disk` are compared with; one name is enough."
+    )
 
 
 def _contents() -> Schema:

@@ -8,6 +8,7 @@ from agent.formats.image import ImageFacts
 from agent.formats.tables.gpt import Gpt
 from agent.formats.tables.layout import DriveSlot
 from agent.host.drive import Drive
+from agent.host.wipe import END_BYTES
 from agent.model.disks import Disk
 from agent.model.job import Job
 from agent.stages.held_ends import HeldEnds
@@ -17,11 +18,10 @@ from agent.transfer.fetch import Fetcher
 from agent.transfer.meter import Meter
 from agent.transfer.pool import Buffer, BufferPool
 from agent.transfer.source import Source, SourceInfo
-from agent.units import MiB
 
 # Both ends of the disk stay in memory until the commit; all partition tables and boot code live within them.
-HEAD_BYTES = MiB
-TAIL_BYTES = MiB
+HEAD_BYTES = END_BYTES
+TAIL_BYTES = END_BYTES
 
 
 @dataclass(slots=True)

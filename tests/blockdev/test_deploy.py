@@ -104,6 +104,20 @@ def assert_rest(disk: LoopDisk, image: Image, used: int, drive_start: int) -> No
     assert disk.is_filled(image.size, drive_start, DIRT)
 
 
+def test_a_selector_chooses_between_disks(images, make_disk, make_job, byoi):
+    image = images.gpt()
+    disk, other = make_disk(LARGER), make_disk(LARGER)
+    hint = f"name=<or> {disk.device} <or> /dev/none"
+    refused = byoi("write", make_job(image), "--disk-hint", hint, "--json")
+    assert (refused.status, refused.error["code"]) == (2, "disk.selector")  # described, and no ordinary disk
+    assert f"{disk.device}: fits, cannot be written" in refused.error["detail"]
+    assert disk.is_untouched()
+    outcome = byoi("write", make_job(image, disk={"name": str(disk.device)}), "--json")
+    assert outcome.status == 0, outcome.err
+    assert_clean(disk)
+    assert other.is_untouched()
+
+
 def test_what_was_free_in_the_image_reads_as_in_the_image(images, make_disk, deploy):
     """Zeros of the image are zeros on the disk, whatever was there."""
     image = images.gpt()

@@ -61,6 +61,8 @@ class AgentProcess:
     environment: Mapping[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ("-m", "agent.service.daemon")
     """What Python runs, with `--config FILE` behind it."""
+    inside: tuple[str, ...] = ()
+    """Words in front of that: what puts the process somewhere else and becomes it, as `ip netns exec` does."""
     stderr: int | None = None
     """A descriptor to log to, instead of the file."""
     process: subprocess.Popen[bytes] | None = None
@@ -152,7 +154,7 @@ class AgentProcess:
         path = self.write_config()
         with (self.directory / "agent.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *self.command, "--config", str(path)],
+                [*self.inside, sys.executable, *self.command, "--config", str(path)],
                 stdout=log,
                 stderr=log if self.stderr is None else self.stderr,
                 stdin=subprocess.DEVNULL,

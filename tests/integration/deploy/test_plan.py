@@ -65,6 +65,12 @@ def test_an_image_on_its_own_target_is_refused_and_nothing_else_is_asked():
     assert "image.raw is the target itself" in refusal.message
 
 
+def test_the_selector_by_which_the_disk_was_chosen_is_noted():
+    by = "chosen by the disk selector: serial s== z1"
+    assert by in plan(job(), facts(chosen_by="serial s== z1")).notes
+    assert not any("selector" in note for note in plan(job(disk={"serial": "Z1"}), facts()).notes)
+
+
 def test_what_is_on_the_disk_is_in_the_document_where_it_was_looked_at():
     assert plan(job(), facts()).document()["contents"] is None
     document = plan(job(), facts(contents=Contents(blank=True))).document()["contents"]

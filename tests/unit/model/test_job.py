@@ -56,12 +56,28 @@ def test_a_full_job_is_read():
     assert parsed.configdrive.enable
 
 
+def test_a_selector_is_read_and_shown_as_it_was_posted():
+    posted = {"serial": "s== Z1", "size": 480, "rotational": "no", "any": True}
+    parsed = parse_job(job(disk=posted | {"wwn": None}))
+    assert str(parsed.disk_selector) == "serial s== Z1, size 480, rotational false, any"
+    assert parsed.redacted()["disk"] == parsed.without_secrets()["disk"] == posted
+    assert parse_job(parsed.without_secrets()).disk_selector == parsed.disk_selector
+    assert parsed.summary()["disk"] == str(parsed.disk_selector)
+
+
+def test_a_disk_is_chosen_in_one_way():
+    found = faults(job(diskGroupId=0, disk={"serial": "Z1", "size": "big"}))
+    assert found["disk"] == "stands beside diskGroupId; give one of them"
+    assert set(found) == {"disk", "disk.size"}
+
+
 def test_null_means_absent_everywhere():
     keys = (
         "checkSum",
         "checkSumType",
         "configdrive",
         "description",
+        "disk",
         "diskGroupId",
         "efiBootloaderPath",
         "httpHeader",
