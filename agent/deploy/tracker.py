@@ -233,6 +233,8 @@ def concluded(
         return tracker.snapshot()
     tracker.checksum = outcome.checksum
     tracker.disk = {"path": outcome.path, "size": outcome.size}
+    tracker.image_type = outcome.image_type or None
+    tracker.image_packing = outcome.image_packing or None
     while tracker.state is not State.DONE:
         tracker.state = advance(tracker.state, Event.NEXT)
     tracker.finished_at = tracker.started_at

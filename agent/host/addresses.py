@@ -1,7 +1,4 @@
-"""The addresses at which this machine can be reached, as the kernel tells them by rtnetlink(7).
-
-Used to show them: nothing is decided by them.
-"""
+"""The addresses at which this machine can be reached, as the kernel tells them by rtnetlink(7), and by its routes."""
 
 import ipaddress
 import socket
@@ -43,6 +40,18 @@ def machine_addresses() -> tuple[str, ...]:
             if not answer or _is_last(answer):
                 break
     return tuple(sorted(dict.fromkeys(found), key=lambda address: ":" in address))
+
+
+def address_towards(host: str) -> str:
+    """The address of this machine that packets to `host` come from. Blocking: the host's name may have to be found.
+
+    Raises:
+        OSError: there is no route, or nobody knows the name.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol) as probe:
+        probe.connect(address)  # of a datagram socket: nothing is sent
+        return str(probe.getsockname()[0])
 
 
 def read_addresses(answer: bytes) -> list[str]:

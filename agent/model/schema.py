@@ -253,7 +253,7 @@ def _surroundings() -> dict[str, Schema]:
     """What stands in every status document, as `agent.model.surroundings` makes it."""
     strings, text, count = _of("array", items=_of("string")), _of("string"), _count()
     doubts = _of("array", items=_object({"path": text, "message": text, "code": text}))
-    control_plane = {
+    contact = {
         "url": text,
         "state": _of("string", "How the last call went.", enum=[state.value for state in ContactState]),
         "since": _nullable(_time("When it came to this state.")),
@@ -261,9 +261,11 @@ def _surroundings() -> dict[str, Schema]:
         "trouble": _nullable(_of("string", "The same in a word.", enum=[word.value for word in Trouble])),
         "nextTry": _nullable(_time("When it is tried again.")),
     }
+    node = _of("string", "The UUID of the node that this machine is; null: not looked up yet.")
     return {
         "agent": _object({"version": text, "addresses": strings, "listening": strings}),
-        "controlPlane": _nullable(_object(control_plane, text="null: none is configured.")),
+        "controlPlane": _nullable(_object(contact, text="null: none is configured.")),
+        "ironic": _nullable(_object({**contact, "node": _nullable(node)}, text="null: none is configured.")),
         "configuration": _object(
             {"inForce": _of("boolean"), "faultCount": count, "faults": doubts, "warnings": doubts}
         ),

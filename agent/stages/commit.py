@@ -41,6 +41,8 @@ def seal(ctx: Context) -> Seal:
         drive_offset=0 if ctx.slot is None else ctx.slot.start,
         drive_length=len(written),
         drive_sha256=hashlib.sha256(written).hexdigest() if written else "",
+        image_type=ctx.container,
+        image_packing=ctx.packing or "",
     )
 
 

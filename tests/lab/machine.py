@@ -230,6 +230,7 @@ async def machine(spec: Spec) -> AsyncIterator[Machine]:
 
     Raises:
         RuntimeError: QEMU does not start; in its own words.
+        KernelPanic: the machine's kernel died while the block waited for something.
     """
     # Sockets need a short path.
     directory = Path(tempfile.mkdtemp(prefix="byoi-lab-"))
@@ -245,7 +246,8 @@ async def machine(spec: Spec) -> AsyncIterator[Machine]:
             started = Machine(spec, directory, process, qmp, serial)
             await _go_on(qmp)
             try:
-                yield started
+                async with serial.watched():
+                    yield started
             except BaseException as error:
                 error.add_note("the console, by seconds:\n" + "\n".join(serial.timed()[-TAIL_LINES:]))
                 error.add_note(_said(directory))

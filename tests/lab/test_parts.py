@@ -1,8 +1,12 @@
 """The lab's own judgement: it has to tell a whole system from half of one, and what is right from what was not run."""
 
+import asyncio
 import json
 import os
 import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,9 +18,54 @@ from tests.lab import deploy, power, results
 from tests.lab.checks import DRIVE, assert_probe, boot_probe, target
 from tests.lab.disks import DIRT, make_dirty
 from tests.lab.matrix import CASES, Case, cases
+from tests.lab.serial import KernelPanic, Serial
 
 CASE = Case(firmware="bios", form="raw", bus="virtio")
 STAGES = {"preflight": 2.0, "claim": 0.5, "write": 10.0, "verify": 0.1, "finish": 0.2, "commit": 1.0}
+
+
+OOPS = """\
+[   12.3] Oops: general protection fault: 0000 [#1] PREEMPT SMP NOPTI
+[   12.3] RIP: 0010:enqueue_task+0x24/0x130
+[   12.4] Kernel panic - not syncing: Fatal exception in interrupt
+"""
+
+
+@asynccontextmanager
+async def console() -> AsyncIterator[tuple[Serial, socket.socket]]:
+    """A console, and the machine's end of it."""
+    ours, machine = socket.socketpair(socket.AF_UNIX)
+    _, serial = await asyncio.get_running_loop().create_unix_connection(Serial, sock=ours)
+    with machine:
+        yield serial, machine
+        serial.close()
+
+
+async def wait_for_ever(serial: Serial) -> None:
+    async with serial.watched():
+        await asyncio.Event().wait()
+
+
+async def test_nothing_is_waited_for_once_the_kernel_has_died() -> None:
+    pieces = ("a system starts\r\n", OOPS[:-40], OOPS[-40:], "[   12.5] ---[ end")
+    async with console() as (serial, machine):
+        for number, piece in enumerate(pieces, start=1):
+            asyncio.get_running_loop().call_later(number * 0.01, machine.send, piece.encode())
+        with pytest.raises(KernelPanic) as death:
+            await wait_for_ever(serial)
+    assert death.value.args[0].splitlines()[1:] == [
+        "a system starts",
+        *OOPS.splitlines(),
+        "[   12.5] ---[ end",
+    ]
+
+
+async def test_a_wait_that_is_over_is_no_panic() -> None:
+    async with console() as (serial, machine):
+        machine.send(b"hello")
+        with pytest.raises(TimeoutError, match="did not say 'login'"):
+            async with serial.watched():
+                await serial.wait_for("login", 0.1)
 
 
 def lose_a_write(disk: Path) -> None:

@@ -228,6 +228,21 @@ def _service_url(value: object) -> str:
     return text.rstrip("/")
 
 
+def _service_urls(value: object) -> tuple[str, ...]:
+    """URLs of one service, by http too: an operator's own network may have no certificates."""
+    urls = []
+    for text in _string(value).split(","):
+        if not re.match("https?://", text, re.IGNORECASE):
+            raise ValueError("must begin with https:// or http://")
+        wrong = check_url(text)
+        if wrong is not None:
+            raise ValueError(f"cannot be used: {wrong}")
+        if "@" in urlsplit(text).netloc or "?" in text or "#" in text:
+            raise ValueError("must have no user name, no query and no fragment")
+        urls.append(text.rstrip("/"))
+    return tuple(urls)
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -242,3 +257,4 @@ COMMAND = OptionKind("array of strings", _command, _command_words)
 DISKS = OptionKind("array of paths", _disks, lambda word: word.split(","))
 ADDRESS = OptionKind("HOST:PORT", _address)
 SERVICE_URL = OptionKind("URL", _service_url)
+SERVICE_URLS = OptionKind("URL[,URL...]", _service_urls)

@@ -123,6 +123,7 @@ USAGE = {
     ),
     "an abbreviation": (("write", *IMAGE, *DISK, "--host", "a"), "did you mean --hostname?"),
     "a mistyped option": (("write", "--chksum=x"), "did you mean --checksum?"),
+    "a mistyped option of no command": (("--verson",), "--verson; did you mean --version?"),
     "a mistyped command": (("wirte",), "did you mean write?"),
     "help of a mistyped command": (("help", "wirte"), "did you mean write?"),
     "negative group": (("write", *IMAGE, "--disk-group", "-1"), "Disk group -1 does not exist"),

@@ -23,10 +23,10 @@ from agent.model.surroundings import (
     Trouble,
     agent_member,
     configuration_member,
-    control_plane_member,
+    contact_member,
 )
-from agent.service.api.errors import refusal_of
 from agent.service.config.model import RebootConfig
+from agent.service.http.errors import refusal_of
 from agent.service.jobs.phases import RebootState
 from agent.service.jobs.reboot import HandOver
 from agent.service.jobs.view import idle_document
@@ -197,6 +197,7 @@ def every_error() -> list[DeployError]:
 SURROUNDINGS = {
     "agent": agent_member("0.1.0", ["192.0.2.7"], ["/run/byoi-agent/api.sock"]),
     "controlPlane": None,
+    "ironic": None,
     "configuration": configuration_member([]),
 }
 
@@ -273,12 +274,12 @@ def test_an_empty_slot_is_idle_and_no_status():
 @pytest.mark.parametrize("trouble", [None, *Trouble])
 @pytest.mark.parametrize("state", ContactState)
 def test_a_control_plane_and_doubts_are_of_the_schema(state, trouble):
-    member = control_plane_member("https://c", state, since=1.0, reason="r", trouble=trouble, next_try=2.0)
+    member = contact_member("https://c", state, since=1.0, reason="r", trouble=trouble, next_try=2.0)
     doubts = configuration_member(
         [Fault("a", "b", "config.invalid")] * (MAX_FAULTS + 9), [Fault("a", "b", "config.doubt")]
     )
     assert (doubts["faultCount"], len(doubts["faults"])) == (MAX_FAULTS + 9, MAX_FAULTS)
-    around = {"controlPlane": member, "configuration": doubts}
+    around = {"controlPlane": member, "ironic": {**member, "node": None}, "configuration": doubts}
     STATUS.validate(status(State.WRITE) | around)
     IDLE.validate(idle_document("ns1") | {"revision": 1} | SURROUNDINGS | around)
 

@@ -12,8 +12,8 @@ from agent.model.job import parse_job
 from agent.service.api.app import PREFIXES, Parts, make_app
 from agent.service.api.auth import Authenticator
 from agent.service.api.openapi import openapi_document
-from agent.service.api.request_body import BodyReader
 from agent.service.config.model import ApiConfig, Config, OvhCredentials
+from agent.service.http.request_body import BodyReader
 from agent.service.jobs.audit import Failures
 from agent.service.jobs.publisher import StatusPublisher
 

@@ -1,4 +1,4 @@
-from agent.service.api.quotas import CallerKind, QuotaCounter, Quotas
+from agent.service.http.quotas import CallerKind, QuotaCounter, Quotas
 from agent.service.jobs.peer import Peer
 
 ROOT, USER, FAR = Peer(uid=0, pid=1), Peer(uid=1000, pid=2), Peer(address="192.0.2.7", port=1)

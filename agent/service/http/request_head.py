@@ -18,7 +18,8 @@ from socket import AF_UNIX
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from agent.service.api.errors import ApiError
+from agent.service.http.errors import ApiError
+from agent.service.jobs.peer import Peer, peer_of
 from agent.units import KiB, format_size
 
 MAX_HEAD_BYTES = 32 * KiB
@@ -75,3 +76,13 @@ def over_unix_socket(request: web.Request) -> bool:
     transport = request.transport
     sock = None if transport is None else transport.get_extra_info("socket")
     return sock is not None and sock.family == AF_UNIX
+
+
+def peer_of_request(request: web.Request) -> Peer:
+    """Who is at the other end; what cannot be told any more came over the network."""
+    transport = request.transport
+    sock = None if transport is None else transport.get_extra_info("socket")
+    try:
+        return Peer() if sock is None else peer_of(sock)
+    except OSError:
+        return Peer()

@@ -14,13 +14,13 @@ from typing import Protocol
 import structlog
 from aiohttp import web
 
-from agent.service.api.aiohttp_internals import RequestHandler
-from agent.service.api.errors import ApiError, error_of_status
-from agent.service.api.limits import Limits
-from agent.service.api.middleware import error_response, response_of
-from agent.service.api.quotas import QuotaCounter
-from agent.service.api.sockets import ListeningSocket
-from agent.service.api.timeouts import ConnectionTimeouts
+from agent.service.http.aiohttp_internals import RequestHandler
+from agent.service.http.errors import ApiError, error_of_status
+from agent.service.http.limits import Limits
+from agent.service.http.middleware import error_response, response_of
+from agent.service.http.quotas import QuotaCounter
+from agent.service.http.sockets import ListeningSocket
+from agent.service.http.timeouts import ConnectionTimeouts
 from agent.service.jobs.caller import Caller
 from agent.service.jobs.peer import Peer
 

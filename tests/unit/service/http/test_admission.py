@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from agent.service.api.admission import Admission
-from agent.service.api.quotas import Quotas
+from agent.service.http.admission import Admission
+from agent.service.http.quotas import Quotas
 from agent.service.jobs.peer import Peer
 
 USER = Peer(uid=1000, pid=2)

@@ -1,8 +1,8 @@
-"""What one connection is doing, and what of it is overdue: the clock of `agent.service.api.connection`. Pure."""
+"""What one connection is doing, and what of it is overdue: the clock of `agent.service.http.connection`. Pure."""
 
 from aiohttp import StreamReader
 
-from agent.service.api.limits import Limits
+from agent.service.http.limits import Limits
 
 
 class ConnectionTimeouts:

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 from aiohttp import hdrs, web
 
 from agent.model.job_text import MAX_JOB_BYTES
-from agent.service.api.errors import ApiError
-from agent.service.api.request_head import check_media_type
+from agent.service.http.errors import ApiError
+from agent.service.http.request_head import check_media_type
 from agent.units import KiB, format_size
 
 SMALL_BODY = 64 * KiB

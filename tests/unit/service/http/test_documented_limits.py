@@ -7,8 +7,8 @@ import pytest
 
 from agent.model.job_text import MAX_DEPTH, MAX_JOB_BYTES, MAX_VALUES
 from agent.service.api.app import MAX_WAIT_SECONDS
-from agent.service.api.limits import Limits
-from agent.service.api.request_body import BODY_SECONDS, LARGE_BODIES, SMALL_BODY
+from agent.service.http.limits import Limits
+from agent.service.http.request_body import BODY_SECONDS, LARGE_BODIES, SMALL_BODY
 from agent.units import KiB, MiB
 
 PAGE = Path(__file__).parents[4] / "docs" / "api.md"

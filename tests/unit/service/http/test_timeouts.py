@@ -1,8 +1,8 @@
 import pytest
 from aiohttp import EMPTY_PAYLOAD, StreamReader
 
-from agent.service.api.limits import Limits
-from agent.service.api.timeouts import ConnectionTimeouts
+from agent.service.http.limits import Limits
+from agent.service.http.timeouts import ConnectionTimeouts
 
 LIMITS = Limits(request_seconds=30, answer_seconds=60, head_bytes=1000)
 

@@ -1,8 +1,7 @@
-"""What is shown of the contact with the control plane."""
+"""What is shown of the contact with whoever gives jobs."""
 
 from agent.model.surroundings import Trouble
-from agent.service.control.answers import ControlFault
-from agent.service.control.contact import Contact
+from agent.service.contact import Contact
 
 URL = "https://control.example.net/byoi"
 
@@ -13,8 +12,7 @@ def test_since_when_why_and_when_again():
     assert (shown[-1]["state"], shown[-1]["url"], shown[-1]["nextTry"]) == ("unasked", URL, None)
 
     now[0] = 1010.0
-    fault = ControlFault("it cannot be reached: Connection refused", trouble=Trouble.CONNECTION)
-    contact.failed(fault, 4)
+    contact.failed("it cannot be reached: Connection refused", Trouble.CONNECTION, 4)
     assert shown[-1] == {
         "url": URL,
         "state": "failing",
@@ -25,7 +23,7 @@ def test_since_when_why_and_when_again():
     }
 
     now[0] = 1020.0
-    contact.failed(ControlFault("it answered 503", trouble=Trouble.UNAVAILABLE), 10)
+    contact.failed("it answered 503", Trouble.UNAVAILABLE, 10)
     assert shown[-1]["since"] == "1970-01-01T00:16:50.000Z"  # since the first failure
     assert (shown[-1]["trouble"], shown[-1]["nextTry"]) == ("unavailable", "1970-01-01T00:17:10.000Z")
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import structlog
 
-from agent.service.api.connection import Connection, Owner
-from agent.service.api.sockets import ListeningSocket
+from agent.service.http.connection import Connection, Owner
+from agent.service.http.sockets import ListeningSocket
 from agent.service.jobs.peer import Peer, peer_of
 from agent.units import KiB
 

@@ -1,8 +1,8 @@
 """What the API says when it refuses: one kind of JSON object for every error answer.
 
 `ApiError` is what handlers raise. `refusal_of` turns the errors of a deployment into it, and `error_of_status` the
-bare statuses that aiohttp itself answers with. Nothing here knows a request or a socket; `agent.service.api.middleware`
-makes the answers.
+bare statuses that aiohttp itself answers with. Nothing here knows a request or a socket;
+`agent.service.http.middleware` makes the answers.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The sockets that the API is served on. Blocking, and done once at the start: call it outside of the event loop.
+"""The sockets that are served on. Blocking, and done once at the start: call it outside of the event loop.
 
 Nothing can be connected to before its permissions are right. Whatever is wrong raises `ListenError`, which names the
 file or the address, and the way out.
@@ -14,6 +14,7 @@ import ssl
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from agent.service.config.model import ApiConfig
 
@@ -45,6 +46,15 @@ def tls_files(api: ApiConfig) -> TlsFiles | None:
     return TlsFiles(api.tls_cert, api.tls_key, api.client_ca, api.client_crl)
 
 
+class TlsSettings(Protocol):
+    """The TLS settings of a listener."""
+
+    context: ssl.SSLContext
+    """For the next connection."""
+    trust: bytes
+    """A digest of what client certificates are checked by: a connection made under another one may have to go."""
+
+
 class Certificates:
     """The TLS settings of a listener, from its files. Renewed files are read by `load`, without a restart.
 
@@ -55,7 +65,6 @@ class Certificates:
     def __init__(self, files: TlsFiles) -> None:
         """Raises ListenError, as `load` does."""
         self.trust = b""
-        """A digest of what client certificates are checked by: a connection made under another one may have to go."""
         self.load(files)
 
     def load(self, files: TlsFiles) -> None:
@@ -77,8 +86,8 @@ class ListeningSocket:
     name: str
     local: bool
     """Whether it is the Unix socket."""
-    certificates: Certificates | None = None
-    """Of the TLS listener."""
+    certificates: TlsSettings | None = None
+    """Of a TLS listener."""
     _inode: tuple[int, int] | None = field(default=None, repr=False)
 
     @property
@@ -199,7 +208,21 @@ def listen_tls(host: str, port: int, files: TlsFiles) -> ListeningSocket:
     Raises:
         ListenError: a file or the address cannot be used.
     """
-    certificates = Certificates(files)
+    return listen_tcp("api.listen", host, port, Certificates(files))
+
+
+def listen_tcp(option: str, host: str, port: int, certificates: "TlsSettings") -> ListeningSocket:
+    """Listen on a TCP address with these TLS settings.
+
+    Args:
+        option: that named the address, for the error.
+        host: as for `listen_tls`.
+        port: as for `listen_tls`.
+        certificates: the settings.
+
+    Raises:
+        ListenError: the address cannot be used.
+    """
     where = f"{host}:{port}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -207,7 +230,7 @@ def listen_tls(host: str, port: int, files: TlsFiles) -> ListeningSocket:
         )[0]
         sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
-        raise ListenError(f"api.listen: {where} is no address of this machine: {_reason(error)}") from error
+        raise ListenError(f"{option}: {where} is no address of this machine: {_reason(error)}") from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
@@ -216,7 +239,7 @@ def listen_tls(host: str, port: int, files: TlsFiles) -> ListeningSocket:
     except OSError as error:
         sock.close()
         way_out = " (something else listens there)" if error.errno == errno.EADDRINUSE else ""
-        raise ListenError(f"api.listen: cannot listen on {where}: {_reason(error)}{way_out}") from error
+        raise ListenError(f"{option}: cannot listen on {where}: {_reason(error)}{way_out}") from error
     listener = ListeningSocket(sock, where, local=False, certificates=certificates)
     listener.name = f"{host}:{listener.port}"
     return listener

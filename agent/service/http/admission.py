@@ -1,7 +1,7 @@
 """Which connections are admitted, and which one is closed to make room for another.
 
 A connection over the network is unauthenticated until a request on it has shown a right credential, and gets one answer
-as long as it is (`agent.service.api.connection` closes behind it). Where the quota of the network is used up, the
+as long as it is (`agent.service.http.connection` closes behind it). Where the quota of the network is used up, the
 oldest unauthenticated connection of the address that has the most of them is evicted for a newcomer whose own address
 has fewer connections. So unauthenticated clients keep nobody out who comes from another address, however many they are
 and however fast they come back; authenticated connections are never evicted. Pure.
@@ -10,7 +10,7 @@ and however fast they come back; authenticated connections are never evicted. Pu
 from collections import Counter
 from typing import Protocol
 
-from agent.service.api.quotas import CallerKind, QuotaCounter, Quotas
+from agent.service.http.quotas import CallerKind, QuotaCounter, Quotas
 from agent.service.jobs.peer import Peer
 
 

@@ -1,7 +1,7 @@
 """Error answers of the running server: each is a JSON object, whoever made it.
 
 `json_errors` is the outermost middleware of the application. What never reaches a middleware (a head that cannot be
-parsed, a bad `Expect`) is answered by `agent.service.api.connection`, with the same objects.
+parsed, a bad `Expect`) is answered by `agent.service.http.connection`, with the same objects.
 """
 
 import structlog
@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from agent.errors import DeployError
-from agent.service.api.errors import KINDS, ApiError, error_of_status, refusal_of
+from agent.service.http.errors import KINDS, ApiError, error_of_status, refusal_of
 
 log = structlog.get_logger(__name__)
 

@@ -4,7 +4,7 @@ import pytest
 
 from agent import errors
 from agent.errors import Fault, ImageFormat, JobInvalid
-from agent.service.api.errors import KINDS, ApiError, error_of_status, refusal_of
+from agent.service.http.errors import KINDS, ApiError, error_of_status, refusal_of
 
 
 def test_the_faults_of_a_job_are_all_told_with_their_paths():

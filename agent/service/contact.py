@@ -1,14 +1,13 @@
-"""Whether the control plane answers: since when, why not, and when it is tried again. Shown in the status."""
+"""Whether somebody whom the agent asks answers: since when, why not, when it is tried again. Shown in the status."""
 
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.model.surroundings import ContactState, control_plane_member
-from agent.service.control.answers import ControlFault
+from agent.model.surroundings import ContactState, Trouble, contact_member
 
 Show = Callable[[Mapping[str, Any]], object]
-"""Is given the member `controlPlane` of the status document whenever it has changed."""
+"""Is given the member of the status document whenever it has changed."""
 
 
 class Contact:
@@ -18,7 +17,7 @@ class Contact:
         """Nothing has been asked yet.
 
         Args:
-            url: of the control plane; holds no secret.
+            url: that is asked; holds no secret.
             show: is told of every change, and once now.
             clock: seconds since the epoch.
         """
@@ -27,25 +26,25 @@ class Contact:
         self._clock = clock
         self._state = ContactState.UNASKED
         self._since = clock()
-        self._show(control_plane_member(url, self._state, since=self._since))
+        self._show(contact_member(url, self._state, since=self._since))
 
     def succeeded(self) -> None:
         """It has answered."""
         if self._state is not ContactState.ANSWERING:
             self._enter(ContactState.ANSWERING)
-            self._show(control_plane_member(self._url, self._state, since=self._since))
+            self._show(contact_member(self._url, self._state, since=self._since))
 
-    def failed(self, fault: ControlFault, delay: float) -> None:
+    def failed(self, reason: str, trouble: Trouble, delay: float) -> None:
         """It has not, and is tried again in `delay` seconds."""
         if self._state is not ContactState.FAILING:
             self._enter(ContactState.FAILING)
         self._show(
-            control_plane_member(
+            contact_member(
                 self._url,
                 self._state,
                 since=self._since,
-                reason=str(fault),
-                trouble=fault.trouble,
+                reason=reason,
+                trouble=trouble,
                 next_try=self._clock() + delay,
             )
         )

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from agent.service.api.quotas import Quotas
-from agent.service.api.request_head import MAX_HEAD_BYTES
+from agent.service.http.quotas import Quotas
+from agent.service.http.request_head import MAX_HEAD_BYTES
 
 _CONNECTIONS = Quotas(network=640, local=368, root=16)
 _LONG_WAITS = Quotas(network=256, local=192, root=16)

@@ -25,13 +25,13 @@ from dataclasses import replace
 from aiohttp import StreamReader, web
 
 from agent.aio import run_blocking
-from agent.service.api.accept import Acceptor, BadCertificate
-from agent.service.api.admission import Admission
-from agent.service.api.aiohttp_internals import prepare_requests
-from agent.service.api.connection import Connection
-from agent.service.api.limits import DEFAULT, Limits
-from agent.service.api.quotas import QuotaCounter, Quotas
-from agent.service.api.sockets import ListeningSocket
+from agent.service.http.accept import Acceptor, BadCertificate
+from agent.service.http.admission import Admission
+from agent.service.http.aiohttp_internals import prepare_requests
+from agent.service.http.connection import Connection
+from agent.service.http.limits import DEFAULT, Limits
+from agent.service.http.quotas import QuotaCounter, Quotas
+from agent.service.http.sockets import ListeningSocket
 from agent.service.jobs.caller import Caller
 
 # File descriptors that are not for connections: disks, downloads, child processes.
