@@ -277,15 +277,17 @@ def _headers(reader: ObjectReader) -> tuple[KeyValue, ...]:
 
 
 def _configdrive(reader: ObjectReader) -> ConfigDrive:
+    content = _content(reader)
     drive = ConfigDrive(
-        enable=reader.boolean("enable"),
+        # Whoever brings a whole drive wants it written.
+        enable=reader.boolean("enable") or (content is not None and not reader.has("enable")),
         hostname=reader.text("hostname", check=_hostname_fault),
         ssh_key=reader.text("sshKey", limit=MAX_SSH_KEY_BYTES, check=_ssh_key_fault),
         user_data=reader.text("userData", limit=MAX_USER_DATA_BYTES, may_be_empty=True),
         user_metadatas=_unique_pairs(reader, "userMetadatas"),
         network_data=reader.json_object("networkData"),
         vendor_data=reader.json_object("vendorData", or_text=True),
-        content=_content(reader),
+        content=content,
     )
     reader.refuse_unknown()
     return drive

@@ -194,7 +194,9 @@ def _selector() -> Schema:
 
 def _configdrive() -> Schema:
     properties = {
-        "enable": _nullable(_of("boolean", "Whether a config-2 partition is written.")),
+        "enable": _nullable(
+            _of("boolean", "Whether a config-2 partition is written. Absent: no, but with `content`.")
+        ),
         "hostname": _nullable(_text("RFC 1123.", MAX_HOSTNAME, pattern=_whole(HOSTNAME))),
         "sshKey": _nullable(_text("Public keys, one a line.", MAX_SSH_KEY_BYTES)),
         "userData": _nullable(_text("Written to the drive byte by byte.", MAX_USER_DATA_BYTES, empty=True)),

@@ -345,7 +345,7 @@ def test_a_ready_made_drive_is_one_that_the_disk_can_be_read_with(
     outcome = deploy(images.gpt(sector_size=sector_size), disk.device, configdrive=drive)
     assert outcome.status == 0, outcome.err
     assert_clean(disk)
-    saved = disk.save(disk.dump()[1][-1], tmp_path / "drive")
+    saved = disk.save(disk.dump()[1][-1], tmp_path / "saved")
     assert saved.read_bytes().startswith(ready_made) == (sector_size == 512)
     probed = run("blkid", "-p", "-o", "export", saved).splitlines()
     assert {"LABEL=config-2", f"TYPE={FILESYSTEM[sector_size]}"} <= set(probed)

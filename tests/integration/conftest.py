@@ -47,8 +47,8 @@ def start_byoi() -> Iterator[Callable[..., Running]]:
     """Start the command and go on: start_byoi("write", ...).finish() waits for its end."""
     with ExitStack() as stack:
 
-        def start(*arguments: object, stdin: bytes = b"", **env: str) -> Running:
-            running = Running(*arguments, stdin=stdin, **env)
+        def start(*arguments: object, stdin: bytes = b"", fresh: bool = False, **env: str) -> Running:
+            running = Running(*arguments, stdin=stdin, fresh=fresh, **env)
             stack.callback(running.kill)
             return running
 
@@ -85,8 +85,8 @@ def start_write(start_byoi) -> Callable[..., Running]:
 def byoi(start_byoi) -> Callable[..., Outcome]:
     """Run the command to its end; no traceback and no warning may show."""
 
-    def finish(*arguments: object, stdin: bytes = b"", **env: str) -> Outcome:
-        return start_byoi(*arguments, stdin=stdin, **env).finish()
+    def finish(*arguments: object, stdin: bytes = b"", fresh: bool = False, **env: str) -> Outcome:
+        return start_byoi(*arguments, stdin=stdin, fresh=fresh, **env).finish()
 
     return finish
 

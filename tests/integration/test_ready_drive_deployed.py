@@ -69,7 +69,7 @@ def target(tmp_path):
 
 @pytest.fixture
 def write(byoi, web, gpt_image, target):
-    def deploy(content: object, *options: object, enable: bool = True, **drive: object):
+    def deploy(content: object, *options: object, enable: bool | None = True, **drive: object):
         members = {"enable": enable, "content": content} | drive
         document = job(web.publish(gpt_image.path), gpt_image.sha256, configdrive=members)
         return byoi("write", "-", "--disk", target, "--json", *options, stdin=json.dumps(document).encode())
@@ -99,7 +99,7 @@ def test_it_is_written_as_it_is(write, iso, directory, target, form):
     content = encoded(gzip.compress(drive) if form == "gzip" else drive)
     if form == "lines":
         content = base64.encodebytes(drive).decode()
-    outcome = write(content)
+    outcome = write(content, enable=None)
     assert outcome.status == 0, outcome.err
     written = partition(target)
     assert written[: len(drive)] == drive

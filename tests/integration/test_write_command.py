@@ -71,7 +71,7 @@ def test_the_status_document_of_a_deployment(gpt_image, deploy, target):
 
 
 def test_progress_goes_to_stderr_a_line_a_stage(gpt_image, byoi, make_job, target):
-    outcome = byoi("write", make_job(gpt_image), "--disk", target)
+    outcome = byoi("write", make_job(gpt_image), "--disk", target, fresh=True)
     assert (outcome.status, outcome.out) == (0, "")
     lines = outcome.err.splitlines()
     assert [line.split()[1] for line in lines if line.endswith("begins")] == [f"{s}:" for s in STAGES]

@@ -24,7 +24,7 @@ operator takes the node back."""
 
 
 def kill_once(one: Machine, image: Image, url: str, seconds: float) -> str:
-    """One deployment, whose agent is killed after so many seconds: gives the node's state at the end."""
+    """One deployment, whose agent is killed so many seconds after its start: gives the node's state at the end."""
     old = make_disk(one.disk).read_bytes()
     one.order(source(url, image.sha256))
     time.sleep(seconds)
@@ -38,6 +38,7 @@ def kill_once(one: Machine, image: Image, url: str, seconds: float) -> str:
         assert_system(one.disk, image)
     if state == "deploy failed":
         assert one.node.failure()
+    one.power_cycle()
     one.node.undeploy()
     return state
 
@@ -51,6 +52,7 @@ def test_fifty_kills(make_machine: MakeMachine, web: Web, image: Image):
     began = time.monotonic()
     machines[0].deploy(source(url, image.sha256))
     usual = time.monotonic() - began
+    machines[0].power_cycle()
     machines[0].node.undeploy()
     instants = [chance.uniform(0, usual * 1.5) for _ in range(KILLS)]
     states: Counter[str] = Counter()

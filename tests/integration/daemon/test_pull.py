@@ -528,7 +528,7 @@ def nested(depth):
 def test_a_job_beyond_the_bounds_is_refused_and_the_daemon_stays(
     pulling_agent, plane, web, image, data, words
 ):
-    agent = pulling_agent().start()
+    agent = pulling_agent(fresh=True).start()
     bad = job(web.url, image.sha256) | {"configdrive": {"enable": True, "networkData": data}}
     failed = plane.wait_for(plane.give(NAME, bad), "done", "error")
     assert failed["status"] == "error"

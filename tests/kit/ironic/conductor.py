@@ -56,7 +56,8 @@ _COMMON: Options = {
     # A fake BMC cannot choose what a server starts from; the agent is there all the same.
     "inspector": {"require_managed_boot": False},
     "dhcp": {"dhcp_provider": "none"},
-    "conductor": {"automated_clean": False},
+    # A look at the power, once a minute, forgets a `last_error` that a test has not read yet.
+    "conductor": {"automated_clean": False, "sync_power_state_interval": 0},
     "agent": {
         "deploy_logs_collect": "never",
         "image_download_source": "http",

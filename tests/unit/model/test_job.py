@@ -336,6 +336,15 @@ def test_a_job_with_many_long_urls_has_a_short_summary():
     assert big.summary()["mirrors"] == 16
 
 
+@pytest.mark.parametrize(
+    ("enable", "written"), [({}, True), ({"enable": True}, True), ({"enable": False}, False)]
+)
+def test_a_ready_made_drive_is_written_unless_that_is_refused(enable, written):
+    parsed = parse_job(job(configdrive={"content": "RFJJVkU="} | enable))
+    assert parsed.configdrive.enable is written
+    assert parse_job(job(configdrive={"hostname": "h1"})).configdrive.enable is False
+
+
 def test_a_drive_that_is_no_base64_has_the_code_of_drives():
     with pytest.raises(JobInvalid) as caught:
         parse_job(job(configdrive={"enable": True, "content": "hello world"}))
