@@ -15,10 +15,10 @@ from agent.formats.tables.partition import TABLE_REACH
 from agent.formats.tables.read import Table, TableError, read_table
 from agent.host import drive as drives
 from agent.host import parttable
+from agent.host.faults import disk_fault
 from agent.host.readback import ReadBack
 from agent.model.seal import Seal
 from agent.stages.context import Context
-from agent.stages.faults import disk_fault
 from agent.stages.libparted import keep_missing, missing_partition
 
 # Seconds between the tries to read a disk that fails or is not there yet: 8 s in all.

@@ -15,6 +15,7 @@ from tests.kit.byoi import Outcome, Running
 from tests.kit.deployments import DRIVE
 from tests.kit.images import Image, ImageMaker
 from tests.kit.pages import Web, publishing
+from tests.kit.server import Server, serving
 from tests.kit.terminal import OnTerminal
 
 
@@ -32,6 +33,13 @@ def gpt_image(image_maker) -> Image:
 def web() -> Iterator[Web]:
     with publishing() as web:
         yield web
+
+
+@pytest.fixture
+def serving_elsewhere() -> Iterator[Callable[..., Server]]:
+    """Start servers beside `web`, each of another origin: serving_elsewhere(answer)."""
+    with ExitStack() as stack:
+        yield lambda answer, **options: stack.enter_context(serving(answer, **options))
 
 
 @pytest.fixture

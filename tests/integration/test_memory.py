@@ -219,3 +219,29 @@ def test_a_window_of_4_gib_is_refused_with_the_way_out(served, tmp_path):
     assert "4294967296 bytes" in error["detail"]
     assert "--long=26" in error["hint"]
     assert not disk.exists()
+
+
+def test_a_ready_made_drive_of_that_size_stays_below_the_limit_too(served, tmp_path):
+    make_image(tmp_path / "image.raw", 256 * MiB)
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "user_data").write_bytes(
+        os.urandom(8 * MiB - 512 * KiB)
+    )  # which gzip makes no shorter
+    drive = tmp_path / "drive.iso"
+    command = [
+        "xorriso",
+        "-as",
+        "mkisofs",
+        "-quiet",
+        "-R",
+        "-J",
+        "-V",
+        "config-2",
+        "-o",
+        drive,
+        tmp_path / "tree",
+    ]
+    subprocess.run(command, check=True)
+    for given in (drive, f"{served}/drive.iso"):
+        peak = deploy(f"{served}/image.raw", tmp_path / "disk.img", 512 * MiB, "--config-drive", given)
+        assert peak < LIMIT

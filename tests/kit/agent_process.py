@@ -61,6 +61,8 @@ class AgentProcess:
     environment: Mapping[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ("-m", "agent.service.daemon")
     """What Python runs, with `--config FILE` behind it."""
+    inside: tuple[str, ...] = ()
+    """Words in front of that: what puts the process somewhere else and becomes it, as `ip netns exec` does."""
     fresh: bool = False
     """It is executed, not forked (tests/kit/starts.py)."""
     stderr: int | None = None
@@ -160,6 +162,7 @@ class AgentProcess:
                 stderr=log if self.stderr is None else self.stderr,
                 directory=ROOT,
                 fresh=self.fresh,
+                inside=self.inside,
             )
 
     def answers(self) -> bool:

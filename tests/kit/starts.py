@@ -61,6 +61,7 @@ def start_python(
     directory: Path | None = None,
     terminal: bool = False,
     fresh: bool = False,
+    inside: tuple[str, ...] = (),
 ) -> Process:
     """Start Python.
 
@@ -73,11 +74,12 @@ def start_python(
         directory: the working directory; None: this one.
         terminal: it leads a session of its own, with the terminal that stdin is.
         fresh: it is executed, not forked.
+        inside: words in front of the command: it is executed too.
     """
     words = [str(word) for word in arguments]
-    if fresh or words[0] != "-m" or not _can_be_forked(environment):
+    if fresh or inside or words[0] != "-m" or not _can_be_forked(environment):
         return subprocess.Popen(
-            [*(["setsid", "--ctty"] if terminal else []), sys.executable, *words],
+            [*(["setsid", "--ctty"] if terminal else []), *inside, sys.executable, *words],
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,

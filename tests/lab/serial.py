@@ -13,7 +13,7 @@ PANIC = b"Kernel panic - not syncing"
 # For what a kernel says when it dies: registers and the call trace stand before the word, its last line behind it.
 PANIC_SECONDS = 1.0
 PANIC_LINES = 50
-ESCAPE = re.compile(r"\x1b(?:\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9]|[=>])|\r")
+ESCAPE = re.compile(r"\x1b(?:\[[0-9;?=!]*[A-Za-z]|\][0-9;]*\a|[()][A-Z0-9]|[=>c])|\r")
 
 
 class SerialClosed(Exception):

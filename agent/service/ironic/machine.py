@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agent.aio import run_blocking, run_together
+from agent.host import firmware
 from agent.model.disks import Disk, GroupSpec
 from agent.service.config.model import Config, IronicConfig
 from agent.service.jobs.reboot import run_command, sync_all
@@ -36,16 +37,18 @@ class Machine:
 
     def mac_addresses(self) -> list[str]:
         """The MAC addresses of its network cards. Blocking."""
-        from agent.host.hardware import mac_addresses  # noqa: PLC0415 - for a lookup only
+        from agent.host.interfaces import mac_addresses  # noqa: PLC0415 - for a lookup only
 
-        return mac_addresses()
+        return list(mac_addresses())
 
     def inventory(self) -> dict[str, Any]:
-        """The inventory of this machine, as an inspection wants it. Blocking."""
-        from agent.host.hardware import hardware_inventory  # noqa: PLC0415 - for an inspection only
+        """What an inspection wants to know of this machine, to be posted as it is. Blocking."""
+        from agent.deploy.target import list_groups  # noqa: PLC0415 - for an inspection only
+        from agent.host.hardware import hardware_inventory, inspection_data  # noqa: PLC0415
         from agent.host.inventory import list_disks  # noqa: PLC0415
 
-        return hardware_inventory(list_disks())
+        default = next(iter(list_groups(self._config.disk_groups)), None)
+        return inspection_data(hardware_inventory(list_disks()), default.target if default else None)
 
     async def erase(self, step: str) -> list[dict[str, Any]]:
         """Erase all disks of the disk groups, some of them at a time; what was done to each.
@@ -127,9 +130,14 @@ def _erase(step: str, disk: Disk, explicit: bool, cancelled: Callable[[], bool])
 
 
 def _boot_entry(path: str) -> str:
-    from agent.host.boot_entry import make_boot_entry  # noqa: PLC0415 - on UEFI servers only
+    from agent.host.boot_entry import find_loader, make_boot_entry  # noqa: PLC0415 - for this command only
+    from agent.host.inventory import describe_path  # noqa: PLC0415
 
-    return make_boot_entry(path)
+    if firmware.detect() != "uefi":
+        return "this server was not started by UEFI: it has no boot entries"
+    disk = describe_path(path)
+    made = make_boot_entry(disk, find_loader(disk))
+    return f"Boot{made.number} starts {made.loader.path} of {path}; boot order: {', '.join(made.order)}"
 
 
 def _collect(status: Mapping[str, Any]) -> bytes:

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from agent.errors import Blame
-from agent.stages.faults import disk_fault, full_hint
+from agent.host.faults import disk_fault, full_hint
 
 
 def failed(number: int) -> OSError:
