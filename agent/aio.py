@@ -3,7 +3,7 @@
 `run_blocking`: when a task is cancelled that awaits `asyncio.to_thread` or `loop.run_in_executor`, the thread continues
 without it. A pooled buffer could then be refilled while the thread still writes it to the disk. `run_blocking` waits
 for its thread before it raises CancelledError, so that the caller's buffers are always free when it returns or
-raises.
+raises. `run_lasting` does the same for work that waits for more of it, in a thread of its own.
 
 `run_together` and `alongside`: when a child of an `asyncio.TaskGroup` fails, the group cancels the task that waits for
 it. Before Python 3.13 (CPython issue gh-116720) that request can remain in the task's `cancelling` count: the next
@@ -24,7 +24,7 @@ from agent.tracebacks import raise_first
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Three for a transfer (receive, hash, write), others for short work such as the journal's. Threads start when needed.
+# For a transfer's source, and for short work such as the journal's. Threads start when needed.
 MAX_THREADS = 8
 
 
@@ -44,13 +44,43 @@ async def run_blocking(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwarg
     loop = asyncio.get_running_loop()
     future = loop.run_in_executor(executor(), functools.partial(func, *args, **kwargs))
     try:
-        await _wait_for_all((future,))
+        return await _outcome(future, _nothing)
+    finally:
+        del future  # see agent.tracebacks
+
+
+async def run_lasting(func: Callable[[], T], stop: Callable[[], None], name: str) -> T:
+    """Run `func`, which waits for others in between, in a thread of its own: it takes none from `run_blocking`.
+
+    Args:
+        func: ends soon once `stop` was called.
+        stop: is called at a cancellation, which is raised only after the thread has finished.
+        name: of the thread.
+
+    Raises:
+        asyncio.CancelledError: the task was cancelled meanwhile; the result or exception of `func` is dropped.
+        Exception: what `func` raises.
+    """
+    future = run_apart(func, name)
+    try:
+        return await _outcome(future, stop)
+    finally:
+        del future  # see agent.tracebacks
+
+
+async def _outcome(future: "asyncio.Future[T]", stop: Callable[[], None]) -> T:
+    try:
+        await _wait_for_all((future,), stop)
         return future.result()
     except asyncio.CancelledError:
         future.exception()  # mark it as retrieved; the cancellation takes precedence
         raise
     finally:
         del future  # see agent.tracebacks
+
+
+def _nothing() -> None:
+    """There is no way to have the work end earlier."""
 
 
 async def run_together(*works: Coroutine[Any, Any, None]) -> None:
@@ -99,14 +129,17 @@ async def alongside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         task.result()
 
 
-async def _wait_for_all(futures: "Collection[asyncio.Future[Any]]") -> None:
-    """Wait until all futures are done; a cancellation is raised only then."""
+async def _wait_for_all(
+    futures: "Collection[asyncio.Future[Any]]", stop: Callable[[], None] = _nothing
+) -> None:
+    """Wait until all futures are done; a cancellation calls `stop` and is raised only then."""
     cancelled: list[BaseException] = []
     while not all(future.done() for future in futures):
         try:
             await wait(futures)
         except asyncio.CancelledError as error:
             cancelled = [error]
+            stop()
     raise_first(cancelled)
 
 
@@ -127,7 +160,7 @@ async def wait(
         raise error.with_traceback(None)  # noqa: B904 - the same one, from here on
 
 
-def run_apart(func: Callable[[], T]) -> "asyncio.Future[T]":
+def run_apart(func: Callable[[], T], name: str = "byoi-apart") -> "asyncio.Future[T]":
     """Run `func` in a daemon thread of its own; even the end of the process does not wait for it.
 
     For work that may hang for ever and uses nothing that others need. The future gets the result or the exception;
@@ -137,20 +170,22 @@ def run_apart(func: Callable[[], T]) -> "asyncio.Future[T]":
     future: asyncio.Future[T] = loop.create_future()
     # Retrieve the exception, or asyncio warns if nobody awaits the future any more.
     future.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-    def set_outcome(act: Callable[[Any], None], outcome: object) -> None:
-        if not future.done():
-            act(outcome)
-
-    def work() -> None:
-        act: Callable[[Any], None] = future.set_result
-        outcome: object
-        try:
-            outcome = func()
-        except Exception as error:  # noqa: BLE001 - raised where the future is awaited
-            act, outcome = future.set_exception, error
-        with suppress(RuntimeError):  # the loop was closed
-            loop.call_soon_threadsafe(set_outcome, act, outcome)
-
-    threading.Thread(target=work, name="byoi-apart", daemon=True).start()
+    threading.Thread(target=_work_apart, args=(func, future), name=name, daemon=True).start()
     return future
+
+
+def _work_apart(func: Callable[[], T], future: "asyncio.Future[T]") -> None:
+    act: Callable[[Any], None] = future.set_result
+    outcome: object
+    try:
+        outcome = func()
+    except Exception as error:  # noqa: BLE001 - raised where the future is awaited
+        act, outcome = future.set_exception, error
+    with suppress(RuntimeError):  # the loop was closed
+        future.get_loop().call_soon_threadsafe(_set_outcome, future, act, outcome)
+    del future, act, outcome  # see agent.tracebacks
+
+
+def _set_outcome(future: "asyncio.Future[Any]", act: Callable[[Any], None], outcome: object) -> None:
+    if not future.done():
+        act(outcome)

@@ -6,34 +6,22 @@ and whenever the power is cut, nothing on it boots. Everything blocks. A disk is
 """
 
 import errno
-import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from shlex import join
 from typing import Any
 
-from agent.errors import DiskBusy, DiskIo, JobCancelled, ToolMissing
+from agent.errors import DiskBusy, DiskIo, JobCancelled
 from agent.host import process, udev
 from agent.host.descriptor import UNSUPPORTED
 from agent.host.disk import ZERO_STEP, TargetDisk
 from agent.host.faults import disk_fault
+from agent.host.self_erase import let_erase, unlock
 from agent.host.taking import take
 from agent.host.wipe import wipe_ends, wipe_metadata
 from agent.model.disks import Disk, require_eligible
-from agent.model.self_erasure import (
-    AtaSecurity,
-    CannotEraseItself,
-    Command,
-    Method,
-    SelfErasure,
-    parse_hdparm,
-    plan_ata,
-    plan_nvme,
-    unlock_ata,
-)
+from agent.model.self_erasure import CannotEraseItself, Method
 from agent.units import GiB
 
 Progress = Callable[[int, int], None]
@@ -41,8 +29,6 @@ Progress = Callable[[int, int], None]
 
 # A device forgets this much in one step, so that it answers others in between.
 _DISCARD_STEP = 64 * GiB
-_ASK_SECONDS = 60.0
-_UNLOCK_HINT = "Unlock it (hdparm --security-unlock), or cut its power; then erase it again."
 _FAILED_HINT = (
     "Erase it again, or let it be overwritten instead; a disk that cannot erase itself may be failing."
 )
@@ -135,7 +121,8 @@ def erase(
         JobCancelled: `cancelled` said so; the detail says how far it was. Nothing on the disk boots.
         ToolMissing: the rescue system lacks what stops a stack. Without nvme or hdparm the disk is overwritten.
     """
-    prepare = _unlocking(disk, tool) if by_itself else _nothing
+    # A locked disk can be neither read nor written.
+    prepare = (lambda: unlock(disk, tool)) if by_itself else _nothing
     with _working(disk, explicit=explicit, prepare=prepare) as work:
         if by_itself and not cancelled():
             try:
@@ -253,83 +240,15 @@ def _erase_itself(work: _Work, tool: process.Tool, *, overwrite_after_failure: b
         CannotEraseItself: it cannot, or failed and `overwrite_after_failure`.
         DiskIo: it failed otherwise.
     """
-    path = work.examined.path
-    plan = _plan(work.examined, tool)
     try:
-        for command in plan.commands:
-            tool(command, timeout=plan.timeout)
-        if plan.method in ("ata", "ata_enhanced") and _ata_security(path, tool).enabled:
-            raise OSError(errno.EIO, f"{join(plan.commands[-1])}: the disk still has its password")
+        method, command = let_erase(work.examined, tool)
     except OSError as error:
-        _forget_password(path, plan, tool)
         reason = error.strerror or str(error)
         if overwrite_after_failure:
             raise CannotEraseItself(f"it failed to erase itself: {reason}") from error
-        raise DiskIo(device=path, reason=reason, hint=_FAILED_HINT) from error
+        raise DiskIo(device=work.examined.path, reason=reason, hint=_FAILED_HINT) from error
     work.disk.drop_cache()
     wipe_ends(work.disk)
     if work.disk.reread_partitions():
         udev.settle()
-    return work.done(plan.method, join(plan.commands[-1]))
-
-
-def _plan(disk: Disk, tool: process.Tool) -> SelfErasure:
-    try:
-        if disk.transport == "nvme":
-            controller, namespace = (
-                _ask(("nvme", what, disk.path, "-o", "json"), tool) for what in ("id-ctrl", "id-ns")
-            )
-            return plan_nvme(disk.path, controller, namespace, other_namespaces(disk.path))
-        if disk.transport == "sata":
-            return plan_ata(disk.path, _ata_security(disk.path, tool))
-    except ToolMissing as error:
-        raise CannotEraseItself(error.message.rstrip(".").replace("The rescue", "the rescue")) from error
-    except process.ProcessFailed as error:
-        raise CannotEraseItself(f"it does not say whether it can erase itself: {error}") from error
-    raise CannotEraseItself("it is neither an NVMe nor a SATA disk")
-
-
-def _ask(argv: Command, tool: process.Tool) -> str:
-    return tool(argv, timeout=_ASK_SECONDS).decode("utf-8", "replace")
-
-
-def other_namespaces(path: str, sysfs: Path = Path("/sys/block")) -> tuple[str, ...]:
-    """The other namespaces of an NVMe disk's controller or subsystem: of `/dev/nvme0n1` perhaps `/dev/nvme0n2`."""
-    match = re.fullmatch(r"(nvme\d+n)\d+", Path(path).name)
-    if match is None:
-        return ()
-    names = (
-        entry.name for entry in sysfs.glob(f"{match[1]}*") if re.fullmatch(rf"{match[1]}\d+", entry.name)
-    )
-    return tuple(f"/dev/{name}" for name in sorted(names) if name != Path(path).name)
-
-
-def _ata_security(path: str, tool: process.Tool) -> AtaSecurity:
-    return parse_hdparm(_ask(("hdparm", "-I", path), tool))
-
-
-def _unlocking(disk: Disk, tool: process.Tool) -> Callable[[], None]:
-    """Takes the password away that an interrupted erasure left: a locked disk can neither be read nor written."""
-
-    def unlock() -> None:
-        try:
-            security = _ata_security(disk.path, tool)
-        except (ToolMissing, process.ProcessFailed):
-            return
-        for command in unlock_ata(disk.path, security):
-            with suppress(process.ProcessFailed):
-                tool(command, timeout=_ASK_SECONDS)
-        if security.locked and _ata_security(disk.path, tool).locked:
-            raise DiskIo(device=disk.path, reason="it is locked by an ATA password", hint=_UNLOCK_HINT)
-
-    return unlock if disk.transport == "sata" else _nothing
-
-
-def _forget_password(path: str, plan: SelfErasure, tool: process.Tool) -> None:
-    """After a failed erasure: without its password a disk can be written again."""
-    if plan.method not in ("ata", "ata_enhanced"):
-        return
-    with suppress(process.ProcessFailed):
-        for command in unlock_ata(path, _ata_security(path, tool)):
-            with suppress(process.ProcessFailed):
-                tool(command, timeout=_ASK_SECONDS)
+    return work.done(method, command)

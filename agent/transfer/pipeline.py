@@ -1,34 +1,27 @@
 """The copy loop: source -> (digest | decoder -> sink), over one pool of buffers.
 
-Three coroutines share each buffer: the receiver fills it, then the hasher and the writer work on it in
-threads of their own while the next one fills. The order matters and stands here once: the digest sees the
-bytes exactly as they were downloaded, before any decoder; the meter counts beside both; the decoder runs in
-the writer's thread, because what it yields must be on its way to the sink before the buffer may be filled
-again.
+The event loop receives and supervises. It hands each buffer to two lanes, whose threads hash it and write it while the
+next one fills. The order matters and stands here once: the digest sees the bytes exactly as they were downloaded,
+before any decoder; the decoder runs in the writer's thread, because what it yields must be on its way to the sink
+before the buffer may be filled again.
 
 The pool is the only queue bound: when the disk or the hash is slow, the receiver finds no free buffer and
 the socket fills. What the decoder comes to hold is taken from the pool.
 """
 
-import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
-from agent.aio import run_blocking, run_together
-from agent.formats.extent import Decoder, Extent
+from agent.aio import run_blocking, run_lasting, run_together
+from agent.formats.extent import Decoder, Extent, Fetch
 from agent.transfer.apply import Applier
 from agent.transfer.digest import Digest
+from agent.transfer.lane import Lane
 from agent.transfer.meter import CPU, DISK, Meter
 from agent.transfer.pool import Buffer, BufferPool
 from agent.transfer.sink import Sink
 from agent.transfer.source import Source
-
-# A thread takes what has piled up, so a hop between threads is paid once for several buffers when there is a
-# backlog.
-BATCH = 2
-
-_Lane = asyncio.Queue[Buffer | None]
 
 
 async def copy(
@@ -55,25 +48,24 @@ async def copy(
         ImageTooLarge: it is larger than the sink.
     """
     applier = Applier(sink)
-    lanes: tuple[_Lane, _Lane] = (asyncio.Queue(), asyncio.Queue())
-    to_hash, to_write = lanes
+    to_hash, to_write = Lane(), Lane()
     try:
         await run_together(
             _receive(source, pool, meter, head or deque(), to_hash, to_write),
-            _hash_lane(to_hash, digest),
-            _write_lane(to_write, pool, decoder, applier, source, meter),
+            _hash(to_hash, digest),
+            _write(to_write, pool, decoder, applier, source, meter),
         )
     finally:
         await run_blocking(applier.close)
 
 
 async def _receive(
-    source: Source, pool: BufferPool, meter: Meter, head: deque[Buffer], to_hash: _Lane, to_write: _Lane
+    source: Source, pool: BufferPool, meter: Meter, head: deque[Buffer], to_hash: Lane, to_write: Lane
 ) -> None:
     def hand_on(buffer: Buffer) -> None:
         buffer.hold(2)
-        to_hash.put_nowait(buffer)
-        to_write.put_nowait(buffer)
+        to_hash.put(buffer)
+        to_write.put(buffer)
 
     while head:
         hand_on(head.popleft())
@@ -89,63 +81,56 @@ async def _receive(
             buffer.release()
         if at_end:
             break
-    to_hash.put_nowait(None)
-    to_write.put_nowait(None)
+    to_hash.put(None)
+    to_write.put(None)
 
 
-async def _acquire_late(pool: BufferPool, meter: Meter, to_hash: _Lane, to_write: _Lane) -> Buffer:
+async def _acquire_late(pool: BufferPool, meter: Meter, to_hash: Lane, to_write: Lane) -> Buffer:
     """All buffers are in use: wait, and charge the wait to the lane that lags."""
-    side = DISK if to_write.qsize() >= to_hash.qsize() else CPU
+    side = DISK if to_write.waiting >= to_hash.waiting else CPU
     began = time.monotonic()
     buffer = await pool.acquire()
     meter.waited(side, time.monotonic() - began)
     return buffer
 
 
-async def _hash_lane(lane: _Lane, digest: Digest) -> None:
-    async for batch in _batches(lane):
-        await run_blocking(_hash, digest, [buffer.data for buffer in batch])
+async def _hash(lane: Lane, digest: Digest) -> None:
+    def work() -> None:
+        for buffer in lane:
+            digest.update(buffer.data)
+            lane.on_loop(buffer.release)
+
+    await run_lasting(work, lane.stop, "byoi-hash")
 
 
-async def _write_lane(
-    lane: _Lane, pool: BufferPool, decoder: Decoder, applier: Applier, source: Source, meter: Meter
+async def _write(
+    lane: Lane, pool: BufferPool, decoder: Decoder, applier: Applier, source: Source, meter: Meter
 ) -> None:
-    async for batch in _batches(lane):
-        await apply_feeds(applier, (decoder.feed(buffer.data) for buffer in batch), source)
-        meter.wrote(sum(buffer.length for buffer in batch))
-        pool.make_room(decoder.held)
-    await apply_feeds(applier, iter((decoder.finish(),)), source)
+    def wrote(buffer: Buffer, held: int) -> None:
+        meter.wrote(buffer.length)
+        pool.make_room(held)
+        buffer.release()
+
+    def feeds() -> Iterator[Iterator[Extent]]:
+        for buffer in lane:
+            yield decoder.feed(buffer.data)
+            # The applier is done with a feed when it asks for the next one.
+            lane.on_loop(wrote, buffer, decoder.held)
+        yield decoder.finish()
+
+    async def run(work: Callable[[], Fetch | None]) -> Fetch | None:
+        return await run_lasting(work, lane.stop, "byoi-write")
+
+    await apply_feeds(applier, feeds(), source, run)
 
 
-async def apply_feeds(applier: Applier, feeds: Iterator[Iterator[Extent]], source: Source) -> None:
+async def apply_feeds(
+    applier: Applier,
+    feeds: Iterator[Iterator[Extent]],
+    source: Source,
+    run: Callable[[Callable[[], Fetch | None]], Awaitable[Fetch | None]] = run_blocking,
+) -> None:
     """Apply extents in a thread; what the decoder asks for out of order is fetched here, between two runs of it."""
     applier.begin(feeds)
-    while (fetch := await run_blocking(applier.run)) is not None:
+    while (fetch := await run(applier.run)) is not None:
         fetch.data = await source.read_at(fetch.offset, fetch.length)
-
-
-async def _batches(lane: _Lane) -> AsyncIterator[list[Buffer]]:
-    """What has piled up on the lane, in order, until its end; given back when the next batch is asked for."""
-    more = True
-    while more:
-        batch, more = await _next_batch(lane)
-        if batch:
-            yield batch
-        for buffer in batch:
-            buffer.release()
-
-
-async def _next_batch(lane: _Lane) -> tuple[list[Buffer], bool]:
-    batch: list[Buffer] = []
-    item = await lane.get()
-    while item is not None:
-        batch.append(item)
-        if lane.empty() or len(batch) == BATCH:
-            return batch, True
-        item = lane.get_nowait()
-    return batch, False
-
-
-def _hash(digest: Digest, pieces: list[memoryview]) -> None:
-    for data in pieces:
-        digest.update(data)

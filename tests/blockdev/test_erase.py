@@ -15,9 +15,10 @@ import pytest
 
 from agent.errors import DeployError, DiskBusy, DiskIneligible, DiskIo, JobCancelled, ToolMissing
 from agent.host.disk import ZERO_STEP
-from agent.host.erase import erase, erase_express, erase_metadata, other_namespaces
+from agent.host.erase import erase, erase_express, erase_metadata
 from agent.host.inventory import describe_path
 from agent.host.process import ProcessFailed
+from agent.host.self_erase import other_namespaces
 from agent.model.disks import Disk
 from agent.units import MiB
 from tests.blockdev.conftest import DIRT, ENDS
@@ -173,7 +174,7 @@ def test_an_nvme_disk_that_cannot_be_formatted_is_discarded(make_disk):
     tool = Tool(ToolMissing(tool="nvme"))
     erased = erase_express(described(disk, transport="nvme"), explicit=True, tool=tool)
     assert erased.method == "discard"
-    assert erased.notes == ("not formatted, because the rescue system lacks nvme",)
+    assert erased.notes == ("not formatted, because nvme-cli is not installed",)
 
 
 # -- all of it -----------------------------------------------------------------------------------------------

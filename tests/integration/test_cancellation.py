@@ -5,6 +5,8 @@ answered for: it is no part of this.
 """
 
 import asyncio
+import faulthandler
+import sys
 import threading
 import types
 from collections import Counter
@@ -30,6 +32,8 @@ DISK_BYTES = 6 * MiB
 IMAGE = gpt_disk(5 * MiB)
 OLD = gpt_disk(DISK_BYTES, b"old system")
 MOST_WAITS = 200
+# A deployment takes a tenth of a second. One that never ends must not take the other cases with it.
+MOST_SECONDS = 30
 
 
 class ClosingDisk(TargetDisk):
@@ -71,6 +75,7 @@ class Cancelling:
         self.waits: Counter[State] = Counter()
         self.main: asyncio.Task[Any] | None = None
         self.struck = False
+        self.watched: list[Coroutine[Any, Any, Any]] = []
 
     @types.coroutine
     def _count(self, coroutine: Coroutine[Any, Any, Any]):
@@ -80,9 +85,11 @@ class Cancelling:
                 waits_for = coroutine.send(None) if fault is None else coroutine.throw(fault)
             except StopIteration as end:
                 return end.value
-            self._wait()
             fault = None
             try:
+                # What this raises is the coroutine's as well: one that is left as it is keeps what it holds, such as
+                # the lock of its source, and the deployment waits for that for ever.
+                self._wait()
                 yield waits_for
             except BaseException as thrown:  # noqa: BLE001 - it belongs to the coroutine
                 fault = thrown
@@ -99,15 +106,30 @@ class Cancelling:
         """Deploy, with all tasks that the deployment starts."""
 
         async def watched(inner: Coroutine[Any, Any, Any]) -> Any:
+            self.watched.append(inner)
             return await self._count(inner)
 
         loop = asyncio.get_running_loop()
         loop.set_task_factory(lambda loop, inner, **kwargs: asyncio.Task(watched(inner), loop=loop, **kwargs))
         self.main = loop.create_task(self.deployment.run())
         try:
-            await asyncio.wait([self.main])
+            done, _ = await asyncio.wait([self.main], timeout=MOST_SECONDS)
         finally:
             loop.set_task_factory(None)
+        if not done:
+            faulthandler.dump_traceback(sys.__stderr__)
+            pytest.fail(f"cancelled at wait {self.at[1]} of {self.at[0]} it does not end:\n{self._places()}")
+
+    def _places(self) -> str:
+        """Where each task waits, from the outside in, a line each."""
+        lines = []
+        for at in self.watched:
+            places = []
+            while (frame := getattr(at, "cr_frame", None)) is not None:
+                places.append(f"{frame.f_code.co_qualname}:{frame.f_lineno}")
+                at = at.cr_await  # noqa: PLW2901 - one step further in
+            lines.append(" > ".join(places) or "ended")
+        return "\n".join(lines)
 
 
 @asynccontextmanager
@@ -240,3 +262,22 @@ async def test_a_deployment_that_was_cancelled_can_be_begun_again(tmp_path):
     assert status.error is None
     content = disk.read_bytes()
     assert content[HEAD_BYTES : 4 * MiB] == IMAGE[HEAD_BYTES : 4 * MiB]
+
+
+class Failing(Cancelling):
+    """Fails by itself, where a task beside the deployment's own waits in the write stage."""
+
+    def _wait(self) -> None:
+        super()._wait()
+        if self.deployment.snapshot().state is State.WRITE and asyncio.current_task() is not self.main:
+            raise LookupError
+
+
+async def test_what_fails_while_it_watches_a_task_is_that_tasks_own_fault(tmp_path):
+    disk = tmp_path / "disk"
+    disk.write_bytes(OLD)
+    async with file_source(tmp_path) as url:
+        deployment, _ = make(url, disk, QuickMachine())
+        await Failing(deployment, State.WRITE, MOST_WAITS).run()
+    assert deployment.snapshot().error["code"] == "agent.internal"
+    assert leftovers() == set()

@@ -159,6 +159,7 @@ async def started(
     credentials: Mapping[str, str] | None = None,
     api_token: str = "",
     suite: str = "",
+    same_ports: tuple[int, ...] = (),
 ) -> AsyncIterator[Rescue]:
     """A machine that starts the rescue, with its disks, as an operator would have it: nobody can log in.
 
@@ -169,10 +170,12 @@ async def started(
         credentials: secrets by their names, in a second initrd as docs/rescue.md tells.
         api_token: a secret that the firmware hands over, as docs/rescue.md tells; it wins over the image's.
         suite: the release of Debian that the rescue is made of, as rescue_directory has it.
+        same_ports: ports of the machine that are the same ones on the host.
     """
     with tempfile.TemporaryDirectory(prefix="byoi-lab-initrd-") as scratch:
         initrd = await run_blocking(_with_credentials, suite, Path(scratch), credentials or {})
         spec = await run_blocking(_spec, firmware, disks, "q35", words, initrd, suite)
+        spec = replace(spec, same_ports=same_ports)
         if api_token:
             spec = replace(spec, oem_strings=(f"io.systemd.credential:api.token={api_token}",))
         async with awake(lambda: _entered(spec, api_token)) as rescue:

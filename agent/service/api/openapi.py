@@ -315,6 +315,7 @@ def _job_examples() -> dict[str, Any]:
         "smallest": {"value": {"URL": small["URL"]}},
         "as in the OVH API": {"value": small},
         "full": {"value": full},
+        "a disk by what it is": {"value": small | {"disk": {"serial": "S64GNE0R1", "size": ">= 400"}}},
     }
 
 

@@ -229,8 +229,9 @@ TABLE = (
     ),
     Option(
         "policy.require_checksum",
-        kinds.BOOLEAN,
-        "Refuse a job without a checksum.",
+        kinds.BOOLEAN_OR_HTTP,
+        "Refuse a job without a checksum. With http: only where its image is over plain http, and a checksum file over "
+        "plain http does not count then.",
         default=_POLICY.require_checksum,
     ),
     Option(

@@ -84,7 +84,7 @@ def _kind_of(checksum: str) -> str:
 
 def _configdrive(args: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, Any]:
     content = args.get("configdrive") or image.get("configdrive")
-    return {"configdrive": {"content": content}} if content else {}
+    return {"configdrive": {"enable": True, "content": content}} if content else {}
 
 
 def _root_device(node: Mapping[str, Any]) -> Any:
@@ -93,7 +93,8 @@ def _root_device(node: Mapping[str, Any]) -> Any:
         held = node.get(owner)
         hints = held.get("root_device") if isinstance(held, dict) else None
         if hints:
-            return hints
+            # Where several disks fit, Ironic means the first one; a node's hints cannot say so.
+            return {"any": True, **hints} if isinstance(hints, dict) else hints
     return None
 
 

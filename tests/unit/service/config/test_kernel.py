@@ -97,10 +97,11 @@ def test_the_kernel_command_line_wins_over_the_file(load):
         ("false", False),
         ("0", False),
         ("no", False),
+        ("http", "http"),
     ],
 )
 def test_booleans_have_three_spellings(load, word, value):
-    assert load(cmdline=f"{NAME}byoi.policy.require_checksum={word}").policy.require_checksum is value
+    assert load(cmdline=f"{NAME}byoi.policy.require_checksum={word}").policy.require_checksum == value
 
 
 def test_commands_are_split_as_a_shell_does(load):

@@ -51,14 +51,15 @@ def test_no_checksum_at_all():
 
 
 def test_a_config_drive_is_handed_on_as_it_is():
-    assert made(configdrive="H4sI")["configdrive"] == {"content": "H4sI"}
+    assert made(configdrive="H4sI")["configdrive"] == {"enable": True, "content": "H4sI"}
     assert "configdrive" not in made()
 
 
 def test_the_hints_of_the_instance_come_before_those_of_the_node():
     node = NODE | {"properties": {"root_device": {"serial": "s== a"}}}
-    assert made(node)["disk"] == {"serial": "s== a"}
-    assert made(node | {"instance_info": {"root_device": {"wwn": "b"}}})["disk"] == {"wwn": "b"}
+    assert made(node)["disk"] == {"serial": "s== a", "any": True}
+    assert made(node | {"instance_info": {"root_device": {"wwn": "b"}}})["disk"] == {"wwn": "b", "any": True}
+    assert made(node | {"instance_info": {"root_device": "wwn=b"}})["disk"] == "wwn=b"
 
 
 def test_credentials_of_the_image_server_become_a_header():
