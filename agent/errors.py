@@ -97,7 +97,8 @@ class JobInvalid(DeployError):
         if len(self.faults) == 1 and self.faults[0].code != self.code:
             # A single fault with a code of its own is one for which the OVH API has a message: it stays as it is.
             self.code = self.faults[0].code
-            own_hint = ImageFormat.default_hint if self.code == ImageFormat.code else ""
+            hints = {cls.code: cls.default_hint for cls in (ImageFormat, ConfigDriveContent)}
+            own_hint = hints.get(self.code, "")
             super().__init__(summary=self.faults[0].message, hint=hint or own_hint)
         else:
             super().__init__(summary="; ".join(str(fault) for fault in self.faults), hint=hint)
@@ -140,6 +141,15 @@ class DiskUnknown(DeployError):
     blame = Blame.REQUEST
     template = "{path} is neither a whole disk nor a regular file."
     default_hint = "Name a whole disk such as /dev/sda, or a file; with --size a new sparse file is made."
+
+
+class DiskNotSelected(DeployError):
+    """The job's disk selector does not leave exactly one disk. The detail says for every disk what it failed on."""
+
+    code = "disk.selector"
+    blame = Blame.REQUEST
+    template = "The disk selector ({selector}) fits {found}."
+    default_hint = "Mend the selector: `byoi disks --json` has in `hints` what it is compared with."
 
 
 class DiskSame(DeployError):
@@ -269,6 +279,18 @@ class ImageDownload(DeployError):
     default_hint = "Check that the URL can be fetched from the server's network (curl -I), then deploy again."
 
 
+class ChecksumFile(DeployError):
+    """The checksum file that the job names cannot be had, or does not say what the image's digest is."""
+
+    code = "checksum.file"
+    blame = Blame.REQUEST
+    template = "The checksum file {url} {reason}."
+    default_hint = (
+        "Check that checkSum is the URL of the list that belongs to the image: entries are found by the last part of "
+        "the image's URL."
+    )
+
+
 class ChecksumMismatch(DeployError):
     """The digest of the downloaded bytes differs from the expected one."""
 
@@ -298,6 +320,17 @@ class ConfigDriveCreate(DeployError):
     )
 
 
+class ConfigDriveContent(DeployError):
+    """The ready-made config drive that the job brings is none, or cannot be had."""
+
+    code = "configdrive.content"
+    blame = Blame.REQUEST
+    template = "The ready-made config drive cannot be used: {reason}."
+    default_hint = (
+        "Give an ISO 9660 or FAT image with the label config-2, as base64 (gzip allowed) or by its URL."
+    )
+
+
 class BootEsp(DeployError):
     """The image has no EFI system partition with a boot loader, but the server boots by UEFI."""
 
@@ -314,6 +347,18 @@ class BootCode(DeployError):
     blame = Blame.IMAGE
     template = "The server boots in legacy mode, but the image has no boot code in its first sector."
     default_hint = "Install a boot loader for BIOS into the image (grub-install --target=i386-pc)."
+
+
+class BootEntryFailed(DeployError):
+    """The firmware did not take a boot entry for the disk."""
+
+    code = "boot.entry"
+    blame = Blame.DISK
+    template = "The firmware has no boot entry for {device}: {reason}."
+    default_hint = (
+        "Make the entry by hand (efibootmgr), or set the boot device in the firmware or by the BMC; many servers find "
+        "the loader without an entry."
+    )
 
 
 # -- the disk ----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from agent.cli.columns import cut, fold, width_of
-from agent.cli.console import CONTROL_PLANE, DETAILS, ERROR
+from agent.cli.console import CONTROL_PLANE, DETAILS, ERROR, IRONIC
 from agent.cli.display import Follower, Footer, Snapshot, no_footer
 from agent.cli.screen import Line, Screen, Style
 from agent.cli.words import amounts, stage_name, summary
@@ -44,6 +44,7 @@ _ASCII = _Glyphs(done="+", failed="!", to_do=".", full="#", rest="-")
 _STYLES = {
     ERROR: Style.BOLD_RED,
     CONTROL_PLANE: Style.YELLOW,
+    IRONIC: Style.YELLOW,
     **dict.fromkeys(DETAILS, Style.PLAIN),
     "": Style.BOLD,
 }

@@ -34,9 +34,16 @@ def _size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _add_group_option(target: argparse._ActionsContainer) -> None:
+def _add_choice_options(target: argparse._ActionsContainer) -> None:
     target.add_argument(
         "--disk-group", type=int, metavar="N", help="the first disk of group N (0: the default group)"
+    )
+    target.add_argument(
+        "--disk-hint",
+        action="append",
+        metavar="KEY=VALUE",
+        help="the disk that this fits, such as serial=Z1, size='>= 400' or rotational=false; with several, all have "
+        "to fit, and one disk has to be left (or any=true); keys and operators: byoi-job(5), `disk`",
     )
 
 
@@ -73,7 +80,7 @@ def _write_options(parser: argparse.ArgumentParser) -> None:
     target.add_argument(
         "--size", type=_size, help="make --disk a new sparse file of this size (20G is 20 GiB)"
     )
-    _add_group_option(target)
+    _add_choice_options(target)
     _add_config_option(target, "where --disk names none")
     target.add_argument(
         "--firmware",
@@ -98,7 +105,7 @@ def _write_options(parser: argparse.ArgumentParser) -> None:
 
 def _deploy_options(parser: argparse.ArgumentParser) -> None:
     add_job_options(parser)
-    _add_group_option(parser.add_argument_group("where to"))
+    _add_choice_options(parser.add_argument_group("where to"))
     how = parser.add_argument_group("how")
     _add_yes_option(how)
     how.add_argument("--watch", action="store_true", help="follow the deployment to its end")
@@ -160,6 +167,7 @@ is shown first what is on the disk, and asked; --yes leaves the question out.
   byoi write job.json --disk /dev/sda
   byoi write job.json --disk /dev/sda --yes
   byoi write job.json --disk disk.img --size 20G --dry-run
+  byoi write job.json --disk-hint serial=S64GNE0R1 --dry-run
   byoi write --url https://images.example.net/debian.raw --type raw --checksum sha256:9f86d0... \\
       --hostname web1 --ssh-key ~/.ssh/id_ed25519.pub --user-data setup.sh \\
       --disk /dev/disk/by-id/wwn-0x5000c500a0b1c2d3

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 import shtab
 
 from agent.model.job import CHECKSUM_DIGITS, IMAGE_TYPES
+from agent.model.selector import ANY, KEYS
 
 # Whole disks: no partitions, no memory, no loop or optical drives, and nothing that is made of disks.
 _DISKS = (
     "lsblk --nodeps --noheadings --paths --output NAME | grep -vE '^/dev/(loop|ram|zram|sr|md|dm-|mapper/)'"
 )
 _GROUPS = "byoi disks --groups"
-_FILES = ("FILE", "PATH", "JOB.json")
+_FILES = ("FILE", "FILE|URL", "PATH", "JOB.json")
 """Metavars of values that are paths."""
 
 
@@ -34,6 +35,9 @@ def _tell_values(action: argparse.Action) -> None:
             action.complete = _from_command("_byoi_disks", _DISKS)  # type: ignore[attr-defined]
         case "disk_group":
             action.complete = _from_command("_byoi_groups", _GROUPS)  # type: ignore[attr-defined]
+        case "disk_hint":
+            # And then an equals sign, which bash would take for its own.
+            action.choices = (*KEYS, ANY)
         case "type":
             action.choices = IMAGE_TYPES
         case "checksum":

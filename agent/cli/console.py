@@ -14,7 +14,7 @@ from agent.model.status import Status
 from agent.text import printable
 
 WAITING = "waiting for a deployment"
-ERROR, CONTROL_PLANE = "error:", "control plane:"
+ERROR, CONTROL_PLANE, IRONIC = "error:", "control plane:", "Ironic:"
 DETAILS = ("image:", "disk:", "byoi-agent ", "- ", "  ")
 """How lines begin that a terminal shows in another style than the rest: what is wrong, and what is not urgent."""
 
@@ -53,13 +53,17 @@ def _deployment(report: Report, status: Status, now: float) -> list[str]:
 
 
 def _problems(around: Surroundings, now: float) -> list[str]:
-    lines = fault_words(around, MAX_FAULTS)
-    if lines:
-        lines[0] = f"{ERROR} {lines[0]}"
-    plane = around.control_plane
-    if plane is not None and plane.is_failing:
-        lines.append(f"{CONTROL_PLANE} {contact_words(plane, now)}")
-    return lines
+    """A line for each contact that fails, and below them the faults: many of those do not fit a small screen."""
+    contacts = ((CONTROL_PLANE, around.control_plane), (IRONIC, around.ironic))
+    lines = [
+        f"{whose} {contact_words(contact, now)}"
+        for whose, contact in contacts
+        if contact is not None and contact.is_failing
+    ]
+    faults = fault_words(around, MAX_FAULTS)
+    if faults:
+        faults[0] = f"{ERROR} {faults[0]}"
+    return lines + faults
 
 
 def _place(report: Report) -> list[str]:

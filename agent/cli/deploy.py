@@ -2,8 +2,10 @@
 
 import argparse
 import json
+from typing import Any
 
 from agent.cli.client import Client, socket_path
+from agent.cli.disk_choice import read_hints
 from agent.cli.failures import BadAnswer, Refused
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.job_options import by_option, job_text
@@ -20,14 +22,18 @@ async def run(options: argparse.Namespace) -> int:
     """Carry `byoi deploy` out; returns the exit status.
 
     Raises:
-        JobInvalid: the options make no job; or the job has faults, and --disk-group is given or somebody is asked.
+        JobInvalid: the options make no job; or the job has faults, and --disk-group or --disk-hint is given or somebody
+            is asked.
         DeployError: somebody is asked, and the disk is refused or the answer was no.
         ClientError: the daemon cannot be asked, or refuses the job.
         OutputLost: stdout does not take the status.
     """
     job = job_text(options)
-    if options.disk_group is not None:
-        job = _with_group(options, job)
+    selector = read_hints(options)
+    if selector is not None:
+        job = _with_choice(options, job, {"disk": dict(selector.posted)})
+    elif options.disk_group is not None:
+        job = _with_choice(options, job, {"diskGroupId": options.disk_group})
     client = Client(socket_path(options.socket))
     cancel_on_signals()
     report = await client.report()
@@ -58,7 +64,10 @@ async def _agree(client: Client, report: Report, job: Job) -> None:
     if report.status is not None and not report.status.is_over:
         raise Refused(409, {"message": "A deployment is under way on this server."})
     inventory = await client.inventory()
-    disk = select_disk(inventory.groups, job.disk_group_id)
+    if job.disk_selector is not None:
+        disk = job.disk_selector.select(inventory.disks, inventory.groups)
+    else:
+        disk = select_disk(inventory.groups, job.disk_group_id)
     await confirm(disk, inventory.contents[disk.path], "Nothing was given to byoi-agent.")
 
 
@@ -73,9 +82,11 @@ def server_name(client: Client, report: Report) -> str:
     return report.server_name
 
 
-def _with_group(options: argparse.Namespace, job: bytes) -> bytes:
+def _with_choice(options: argparse.Namespace, job: bytes, choice: dict[str, Any]) -> bytes:
+    """The job with another member that chooses its disk."""
     _checked(options, job)  # only a job without faults can be decoded and changed
-    return json.dumps(json.loads(job) | {"diskGroupId": options.disk_group}).encode()
+    others = {key: value for key, value in json.loads(job).items() if key not in ("disk", "diskGroupId")}
+    return json.dumps(others | choice).encode()
 
 
 def _checked(options: argparse.Namespace, job: bytes) -> Job:

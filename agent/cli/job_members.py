@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from agent.model.job import MAX_TEXT
+from agent.model.object_reader import MAX_TEXT
 from agent.model.schema import Schema
 from agent.units import KiB, format_size
 

@@ -1,7 +1,9 @@
 """The job on the command line, as a document or as options: for `byoi write` and `byoi deploy` alike."""
 
 import argparse
+import base64
 import errno
+import gzip
 import json
 import os
 import re
@@ -13,8 +15,9 @@ from typing import Any
 
 from agent.command_line import suggestion
 from agent.errors import Fault, ImageFormat, JobInvalid
-from agent.model.job import BAD_CHECKSUM_TYPE, CHECKSUM_DIGITS, IMAGE_TYPES
+from agent.model.job import BAD_CHECKSUM_TYPE, CHECKSUM_DIGITS, IMAGE_TYPES, MAX_DRIVE_BYTES
 from agent.model.job_text import MAX_JOB_BYTES, TextRefused, bounded_text
+from agent.model.url import redact_url
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
@@ -22,11 +25,18 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", nargs="?", metavar="JOB.json", help="the job document; - reads it from stdin")
     job = parser.add_argument_group("the job, without a document")
     job.add_argument("--url", help="http:, https: or file: URL of the image, or a path")
+    job.add_argument(
+        "--mirror",
+        action="append",
+        metavar="URL",
+        help="the same bytes elsewhere; tried in order where a server fails",
+    )
     job.add_argument("--type", help="qcow2, raw, ova, vmdk, vhd, vhdx or vdi; without it the content decides")
     job.add_argument(
         "--checksum",
         metavar="TYPE:HEX",
-        help="md5, sha1, sha256 or sha512 of the file behind the URL; without TYPE the length tells it",
+        help="md5, sha1, sha256 or sha512 of the file behind the URL; without TYPE the length tells it. TYPE:URL names "
+        "a checksum file (SHA256SUMS)",
     )
     job.add_argument(
         "--header", action="append", metavar="NAME:VALUE", help="HTTP header; @FILE reads lines of them"
@@ -35,7 +45,11 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         "--efi-bootloader", metavar="PATH", help=r"must exist on the ESP, such as \EFI\debian\grubx64.efi"
     )
     job.add_argument(
-        "--config-drive", action="store_true", help="write a config drive even with nothing to put on it"
+        "--config-drive",
+        nargs="?",
+        const=True,
+        metavar="FILE|URL",
+        help="a ready-made config drive, ISO 9660 or FAT; alone: write one even with nothing to put on it",
     )
     job.add_argument("--hostname", help="host name, by the config drive")
     job.add_argument(
@@ -49,9 +63,9 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_DRIVE_OPTIONS = ("config_drive", "hostname", "ssh_key", "user_data", "vendor_data", "network_data", "meta")
 _JOB_OPTIONS = (
-    "url", "type", "checksum", "header", "efi_bootloader", "config_drive", "hostname", "ssh_key", "user_data",
-    "vendor_data", "network_data", "meta",
+    "url", "mirror", "type", "checksum", "header", "efi_bootloader", *_DRIVE_OPTIONS,
 )  # fmt: skip
 
 
@@ -60,11 +74,13 @@ USAGE_HINT = "Mend what the message names; --help has every option."
 # What an option gives, by the path of the job's member.
 _OPTION_OF = {
     "URL": "--url",
+    "mirrors": "--mirror",
     "type": "--type",
     "checkSum": "--checksum",
     "checkSumType": "--checksum",
     "efiBootloaderPath": "--efi-bootloader",
     "httpHeader": "--header",
+    "configdrive.content": "--config-drive",
     "configdrive.hostname": "--hostname",
     "configdrive.sshKey": "--ssh-key",
     "configdrive.userData": "--user-data",
@@ -126,10 +142,11 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
     if options.url is None:
         raise usage("JOB.json", "give a job document, or --url")
     algorithm, digest = _checksum(options.checksum)
-    wants_drive = any(getattr(options, name) for name in _JOB_OPTIONS[5:])
+    wants_drive = any(getattr(options, name) for name in _DRIVE_OPTIONS)
     keys = [_read(path, "--ssh-key").decode(errors="replace").strip() for path in options.ssh_key or ()]
     drive = {
         "enable": True,
+        "content": _ready_drive(options.config_drive),
         "hostname": options.hostname,
         "sshKey": "\n".join(keys) or None,
         "userData": _text(options.user_data, "--user-data"),
@@ -139,6 +156,7 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
     }
     return {
         "URL": _url(options.url),
+        "mirrors": options.mirror,
         "type": options.type,
         "checkSum": digest,
         "checkSumType": algorithm,
@@ -157,12 +175,22 @@ def _url(text: str) -> str:
     return Path(text).absolute().as_uri()
 
 
+def _ready_drive(given: str | bool | None) -> str | None:
+    """The ready-made drive of --config-drive: its URL, or base64 of the file, packed to keep the job short."""
+    if not isinstance(given, str):
+        return None
+    if "://" in given:
+        return given
+    data = _read(given, "--config-drive", MAX_DRIVE_BYTES + 1)
+    return base64.b64encode(data if data.startswith(b"\x1f\x8b") else gzip.compress(data, mtime=0)).decode()
+
+
 def _checksum(text: str | None) -> tuple[str | None, str | None]:
     """Type and digest of --checksum. Whether they fit each other is for the check of the job."""
     if text is None:
         return None, None
     algorithm, colon, digest = text.partition(":")
-    if colon and algorithm and digest:
+    if colon and algorithm and digest and not digest.startswith("//"):  # that is a URL without a type
         algorithm = algorithm.lower()
         if algorithm not in CHECKSUM_DIGITS:
             close = suggestion(algorithm, CHECKSUM_DIGITS)
@@ -175,8 +203,14 @@ def _checksum(text: str | None) -> tuple[str | None, str | None]:
         return by_length[len(text)], text
     raise usage(
         "--checksum",
-        f"expected TYPE:HEX, such as sha256:9f86d0..., with {', '.join(CHECKSUM_DIGITS)} as TYPE; got {text[:200]!r}",
+        f"expected TYPE:HEX, such as sha256:9f86d0..., or TYPE:URL, with {', '.join(CHECKSUM_DIGITS)} as TYPE; got "
+        f"{_shown(text)!r}",
     )
+
+
+def _shown(text: str) -> str:
+    """What an option was given, for a message: a URL without its secrets."""
+    return redact_url(text) if "://" in text else text[:200]
 
 
 def _header_lines(items: list[str] | tuple[str, ...]) -> Iterator[str]:
@@ -227,12 +261,12 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} stands in it")
 
 
-def _read(path: str, option: str) -> bytes:
+def _read(path: str, option: str, limit: int = MAX_JOB_BYTES + 1) -> bytes:
     try:
         if path == "-":
-            return sys.stdin.buffer.read(MAX_JOB_BYTES + 1)
+            return sys.stdin.buffer.read(limit)
         with Path(path).open("rb") as file:
-            return file.read(MAX_JOB_BYTES + 1)
+            return file.read(limit)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         if error.errno == errno.ENOENT:

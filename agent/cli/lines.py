@@ -19,7 +19,8 @@ from agent.units import format_duration
 LINE_SECONDS = 5.0
 # The footer is printed again after so long: who looks at a serial console later sees it too.
 REPEAT_SECONDS = 60.0
-_NUMBER = re.compile(r"\d+")
+# What goes on by itself and is no news: a duration as `agent.units` words it, or the end of one.
+_DURATION = re.compile(r"(?:in )?(?:\b\d[\d.]* (?:s|min|h)\b ?)+|\bnow\b")
 
 
 class Lines(Follower):
@@ -66,8 +67,7 @@ class Lines(Follower):
 
     def _print_footer(self) -> None:
         lines, now = self._footer(), self._clock()
-        # That a countdown goes on is no news.
-        news = tuple(_NUMBER.sub("", line) for line in lines)
+        news = tuple(_DURATION.sub("", line) for line in lines)
         if news != self._printed_footer or now - self._printed_at >= REPEAT_SECONDS:
             self._printed_footer, self._printed_at = news, now
             for line in lines:

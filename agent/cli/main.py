@@ -29,7 +29,9 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXIT_STATUS,
     )
     parser.add_argument("--version", action="version", version=f"byoi {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    # Not `required`: that argparse says before it looks at `--verson`.
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=False)
+    parser.set_defaults(command=None)
     for command in COMMANDS:
         sub = commands.add_parser(
             command.name,
@@ -56,6 +58,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     parser = make_parser()
     try:
         options = parser.parse_args(arguments)
+        if options.command is None:
+            parser.error("the following arguments are required: COMMAND")
         if options.command == "help":
             parser.parse_args([*([options.topic] if options.topic else []), "--help"])
     except SystemExit as leave:  # argparse has printed the help, or what is wrong with the usage

@@ -17,8 +17,8 @@ from agent.cli.commands import DEFAULT_SOCKET
 from agent.cli.completion import completion
 from agent.cli.main import make_parser as make_byoi
 from agent.cli.roff import Page, bold, escape, italic
-from agent.model.job import MAX_TEXT
 from agent.model.job_text import MAX_JOB_BYTES
+from agent.model.object_reader import MAX_TEXT
 from agent.model.schema import job_schema
 from agent.service.config.model import DEFAULT_PATH
 from agent.service.config.options import SECTION_HELP, Option
@@ -234,6 +234,8 @@ def _invocation(action: argparse.Action, *, first_only: bool = False) -> str:
         value = bold(choices) if choices else italic(str(action.metavar or action.dest.upper()))
     if not action.option_strings:
         return value
+    if action.nargs == "?":  # the option may stand alone
+        value = f"[{value}]"
     names = action.option_strings[:1] if first_only else action.option_strings
     return ", ".join(bold(name) for name in names) + (f" {value}" if value else "")
 

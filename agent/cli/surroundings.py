@@ -1,4 +1,4 @@
-"""What a status document tells beside the deployment, read and in words: agent, control plane, configuration. Pure.
+"""What a status document tells beside the deployment, read and in words: agent, contacts, configuration. Pure.
 
 Older agents tell none of it, and nothing here is needed to follow a deployment: what is missing or of another kind is
 passed over.
@@ -16,8 +16,8 @@ from agent.units import format_duration
 
 
 @dataclass(frozen=True, slots=True)
-class ControlPlane:
-    """The control plane, and how the last call to it went. Times are seconds since the epoch."""
+class Contact:
+    """Who gives jobs (a control plane, an Ironic), and how the last call went. Times are seconds since the epoch."""
 
     url: str
     state: str
@@ -38,7 +38,8 @@ class Surroundings:
     version: str | None = None
     addresses: tuple[str, ...] = ()
     listening: tuple[str, ...] = ()
-    control_plane: ControlPlane | None = None
+    control_plane: Contact | None = None
+    ironic: Contact | None = None
     in_force: bool = True
     """Whether the agent works with a configuration; else it only tells its faults."""
     fault_count: int = 0
@@ -59,7 +60,8 @@ def read_surroundings(document: Mapping[str, Any]) -> Surroundings:
         version=_text(agent, "version"),
         addresses=_texts(agent, "addresses"),
         listening=_texts(agent, "listening"),
-        control_plane=_control_plane(_table(document, "controlPlane")),
+        control_plane=_contact(_table(document, "controlPlane")),
+        ironic=_contact(_table(document, "ironic")),
         in_force=configuration.get("inForce") is not False,
         fault_count=max(count, len(faults)) if type(count) is int else len(faults),
         faults=faults,
@@ -67,11 +69,11 @@ def read_surroundings(document: Mapping[str, Any]) -> Surroundings:
     )
 
 
-def _control_plane(member: Mapping[str, Any]) -> ControlPlane | None:
+def _contact(member: Mapping[str, Any]) -> Contact | None:
     url, state = _text(member, "url"), _text(member, "state")
     if url is None or state is None:
         return None
-    return ControlPlane(url, state, _time(member, "since"), _text(member, "reason"), _time(member, "nextTry"))
+    return Contact(url, state, _time(member, "since"), _text(member, "reason"), _time(member, "nextTry"))
 
 
 def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -127,21 +129,24 @@ def waiting_words(around: Surroundings) -> str | None:
     ways = [f"by the API on {' or '.join(around.listening)}"] if around.listening else []
     if around.control_plane is not None:
         ways.append(f"from the control plane {around.control_plane.url}")
+    if around.ironic is not None:
+        ways.append(f"from Ironic at {around.ironic.url}")
     return printable(f"for a job, {', or '.join(ways)}") if ways else None
 
 
-def contact_words(plane: ControlPlane | None, now: float) -> str | None:
-    """How the control plane is doing; None where there is none. `now` is seconds since the epoch."""
-    if plane is None:
+def contact_words(contact: Contact | None, now: float) -> str | None:
+    """How a contact is doing; None where there is none. `now` is seconds since the epoch."""
+    if contact is None:
         return None
-    if not plane.is_failing:
-        answers = "answers" if plane.state == ContactState.ANSWERING else "has not been asked yet"
-        return printable(f"{plane.url} {answers}")
-    parts = [] if plane.since is None else [f"for {format_duration(max(now - plane.since, 0))}"]
-    if plane.next_try is not None:
-        parts.append(f"next try {'now' if plane.next_try <= now else f'in {remaining(plane.next_try, now)}'}")
+    if not contact.is_failing:
+        answers = "answers" if contact.state == ContactState.ANSWERING else "has not been asked yet"
+        return printable(f"{contact.url} {answers}")
+    parts = [] if contact.since is None else [f"for {format_duration(max(now - contact.since, 0))}"]
+    if contact.next_try is not None:
+        again = "now" if contact.next_try <= now else f"in {remaining(contact.next_try, now)}"
+        parts.append(f"next try {again}")
     when = f" ({', '.join(parts)})" if parts else ""
-    return printable(f"{plane.url} fails: {plane.reason}{when}")
+    return printable(f"{contact.url} fails: {contact.reason}{when}")
 
 
 def fault_words(around: Surroundings, most: int | None = None) -> list[str]:

@@ -132,6 +132,7 @@ def describe(report: Report, now: float, width: int | None = None) -> list[str]:
         ("address", address_words(report.surroundings)),
         *(_idle(report) if status is None else _deployment(report, status, now)),
         ("control", contact_words(report.surroundings.control_plane, now)),
+        ("ironic", contact_words(report.surroundings.ironic, now)),
         *(
             ("fault" if index == 0 else "", text)
             for index, text in enumerate(fault_words(report.surroundings))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.cli.disk_choice import read_hints
 from agent.cli.groups import configured_groups
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.job_options import by_option, job_text, usage
@@ -56,23 +57,29 @@ async def run(options: argparse.Namespace) -> int:
 
 
 def _read_job(options: argparse.Namespace) -> Job:
-    """The job, with the disk group of --disk-group in it.
+    """The job, with the disk group of --disk-group or the selector of --disk-hint in it.
 
     Raises:
-        JobInvalid: the job has faults, or nothing names a disk.
+        JobInvalid: the job or a hint has faults, or nothing names a disk.
         DiskGroupUnknown: the group is no number of one.
     """
     try:
         job = load_job(job_text(options))
     except JobInvalid as error:
         raise by_option(options, error.faults) from None
-    if options.disk is None and options.disk_group is None and job.disk_group_id is None:
-        raise usage("--disk", "name the disk with --disk PATH, or its group with --disk-group N")
+    if (selector := read_hints(options)) is not None:
+        return dataclasses.replace(job, disk_selector=selector, disk_group_id=None)
+    given = (options.disk, options.disk_group, job.disk_group_id, job.disk_selector)
+    if all(choice is None for choice in given):
+        raise usage(
+            "--disk",
+            "name the disk with --disk PATH, its group with --disk-group N, or what it is with --disk-hint",
+        )
     if options.disk_group is None:
         return job
     if options.disk_group < 0:
         raise DiskGroupUnknown(group=options.disk_group)
-    return dataclasses.replace(job, disk_group_id=options.disk_group)
+    return dataclasses.replace(job, disk_group_id=options.disk_group, disk_selector=None)
 
 
 def _deploy_options(options: argparse.Namespace) -> "Options":

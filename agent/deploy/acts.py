@@ -13,8 +13,10 @@ from agent.deploy.tracker import Tracker
 from agent.model.disk_state import DiskState
 from agent.model.seal import Seal
 from agent.model.stage import State
+from agent.stages.checksum import resolve_checksum
 from agent.stages.claim import claim
 from agent.stages.commit import commit, seal, settle
+from agent.stages.config_drive import fetch_drive
 from agent.stages.context import Context
 from agent.stages.finish import finish
 from agent.stages.libparted import examine_table
@@ -46,13 +48,17 @@ Act = Callable[[Work], Awaitable[None]]
 
 
 async def _preflight(work: Work) -> None:
+    ctx = work.ctx
+    await resolve_checksum(ctx)
+    if await fetch_drive(ctx):
+        await _make_drive(ctx, ctx.target.logical_sector_size)
     try:
-        await probe_image(work.ctx)
+        await probe_image(ctx)
     finally:
         # Also of an image that is refused.
-        work.tracker.image_type = work.ctx.container or None
-        work.tracker.image_packing = work.ctx.packing
-    await _use_image_facts(work.ctx)
+        work.tracker.image_type = ctx.container or None
+        work.tracker.image_packing = ctx.packing
+    await _use_image_facts(ctx)
 
 
 async def _claim(work: Work) -> None:
@@ -93,10 +99,16 @@ async def _use_image_facts(ctx: Context) -> None:
     _, image = ctx.examined()
     if ctx.target.kind == "file" and image.sector_size is not None:
         # A file has no sectors of its own: the drive has to suit the disk that the image is for.
-        ctx.drive, ctx.drive_tree = await run_blocking(make_drive, ctx.job, image.sector_size)
+        await _make_drive(ctx, image.sector_size)
+    if image.examined:
+        ctx.drive_content = None  # it is not made again
     await find_own_drive(ctx)
     await examine_table(ctx)
     ctx.window = b""
+
+
+async def _make_drive(ctx: Context, sector_size: int) -> None:
+    ctx.drive, ctx.drive_tree = await run_blocking(make_drive, ctx.job, sector_size, ctx.drive_content)
 
 
 ACTS: Mapping[State, Act] = {

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from agent.deploy.target import list_groups
+from agent.deploy.target import read_inventory
 from agent.errors import DiskIo
-from agent.host import inventory
 from agent.host.contents import read_contents
 from agent.model.disks import Disk, DiskGroup, GroupSpec, eligibility
+from agent.model.selector import hint_values
 
 
 def inventory_document(specs: Sequence[GroupSpec] = (), *, contents: bool = False) -> dict[str, Any]:
@@ -22,15 +22,11 @@ def inventory_document(specs: Sequence[GroupSpec] = (), *, contents: bool = Fals
         ToolMissing: there is no libudev.
     """
     try:
-        disks = inventory.list_disks()
-        groups = list_groups(specs, disks)
+        disks, groups = read_inventory(specs)
     except OSError as error:
         raise DiskIo(device=error.filename or "the inventory", reason=error.strerror or str(error)) from error
-    listed = {disk.path for disk in disks}
-    # Groups may name what no inventory lists: regular files, for trials.
-    named = [disk for group in groups for disk in group.disks if disk.path not in listed]
     return {
-        "disks": [_disk_document(disk, groups, contents=contents) for disk in (*disks, *named)],
+        "disks": [_disk_document(disk, groups, contents=contents) for disk in disks],
         "groups": [group.to_json() for group in groups],
     }
 
@@ -42,6 +38,7 @@ def _disk_document(disk: Disk, groups: Sequence[DiskGroup], *, contents: bool) -
         "diskGroupId": None if group is None else group.id,
         "eligible": not reasons,
         "reasons": list(reasons),
+        "hints": hint_values(disk),
     }
     if contents:
         # Disks without a group are not read: no job goes there, and virtual media and disks of a network may hang.

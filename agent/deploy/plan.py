@@ -76,6 +76,8 @@ class Facts:
     image: ImageFacts | None = None
     contents: Contents | None = None
     """What is on the target and will be lost; None where nobody wants to know."""
+    chosen_by: str = ""
+    """The disk selector by which the target was chosen, in words; empty where it was not."""
     shared: str | None = None
     """Why the image and the target are on the same disk, in words; None where they are not."""
 
@@ -244,9 +246,7 @@ def _slot(facts: Facts, image: ImageFacts) -> tuple[DriveSlot | None, DeployErro
 def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
     size = facts.image.size if facts.image is not None else None
     amount = format_size(size) if size is not None else "the image"
-    checked = (
-        f"{job.checksum_type} {job.checksum}" if job.checksum else "the length (the job names no checksum)"
-    )
+    checked = _checked(job)
     table = (
         "relocate the backup GPT"
         if facts.image and isinstance(facts.image.table, Gpt)
@@ -258,7 +258,7 @@ def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
     path = facts.target.path
     read_back = "read both" if facts.drive_size is None else "read both and the config drive"
     titles = {
-        State.PREFLIGHT: f"open {redact_url(job.url)} and check everything that can be checked",
+        State.PREFLIGHT: f"open {redact_url(job.url)}{_others(job)} and check everything that can be checked",
         State.CLAIM: f"take {path} and zero both its ends",
         State.WRITE: f"stream {amount} to the disk, all but both its ends",
         State.VERIFY: f"compare {checked}",
@@ -270,12 +270,33 @@ def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
     )
 
 
+def _others(job: Job) -> str:
+    """How many more places there are to take the image from."""
+    match len(job.mirrors):
+        case 0:
+            return ""
+        case 1:
+            return f" (or {redact_url(job.mirrors[0])})"
+        case count:
+            return f" (or one of {count} mirrors)"
+
+
+def _checked(job: Job) -> str:
+    if job.checksum is not None:
+        return f"{job.checksum_type} {job.checksum}"
+    if job.checksum_url is not None:
+        return f"the {job.checksum_type} that {redact_url(job.checksum_url)} names"
+    return "the length (the job names no checksum)"
+
+
 def _notes(job: Job, facts: Facts) -> tuple[str, ...]:
     notes = [f"target: {describe(facts.target)}"]
+    if facts.chosen_by:
+        notes.append(f"chosen by the disk selector: {facts.chosen_by}")
     drive = job.configdrive
-    if not drive.enable and (drive.hostname or drive.ssh_key or drive.user_data):
+    if not drive.enable and (drive.content or drive.hostname or drive.ssh_key or drive.user_data):
         notes.append("configdrive.enable is not true: no config drive is written")
-    if job.checksum is None:
+    if not job.has_checksum:
         notes.append("the job names no checksum: only the length of the download is verified")
     return (*notes, *(_image_notes(facts.image) if facts.image is not None else ()))
 

@@ -17,6 +17,7 @@ from agent.deploy.acts import Keep, Work
 from agent.deploy.plan import Facts, Plan, Step, plan
 from agent.deploy.target import (
     Options,
+    chosen_by,
     find_firmware,
     find_shared,
     find_target,
@@ -27,16 +28,17 @@ from agent.deploy.tracker import Tracker
 from agent.errors import DeployError, DiskIo, JobCancelled, unforeseen
 from agent.host.contents import read_contents
 from agent.host.drive import Drive
+from agent.host.wipe import wipe_ends
 from agent.model.disk_state import DiskState
 from agent.model.events import DeployEvent, Listener
 from agent.model.job import Job
 from agent.model.seal import Seal
 from agent.model.stage import UNCOMMITTED, State
 from agent.model.status import Status
-from agent.stages.claim import wipe_ends
 from agent.stages.context import Context
 from agent.stages.machine import LocalMachine, Machine, OpenDisk
 from agent.tracebacks import without_traceback
+from agent.transfer.fetch import Fetcher
 from agent.transfer.open import open_source
 
 log = structlog.get_logger(__name__)
@@ -177,7 +179,7 @@ class Deployment:
             return first
         self._tracker.weights = first.weights
         await first.steps[0].act(work)
-        return plan(self._job, _with_image(facts, work.ctx))
+        return plan(work.ctx.job, _with_image(facts, work.ctx))
 
     async def _carry_out(self, steps: Sequence[Step], work: Work) -> None:
         """Do what writes to the disk, step by step; on any failure before the end the disk is made unbootable."""
@@ -203,7 +205,8 @@ class Deployment:
         drive, tree = await run_blocking(make_drive, job, target.logical_sector_size)
         facts = Facts(
             target=target,
-            explicit=is_chosen_by_name(options),
+            explicit=is_chosen_by_name(job, options),
+            chosen_by=chosen_by(job, options),
             firmware=find_firmware(target, options),
             policy=options.policy,
             drive_size=None if drive is None else len(drive.image),
@@ -215,10 +218,12 @@ class Deployment:
         """Facts that need no image, and the context of all that follows."""
         job, options = self._job, self._options
         facts, drive, tree = await self._find_facts()
+        headers = [(header.key, header.value or "") for header in job.http_headers]
         source = open_source(
             job.url,
-            headers=[(header.key, header.value or "") for header in job.http_headers],
-            checksummed=job.checksum is not None,
+            headers=headers,
+            mirrors=job.mirrors,
+            checksummed=job.has_checksum,
             ca_file=options.ca_file,
             limits=options.limits,
             on_event=self._tracker.source_event,
@@ -237,6 +242,7 @@ class Deployment:
             drive_tree=tree,
             note=note,
             machine=self._machine,
+            fetcher=Fetcher(job.url, headers, options.ca_file, options.limits, self._tracker.fetch_event),
         )
         self._ctx = ctx
         self._tracker.progress = ctx.meter.progress
@@ -244,7 +250,7 @@ class Deployment:
 
     def _work(self, facts: Facts, ctx: Context) -> Work:
         def decide() -> None:
-            self._accept(plan(self._job, _with_image(facts, ctx)))
+            self._accept(plan(ctx.job, _with_image(facts, ctx)))
 
         return Work(ctx, self._tracker, self._keep, decide)
 

@@ -9,10 +9,11 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.errors import ConfigDriveCreate, DiskBusy, DiskIo, DiskUnknown
+from agent.errors import ConfigDriveContent, ConfigDriveCreate, DiskBusy, DiskIo, DiskUnknown
 from agent.formats.configdrive import DriveContent, build_tree
+from agent.formats.ready_drive import filesystem_of, unpack
 from agent.host import firmware, holders, inventory
-from agent.host.drive import Drive, build_drive
+from agent.host.drive import Drive, build_drive, fit_drive
 from agent.host.same import shared_storage
 from agent.model.disks import Disk, DiskGroup, GroupSpec, configured_groups, disk_groups, select_disk
 from agent.model.job import Job
@@ -25,10 +26,10 @@ from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
 class Options:
     """How a deployment runs, apart from its job.
 
-    `disk` names the target and overrides the job's disk group. `agreed` is the disk that somebody has agreed to lose
-    (`Disk.identity`): no other one is taken then. `firmware` is `uefi`, `bios`, or None for
-    what this machine booted with; a regular file is checked for neither unless it is named. `ca_file`
-    replaces the system's certificates. `groups` replace those of the inventory where there are any.
+    `disk` names the target and overrides the job's disk group and selector. `agreed` is the disk that somebody has
+    agreed to lose (`Disk.identity`): no other one is taken then. `firmware` is `uefi`, `bios`, or None for what this
+    machine booted with; a regular file is checked for neither unless it is named. `ca_file` replaces
+    the system's certificates. `groups` replace those of the inventory where there are any.
     """
 
     disk: str | None = None
@@ -46,11 +47,14 @@ def find_target(job: Job, options: Options) -> Disk:
 
     Raises:
         DiskUnknown, DiskGroupUnknown, DiskIneligible: there is no such disk.
+        DiskNotSelected: the job's selector does not leave one.
         DiskIo: it is not the disk any more that was agreed to.
         OSError: the inventory cannot be read.
     """
     if options.disk is not None:
         target = inventory.describe_path(options.disk)
+    elif job.disk_selector is not None:
+        target = job.disk_selector.select(*read_inventory(options.groups))
     else:
         target = select_disk(list_groups(options.groups), job.disk_group_id)
     if options.agreed is not None and options.agreed != target.identity:
@@ -61,6 +65,21 @@ def find_target(job: Job, options: Options) -> Disk:
         )
     _refuse_hidden_users(target)
     return target
+
+
+def read_inventory(specs: Sequence[GroupSpec]) -> tuple[tuple[Disk, ...], tuple[DiskGroup, ...]]:
+    """All disks that a job can go to, and the groups in force, as `list_groups` has them. Blocking.
+
+    Raises:
+        OSError: the inventory cannot be read.
+        ToolMissing: there is no libudev.
+    """
+    disks = inventory.list_disks()
+    groups = list_groups(specs, disks)
+    listed = {disk.path for disk in disks}
+    # Groups may name what no inventory lists: regular files, for trials.
+    named = {disk.path: disk for group in groups for disk in group.disks if disk.path not in listed}
+    return (*disks, *named.values()), groups
 
 
 def list_groups(specs: Sequence[GroupSpec], disks: Sequence[Disk] | None = None) -> tuple[DiskGroup, ...]:
@@ -94,9 +113,15 @@ def _refuse_hidden_users(target: Disk) -> None:
         raise DiskBusy(device=target.path, holder=error.strerror or "something holds it") from error
 
 
-def is_chosen_by_name(options: Options) -> bool:
-    """Whether somebody named the disk, on the command line or in the configuration: nothing is guessed then."""
-    return options.disk is not None or bool(options.groups)
+def is_chosen_by_name(job: Job, options: Options) -> bool:
+    """Whether somebody named the disk, on the command line, in the configuration or in the job: nothing is guessed."""
+    exact = job.disk_selector is not None and job.disk_selector.is_exact
+    return options.disk is not None or bool(options.groups) or exact
+
+
+def chosen_by(job: Job, options: Options) -> str:
+    """The disk selector by which the target was chosen, in words; empty where it was not."""
+    return "" if options.disk is not None or job.disk_selector is None else str(job.disk_selector)
 
 
 def find_shared(job: Job, target: Disk) -> str | None:
@@ -121,17 +146,28 @@ def find_firmware(target: Disk, options: Options) -> str | None:
     return None if target.kind == "file" else firmware.detect()
 
 
-def make_drive(job: Job, sector_size: int) -> tuple[Drive | None, dict[str, bytes]]:
+def make_drive(
+    job: Job, sector_size: int, fetched: bytes | None = None
+) -> tuple[Drive | None, dict[str, bytes]]:
     """The config drive of a job, with an instance id and a seed of its own each time, and the tree in it;
-    None where it wants none.
+    None where it wants none, or its ready-made one has not been fetched.
+
+    Args:
+        job: the job.
+        sector_size: of the disk that it is for, in bytes.
+        fetched: the file behind the URL of a ready-made drive.
 
     Raises:
         ConfigDriveCreate: its content is too large.
+        ConfigDriveContent: the job brings a ready-made drive that is none.
         ToolMissing: the rescue system lacks a tool for it.
     """
     spec = job.configdrive
     if not spec.enable:
         return None, {}
+    if spec.content is not None:
+        data = fetched if fetched is not None else spec.inline_content()
+        return (None, {}) if data is None else _ready_drive(data, sector_size)
     content = DriveContent(
         hostname=spec.hostname,
         ssh_keys=spec.ssh_key,
@@ -147,3 +183,17 @@ def make_drive(job: Job, sector_size: int) -> tuple[Drive | None, dict[str, byte
         return build_drive(tree, sector_size), tree
     except OSError as error:
         raise ConfigDriveCreate(detail=f"its filesystem could not be made: {error.strerror}") from error
+
+
+def _ready_drive(data: bytes, sector_size: int) -> tuple[Drive, dict[str, bytes]]:
+    image = unpack(data)
+    filesystem = filesystem_of(image)
+    try:
+        return fit_drive(image, filesystem, sector_size)
+    except OSError as error:
+        sectors = f"the disk has sectors of {sector_size} bytes, from which Linux reads no such filesystem"
+        raise ConfigDriveContent(
+            reason=f"{sectors}, and its files cannot be stored anew",
+            detail=f"{filesystem}: {error.strerror or error}",
+            hint="Give a FAT image with sectors of that size: mkfs.vfat -S 4096 -n config-2.",
+        ) from error

@@ -143,16 +143,31 @@ class Tracker:
                 self.note(f"resumed at byte {details['position']}")
             case "redirected":
                 self.note(f"redirected to {details['url']}")
+            case "mirror":
+                self.note(f"going on with {details['url']}: {details['reason']}")
             case "restarted" if self.state is State.PREFLIGHT:
                 self._begin_again()
             case _:
                 pass  # a restart of the write is told by its stage
 
+    def fetch_event(self, event: str, details: Mapping[str, object]) -> None:
+        """What is said of the retries of a file that belongs to the image."""
+        match event:
+            case "retrying":
+                attempt = f"attempt {details['attempt']} of {details['attempts']}"
+                self.note(
+                    f"a file of the job is tried again in {details['delay']:.1f} s ({attempt}): {details['reason']}"
+                )
+            case "redirected":
+                self.note(f"a file of the job is redirected to {details['url']}")
+            case _:
+                pass  # it is small: that it was resumed, or begun again, is of no interest
+
     def snapshot(self) -> Status:
         """The status now."""
         progress = self.progress()
         self._percent = max(self._percent, self._percent_now(progress))
-        messages = UNCHECKED_MESSAGES if self._job.checksum is None else MESSAGES
+        messages = MESSAGES if self._job.has_checksum else UNCHECKED_MESSAGES
         message = messages[self.state] if self.error is None else self.error.message
         return Status(
             server_name=self._server_name,
@@ -233,6 +248,8 @@ def concluded(
         return tracker.snapshot()
     tracker.checksum = outcome.checksum
     tracker.disk = {"path": outcome.path, "size": outcome.size}
+    tracker.image_type = outcome.image_type or None
+    tracker.image_packing = outcome.image_packing or None
     while tracker.state is not State.DONE:
         tracker.state = advance(tracker.state, Event.NEXT)
     tracker.finished_at = tracker.started_at

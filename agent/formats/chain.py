@@ -5,9 +5,11 @@ from typing import Protocol
 
 from agent.errors import ImageUnsafe
 from agent.formats.advice import hint_for
+from agent.formats.archives.member import Hole
 from agent.formats.contents import ARCHIVES, COMPRESSED
 from agent.formats.detect import SNIFF_BYTES, sniff
 from agent.formats.extent import Decoder, Extent, Fetch
+from agent.formats.raw import RawDecoder
 from agent.units import KiB, MiB
 
 # What is unpacked comes in pieces of odd lengths. A disk takes whole sectors, and each end in the midst of one has
@@ -16,6 +18,7 @@ BLOCK_BYTES = 1 * MiB
 # Beside a long window there is no room for that: what the inner decoder has given may keep several blocks for a while.
 SMALL_BLOCK_BYTES = 256 * KiB
 LONG_WINDOW = 16 * MiB
+_ZEROS = memoryview(bytes(BLOCK_BYTES))
 
 
 class Unpacker(Protocol):
@@ -37,7 +40,7 @@ class Unpacker(Protocol):
     def notes(self) -> Sequence[str]:
         """What was passed over, in words for people."""
 
-    def feed(self, data: memoryview) -> Iterator[memoryview]:
+    def feed(self, data: memoryview) -> Iterator[memoryview | Hole]:
         """Take the next bytes and give what they unpack to; the views are valid until the next call.
 
         Raises:
@@ -52,8 +55,9 @@ class Unpacker(Protocol):
 class Chained:
     """Unpacks, finds out what is inside, and decodes that: an image, or a file around one again.
 
-    Memory: that of both decoders, and one block of 1 MiB, or of 256 KiB beside a long window. The inner decoder may be
-    fed several times for one feed of this one: what it gives must not live in memory that it uses again.
+    Memory: that of both decoders, one block of 1 MiB, or of 256 KiB beside a long window, and for all of them together
+    1 MiB of zeros. The inner decoder may be fed several times for one feed of this one: what it gives must not live in
+    memory that it uses again.
     """
 
     def __init__(self, outer: Unpacker, inner_factory: Callable[[str], Decoder], *, beside: int = 0) -> None:
@@ -108,8 +112,10 @@ class Chained:
                 an archive right within an archive by `nested_archive`.
         """
         for piece in self._outer.feed(data):
-            for block in self._gather(piece):
-                yield from self._decode(block)
+            if isinstance(piece, Hole):
+                yield from self._pass_hole(piece.length)
+            else:
+                yield from self._pass(piece)
 
     def finish(self) -> Iterator[Extent]:
         """Both must agree that the file is whole.
@@ -121,6 +127,22 @@ class Chained:
         yield from self._decode(self._take())
         if self._inner is not None:
             yield from _without_fetch(self._inner.finish())
+
+    def _pass(self, piece: memoryview) -> Iterator[Extent]:
+        for block in self._gather(piece):
+            yield from self._decode(block)
+
+    def _pass_hole(self, length: int) -> Iterator[Extent]:
+        """Zeros that the file does not have: a raw image's decoder is told of them, any other gets them as bytes."""
+        while length:
+            whole = 0 if self._gathered else length - length % BLOCK_BYTES
+            if whole and isinstance(self._inner, RawDecoder):
+                yield from self._inner.skip(whole)
+                length -= whole
+            else:
+                zeros = _ZEROS[: min(length, (self._block or BLOCK_BYTES) - len(self._gathered))]
+                yield from self._pass(zeros)
+                length -= len(zeros)
 
     def _gather(self, piece: memoryview) -> Iterator[memoryview]:
         if not self._block:

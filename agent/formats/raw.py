@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from agent.formats.extent import Extent, Write
+from agent.formats.extent import Extent, Write, Zero
 
 
 class RawDecoder:
@@ -33,6 +33,11 @@ class RawDecoder:
         if data:
             yield Write(self._offset, data)
             self._offset += len(data)
+
+    def skip(self, length: int) -> Iterator[Extent]:
+        """Yield a hole of the file, which nobody has the bytes of, as zeros."""
+        yield Zero(self._offset, length)
+        self._offset += length
 
     def finish(self) -> Iterator[Extent]:
         """Yield nothing; a source that ends early raises by itself."""

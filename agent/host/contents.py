@@ -1,7 +1,7 @@
 """Finds out what is on a disk: its partitions, the filesystems and members in them, and what is built on those.
 
 Used by the inventory and the plan, so that people see what a deployment destroys. It only reads: nothing is claimed,
-mounted or started. Every byte may be hostile: besides both ends of the disk 384 KiB are read of a partition or a device
+mounted or started. Every byte may be hostile: besides both ends of the disk 388 KiB are read of a partition or a device
 on it, and of 128 of these at most; names are cut and made printable. It blocks.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import islice
 
 from agent.formats.tables.existing import read_existing
+from agent.formats.tables.far_labels import FAR_BYTES, far_label, far_label_place
 from agent.formats.tables.gpt import Gpt
 from agent.formats.tables.labels import END_BYTES, SUPERBLOCK_BYTES, label_of, md_at_end
 from agent.formats.tables.partition import Partition
@@ -133,8 +134,18 @@ def _look(opened: ReadBack, piece: Piece, start: int, size: int | None = None) -
         kind, label = "linux_raid_member", array
     else:
         kind = sniff_filesystem(head) or ""
-        label = label_of(head, kind) if kind else ""
+        label = label_of(head, kind) or _far_label(opened, head, kind, start, size) if kind else ""
     return replace(piece, type=kind, label=_name(label))
+
+
+def _far_label(opened: ReadBack, head: bytes, kind: str, start: int, size: int) -> str:
+    place = far_label_place(head, kind)
+    if place is None or place + FAR_BYTES > size:
+        return ""
+    try:
+        return far_label(opened.read(start + place, FAR_BYTES), kind)
+    except OSError:
+        return ""  # the filesystem is there; what it is called is not known
 
 
 def _name(text: str) -> str:

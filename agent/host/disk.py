@@ -199,6 +199,29 @@ class TargetDisk:
             piece = zeros[: min(_BOUNCE, length - done)]
             self._write_buffered(offset + done, piece)
 
+    @property
+    def zeroed_by(self) -> str:
+        """The operation that makes ranges zero; known once a range was."""
+        names: dict[_ZeroMethod, str] = {
+            syscalls.zero_range: "fallocate ZERO_RANGE",
+            syscalls.zero_out: "BLKZEROOUT",
+            syscalls.punch_hole: "fallocate PUNCH_HOLE",
+        }
+        return names[self._zero_methods[0]] if self._zero_methods else "written zeros"
+
+    def discard(self, offset: int, length: int, *, secure: bool = False) -> None:
+        """Have the device forget a range; what is read from it afterwards is not defined.
+
+        Raises:
+            OSError: EOPNOTSUPP if the device cannot.
+        """
+        with path_in_errors(self.path):
+            self._check_range(offset, length)
+            if not self.is_device:
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+            (syscalls.secure_discard if secure else syscalls.discard)(self._fd, offset, length)
+            self.operations += 1
+
     def flush(self) -> None:
         """Make everything written durable, including the disk's own cache."""
         with path_in_errors(self.path):

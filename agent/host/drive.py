@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
+from agent.formats.tables.superblock import filesystem_sector_size
 from agent.host import fat, iso
+from agent.units import align_up
 
 Filesystem = Literal["iso9660", "vfat"]
 
@@ -19,6 +21,8 @@ class Drive:
 
     image: bytes = field(repr=False)
     filesystem: Filesystem
+    ready_made: bool = False
+    """Whether somebody else made it: what is compared after the commit is its bytes alone."""
 
 
 def filesystem_for(sector_size: int) -> Filesystem:
@@ -41,6 +45,31 @@ def build_drive(tree: Mapping[str, bytes], sector_size: int) -> Drive:
             return Drive(fat.build_fat(tree, sector_size), filesystem)
         case _:
             assert_never(filesystem)
+
+
+def fit_drive(image: bytes, filesystem: Filesystem, sector_size: int) -> tuple[Drive, dict[str, bytes]]:
+    """A drive that somebody else made, for a disk with this logical sector size: as it is, or else its files anew.
+
+    Linux mounts no filesystem whose own sectors are smaller than those of the disk; there a FAT is made of its files.
+
+    Args:
+        image: the filesystem, of any length.
+        filesystem: what it is.
+        sector_size: of the disk, in bytes.
+
+    Returns:
+        The drive, of whole sectors, and the files in it; no files where it stays as it is.
+
+    Raises:
+        ToolMissing: mkfs.vfat or mtools is needed and not installed.
+        OSError: its files cannot be read or stored anew.
+    """
+    own = 2048 if filesystem == "iso9660" else filesystem_sector_size(image[:512]) or 512
+    if own >= sector_size:
+        padded = image + bytes(align_up(len(image), sector_size) - len(image))
+        return Drive(padded, filesystem, ready_made=True), {}
+    tree = read_drive(image, filesystem)
+    return build_drive(tree, sector_size), tree
 
 
 def read_drive(data: bytes, filesystem: Filesystem) -> dict[str, bytes]:
@@ -82,6 +111,8 @@ def verify_drive(data: bytes, drive: Drive, tree: Mapping[str, bytes]) -> str | 
             i for i, (got, wanted) in enumerate(zip(written, drive.image, strict=True)) if got != wanted
         )
         return f"the config drive differs from what was written at byte {offset}"
+    if drive.ready_made:
+        return None
     try:
         found = read_drive(written, drive.filesystem)
     except OSError as error:

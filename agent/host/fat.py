@@ -157,15 +157,47 @@ def fat_has_file(device_path: str | os.PathLike[str], offset: int, file_path: st
         FatUnsound: there is no FAT filesystem, or one on which mtools fails.
         OSError: EINVAL if the path is not possible on FAT; EIO and others if the disk cannot be read.
     """
+    with _filesystem(device_path, offset) as image:
+        return _has_file(image, _split(file_path.replace("\\", "/").removeprefix("/")))
+
+
+def fat_directories(device_path: str | os.PathLike[str], offset: int, directory: str) -> tuple[str, ...]:
+    r"""The names of the directories in a directory (`\EFI`) of the FAT filesystem at `offset` of a disk. Only reads.
+
+    Names with characters that have a meaning for mtools are left out. Arguments and errors are those of `fat_has_file`;
+    there are none where the directory does not exist.
+    """
+    with _filesystem(device_path, offset) as image:
+        here = ""
+        for name in _split(directory.replace("\\", "/").removeprefix("/")):
+            found = _find(_list(image, here), name)
+            if found is None or not found.is_directory:
+                return ()
+            here = f"{here}/{name}"
+        return tuple(e.name for e in _list(image, here) if e.is_directory and _NAME.fullmatch(e.name))
+
+
+def fat_file(device_path: str | os.PathLike[str], offset: int, file_path: str) -> bytes:
+    """The content of a file of at most 1 MiB, of the FAT filesystem at `offset` of a disk. Only reads.
+
+    Arguments and errors are those of `fat_has_file`; it is FatUnsound too if there is no such file, or a larger one.
+    """
+    with _filesystem(device_path, offset) as image:
+        names = _split(file_path.replace("\\", "/").removeprefix("/"))
+        return _mtools("mcopy", image, "-n", f"::/{'/'.join(names)}", "-")
+
+
+@contextmanager
+def _filesystem(device_path: str | os.PathLike[str], offset: int) -> Iterator[str]:
+    """A filesystem on a disk, as mtools is told of it; its failures are `FatUnsound` where the disk can be read."""
     # Absolute, because the tool runs in another directory; symbolic links are not resolved.
     device = os.path.abspath(device_path)  # noqa: PTH100
     os.stat(device)  # noqa: PTH116 - for its FileNotFoundError
     if "@@" in device:
         # mtools reads what follows as an offset, and has no way to quote it.
         raise OSError(errno.EINVAL, "a path with @@ in it cannot be examined by mtools", device)
-    names = _split(file_path.replace("\\", "/").removeprefix("/"))
     try:
-        return _has_file(f"{device}@@{offset}", names)
+        yield f"{device}@@{offset}"
     except process.ProcessFailed as error:
         if _is_disk_error(error):
             raise
@@ -260,6 +292,11 @@ def _memory_file() -> Iterator[tuple[int, str]]:
         yield fd, f"/proc/{os.getpid()}/fd/{fd}"
     finally:
         os.close(fd)
+
+
+def is_name(text: str) -> bool:
+    """Whether a file with this name is looked up: no character has a meaning for mtools, and it is not only dots."""
+    return _NAME.fullmatch(text) is not None
 
 
 def _split(path: str) -> list[str]:

@@ -1,8 +1,8 @@
 """Lists the disks of this server, from sysfs and udev; the only module that uses pyudev.
 
 Used by the daemon, the commands and preflight. Blocks. It only reads, and works without a running udevd: properties are
-then taken from sysfs, links from /dev/disk. Texts that come from the firmware of disks are cut at 256 characters and
-made printable. A disk that is removed while it is read is left out.
+then taken from sysfs, links from /dev/disk. Texts that come from the firmware of disks are cut and made
+printable. A disk that is removed while it is read is left out.
 """
 
 import os
@@ -18,11 +18,10 @@ import pyudev
 from agent.errors import DiskUnknown, ToolMissing
 from agent.host import holders, mounts
 from agent.host.blocktree import BlockTree, read_attribute, read_tree
+from agent.host.disk_names import clean, read_names, vpd_serial
 from agent.host.holders import Uses
 from agent.model.disks import Disk, Holder
-from agent.text import printable
 
-_MAX_TEXT = 256
 _MAX_LINKS = 65536
 _KINDS = (
     ("loop", "loop"),
@@ -230,6 +229,7 @@ def disk_from_sysfs(
         # libata also sets the flag for disks in hot-plug bays, which are not removable media.
         removable=_number(directory / "removable") == 1 and (transport != "sata" or name.startswith("sr")),
         read_only=_number(directory / "ro") == 1,
+        names=read_names(directory, properties, in_path),
         identity=_identity(directory),
     )
 
@@ -258,7 +258,7 @@ def _nvme_transport(directory: Path) -> str:
     # With native multipath the disk belongs to the NVMe subsystem, and its controllers are links there.
     candidates = [directory / "device/transport", *sorted(directory.glob("device/nvme*/transport"))]
     found = next(filter(None, map(read_attribute, candidates)), "pcie")
-    return "nvme" if found == "pcie" else f"nvme-{_clean(found)}"
+    return "nvme" if found == "pcie" else f"nvme-{clean(found)}"
 
 
 def _device_kind(directory: Path) -> str:
@@ -274,28 +274,17 @@ def _wwn(directory: Path, properties: Mapping[str, str]) -> str:
     # The kernel's own WWID first: it is the same with and without udev. Those that begin with "t10." are only model and
     # serial number.
     for attribute in ("wwid", "device/wwid"):
-        wwid = _clean(read_attribute(directory / attribute))
+        wwid = clean(read_attribute(directory / attribute))
         if wwid.startswith("naa."):
             return f"0x{wwid[4:]}"
         if wwid and not wwid.startswith("t10."):
             return wwid
-    return _clean(properties.get("ID_WWN_WITH_EXTENSION") or properties.get("ID_WWN") or "")
+    return clean(properties.get("ID_WWN_WITH_EXTENSION") or properties.get("ID_WWN") or "")
 
 
 def _serial(directory: Path, properties: Mapping[str, str]) -> str:
     serial = _first(directory, ("serial", "device/serial"), properties, "ID_SERIAL_SHORT")
-    return serial or _vpd_serial(directory / "device/vpd_pg80")
-
-
-def _vpd_serial(path: Path) -> str:
-    # SPC-4, unit serial number page: a header of four bytes, of which the last two are the length.
-    try:
-        with path.open("rb") as file:
-            page = file.read(4 + _MAX_TEXT)
-    except OSError:
-        return ""
-    length = int.from_bytes(page[2:4], "big")
-    return _clean(page[4 : 4 + length].decode("ascii", "replace"))
+    return serial or vpd_serial(directory)
 
 
 def _vendor(directory: Path, properties: Mapping[str, str]) -> str:
@@ -305,14 +294,10 @@ def _vendor(directory: Path, properties: Mapping[str, str]) -> str:
 
 
 def _first(directory: Path, attributes: Iterable[str], properties: Mapping[str, str], key: str) -> str:
-    values = (_clean(read_attribute(directory / attribute)) for attribute in attributes)
-    return next(filter(None, values), "") or _clean(properties.get(key, ""))
+    values = (clean(read_attribute(directory / attribute)) for attribute in attributes)
+    return next(filter(None, values), "") or clean(properties.get(key, ""))
 
 
 def _number(path: Path) -> int:
     text = read_attribute(path)
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
-
-
-def _clean(text: str) -> str:
-    return " ".join(printable(text[:_MAX_TEXT].replace("\0", " ")).split())

@@ -17,7 +17,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Self
+from typing import IO, Protocol, Self
 
 from agent.errors import ToolMissing
 from agent.text import printable
@@ -129,6 +129,21 @@ def run(
         what = f"exit status {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
         raise ProcessFailed(errno.EIO, argv, what, bytes(pipes.stderr))
     return subprocess.CompletedProcess(list(argv), status, bytes(pipes.stdout), bytes(pipes.stderr))
+
+
+class Tool(Protocol):
+    """Runs a program and gives its stdout. `output` does; tests give one of their own for programs that need hardware.
+
+    See `run` for what it raises.
+    """
+
+    def __call__(self, argv: Sequence[str], *, timeout: float = ...) -> bytes:
+        """Run it, for `timeout` seconds at the most."""
+
+
+def output(argv: Sequence[str], *, timeout: float = 60) -> bytes:
+    """Run a program to its end, and give its stdout; see `run`."""
+    return run(argv, timeout=timeout).stdout
 
 
 def _signal_name(number: int) -> str:

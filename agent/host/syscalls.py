@@ -16,7 +16,9 @@ from collections.abc import Callable
 BLKRRPART = 0x125F
 BLKFLSBUF = 0x1261
 BLKSSZGET = 0x1268
+BLKDISCARD = 0x1277
 BLKPBSZGET = 0x127B
+BLKSECDISCARD = 0x127D
 BLKZEROOUT = 0x127F
 BLKGETSIZE64 = 0x80081272
 BLKGETDISKSEQ = 0x80081280
@@ -94,6 +96,16 @@ def reread_partitions(fd: int) -> None:
 def zero_out(fd: int, offset: int, length: int) -> None:
     """BLKZEROOUT: zeros are written, by the device itself if it has a command for it. Aligned to logical sectors."""
     _ioctl(fd, BLKZEROOUT, struct.pack("QQ", offset, length))
+
+
+def discard(fd: int, offset: int, length: int) -> None:
+    """BLKDISCARD: the device may forget the range; what is read from it afterwards is not defined."""
+    _ioctl(fd, BLKDISCARD, struct.pack("QQ", offset, length))
+
+
+def secure_discard(fd: int, offset: int, length: int) -> None:
+    """BLKSECDISCARD: the device forgets the range and all copies of it. Few devices have it (eMMC)."""
+    _ioctl(fd, BLKSECDISCARD, struct.pack("QQ", offset, length))
 
 
 def zero_range(fd: int, offset: int, length: int) -> None:

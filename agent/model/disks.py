@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agent.errors import DiskBusy, DiskGroupUnknown, DiskIneligible, DiskUnknown
+from agent.model.disk_names import NO_NAMES, Names
 from agent.text import printable
 from agent.units import format_size
 
@@ -85,6 +86,8 @@ class Disk:
     holders: tuple[Holder, ...] = ()
     boot_medium: bool = False
     """Whether the running system's root filesystem, or a layer of it, is on this disk."""
+    names: Names = NO_NAMES
+    """What else it is called, for a disk selector. In the inventory document only, as its `hints`."""
     identity: tuple[int, ...] = ()
     """Differs if the same path leads to another disk later (`agent.host.disk.identity_of`). Not in the document: it has
     no meaning after a reboot."""
@@ -192,8 +195,9 @@ def eligibility(disk: Disk, *, explicit: bool) -> tuple[str, ...]:
 
     Args:
         disk: just read from the inventory, because mounts change.
-        explicit: whether the disk was named by its path, on the command line or in the configuration. Then it may be
-            removable, of an unusual kind, or attached over a network; data in use is a reason in any case.
+        explicit: whether the disk was named: by its path, on the command line or in the configuration, or by an exact
+            selector. Then it may be removable, of an unusual kind, or attached over a network; data in use is a reason
+            in any case.
     """
     return _hardware_reasons(disk, explicit=explicit) + _use_reasons(disk)
 
@@ -265,6 +269,11 @@ def disk_groups(disks: Iterable[Disk]) -> tuple[DiskGroup, ...]:
         for number, (_, found) in enumerate(sorted(alike.items()), start=1)
         for members in [tuple(sorted(found, key=_disk_key))]
     )
+
+
+def in_stable_order(disks: Iterable[Disk]) -> tuple[Disk, ...]:
+    """The disks in the order of the groups, which depends on the hardware alone."""
+    return tuple(sorted(disks, key=lambda disk: (_group_key(disk), _disk_key(disk))))
 
 
 def _group_key(disk: Disk) -> tuple[Any, ...]:

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import cast, get_args
 
 from agent.model.contents import Contents, Members, read_contents
+from agent.model.disk_names import NO_NAMES, Names
 from agent.model.disks import Disk, DiskGroup, Holder, HolderKind
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The groups as `select_disk` takes them, and what is on the disks, by their paths."""
+    """The disks and groups from which a disk is chosen, and what is on the disks, by their paths."""
 
+    disks: tuple[Disk, ...]
     groups: tuple[DiskGroup, ...]
     contents: Mapping[str, Contents]
 
@@ -26,6 +28,7 @@ def read_inventory(document: object) -> Inventory:
     items = member.items("disks")
     disks = {disk.path: disk for disk in map(read_disk, items)}
     return Inventory(
+        tuple(disks.values()),
         tuple(_read_group(item, disks) for item in member.items("groups")),
         {item["path"]: read_contents(item.get("contents")) for item in items},
     )
@@ -56,7 +59,13 @@ def read_disk(document: object) -> Disk:
         read_only=member.flag("readOnly"),
         holders=tuple(map(_read_holder, member.items("holders"))),
         boot_medium=member.flag("bootMedium"),
+        names=_read_names(document),
     )
+
+
+def _read_names(document: object) -> Names:
+    hints = document.get("hints") if isinstance(document, Mapping) else None
+    return NO_NAMES if hints is None else Names.read(hints)  # an older agent does not tell them
 
 
 def _read_holder(document: object) -> Holder:

@@ -4,18 +4,20 @@ The document is the body of the OVH API's `bringYourOwnImage`. `load_job` takes 
 both raise `JobInvalid` with every fault and its path. No fault contains the value of a secret member.
 """
 
-import json
+import binascii
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.errors import Fault, ImageFormat, JobInvalid
+from agent.errors import ConfigDriveContent, Fault, ImageFormat, JobInvalid
 from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.job_text import MAX_FAULTS, read_json, shortened
-from agent.model.url import check_url, redact_url
+from agent.model.object_reader import KeyValue, ObjectReader
+from agent.model.selector import DiskSelector, parse_selector
+from agent.model.url import check_url, check_web_url, origin_of, redact_url
 from agent.text import HIDDEN
-from agent.units import MiB, format_size
+from agent.units import MiB
 
 OVH_TYPES = ("qcow2", "raw", "ova")
 """The types of the OVH API, which its message for an unknown type lists."""
@@ -23,15 +25,13 @@ IMAGE_TYPES = (*OVH_TYPES, "vmdk", "vhd", "vhdx", "vdi")
 """All types that a job may name; those behind the OVH API's are ours."""
 CHECKSUM_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 MAX_USER_DATA_BYTES = 8 * MiB
-MAX_DATA_BYTES = MiB
-"""Length of `networkData` and of `vendorData` as JSON on the drive, in bytes."""
-MAX_LIST = 256
-MAX_TEXT = 16 * 1024
 MAX_SSH_KEY_BYTES = MiB
-MAX_PAIR_KEY_BYTES = 1024
-MAX_PAIR_VALUE_BYTES = 64 * 1024
+MAX_DRIVE_BYTES = 64 * MiB
+"""Length of a ready-made config drive, unpacked."""
+MAX_CONTENT_BYTES = 64 * MiB
+"""Length of `content` as base64. Over the API it is the length of a job that bounds it."""
 MAX_HOSTNAME = 253
-MAX_DISK_GROUP_ID = 2**31 - 1
+MAX_MIRRORS = 16
 
 BAD_CHECKSUM_TYPE = "Bad checkSumType, expected: md5, sha1, sha256, sha512."
 BAD_CHECKSUM_PAIR = "Please provide checkSum AND checkSumType or none of them"
@@ -40,14 +40,6 @@ BAD_CHECKSUM_PAIR = "Please provide checkSum AND checkSumType or none of them"
 HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 _SSH_KEY = re.compile(r"(^|\s)(ssh-|ecdsa-|sk-)[A-Za-z0-9@.-]+\s+[A-Za-z0-9+/]{16,}={0,3}(\s|$)")
 EFI_PATH = re.compile(r"[\\/][A-Za-z0-9._+ ~()\\/-]{1,254}")
-
-
-@dataclass(frozen=True, slots=True)
-class KeyValue:
-    """One `{key, value}` member of `httpHeader` or `userMetadatas`."""
-
-    key: str
-    value: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +53,19 @@ class ConfigDrive:
     user_metadatas: tuple[KeyValue, ...] = ()
     network_data: Mapping[str, Any] | None = field(default=None, repr=False)
     vendor_data: Mapping[str, Any] | str | None = field(default=None, repr=False)
+    content: str | None = field(default=None, repr=False)
+    """A drive that was made elsewhere, instead of all that: base64, or the URL of it."""
+
+    @property
+    def content_url(self) -> str | None:
+        """Where the ready-made drive is, if it is not in the job."""
+        return self.content if self.content is not None and _is_url(self.content) else None
+
+    def inline_content(self) -> bytes | None:
+        """The ready-made drive as it is in the job, not unpacked. It takes a while where it is large."""
+        if self.content is None or self.content_url is not None:
+            return None
+        return binascii.a2b_base64(self.content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +75,23 @@ class Job:
     url: str = field(repr=False)
     type: str | None
     checksum: str | None = None
+    """The digest; None where there is none, and where it is in a file that has not been fetched."""
+    checksum_url: str | None = field(default=None, repr=False)
+    """Where the checksum file is that has the digest."""
     checksum_type: str | None = None
     configdrive: ConfigDrive = ConfigDrive()
     description: str | None = None
     disk_group_id: int | None = None
+    disk_selector: DiskSelector | None = None
     http_headers: tuple[KeyValue, ...] = ()
     efi_bootloader_path: str | None = None
+    mirrors: tuple[str, ...] = field(default=(), repr=False)
+    """More URLs of the same bytes, in the order in which they are tried."""
+
+    @property
+    def has_checksum(self) -> bool:
+        """Whether the job says which bytes the image has, be it by a file that has not been fetched."""
+        return self.checksum is not None or self.checksum_url is not None
 
     def type_for(self, found: str) -> str:
         """The type that a file is taken for: the job's, else what was found, which counts as `raw` if it is no type.
@@ -89,11 +105,13 @@ class Job:
         drive = self.configdrive
         document = {
             "URL": redact_url(self.url),
+            "mirrors": [redact_url(url) for url in self.mirrors] or None,
             "type": self.type,
-            "checkSum": self.checksum,
+            "checkSum": self.checksum if self.checksum_url is None else redact_url(self.checksum_url),
             "checkSumType": self.checksum_type,
             "description": self.description,
             "diskGroupId": self.disk_group_id,
+            "disk": self.disk_selector and dict(self.disk_selector.posted),
             "efiBootloaderPath": self.efi_bootloader_path,
             "httpHeader": [{"key": header.key, "value": HIDDEN} for header in self.http_headers] or None,
             "configdrive": _present(
@@ -106,6 +124,9 @@ class Job:
                     or None,
                     "networkData": drive.network_data and HIDDEN,
                     "vendorData": drive.vendor_data and HIDDEN,
+                    "content": redact_url(drive.content_url)
+                    if drive.content_url is not None
+                    else drive.content and HIDDEN,
                 }
             ),
         }
@@ -114,10 +135,19 @@ class Job:
     def summary(self) -> dict[str, Any]:
         """`redacted` for the log, at most 16 KiB: long texts are cut, and lists are replaced by their lengths."""
         document = self.redacted()
-        for owner, key in ((document, "httpHeader"), (document["configdrive"], "userMetadatas")):
+        for owner, key in (
+            (document, "httpHeader"),
+            (document, "mirrors"),
+            (document["configdrive"], "userMetadatas"),
+        ):
             if key in owner:
                 owner[key] = len(owner[key])
-        limits = {"URL": 1000, "description": 200}
+        if self.disk_selector is not None:
+            document["disk"] = str(self.disk_selector)
+        drive = document["configdrive"]
+        if "content" in drive:
+            drive["content"] = shortened(drive["content"], 1000)
+        limits = {"URL": 1000, "checkSum": 1000, "description": 200, "disk": 1000}
         return document | {
             key: shortened(document[key], limits[key]) for key in limits.keys() & document.keys()
         }
@@ -125,9 +155,16 @@ class Job:
     def without_secrets(self) -> dict[str, Any]:
         """The document to keep when the job has ended: without secrets, and such that `parse_job` still accepts it."""
         document = self.redacted()
-        document["URL"] = document["URL"].partition("?")[0]
+        for key in document.keys() & {"URL", "checkSum"}:
+            document[key] = document[key].partition("?")[0]
+        if self.mirrors:
+            document["mirrors"] = [url.partition("?")[0] for url in document["mirrors"]]
+        drive = document["configdrive"]
         for key in ("sshKey", "networkData"):  # *** is neither a key nor an object
-            document["configdrive"].pop(key, None)
+            drive.pop(key, None)
+        if "content" in drive:  # nor is it a drive
+            content = drive.pop("content")
+            drive |= {"content": content.partition("?")[0]} if content != HIDDEN else {}
         return document
 
 
@@ -152,22 +189,26 @@ def parse_job(document: object) -> Job:
     """
     if not isinstance(document, dict):
         raise JobInvalid([Fault("", "the job must be a JSON object")])
-    reader = _ObjectReader(document, "")
+    reader = ObjectReader(document, "")
     url = reader.text("URL", required=True, check=check_url)
     image_type = reader.text("type")
     if image_type is not None and image_type not in IMAGE_TYPES:
         reader.fault("type", ImageFormat.template, "image.format")
     checksum, checksum_type = _checksum(reader)
+    checksum_url = checksum if checksum is not None and _is_url(checksum) else None
     job = Job(
         url=url or "",
         type=image_type,
-        checksum=checksum,
+        checksum=None if checksum_url is not None else checksum,
+        checksum_url=checksum_url,
         checksum_type=checksum_type,
         configdrive=_configdrive(reader.child("configdrive")),
         description=reader.text("description"),
         disk_group_id=reader.integer("diskGroupId"),
+        disk_selector=_disk_selector(reader),
         http_headers=_headers(reader),
         efi_bootloader_path=reader.text("efiBootloaderPath", check=_efi_path_fault),
+        mirrors=_mirrors(reader, url),
     )
     reader.refuse_unknown()
     if reader.faults:
@@ -175,7 +216,12 @@ def parse_job(document: object) -> Job:
     return job
 
 
-def _checksum(reader: "_ObjectReader") -> tuple[str | None, str | None]:
+def _is_url(text: str) -> bool:
+    return "://" in text
+
+
+def _checksum(reader: ObjectReader) -> tuple[str | None, str | None]:
+    """The digest or the URL of a checksum file, and the kind of the digest; both or neither."""
     checksum, kind = reader.text("checkSum"), reader.text("checkSumType")
     if kind is not None and kind not in CHECKSUM_DIGITS:
         reader.fault("checkSumType", BAD_CHECKSUM_TYPE, "checksum.type")
@@ -185,10 +231,15 @@ def _checksum(reader: "_ObjectReader") -> tuple[str | None, str | None]:
         return None, None
     if checksum is None or kind is None:
         return None, None
+    if _is_url(checksum):
+        fault = check_web_url(checksum)
+        if fault is not None:
+            reader.fault("checkSum", fault)
+        return checksum, kind
     if len(checksum) != CHECKSUM_DIGITS[kind] or not re.fullmatch("[0-9A-Fa-f]+", checksum):
         reader.fault(
             "checkSum",
-            f"must be {CHECKSUM_DIGITS[kind]} hexadecimal digits for {kind}, got "
+            f"must be {CHECKSUM_DIGITS[kind]} hexadecimal digits for {kind}, or the URL of a checksum file, got "
             + (
                 "other characters"
                 if len(checksum) == CHECKSUM_DIGITS[kind]
@@ -198,7 +249,21 @@ def _checksum(reader: "_ObjectReader") -> tuple[str | None, str | None]:
     return checksum.lower(), kind
 
 
-def _headers(reader: "_ObjectReader") -> tuple[KeyValue, ...]:
+def _disk_selector(reader: ObjectReader) -> DiskSelector | None:
+    value = reader.value("disk")
+    if value is not None and reader.has("diskGroupId"):
+        reader.fault("disk", "stands beside diskGroupId; give one of them")
+    return None if value is None else parse_selector(value, "disk", reader.faults)
+
+
+def _mirrors(reader: ObjectReader, url: str | None) -> tuple[str, ...]:
+    mirrors = reader.texts("mirrors", MAX_MIRRORS, check_web_url)
+    if mirrors and url is not None and origin_of(url).scheme == "file":
+        reader.fault("mirrors", "stand beside a file: URL, which has none")
+    return mirrors
+
+
+def _headers(reader: ObjectReader) -> tuple[KeyValue, ...]:
     headers = reader.pairs("httpHeader")
     for index, header in enumerate(headers):
         where = f"httpHeader[{index}]"
@@ -211,21 +276,51 @@ def _headers(reader: "_ObjectReader") -> tuple[KeyValue, ...]:
     return headers
 
 
-def _configdrive(reader: "_ObjectReader") -> ConfigDrive:
+def _configdrive(reader: ObjectReader) -> ConfigDrive:
+    content = _content(reader)
     drive = ConfigDrive(
-        enable=reader.boolean("enable"),
+        # Whoever brings a whole drive wants it written.
+        enable=reader.boolean("enable") or (content is not None and not reader.has("enable")),
         hostname=reader.text("hostname", check=_hostname_fault),
         ssh_key=reader.text("sshKey", limit=MAX_SSH_KEY_BYTES, check=_ssh_key_fault),
         user_data=reader.text("userData", limit=MAX_USER_DATA_BYTES, may_be_empty=True),
         user_metadatas=_unique_pairs(reader, "userMetadatas"),
         network_data=reader.json_object("networkData"),
         vendor_data=reader.json_object("vendorData", or_text=True),
+        content=content,
     )
     reader.refuse_unknown()
     return drive
 
 
-def _unique_pairs(reader: "_ObjectReader", key: str) -> tuple[KeyValue, ...]:
+def _content(reader: ObjectReader) -> str | None:
+    content = reader.text("content", limit=MAX_CONTENT_BYTES)
+    if content is None:
+        return None
+    for key in ("hostname", "sshKey", "userData", "userMetadatas", "networkData", "vendorData"):
+        if reader.has(key):
+            reader.fault(
+                key, "stands beside a ready-made drive (configdrive.content), which is written as it is"
+            )
+    if _is_url(content):
+        fault = check_web_url(content)
+        if fault is not None:
+            reader.fault("content", fault)
+    elif not _is_base64(content):
+        message = ConfigDriveContent.template.format(reason="it is neither base64 nor the URL of one")
+        reader.fault("content", message, ConfigDriveContent.code)
+    return content
+
+
+def _is_base64(text: str) -> bool:
+    """Whether it is base64 (RFC 4648, section 4), in lines of any length."""
+    try:
+        return bool(binascii.a2b_base64("".join(text.split()), strict_mode=True))
+    except ValueError:
+        return False
+
+
+def _unique_pairs(reader: ObjectReader, key: str) -> tuple[KeyValue, ...]:
     items = reader.pairs(key)
     seen: set[str] = set()
     for index, item in enumerate(items):
@@ -258,128 +353,3 @@ def _efi_path_fault(text: str) -> str | None:
     if EFI_PATH.fullmatch(text) and all(part not in ("", ".", "..") for part in parts):
         return None
     return r"is not a path on the ESP: expected one such as \EFI\BOOT\BOOTX64.EFI"
-
-
-class _ObjectReader:
-    """Reads the members of one JSON object and collects faults; null counts as absent."""
-
-    def __init__(self, document: Mapping[str, Any], path: str, faults: list[Fault] | None = None) -> None:
-        self._document = document
-        self._path = path
-        self._known: set[str] = set()
-        self.faults: list[Fault] = [] if faults is None else faults
-
-    def fault(self, key: str, message: str, code: str = "job.invalid") -> None:
-        self.faults.append(Fault(f"{self._path}{key}", message, code))
-
-    def has(self, key: str) -> bool:
-        return self._document.get(key) is not None
-
-    def _get(self, key: str) -> Any:
-        self._known.add(key)
-        return self._document.get(key)
-
-    def text(
-        self,
-        key: str,
-        *,
-        required: bool = False,
-        limit: int = MAX_TEXT,
-        may_be_empty: bool = False,
-        check: Callable[[str], str | None] | None = None,
-    ) -> str | None:
-        value = self._get(key)
-        if value is None:
-            if required:
-                self.fault(key, "is required")
-            return None
-        message = self._text_fault(value, limit, may_be_empty=may_be_empty)
-        if message is None and check is not None:
-            message = check(value)
-        if message is not None:
-            self.fault(key, message)
-            return None
-        return str(value)
-
-    @staticmethod
-    def _text_fault(value: object, limit: int, *, may_be_empty: bool) -> str | None:
-        if not isinstance(value, str):
-            return "must be a string"
-        if not value and not may_be_empty:
-            return "must not be empty (leave it out, or give null)"
-        try:
-            length = len(value.encode())
-        except UnicodeEncodeError:
-            return "holds half of a surrogate pair, which is no text"
-        return _too_long(length, limit) if length > limit else None
-
-    def integer(self, key: str) -> int | None:
-        value = self._get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_DISK_GROUP_ID:
-            self.fault(key, "must be an integer, 0 or larger")
-            return None
-        return value
-
-    def boolean(self, key: str) -> bool:
-        value = self._get(key)
-        if value is not None and not isinstance(value, bool):
-            self.fault(key, "must be true or false")
-        return value is True
-
-    def json_object(self, key: str, *, or_text: bool = False) -> Any:
-        value = self._get(key)
-        if value is None:
-            return None
-        if not isinstance(value, dict) and not (or_text and isinstance(value, str)):
-            self.fault(key, "must be an object or a string" if or_text else "must be an object")
-            return None
-        length = len(json.dumps(value))
-        if length > MAX_DATA_BYTES:
-            self.fault(key, _too_long(length, MAX_DATA_BYTES))
-            return None
-        return value
-
-    def child(self, key: str) -> "_ObjectReader":
-        value = self._get(key)
-        if value is not None and not isinstance(value, dict):
-            self.fault(key, "must be an object")
-            value = None
-        return _ObjectReader(value or {}, f"{self._path}{key}.", self.faults)
-
-    def pairs(self, key: str) -> tuple[KeyValue, ...]:
-        value = self._get(key)
-        if value is None:
-            return ()
-        if not isinstance(value, list) or len(value) > MAX_LIST:
-            self.fault(key, f'must be an array of {{"key", "value"}} objects, at most {MAX_LIST}')
-            return ()
-        return tuple(
-            pair for index, item in enumerate(value) if (pair := self._pair(f"{key}[{index}]", item))
-        )
-
-    def _pair(self, where: str, item: object) -> KeyValue | None:
-        if not isinstance(item, dict):
-            self.fault(where, 'must be an object with "key" and "value"')
-            return None
-        reader = _ObjectReader(item, f"{self._path}{where}.", self.faults)
-        key = reader.text("key", required=True, limit=MAX_PAIR_KEY_BYTES)
-        value = reader.text("value", may_be_empty=True, limit=MAX_PAIR_VALUE_BYTES)
-        reader.refuse_unknown()
-        return None if key is None else KeyValue(key, value)
-
-    def refuse_unknown(self) -> None:
-        for key in self._document:
-            if key not in self._known:
-                self.fault(
-                    shortened(str(key)), f"is an unknown key; known are {_listed(sorted(self._known))}"
-                )
-
-
-def _too_long(length: int, limit: int) -> str:
-    return f"has {format_size(length)}, at most {format_size(limit)} are taken"
-
-
-def _listed(words: Sequence[str] | Iterable[str]) -> str:
-    return ", ".join(words)

@@ -7,6 +7,7 @@ the command line came through no such door. Nothing below relies on more than th
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from agent.errors import Fault, JobInvalid
 from agent.model.job import Job
@@ -17,7 +18,9 @@ from agent.model.url import origin_of
 class Policy:
     """What the operator allows, whatever a job asks for."""
 
-    require_checksum: bool = False
+    require_checksum: bool | Literal["http"] = False
+    """True: of every job. `http`: of an image that may come by plain http, and then by a way that nobody can change:
+    in the job itself, or in a checksum file behind https."""
     allow_http: bool = True
     allow_file: bool = False
     """Whether a job that comes over the network may name a file of the server itself."""
@@ -42,10 +45,31 @@ def require_allowed(job: Job, policy: Policy, *, remote: bool) -> None:
 
 def _faults(job: Job, policy: Policy, *, remote: bool) -> Iterator[Fault]:
     scheme = origin_of(job.url).scheme
-    if policy.require_checksum and job.checksum is None:
-        yield Fault("checkSum", "is required by this server's policy")
-    if not policy.allow_http and scheme == "http":
-        yield Fault("URL", "must be https by this server's policy")
+    image_is_plain = any(origin_of(url).scheme == "http" for url in (job.url, *job.mirrors))
+    plain = [path for path, url in _urls(job) if origin_of(url).scheme == "http"]
+    if policy.require_checksum and not job.has_checksum:
+        if policy.require_checksum is True:
+            yield Fault("checkSum", "is required by this server's policy")
+        elif image_is_plain:
+            yield Fault("checkSum", "is required by this server's policy of an image over plain http")
+    elif policy.require_checksum == "http" and image_is_plain and "checkSum" in plain:
+        # Whoever can change the image on its way can change the list of its digests as well.
+        yield Fault(
+            "checkSum",
+            "must be a digest or an https URL by this server's policy: the image is over plain http",
+        )
+    if not policy.allow_http:
+        yield from (Fault(path, "must be https by this server's policy") for path in plain)
     if remote and not policy.allow_file and scheme == "file":
         message = "names a file of the server itself, which this server's policy (allow_file) refuses over the network"
         yield Fault("URL", message)
+
+
+def _urls(job: Job) -> Iterator[tuple[str, str]]:
+    """All URLs of a job, each with the path of its member."""
+    yield "URL", job.url
+    yield from ((f"mirrors[{index}]", url) for index, url in enumerate(job.mirrors))
+    if job.checksum_url is not None:
+        yield "checkSum", job.checksum_url
+    if job.configdrive.content_url is not None:
+        yield "configdrive.content", job.configdrive.content_url

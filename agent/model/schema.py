@@ -11,26 +11,33 @@ from typing import Any, get_args
 
 from agent import errors
 from agent.errors import Blame, DeployError
+from agent.model.disk_names import NAME_KEYS
 from agent.model.disk_state import DiskState
 from agent.model.disks import HolderKind
 from agent.model.headers import HEADER_NAME
+from agent.model.hints import MAX_HINT, OPERATORS_HELP
 from agent.model.job import (
     BAD_CHECKSUM_PAIR,
     CHECKSUM_DIGITS,
     EFI_PATH,
     HOSTNAME,
     IMAGE_TYPES,
-    MAX_DATA_BYTES,
-    MAX_DISK_GROUP_ID,
+    MAX_CONTENT_BYTES,
     MAX_HOSTNAME,
-    MAX_LIST,
-    MAX_PAIR_KEY_BYTES,
-    MAX_PAIR_VALUE_BYTES,
+    MAX_MIRRORS,
     MAX_SSH_KEY_BYTES,
-    MAX_TEXT,
     MAX_USER_DATA_BYTES,
     OVH_TYPES,
 )
+from agent.model.object_reader import (
+    MAX_DATA_BYTES,
+    MAX_DISK_GROUP_ID,
+    MAX_LIST,
+    MAX_PAIR_KEY_BYTES,
+    MAX_PAIR_VALUE_BYTES,
+    MAX_TEXT,
+)
+from agent.model.selector import ANY, ANY_HELP, KEYS
 from agent.model.stage import STAGES
 from agent.model.status import DOING, DONE, ERROR
 from agent.model.surroundings import ContactState, Trouble
@@ -48,6 +55,8 @@ REBOOT_WAITS_FOR = ("client", "controlPlane", "shutdown")
 _FAULT_CODES = ("checksum.type", "checksum.pair")
 # A host or an absolute path; schemes in any letter case.
 _URL = r"^(?:[Hh][Tt][Tt][Pp][Ss]?://[^/?#]|[Ff][Ii][Ll][Ee]:/)"
+_WEB_URL = r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]"
+_CONTENT = rf"^[A-Za-z0-9+/=\s]+$|{_WEB_URL}"
 _ON_THE_DRIVE = f", at most {format_size(MAX_DATA_BYTES)} as it is written to the drive. Not in the OVH API."
 _TIME = "RFC 3339, UTC, to the millisecond"
 
@@ -106,6 +115,15 @@ def job_schema() -> Schema:
         "URL": _text(
             "Where the image is: http, https, or file on the server itself.", MAX_URL_LENGTH, pattern=_URL
         ),
+        "mirrors": _nullable(
+            _of(
+                "array",
+                "http and https URLs of the same bytes, tried in this order where a server fails. httpHeader goes to "
+                "none of them but those that have the origin of the URL. Not in the OVH API.",
+                items=_text(limit=MAX_URL_LENGTH, pattern=_WEB_URL),
+                maxItems=MAX_MIRRORS,
+            )
+        ),
         "type": _nullable(
             _of(
                 "string",
@@ -114,7 +132,12 @@ def job_schema() -> Schema:
                 enum=list(IMAGE_TYPES),
             )
         ),
-        "checkSum": _nullable(_text("Digest of the file as downloaded, in hexadecimal digits.")),
+        "checkSum": _nullable(
+            _text(
+                "Digest of the file as downloaded, in hexadecimal digits; or, not in the OVH API, the http or https "
+                "URL of a checksum file (SHA256SUMS and the like), in which it stands by the name of the image's file.",
+            )
+        ),
         "checkSumType": _nullable(
             _of("string", "The kind of the digest: both members or neither.", enum=list(CHECKSUM_DIGITS))
         ),
@@ -123,6 +146,7 @@ def job_schema() -> Schema:
         "diskGroupId": _nullable(
             _of("integer", "The disk group; absent or 0: the first.", minimum=0, maximum=MAX_DISK_GROUP_ID)
         ),
+        "disk": _nullable(_selector()),
         "httpHeader": _nullable(
             _pairs("Sent to the origin of the URL, and to no other.", key={"pattern": _whole(HEADER_NAME)})
         ),
@@ -146,7 +170,7 @@ def _checksum_pairs() -> list[Schema]:
     both = [
         {
             "properties": {
-                "checkSum": {"type": "string", "pattern": f"^[0-9A-Fa-f]{{{digits}}}$"},
+                "checkSum": {"type": "string", "pattern": f"^[0-9A-Fa-f]{{{digits}}}$|{_WEB_URL}"},
                 "checkSumType": {"const": kind},
             },
             "required": ["checkSum", "checkSumType"],
@@ -156,9 +180,23 @@ def _checksum_pairs() -> list[Schema]:
     return [neither, *both]
 
 
+def _selector() -> Schema:
+    text = (
+        f"Chooses the disk by what it is, instead of diskGroupId. All members have to fit. {OPERATORS_HELP}"
+    )
+    properties: dict[str, Schema] = {key: _nullable(_text(KEYS[key], MAX_HINT)) for key in NAME_KEYS}
+    size, flag = ["integer", "string", "null"], ["boolean", "integer", "string", "null"]
+    properties["size"] = {"type": size, "description": KEYS["size"], "minLength": 1, "maxLength": MAX_HINT}
+    properties["rotational"] = {"type": flag, "description": KEYS["rotational"]}
+    properties[ANY] = {"type": flag, "description": ANY_HELP}
+    return _object(properties, required=[], text=text)
+
+
 def _configdrive() -> Schema:
     properties = {
-        "enable": _nullable(_of("boolean", "Whether a config-2 partition is written.")),
+        "enable": _nullable(
+            _of("boolean", "Whether a config-2 partition is written. Absent: no, but with `content`.")
+        ),
         "hostname": _nullable(_text("RFC 1123.", MAX_HOSTNAME, pattern=_whole(HOSTNAME))),
         "sshKey": _nullable(_text("Public keys, one a line.", MAX_SSH_KEY_BYTES)),
         "userData": _nullable(_text("Written to the drive byte by byte.", MAX_USER_DATA_BYTES, empty=True)),
@@ -169,6 +207,15 @@ def _configdrive() -> Schema:
             "description": f"vendor_data.json{_ON_THE_DRIVE}",
             "maxLength": MAX_DATA_BYTES,
         },
+        "content": _nullable(
+            _text(
+                "A ready-made drive instead of the other members: base64 of an ISO 9660 or FAT image with the label "
+                "config-2 (gzip allowed), or its http or https URL; unpacked at most 64 MiB. Written as it is. Not in "
+                "the OVH API.",
+                MAX_CONTENT_BYTES,
+                pattern=_CONTENT,
+            )
+        ),
     }
     return _object(properties, required=[], text="The drive that cloud-init reads at the first boot.")
 
@@ -253,7 +300,7 @@ def _surroundings() -> dict[str, Schema]:
     """What stands in every status document, as `agent.model.surroundings` makes it."""
     strings, text, count = _of("array", items=_of("string")), _of("string"), _count()
     doubts = _of("array", items=_object({"path": text, "message": text, "code": text}))
-    control_plane = {
+    contact = {
         "url": text,
         "state": _of("string", "How the last call went.", enum=[state.value for state in ContactState]),
         "since": _nullable(_time("When it came to this state.")),
@@ -261,9 +308,11 @@ def _surroundings() -> dict[str, Schema]:
         "trouble": _nullable(_of("string", "The same in a word.", enum=[word.value for word in Trouble])),
         "nextTry": _nullable(_time("When it is tried again.")),
     }
+    node = _of("string", "The UUID of the node that this machine is; null: not looked up yet.")
     return {
         "agent": _object({"version": text, "addresses": strings, "listening": strings}),
-        "controlPlane": _nullable(_object(control_plane, text="null: none is configured.")),
+        "controlPlane": _nullable(_object(contact, text="null: none is configured.")),
+        "ironic": _nullable(_object({**contact, "node": _nullable(node)}, text="null: none is configured.")),
         "configuration": _object(
             {"inForce": _of("boolean"), "faultCount": count, "faults": doubts, "warnings": doubts}
         ),
@@ -326,7 +375,7 @@ def _fault() -> Schema:
     codes = [
         code
         for code in error_codes()
-        if code in (*_FAULT_CODES, "job.invalid", "image.format", "config.invalid")
+        if code in (*_FAULT_CODES, "job.invalid", "image.format", "config.invalid", "configdrive.content")
     ]
     properties = {
         "path": _of("string", "The member that it is about."),
@@ -348,7 +397,8 @@ def disks_schema() -> Schema:
         "reasons": _of("array", "Why it may not.", items=_of("string")),
     }
     listed["properties"]["contents"] = _nullable(_contents())  # only where it was asked for
-    listed["required"] += ["diskGroupId", "eligible", "reasons"]
+    listed["properties"]["hints"] = _hints()
+    listed["required"] += ["diskGroupId", "eligible", "reasons", "hints"]
     group = {
         "id": _of("integer", minimum=1),
         "disks": _of("array", "Their paths.", items=_of("string")),
@@ -361,6 +411,14 @@ def disks_schema() -> Schema:
         "missing": _of("array", "Configured paths that lead to no disk.", items=_of("string")),
     }
     return _object({"disks": _of("array", items=listed), "groups": _of("array", items=_object(group))})
+
+
+def _hints() -> Schema:
+    names = {key: _of("array", items=_of("string")) for key in NAME_KEYS}
+    rest = {"size": _count("GiB, rounded down."), "rotational": _of("boolean")}
+    return _object(
+        names | rest, text="What the members of a job's `disk` are compared with; one name is enough."
+    )
 
 
 def _contents() -> Schema:

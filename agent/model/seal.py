@@ -14,7 +14,8 @@ class Seal:
     """A disk after its commit. Sizes, lengths and offsets are in bytes; digests are SHA-256 in hexadecimal.
 
     `head` and `tail` are the first and the last part of the disk, `drive` is the config drive (length 0 without one),
-    `checksum` is the digest of the image as downloaded, `sector_size` that of the partition table.
+    `checksum` is the digest of the image as downloaded, `sector_size` that of the partition table. `image_type` and
+    `image_packing` are those of the status, empty where it has null, and in seals of agents before 0.2.
     """
 
     path: str
@@ -28,6 +29,8 @@ class Seal:
     drive_offset: int = 0
     drive_length: int = 0
     drive_sha256: str = ""
+    image_type: str = ""
+    image_packing: str = ""
 
     def document(self) -> dict[str, Any]:
         """The seal as JSON."""

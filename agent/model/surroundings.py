@@ -1,4 +1,4 @@
-"""What stands in every status document beside the deployment: the agent, its control plane, its configuration.
+"""What stands in every status document beside the deployment: the agent, who gives it jobs, its configuration.
 
 Members of the JSON document, made here and nowhere else. No secret is in them.
 """
@@ -15,7 +15,7 @@ MAX_FAULTS = 50
 
 
 class ContactState(StrEnum):
-    """How the last call to the control plane went."""
+    """How the last call to a control plane, or to an Ironic, went."""
 
     UNASKED = "unasked"
     """There was none yet."""
@@ -24,7 +24,7 @@ class ContactState(StrEnum):
 
 
 class Trouble(StrEnum):
-    """Why a call to the control plane failed, for metrics: one of few words."""
+    """Why such a call failed, for metrics: one of few words."""
 
     CONNECTION = "connection"
     """Nobody could be reached: name, route, port, or a connection that broke off."""
@@ -45,7 +45,7 @@ def agent_member(version: str, addresses: Sequence[str], listeners: Sequence[str
     return {"version": version, "addresses": list(addresses), "listening": list(listeners)}
 
 
-def control_plane_member(
+def contact_member(
     url: str,
     state: ContactState,
     *,
@@ -54,7 +54,7 @@ def control_plane_member(
     trouble: Trouble | None = None,
     next_try: float | None = None,
 ) -> dict[str, Any]:
-    """The member `controlPlane`. Times are seconds since the epoch.
+    """The member `controlPlane`, or `ironic`: how the contact to it is. Times are seconds since the epoch.
 
     Args:
         url: that is configured.

@@ -48,6 +48,14 @@ def check_url(text: str) -> str | None:
     return _check_file(parts) if parts.scheme == "file" else _check_remote(parts)
 
 
+def check_web_url(text: str) -> str | None:
+    """The same, for a URL that has to be http or https."""
+    fault = check_url(text)
+    if fault is None and origin_of(text).scheme not in _DEFAULT_PORTS:
+        return "the URL must begin with http:// or https://"
+    return fault
+
+
 def _check_remote(parts: SplitResult) -> str | None:
     if parts.scheme not in _DEFAULT_PORTS:
         return "the URL must begin with http://, https:// or file:///"
@@ -131,6 +139,13 @@ def redirect_target(url: str, location: str) -> str:
     if scheme == "http" and urlsplit(url).scheme == "https":
         raise ValueError(f"the server redirects from https to plain http: {redact_url(target)}")
     return without_userinfo(target)
+
+
+def file_name(url: str) -> str:
+    """The name of the file behind a URL that passed `check_url`: the last part of its path, percent-decoded; may be
+    empty.
+    """
+    return unquote(urlsplit(url).path.rpartition("/")[2])
 
 
 def file_path(url: str) -> str:

@@ -17,10 +17,10 @@ from agent.model.surroundings import configuration_member
 from agent.service.api.app import Parts, make_app
 from agent.service.api.auth import Authenticator
 from agent.service.api.metrics import Metrics
-from agent.service.api.request_body import BodyReader
-from agent.service.api.server import Server, serve
-from agent.service.api.sockets import ListeningSocket
-from agent.service.config.model import Config
+from agent.service.config.model import Config, IronicConfig
+from agent.service.http.request_body import BodyReader
+from agent.service.http.server import Server, serve
+from agent.service.http.sockets import ListeningSocket
 from agent.service.jobs.audit import Failures
 from agent.service.jobs.caller import AuthMethod
 from agent.service.jobs.entry import JobEntry
@@ -37,6 +37,7 @@ from agent.service.whereabouts import keep_agent, show_agent
 
 if TYPE_CHECKING:
     from agent.service.control.poller import ControlClient
+    from agent.service.ironic.front import IronicFront
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +97,7 @@ class Daemon:
         if note:
             log.error("journal_set_aside", text=note)
         self._publisher = StatusPublisher(idle_document(self._config.service_name), state.revision)
-        self._publisher.surround(controlPlane=None)
+        self._publisher.surround(controlPlane=None, ironic=None)
         self._show_configuration((), self._warnings)
         await show_agent(self._publisher, self._sockets)
         store = JobStore(self._journal, state, lambda: self._publisher.revision)
@@ -143,6 +144,8 @@ class Daemon:
         yield _always("addresses", lambda: keep_agent(self._publisher, self._sockets))
         if client is not None:
             yield _always("control plane", client.run)
+        if self._config.ironic is not None:
+            yield _always("ironic", self._make_front(self._config.ironic, slot, store).run)
 
     def _show_configuration(self, faults: Sequence[Fault], warnings: Sequence[Fault]) -> None:
         self._publisher.surround(configuration=configuration_member(faults, warnings))
@@ -216,6 +219,11 @@ class Daemon:
             outcome_refused=self._metrics.refuse_outcome,
             show_contact=lambda member: self._publisher.surround(controlPlane=member),
         )
+
+    def _make_front(self, ironic: IronicConfig, slot: Slot, store: JobStore) -> "IronicFront":
+        from agent.service.ironic.front import IronicFront  # noqa: PLC0415 - only where one is configured
+
+        return IronicFront(self._config, ironic, slot, store, self._publisher, self._failures)
 
 
 def log_event(event: DeployEvent) -> None:

@@ -29,7 +29,7 @@ from agent.service.config.sources import credentials_directory, kernel_command_l
 from agent.service.config.trusted_path import distrust
 
 if TYPE_CHECKING:
-    from agent.service.api.sockets import ListeningSocket
+    from agent.service.http.sockets import ListeningSocket
 
 EXIT_OK, EXIT_FAILED = 0, 1
 STOP_SECONDS = 20.0
@@ -119,7 +119,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _tell_faults(remains: Remains, error: ConfigInvalid, reread: Callable[[], Config]) -> Config | None:
     """Tell the faults on the Unix socket until they are mended; None: the agent is to end, or has no safe socket."""
     from agent.logs import print_line, set_up  # noqa: PLC0415 - not needed by --check
-    from agent.service.api.sockets import ListenError, listen_unix  # noqa: PLC0415
+    from agent.service.http.sockets import ListenError, listen_unix  # noqa: PLC0415
     from agent.service.unconfigured import Unconfigured  # noqa: PLC0415
 
     set_up(logging.INFO, as_json=not (sys.stderr is not None and sys.stderr.isatty()))
@@ -147,7 +147,7 @@ def run(
     """
     from agent.host.syscalls import return_large_blocks  # noqa: PLC0415 - not needed by --check
     from agent.logs import configure_logs, print_line  # noqa: PLC0415
-    from agent.service.api.sockets import ListenError  # noqa: PLC0415
+    from agent.service.http.sockets import ListenError  # noqa: PLC0415
     from agent.units import MiB  # noqa: PLC0415
 
     return_large_blocks(4 * MiB)
@@ -196,7 +196,7 @@ def _abandon() -> NoReturn:
 
 
 def _listen(config: Config) -> "list[ListeningSocket]":
-    from agent.service.api.sockets import listen_tls, listen_unix, tls_files  # noqa: PLC0415
+    from agent.service.http.sockets import listen_tls, listen_unix, tls_files  # noqa: PLC0415
 
     api, files = config.api, tls_files(config.api)
     listeners = [listen_unix(api.socket, api.socket_group)]

@@ -13,11 +13,11 @@ import structlog
 from agent.aio import run_blocking
 from agent.errors import ConfigInvalid, Fault
 from agent.service.api.auth import Authenticator
-from agent.service.api.server import Server
-from agent.service.api.sockets import ListenError, ListeningSocket, tls_files
 from agent.service.config.check import explain, find_warnings
 from agent.service.config.model import Config
 from agent.service.config.options import OPTIONS
+from agent.service.http.server import Server
+from agent.service.http.sockets import Certificates, ListenError, ListeningSocket, tls_files
 
 if TYPE_CHECKING:
     from agent.service.control.poller import ControlClient  # only where one is configured
@@ -87,7 +87,7 @@ class Rotation:
     async def _renew_certificates(self, config: Config) -> None:
         files = tls_files(config.api)
         for listener in self._listeners:
-            if listener.certificates is not None and files is not None:
+            if isinstance(listener.certificates, Certificates) and files is not None:
                 await run_blocking(listener.certificates.load, files)
 
 

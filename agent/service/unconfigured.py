@@ -14,10 +14,10 @@ import structlog
 from agent.aio import alongside, run_blocking
 from agent.errors import ConfigInvalid, Fault
 from agent.model.surroundings import configuration_member
-from agent.service.api.server import serve
-from agent.service.api.sockets import ListeningSocket
 from agent.service.api.unconfigured import make_unconfigured_app
 from agent.service.config.model import Config
+from agent.service.http.server import serve
+from agent.service.http.sockets import ListeningSocket
 from agent.service.jobs.publisher import StatusPublisher
 from agent.service.jobs.view import idle_document
 from agent.service.notify import Notifier, keep_alive, keep_status

@@ -7,7 +7,7 @@ from agent import __version__
 from agent.aio import run_blocking
 from agent.host.addresses import machine_addresses
 from agent.model.surroundings import agent_member
-from agent.service.api.sockets import ListeningSocket
+from agent.service.http.sockets import ListeningSocket
 from agent.service.jobs.publisher import StatusPublisher
 
 LOOK_SECONDS = 5.0

@@ -15,10 +15,10 @@ from agent.formats.tables.partition import TABLE_REACH
 from agent.formats.tables.read import Table, TableError, read_table
 from agent.host import drive as drives
 from agent.host import parttable
+from agent.host.faults import disk_fault
 from agent.host.readback import ReadBack
 from agent.model.seal import Seal
 from agent.stages.context import Context
-from agent.stages.faults import disk_fault
 from agent.stages.libparted import keep_missing, missing_partition
 
 # Seconds between the tries to read a disk that fails or is not there yet: 8 s in all.
@@ -41,6 +41,8 @@ def seal(ctx: Context) -> Seal:
         drive_offset=0 if ctx.slot is None else ctx.slot.start,
         drive_length=len(written),
         drive_sha256=hashlib.sha256(written).hexdigest() if written else "",
+        image_type=ctx.container,
+        image_packing=ctx.packing or "",
     )
 
 

@@ -8,19 +8,20 @@ from agent.formats.image import ImageFacts
 from agent.formats.tables.gpt import Gpt
 from agent.formats.tables.layout import DriveSlot
 from agent.host.drive import Drive
+from agent.host.wipe import END_BYTES
 from agent.model.disks import Disk
 from agent.model.job import Job
 from agent.stages.held_ends import HeldEnds
 from agent.stages.machine import LocalMachine, Machine, OpenDisk
 from agent.transfer.digest import DEFAULT_ALGORITHM, Digest
+from agent.transfer.fetch import Fetcher
 from agent.transfer.meter import Meter
 from agent.transfer.pool import Buffer, BufferPool
 from agent.transfer.source import Source, SourceInfo
-from agent.units import MiB
 
 # Both ends of the disk stay in memory until the commit; all partition tables and boot code live within them.
-HEAD_BYTES = MiB
-TAIL_BYTES = MiB
+HEAD_BYTES = END_BYTES
+TAIL_BYTES = END_BYTES
 
 
 @dataclass(slots=True)
@@ -39,6 +40,10 @@ class Context:
     pool: BufferPool = field(default_factory=BufferPool)
     meter: Meter = field(default_factory=Meter)
     digest: Digest = field(default_factory=Digest)
+    fetcher: Fetcher = field(default_factory=Fetcher)
+    """Fetches what belongs to the image."""
+    drive_content: bytes | None = field(default=None, repr=False)
+    """The ready-made drive that was fetched, until it has been fitted to the image."""
     # From preflight:
     info: SourceInfo | None = None
     image: ImageFacts | None = None
@@ -97,3 +102,4 @@ class Context:
         self.window = self.head_window = b""
         self.sink = self.drive = None
         self.drive_tree = {}
+        self.drive_content = None

@@ -25,9 +25,9 @@ from agent.formats.tables.mbr import Logical, Mbr, parse_logicals
 from agent.formats.tables.read import Partition, Table, TableError, read_table
 from agent.formats.tables.superblock import LABEL_BYTES
 from agent.host import fat
+from agent.host.faults import disk_fault
 from agent.host.parttable import PartedMissing
 from agent.stages.context import Context
-from agent.stages.faults import disk_fault
 from agent.stages.libparted import complaint_about, keep_complaint, keep_missing
 from agent.units import MiB
 

@@ -5,8 +5,8 @@ the disk.
 from agent.errors import Blame, ChecksumMismatch, ImageChanged, ImageDownload, ImageTruncated
 from agent.formats.image import WINDOW_BYTES, examine
 from agent.formats.tables.layout import is_cut
+from agent.host.faults import disk_fault
 from agent.stages.context import Context
-from agent.stages.faults import disk_fault
 
 
 def verify(ctx: Context) -> None:

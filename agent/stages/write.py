@@ -6,11 +6,11 @@ from collections.abc import Callable
 from agent.aio import run_blocking
 from agent.errors import ImageChanged, ImageSize, ImageWrite
 from agent.formats.extent import Decoder, ImageTooLarge
+from agent.host.faults import full_hint
 from agent.host.syscalls import return_free_memory
 from agent.model.url import redact_url
 from agent.stages.context import Context
 from agent.stages.decoding import container_of, new_decoder
-from agent.stages.faults import full_hint
 from agent.stages.held_ends import HeldEnds
 from agent.transfer.pipeline import copy
 from agent.transfer.sink import SinkFailed

@@ -19,6 +19,7 @@ def open_source(
     url: str,
     *,
     headers: Sequence[tuple[str, str]] = (),
+    mirrors: Sequence[str] = (),
     checksummed: bool = False,
     ca_file: str | None = None,
     limits: HttpLimits = DEFAULT_LIMITS,
@@ -32,6 +33,7 @@ def open_source(
     Args:
         url: http, https or file; it has passed `check_url`, and the policy of whoever may say no.
         headers: names and values to send to the origin of the URL; they mean nothing for a file.
+        mirrors: http and https URLs of the same bytes; they mean nothing for a file.
         checksummed: whether the caller compares the whole file with a checksum in the end.
         ca_file: a bundle of CA certificates (PEM) for https in place of the system's.
         limits: how patient an HTTP transfer is.
@@ -47,6 +49,7 @@ def open_source(
     return HttpSource(
         url,
         headers=headers,
+        mirrors=mirrors,
         checksummed=checksummed,
         ca_file=ca_file,
         limits=limits,

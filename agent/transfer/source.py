@@ -69,7 +69,8 @@ class EventHook(Protocol):
         """Take one event.
 
         `retrying` has `reason`, `delay` (seconds), `attempt`, `attempts`, `position`; `resumed` has
-        `position` (bytes); `restarted` has `restart`, `restarts`; `redirected` has `url` (redacted).
+        `position` (bytes); `restarted` has `restart`, `restarts`; `redirected` has `url` (redacted); `mirror` has the
+        `url` (redacted) that goes on, and the `reason` why another does not.
         """
 
 

@@ -54,7 +54,8 @@ byoi_venv() {
     key=$(
         {
             printf '%s\n' "${1:-full}"
-            cat "$byoi_root"/packaging/requirements*.txt
+            # Not those of Ironic: that has an environment of its own.
+            (cd "$byoi_root/packaging" && cat requirements-build.txt requirements-dev.txt requirements.txt)
             "$python" -c 'import sys; print(sys.version, sys.executable)'
             printf '%s\n' "$byoi_root"
         } | sha256sum | cut -c 1-16

@@ -1,5 +1,6 @@
 """The whole job with GPT images, on disks with 512 and 4096-byte sectors that were dirty before."""
 
+import base64
 import json
 import re
 import uuid
@@ -101,6 +102,20 @@ def assert_rest(disk: LoopDisk, image: Image, used: int, drive_start: int) -> No
     end = min(image.size, drive_start)
     assert disk.is_filled(used, end, 0)
     assert disk.is_filled(image.size, drive_start, DIRT)
+
+
+def test_a_selector_chooses_between_disks(images, make_disk, make_job, byoi):
+    image = images.gpt()
+    disk, other = make_disk(LARGER), make_disk(LARGER)
+    hint = f"name=<or> {disk.device} <or> /dev/none"
+    refused = byoi("write", make_job(image), "--disk-hint", hint, "--json")
+    assert (refused.status, refused.error["code"]) == (2, "disk.selector")  # described, and no ordinary disk
+    assert f"{disk.device}: fits, cannot be written" in refused.error["detail"]
+    assert disk.is_untouched()
+    outcome = byoi("write", make_job(image, disk={"name": str(disk.device)}), "--json")
+    assert outcome.status == 0, outcome.err
+    assert_clean(disk)
+    assert other.is_untouched()
 
 
 def test_what_was_free_in_the_image_reads_as_in_the_image(images, make_disk, deploy):
@@ -297,3 +312,54 @@ def test_a_file_gets_the_drive_that_the_sector_size_of_the_image_needs(images, b
     drive = next(part for part in table.partitions if part.name == "config-2")
     probed = run("blkid", "-p", "-O", str(drive.start), "-o", "export", disk).splitlines()
     assert {"LABEL=config-2", "TYPE=vfat"} <= set(probed)
+
+
+@pytest.fixture
+def ready_made(tmp_path) -> bytes:
+    """A config drive as OpenStack makes them: ISO 9660 with Rock Ridge and Joliet."""
+    latest = tmp_path / "tree" / "openstack" / "latest"
+    latest.mkdir(parents=True)
+    (latest / "meta_data.json").write_text('{"uuid": "made-elsewhere"}')
+    run(
+        "xorriso",
+        "-as",
+        "mkisofs",
+        "-quiet",
+        "-R",
+        "-J",
+        "-V",
+        "config-2",
+        "-o",
+        tmp_path / "iso",
+        tmp_path / "tree",
+    )
+    return (tmp_path / "iso").read_bytes()
+
+
+@pytest.mark.parametrize("sector_size", SECTOR_SIZES)
+def test_a_ready_made_drive_is_one_that_the_disk_can_be_read_with(
+    images, make_disk, deploy, read_drive, ready_made, tmp_path, sector_size
+):
+    disk = make_disk(LARGER, sector_size)
+    drive = {"enable": True, "content": base64.b64encode(ready_made).decode()}
+    outcome = deploy(images.gpt(sector_size=sector_size), disk.device, configdrive=drive)
+    assert outcome.status == 0, outcome.err
+    assert_clean(disk)
+    saved = disk.save(disk.dump()[1][-1], tmp_path / "saved")
+    assert saved.read_bytes().startswith(ready_made) == (sector_size == 512)
+    probed = run("blkid", "-p", "-o", "export", saved).splitlines()
+    assert {"LABEL=config-2", f"TYPE={FILESYSTEM[sector_size]}"} <= set(probed)
+    found = read_drive(saved, FILESYSTEM[sector_size])
+    assert found == {"openstack/latest/meta_data.json": b'{"uuid": "made-elsewhere"}'}
+
+
+def test_a_fetched_drive_is_fitted_to_the_image_in_a_file(images, byoi, make_job, web, ready_made, tmp_path):
+    disk = tmp_path / "disk.img"
+    drive = {"enable": True, "content": web.publish(ready_made, "drive.iso")}
+    job = make_job(images.gpt(sector_size=4096), configdrive=drive)
+    outcome = byoi("write", job, "--disk", disk, "--size", "96M", "--json")
+    assert outcome.status == 0, outcome.err
+    with disk.open("rb") as file:
+        table = read_table(file.read(MiB), 4096)
+    part = next(part for part in table.partitions if part.name == "config-2")
+    assert "TYPE=vfat" in run("blkid", "-p", "-O", str(part.start), "-o", "export", disk).splitlines()

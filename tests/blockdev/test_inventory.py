@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import DiskBusy, DiskIneligible, DiskUnknown
+from agent.errors import DiskBusy, DiskIneligible, DiskNotSelected, DiskUnknown, Fault
 from agent.host.disk import TargetDisk, read_identity
 from agent.host.holders import assert_free, release
 from agent.host.inventory import describe_path, list_disks
 from agent.model.disks import eligibility, require_eligible
+from agent.model.selector import parse_selector
 from agent.units import MiB
 
 SIZE = 64 * MiB
@@ -64,6 +65,20 @@ def test_links_are_followed_to_the_device(attach, tmp_path):
     device = attach()
     (tmp_path / "link").symlink_to(device)
     assert describe_path(str(tmp_path / "link")).path == device
+
+
+def test_a_loop_device_is_selected_by_its_name_alone(attach):
+    device = attach()
+    attach()
+    disks = list_disks()
+    found: list[Fault] = []
+    exact, vague = (parse_selector({"name": hint}, "disk", found) for hint in (device, f"<in> {device}"))
+    assert exact is not None
+    assert vague is not None
+    assert exact.select(disks).path == device
+    with pytest.raises(DiskNotSelected) as caught:
+        vague.select(disks)
+    assert f"{device}: fits, cannot be written: not an ordinary disk but of kind loop" in caught.value.detail
 
 
 def test_the_list_has_attached_loop_devices_only(attach):

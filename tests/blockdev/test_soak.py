@@ -155,6 +155,7 @@ def lab(tmp_path: Path, disks, files) -> Iterator["Soak"]:
                 stays_up=True,
                 config=f'[control_plane]\nurl = "{plane.url}"\npoll_seconds = 0.5\npush_seconds = 0.2\n',
                 environment={"TMPDIR": str(tmp_path / "tmp")},
+                fresh=True,  # what it holds is looked at
             )
         )
         agent.start()

@@ -15,6 +15,7 @@ from tests.kit.byoi import Outcome, Running
 from tests.kit.deployments import DRIVE
 from tests.kit.images import Image, ImageMaker
 from tests.kit.pages import Web, publishing
+from tests.kit.server import Server, serving
 from tests.kit.terminal import OnTerminal
 
 
@@ -35,12 +36,19 @@ def web() -> Iterator[Web]:
 
 
 @pytest.fixture
+def serving_elsewhere() -> Iterator[Callable[..., Server]]:
+    """Start servers beside `web`, each of another origin: serving_elsewhere(answer)."""
+    with ExitStack() as stack:
+        yield lambda answer, **options: stack.enter_context(serving(answer, **options))
+
+
+@pytest.fixture
 def start_byoi() -> Iterator[Callable[..., Running]]:
     """Start the command and go on: start_byoi("write", ...).finish() waits for its end."""
     with ExitStack() as stack:
 
-        def start(*arguments: object, stdin: bytes = b"", **env: str) -> Running:
-            running = Running(*arguments, stdin=stdin, **env)
+        def start(*arguments: object, stdin: bytes = b"", fresh: bool = False, **env: str) -> Running:
+            running = Running(*arguments, stdin=stdin, fresh=fresh, **env)
             stack.callback(running.kill)
             return running
 
@@ -77,8 +85,8 @@ def start_write(start_byoi) -> Callable[..., Running]:
 def byoi(start_byoi) -> Callable[..., Outcome]:
     """Run the command to its end; no traceback and no warning may show."""
 
-    def finish(*arguments: object, stdin: bytes = b"", **env: str) -> Outcome:
-        return start_byoi(*arguments, stdin=stdin, **env).finish()
+    def finish(*arguments: object, stdin: bytes = b"", fresh: bool = False, **env: str) -> Outcome:
+        return start_byoi(*arguments, stdin=stdin, fresh=fresh, **env).finish()
 
     return finish
 

@@ -1,7 +1,7 @@
 """All that the agent uses of aiohttp without its documentation's word for it: names, signatures, behaviour.
 
 pyproject.toml holds aiohttp below the next minor version until this file has passed with it. Each failure says what is
-missing and who uses it: `agent/service/api/aiohttp_internals.py` and `connection.py` on the server's side,
+missing and who uses it: `agent/service/http/aiohttp_internals.py` and `connection.py` on the server's side,
 `agent/transfer/http/body.py` and `client.py` on the client's.
 """
 
@@ -19,12 +19,12 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import StreamWriter
 
-from agent.service.api.aiohttp_internals import RequestHandler, prepare_requests
-from agent.service.api.connection import Connection as ApiConnection
+from agent.service.http.aiohttp_internals import RequestHandler, prepare_requests
+from agent.service.http.connection import Connection as ApiConnection
 
 ROOT = Path(__file__).parents[2]
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-SERVER, API = "agent/service/api/aiohttp_internals.py", "agent/service/api/connection.py"
+SERVER, API = "agent/service/http/aiohttp_internals.py", "agent/service/http/connection.py"
 BODY = "agent/transfer/http/body.py"
 
 NAMES = (
@@ -43,8 +43,8 @@ NAMES = (
     (web.BaseRequest, "protocol", API, "leads from a request to its connection"),
     (web.StreamResponse, "force_close", API, "makes an answer the last of its connection"),
     (StreamWriter, "write_headers", SERVER, "overridden: drops the Server header"),
-    (StreamReader, "is_eof", "agent/service/api/timeouts.py", "whether a body is here to its end"),
-    (EMPTY_PAYLOAD, "is_eof", "agent/service/api/timeouts.py", "the same of a request without a body"),
+    (StreamReader, "is_eof", "agent/service/http/timeouts.py", "whether a body is here to its end"),
+    (EMPTY_PAYLOAD, "is_eof", "agent/service/http/timeouts.py", "the same of a request without a body"),
     (aiohttp.ClientResponse, "connection", BODY, "the connection of a response"),
     (Connection, "transport", BODY, "the transport that is taken over, or aborted"),
     (StreamReader, "read_nowait", BODY, "what was read ahead together with the head"),

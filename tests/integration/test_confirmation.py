@@ -203,6 +203,17 @@ def test_a_group_that_is_not_there_is_refused_before_the_question(hand, make_job
     assert "Disk group 7 does not exist" in shown(running)
 
 
+def test_the_disk_of_a_selector_is_shown_before_the_question(hand, make_job, gpt_image, target):
+    running = hand(make_job(gpt_image, disk={"name": f"<in> {target}"}))
+    running.wait_for("[y/N] ")
+    assert 'ext4 "my root"' in shown(running)
+    running.type(b"no\r")
+    assert running.finish() == 130
+    running = hand(make_job(gpt_image), "--disk-hint", f"name={target}x")
+    assert running.finish() == 2
+    assert "fits no disk that may be written" in shown(running)
+
+
 def test_nobody_is_asked_while_a_deployment_is_under_way(agent, hand, web, gpt_image):
     url = web.publish(gpt_image.path, "slow.raw", pause_at=20 * MiB)
     words = ("--url", url, "--type", "raw")

@@ -128,6 +128,18 @@ def test_a_group_on_the_command_line_outranks_that_of_the_document(call, make_jo
     assert call("deploy", document, "--disk-group", "1", "--watch").status == 0
 
 
+def test_hints_on_the_command_line_choose_the_disk(call, make_job, gpt_image, disk):
+    document = make_job(gpt_image, configdrive=None, diskGroupId=7)
+    outcome = call("deploy", document, "--disk-hint", f"name={disk}", "--watch", "--json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.document["disk"]["path"] == str(disk)
+    assert outcome.document["job"]["disk"] == {"name": str(disk)}
+    assert "diskGroupId" not in outcome.document["job"]
+    none = call("deploy", document, "--disk-hint", f"name={disk}x", "--watch", "--json")
+    assert (none.status, none.document["error"]["code"]) == (2, "disk.selector")
+    assert f"{disk}: name is {disk}" in none.document["error"]["detail"]
+
+
 def test_a_fault_of_an_option_is_told_by_its_name(call):
     outcome = call(
         "deploy", "--url", "http://127.0.0.1:1/x", "--type", "raw", "--hostname", "a_b", "--meta", "=x"

@@ -94,6 +94,10 @@ def test_the_page_of_byoi_has_what_its_readers_look_for(made):
     assert "SEE ALSO byoi-job(5), byoi-agent(8), agent.toml(5)" in text
 
 
+def test_a_value_that_may_be_left_out_is_in_brackets(made):
+    assert "\\fB\\-\\-config\\-drive\\fR [\\fIFILE|URL\\fR]" in (made / "man/byoi.1").read_text()
+
+
 def test_every_option_of_the_configuration_is_on_its_page(made):
     text = rendered(made / "man/agent.toml.5")
     for option in (*TABLE, *GROUP_TABLE):
@@ -197,7 +201,8 @@ BASH_CASES = {
     ("byoi", ""): {"write", "deploy", "status", "cancel", "disks", "help"},
     ("byoi", "st"): {"status"},
     ("byoi", "status", "--"): {"--help", "--watch", "--forever", "--json", "--socket"},
-    ("byoi", "write", "--disk-"): {"--disk-group"},
+    ("byoi", "write", "--disk-"): {"--disk-group", "--disk-hint"},
+    ("byoi", "deploy", "--disk-hint", "wwn"): {"wwn", "wwn_with_extension", "wwn_vendor_extension"},
     ("byoi", "write", "--firmware", ""): {"auto", "uefi", "bios"},
     ("byoi", "write", "--type", ""): set(IMAGE_TYPES),
     ("byoi", "deploy", "--checksum", "sha"): {"sha1", "sha256", "sha512"},

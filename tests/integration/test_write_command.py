@@ -1,16 +1,18 @@
 """`byoi write` as people and scripts use it: what it prints, how it ends, and what it never shows."""
 
 import json
+import os
 import re
 import signal
 import time
 
 import pytest
 
-from agent.units import MiB
+from agent.units import GiB, MiB
 from tests.kit.byoi import Running
 from tests.kit.commands import run
 from tests.kit.deployments import DRIVE, USER_DATA
+from tests.kit.disks import make_disk
 from tests.kit.images import SIZE_MIB
 
 SIZE = 64 * MiB
@@ -37,9 +39,7 @@ STAGES = ["preflight", "claim", "write", "verify", "finish", "commit"]
 @pytest.fixture
 def target(tmp_path):
     """A dirty file in the disk's place."""
-    path = tmp_path / "disk.img"
-    path.write_bytes(b"\xa5" * SIZE)
-    return path
+    return make_disk(tmp_path / "disk.img", SIZE)
 
 
 def state(path) -> tuple[int, int, bytes]:
@@ -70,7 +70,7 @@ def test_the_status_document_of_a_deployment(gpt_image, deploy, target):
 
 
 def test_progress_goes_to_stderr_a_line_a_stage(gpt_image, byoi, make_job, target):
-    outcome = byoi("write", make_job(gpt_image), "--disk", target)
+    outcome = byoi("write", make_job(gpt_image), "--disk", target, fresh=True)
     assert (outcome.status, outcome.out) == (0, "")
     lines = outcome.err.splitlines()
     assert [line.split()[1] for line in lines if line.endswith("begins")] == [f"{s}:" for s in STAGES]
@@ -95,7 +95,7 @@ def test_a_group_means_the_disk_that_the_configuration_names(gpt_image, byoi, ma
     config = tmp_path / "agent.toml"
     config.write_text(f'[[disk_group]]\nid = 7\ndisks = ["{target}"]\n')
     for options, members in ((("--disk-group", "7"), {}), ((), {"diskGroupId": 7})):
-        target.write_bytes(b"\xa5" * SIZE)
+        make_disk(target, SIZE)
         job = make_job(gpt_image, **members)
         outcome = byoi("write", job, *options, "--config", config, "--json")
         assert outcome.status == 0, outcome.err
@@ -103,6 +103,71 @@ def test_a_group_means_the_disk_that_the_configuration_names(gpt_image, byoi, ma
     unknown = byoi("write", make_job(gpt_image), "--disk-group", "1", "--config", config, "--json")
     assert (unknown.status, unknown.error["code"]) == (2, "disk.group")
     assert "known groups: 7" in unknown.err
+
+
+@pytest.fixture
+def two_disks(tmp_path):
+    """A configuration with a group of each of two files, of 1 and 2 GiB; and a hint that no real disk can fit."""
+    config = tmp_path / "agent.toml"
+    text = ""
+    for number in (1, 2):
+        path = tmp_path / f"disk{number}.img"
+        path.touch()
+        os.truncate(path, number * GiB)
+        text += f'[[disk_group]]\nid = {number}\ndisks = ["{path}"]\n'
+    config.write_text(text)
+    return config, f"<in> {tmp_path}/disk"
+
+
+def test_hints_mean_the_disk_that_they_fit(gpt_image, byoi, make_job, two_disks, tmp_path):
+    config, here = two_disks
+    members = {"disk": {"name": here, "size": 2}}
+    hints = ("--disk-hint", f"name={here}", "--disk-hint", "size=2")
+    for options, document in (
+        (hints, {"diskGroupId": 1}),
+        (hints, {"disk": {"serial": "of another disk"}}),
+        ((), members),
+    ):
+        (tmp_path / "disk2.img").write_bytes(b"")
+        os.truncate(tmp_path / "disk2.img", 2 * GiB)
+        outcome = byoi("write", make_job(gpt_image, **document), *options, "--config", config, "--json")
+        assert outcome.status == 0, outcome.err
+        assert outcome.document["disk"]["path"] == str(tmp_path / "disk2.img")
+        assert {key: str(value) for key, value in outcome.document["job"]["disk"].items()} == {
+            "name": here,
+            "size": "2",
+        }
+        assert "diskGroupId" not in outcome.document["job"]
+    assert (tmp_path / "disk1.img").stat().st_blocks == 0
+    group = byoi("write", make_job(gpt_image, **members), "--disk-group", "1", "--config", config, "--json")
+    assert group.document["disk"]["path"] == str(tmp_path / "disk1.img")
+
+
+def test_hints_that_fit_two_disks_are_refused_unless_any_is_taken(
+    gpt_image, byoi, make_job, two_disks, tmp_path
+):
+    config, here = two_disks
+    job = make_job(gpt_image)
+    refused = byoi("write", job, "--disk-hint", f"name={here}", "--config", config, "--json")
+    assert (refused.status, refused.error["code"], refused.error["blame"]) == (2, "disk.selector", "request")
+    assert refused.error["detail"].startswith(f"{tmp_path}/disk1.img: fits; {tmp_path}/disk2.img: fits")
+    assert "`any`" in refused.error["hint"]
+    none = byoi("write", job, "--disk-hint", f"name={here}3", "--config", config, "--json")
+    assert (none.status, none.error["code"]) == (2, "disk.selector")
+    assert f"{tmp_path}/disk1.img: name is {tmp_path}/disk1.img" in none.error["detail"]
+    options = ("--disk-hint", f"name={here}", "--disk-hint", "any=true", "--config", config)
+    planned = byoi("write", job, *options, "--dry-run")
+    assert planned.status == 0, planned.err
+    assert f"chosen by the disk selector: name {here}, any" in planned.out.splitlines()
+    assert all(path.stat().st_blocks == 0 for path in tmp_path.glob("disk?.img"))
+    assert byoi("write", job, *options, "--json").document["disk"]["path"] == str(tmp_path / "disk1.img")
+
+
+def test_a_disk_on_the_command_line_goes_before_the_jobs_selector(gpt_image, byoi, make_job, target):
+    job = make_job(gpt_image, disk={"serial": "of a server"})
+    outcome = byoi("write", job, "--disk", target, "--dry-run")
+    assert outcome.status == 0, outcome.err
+    assert "selector" not in outcome.out
 
 
 @pytest.mark.parametrize("text", ["[[disk_group]]\nid = 1\n", "[disk_groups]\n", "no TOML", None])

@@ -7,7 +7,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.kit.commands import ROOT
+from tests.kit.starts import Process, start_python
 
 NAME = "ns1.example.net"
 DEPLOYMENT = f"/dedicated/server/{NAME}/bringYourOwnImage"
@@ -61,9 +61,13 @@ class AgentProcess:
     environment: Mapping[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ("-m", "agent.service.daemon")
     """What Python runs, with `--config FILE` behind it."""
+    inside: tuple[str, ...] = ()
+    """Words in front of that: what puts the process somewhere else and becomes it, as `ip netns exec` does."""
+    fresh: bool = False
+    """It is executed, not forked (tests/kit/starts.py)."""
     stderr: int | None = None
     """A descriptor to log to, instead of the file."""
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     exits: list[int] = field(default_factory=list)
 
     @property
@@ -151,13 +155,14 @@ class AgentProcess:
         """Start it, and wait for nothing."""
         path = self.write_config()
         with (self.directory / "agent.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *self.command, "--config", str(path)],
+            self.process = start_python(
+                [*self.command, "--config", path],
+                {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **self.environment},
                 stdout=log,
                 stderr=log if self.stderr is None else self.stderr,
-                stdin=subprocess.DEVNULL,
-                cwd=ROOT,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **self.environment},
+                directory=ROOT,
+                fresh=self.fresh,
+                inside=self.inside,
             )
 
     def answers(self) -> bool:

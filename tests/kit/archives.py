@@ -4,11 +4,12 @@ import struct
 from collections.abc import Iterator
 from typing import Protocol
 
+from agent.formats.archives.member import Hole
 from agent.units import GiB, KiB
 
 
 class _Unpacker(Protocol):
-    def feed(self, data: memoryview) -> Iterator[memoryview]: ...
+    def feed(self, data: memoryview) -> Iterator[memoryview | Hole]: ...
     def finish(self) -> None: ...
 
 
@@ -17,7 +18,7 @@ def unpack(unpacker: _Unpacker, data: bytes, step: int | None = None) -> bytes:
     given = bytearray()
     for at in range(0, len(data), step or max(len(data), 1)):
         for piece in unpacker.feed(memoryview(data)[at : at + (step or len(data))]):
-            given += piece
+            given += bytes(piece.length) if isinstance(piece, Hole) else piece
     unpacker.finish()
     return bytes(given)
 

@@ -3,13 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
-from contextlib import suppress
 from typing import IO, Any, NamedTuple
 
 from tests.kit.commands import ROOT
+from tests.kit.starts import start_python
 
 END_SECONDS = 100.0
 SHOWN_SECONDS = 60.0
@@ -37,20 +36,21 @@ class Outcome(NamedTuple):
 class Running:
     """`byoi` at work. Whoever starts it has to `finish` or `kill` it."""
 
-    def __init__(self, *arguments: object, stdin: bytes = b"", **env: str) -> None:
-        """Start it with nothing in its environment but what it needs and `env`."""
+    def __init__(self, *arguments: object, stdin: bytes = b"", fresh: bool = False, **env: str) -> None:
+        """Start it with nothing in its environment but what it needs and `env`; `fresh` is executed, not forked."""
         environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT)} | env
         self._out = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed by `kill`
         self._err = tempfile.TemporaryFile()  # noqa: SIM115
         with tempfile.TemporaryFile() as given:
             given.write(stdin)
             given.seek(0)
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "agent.cli", *map(str, arguments)],
+            self.process = start_python(
+                ["-m", "agent.cli", *arguments],
+                environment,
                 stdin=given,
                 stdout=self._out,
                 stderr=self._err,
-                env=environment,
+                fresh=fresh,
             )
 
     @property
@@ -79,8 +79,7 @@ class Running:
 
     def kill(self) -> None:
         """Leave nothing behind, whatever became of it."""
-        with suppress(ProcessLookupError):
-            self.process.kill()
+        self.process.kill()
         self.process.wait()
         self._out.close()
         self._err.close()

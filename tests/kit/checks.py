@@ -43,14 +43,30 @@ def partitions(path: Path) -> list[tuple[int, int, str]]:
 
 def assert_complete(disk: Path, image: Image, scratch: Path) -> None:
     """The disk holds the whole verified system and a config drive. `scratch` is a directory to work in."""
+    assert_system(disk, image)
+    drive = scratch / "drive"
+    drive.write_bytes(config_drive(disk))
+    assert run("blkid", "-p", "-o", "value", "-s", "LABEL", drive).strip() == "config-2"
+
+
+def assert_system(disk: Path, image: Image) -> None:
+    """The disk holds the whole system, and besides it nothing but perhaps a config drive behind it."""
     assert "No problems found" in run("sgdisk", "--verify", disk)
-    *own, (start, length, name) = partitions(disk)
-    assert name == "config-2"
+    own = partitions(image.path)
+    assert own
+    found = partitions(disk)
+    assert found[: len(own)] == own
+    assert [name for *_, name in found[len(own) :]] in ([], ["config-2"])
     data = disk.read_bytes()
     assert data[: len(BOOT_CODE)] == BOOT_CODE
-    assert own
-    for begin, size, _ in own:
-        assert data[begin : begin + size] == image.data[begin : begin + size]
-    drive = scratch / "drive"
-    drive.write_bytes(data[start : start + length])
-    assert run("blkid", "-p", "-o", "value", "-s", "LABEL", drive).strip() == "config-2"
+    # The tables, of which one has moved, are in the first and in the last MiB.
+    assert data[MiB : image.size - MiB] == image.data[MiB:-MiB]
+
+
+def config_drive(disk: Path) -> bytes:
+    """All that is in the partition of the config drive."""
+    start, length, name = partitions(disk)[-1]
+    assert name == "config-2"
+    with disk.open("rb") as file:
+        file.seek(start)
+        return file.read(length)

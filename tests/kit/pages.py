@@ -46,6 +46,10 @@ class Web:
         page = self.pages.get(request.target.partition("?")[0], Page(b"nothing here\n", 404, "text/plain"))
         headers: dict[str, object] = {"Content_Type": page.content_type}
         headers |= {} if page.location is None else {"Location": page.location}
+        if request.method == "HEAD":
+            size = len(page.content) if isinstance(page.content, bytes) else page.content.stat().st_size
+            request.head(page.status, **headers, Content_Length=size)
+            return
         if isinstance(page.content, bytes):
             request.reply(page.status, page.content, **headers)
             return
@@ -60,10 +64,10 @@ class Web:
 
 
 @contextmanager
-def publishing() -> Iterator[Web]:
+def publishing(address: str = "127.0.0.1") -> Iterator[Web]:
     """A server of pages that runs while the block does."""
     web = Web()
-    with serving(web.answer) as web.server:
+    with serving(web.answer, address=address) as web.server:
         try:
             yield web
         finally:

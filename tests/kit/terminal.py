@@ -5,19 +5,20 @@ import os
 import pty
 import struct
 import subprocess
-import sys
 import termios
 import threading
 
 import pytest
 
 from tests.kit.commands import ROOT
+from tests.kit.starts import start_python
 
 
 class OnTerminal:
     """`byoi` with stderr on a terminal of `columns` columns; `text` is all that it drew so far.
 
-    With `keyboard` stdin is that terminal too, from which Ctrl-C comes as a signal; with `output` stdout is.
+    With `keyboard` stdin is that terminal too, from which Ctrl-C comes as a signal; with `output` stdout is. `fresh` is
+    executed, not forked.
     """
 
     def __init__(
@@ -26,21 +27,21 @@ class OnTerminal:
         columns: int = 80,
         keyboard: bool = False,
         output: bool = False,
+        fresh: bool = False,
         **environment: str,
     ) -> None:
         self.text = ""
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 25, columns, 0, 0))
         env = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT)} | environment
-        self.process = subprocess.Popen(
-            [
-                *(["setsid", "--ctty"] if keyboard else []),
-                *(sys.executable, "-m", "agent.cli", *map(str, arguments)),
-            ],
+        self.process = start_python(
+            ["-m", "agent.cli", *arguments],
+            env,
             stdin=slave if keyboard else subprocess.DEVNULL,
             stdout=slave if output else subprocess.DEVNULL,
             stderr=slave,
-            env=env,
+            terminal=keyboard,
+            fresh=fresh,
         )
         os.close(slave)
         self._reader = threading.Thread(target=self._read)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.conftest import web
 from tests.kit.pages import Web
-from tests.lab import daemon, deploy, images
+from tests.lab import daemon, deploy, images, rescue
 from tests.lab.matrix import Case, cases
 
 __all__ = ["web"]
@@ -85,6 +85,7 @@ class Record:
             self.seconds[what] = round(time.monotonic() - began, 1)
 
 
+SECOND_START = "started a second time, for the emulated kernel died before its userland's first word"
 OUTCOME = pytest.StashKey[str]()
 
 
@@ -94,6 +95,23 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.when == "call":
         item.stash[OUTCOME] = report.outcome
     return report
+
+
+@pytest.fixture(autouse=True)
+def _second_starts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A machine that had to be started twice is told of in the run's summary, whatever becomes of the test."""
+    rescue.second_starts.clear()
+    yield
+    request.node.user_properties += [(SECOND_START, panic) for panic in rescue.second_starts]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for each in terminalreporter.stats.values() for report in each]
+    for report in reports:
+        if getattr(report, "when", None) == "teardown":
+            for name, panic in report.user_properties:
+                if name == SECOND_START:
+                    terminalreporter.write_line(f"{name}: {report.nodeid}\n{panic}")
 
 
 @pytest.fixture
@@ -106,7 +124,8 @@ def record(request: pytest.FixtureRequest) -> Iterator[Record]:
         case = next((value.name for value in parameters.values() if isinstance(value, Case)), None)
         outcome = request.node.stash.get(OUTCOME, "failed")
         line = {"test": request.node.originalname, "case": case, "outcome": outcome}
-        line |= {"seconds": noted.seconds, "notes": noted.notes}
+        notes = noted.notes | ({"panics": rescue.second_starts} if rescue.second_starts else {})
+        line |= {"seconds": noted.seconds, "notes": notes}
         with Path(RESULTS).open("a") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,6 +50,17 @@ def _qcow2_8gib(raw: Path, path: Path) -> None:
         large.unlink(missing_ok=True)
 
 
+def _vmdk_zip(raw: Path, path: Path) -> None:
+    """A streamOptimized VMDK in a zip, as it is handed on."""
+    disk = path.with_suffix(".vmdk")
+    try:
+        convert(raw, disk, "-O", "vmdk", "-o", "subformat=streamOptimized")
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
+            packed.write(disk, "disk.vmdk")
+    finally:
+        disk.unlink(missing_ok=True)
+
+
 def _ova(raw: Path, path: Path) -> None:
     make_ova(raw, path, manifest="good")
     path.with_suffix(".vmdk").unlink()
@@ -62,6 +74,8 @@ FORMS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
     "qcow2-8gib": ("qcow2", _qcow2_8gib),
     "ova": ("ova", _ova),
     "raw.zst": ("raw", _zst),
+    "vhdx": ("vhdx", lambda raw, path: convert(raw, path, "-O", "vhdx")),
+    "vmdk.zip": ("vmdk", _vmdk_zip),
 }
 """Of each form the job's `type`, and how it is made of a raw image."""
 

@@ -19,6 +19,7 @@ from tests.lab.qmp import Qmp, QmpClosed
 from tests.lab.serial import Serial
 
 OVMF = Path("/usr/share/OVMF")
+MAC = "52:54:00:00:00:01"
 HOST = "10.0.2.2"
 """The address at which a machine finds the loopback of the host."""
 TAIL_LINES = 60
@@ -45,6 +46,7 @@ class Spec:
         kernel: started instead of a disk.
         netboot: URL of an iPXE script, as the machine sees it; the machine starts from the network.
         forwards: TCP ports of the machine that the host wants to reach (see `Machine.port`).
+        same_ports: TCP ports of the machine that are the same ones on the host.
         network: it has a network card.
         isolated: the machine reaches nothing, not even the host. Ports are forwarded still.
         incoming: a saved state to go on from, made by a machine with the same specification.
@@ -59,6 +61,7 @@ class Spec:
     kernel: Kernel | None = None
     netboot: str | None = None
     forwards: tuple[int, ...] = ()
+    same_ports: tuple[int, ...] = ()
     network: bool = True
     isolated: bool = False
     incoming: Path | None = None
@@ -118,7 +121,8 @@ class Spec:
         netdev += f",bootfile={self.netboot}" if self.netboot else ""
         # Port 0: the system chooses one that is free.
         netdev += "".join(f",hostfwd=tcp:127.0.0.1:0-:{port}" for port in self.forwards)
-        device = "virtio-net-pci,netdev=net0,mac=52:54:00:00:00:01"
+        netdev += "".join(f",hostfwd=tcp:127.0.0.1:{port}-:{port}" for port in self.same_ports)
+        device = f"virtio-net-pci,netdev=net0,mac={MAC}"
         return ["-netdev", netdev, "-device", device + (",bootindex=0" if self.netboot else ",romfile=")]
 
     def _disks(self) -> list[str]:
@@ -230,6 +234,7 @@ async def machine(spec: Spec) -> AsyncIterator[Machine]:
 
     Raises:
         RuntimeError: QEMU does not start; in its own words.
+        KernelPanic: the machine's kernel died while the block waited for something.
     """
     # Sockets need a short path.
     directory = Path(tempfile.mkdtemp(prefix="byoi-lab-"))
@@ -245,7 +250,8 @@ async def machine(spec: Spec) -> AsyncIterator[Machine]:
             started = Machine(spec, directory, process, qmp, serial)
             await _go_on(qmp)
             try:
-                yield started
+                async with serial.watched():
+                    yield started
             except BaseException as error:
                 error.add_note("the console, by seconds:\n" + "\n".join(serial.timed()[-TAIL_LINES:]))
                 error.add_note(_said(directory))

@@ -85,7 +85,7 @@ CASES = (
     Case(system="cloud", firmware="bios", form="qcow2-8gib", disk_size=10 * GiB),
     # The probe: firmware, boot loader, root filesystem, config drive.
     Case(way="polled", firmware="uefi", form="qcow2-zstd", bus="nvme", ci=True),
-    Case(way="polled", firmware="uefi", form="qcow2-zstd", bus="nvme", rescue="trixie", ci=True),
+    Case(way="polled", firmware="uefi", form="vhdx", bus="nvme", rescue="trixie", ci=True),
     Case(way="pulled", firmware="uefi", form="raw.zst", bus="scsi", sector_size=4096),
     Case(way="polled", firmware="bios", table="mbr", form="ova", bus="sata"),
     Case(firmware="bios", table="logical", form="qcow2", bus="scsi", esp=False, ci=True),
@@ -100,7 +100,7 @@ CASES = (
     Case(firmware="uefi", form="qcow2-zlib", bus="nvme", sector_size=4096),
     Case(firmware="uefi", form="ova", bus="virtio", sector_size=4096),
     # Servers with a past, and with other disks.
-    Case(firmware="bios", table="mbr", form="qcow2", bus="virtio", former=True, ci=True),
+    Case(firmware="bios", table="mbr", form="vmdk.zip", bus="virtio", former=True, ci=True),
     Case(firmware="bios", form="raw.zst", bus="virtio", group=2),
     # What must not be begun.
     Case(firmware="uefi", form="qcow2", bus="virtio", esp=False, refused="boot.esp"),

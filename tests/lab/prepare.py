@@ -21,6 +21,8 @@ def main() -> None:
         print(made.path, file=sys.stderr)
         print(rescue.rescue_directory(case.rescue), file=sys.stderr)
     asyncio.run(rescue.save("bios"))
+    for panic in rescue.second_starts:
+        print(f"started a second time after: {panic}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tests.kit.commands import run
 from tests.lab.matrix import CASES, Case
 
 UNKNOWN = "not told"
+DEBIAN = {"trixie": 13}
 DOCUMENT = Path(__file__).parents[2] / "docs/lab.md"
 
 
@@ -74,6 +75,7 @@ def further(case: Case) -> str:
     said = []
     said += ["a disk of 4096-byte sectors"] if case.disk_sectors else []
     said += ["an old array and volume group are alive"] if case.former else []
+    said += [f"a rescue of Debian {DEBIAN[case.rescue]}"] if case.rescue else []
     said += [f"two disks, diskGroupId {case.group}"] if case.group else []
     said += ["the image ends with its root"] if case.full else []
     return ", ".join(said)
@@ -91,6 +93,7 @@ def row(case: Case, result: dict[str, Any] | None) -> list[str]:
     if result is None:
         return [*server, *image, expected, "**not run**", "", ""]
     outcome = "passed" if result["outcome"] == "passed" else f"**{result['outcome']}**"
+    outcome += " at a second start" if result["notes"].get("panics") else ""
     return [*server, *image, expected, outcome, seconds(result, "deploy"), seconds(result, "boot")]
 
 

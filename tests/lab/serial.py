@@ -3,15 +3,25 @@
 import asyncio
 import re
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 # A console speaks in many small pieces; looking at each of them would cost more than the machine itself.
 GATHER_SECONDS = 0.05
-ESCAPE = re.compile(r"\x1b(?:\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9]|[=>])|\r")
+PANIC = b"Kernel panic - not syncing"
+# For what a kernel says when it dies: registers and the call trace stand before the word, its last line behind it.
+PANIC_SECONDS = 1.0
+PANIC_LINES = 50
+ESCAPE = re.compile(r"\x1b(?:\[[0-9;?=!]*[A-Za-z]|\][0-9;]*\a|[()][A-Z0-9]|[=>c])|\r")
 
 
 class SerialClosed(Exception):
     """The machine ended before it said what was waited for."""
+
+
+class KernelPanic(Exception):
+    """The machine's kernel has died, and nothing will come any more; with what the console said of it."""
 
 
 class Serial(asyncio.Protocol):
@@ -23,6 +33,7 @@ class Serial(asyncio.Protocol):
         self._news = asyncio.Event()
         self._transport: asyncio.Transport | None = None
         self._started = time.monotonic()
+        self._patience: asyncio.Timeout | None = None
         self.closed = False
 
     @classmethod
@@ -39,6 +50,8 @@ class Serial(asyncio.Protocol):
         self._marks.append((len(self._bytes), time.monotonic() - self._started))
         self._bytes += data
         self._news.set()
+        if PANIC in self._bytes[-len(data) - len(PANIC) :] and self._patience is not None:
+            self._patience.reschedule(asyncio.get_running_loop().time() + PANIC_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -56,6 +69,24 @@ class Serial(asyncio.Protocol):
     @property
     def text(self) -> str:
         return ESCAPE.sub("", self._bytes.decode(errors="replace"))
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """End the block, whatever it waits for, once the console has told of a kernel panic.
+
+        Raises:
+            KernelPanic: it has.
+        """
+        try:
+            async with asyncio.timeout(None) as self._patience:
+                yield
+        except TimeoutError:
+            if not self._patience.expired():
+                raise
+            said = self.text.splitlines()[-PANIC_LINES:]
+            raise KernelPanic("the machine's kernel has died:\n" + "\n".join(said)) from None
+        finally:
+            self._patience = None
 
     async def wait_for(self, pattern: str, seconds: float) -> re.Match[str]:
         """Wait until the console has said something: the match of a regular expression, over lines.

@@ -154,6 +154,7 @@ def test_the_commands_run_in_it(system):
         "efibootmgr",
         "sgdisk",
         "nvme",
+        "hdparm",
         "ip",
     ):
         inside(system, "sh", "-c", 'command -v "$1"', "sh", tool)

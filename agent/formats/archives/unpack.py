@@ -24,15 +24,13 @@ MAX_OTHERS = 16 * MiB
 _CHECK = MemberCheck(
     "archive_member", "Pack the disk image alone: tar -czf IMAGE.tar.gz disk.raw, or zip IMAGE.zip disk.raw."
 )
-_ZEROS = memoryview(bytes(MiB))
 _TOLD = 5
 
 
 class Archive:
     """Takes an archive and gives the bytes of the disk image in it; an `Unpacker`.
 
-    Memory: that of the reader (at most some 6 MiB, less than 1 MiB as a rule), the first 128 KiB of a member, and 1 MiB
-    of zeros for the holes of sparse members.
+    Memory: that of the reader (at most some 6 MiB, less than 1 MiB as a rule), and the first 128 KiB of a member.
     """
 
     held = 0
@@ -58,8 +56,9 @@ class Archive:
         """The length of the image in bytes, where the archive tells it; None as long as it is not known."""
         return None if self._image is None else self._image.size
 
-    def feed(self, data: memoryview) -> Iterator[memoryview]:
-        """Take the next bytes of the archive and give those of the image; the views are valid until the next call.
+    def feed(self, data: memoryview) -> Iterator[memoryview | Hole]:
+        """Take the next bytes of the archive and give those of the image, and the holes in it; the views are valid
+        until the next call.
 
         Raises:
             ImageTooLarge: more than `max_output` bytes have come out; the last ones are withheld.
@@ -88,7 +87,7 @@ class Archive:
             others = f": it has {self._others_words()}" if self._others else ""
             raise self._refused(f"there is no disk image in the {self.kind} archive{others}")
 
-    def _take(self, event: Event) -> Iterator[memoryview]:
+    def _take(self, event: Event) -> Iterator[memoryview | Hole]:
         match event:
             case Member():
                 self._member = event
@@ -96,8 +95,7 @@ class Archive:
             case Data():
                 yield from self._bytes(event.data)
             case Hole():
-                for at in range(0, event.length, len(_ZEROS)):
-                    yield from self._bytes(_ZEROS[: event.length - at])
+                yield from self._hole(event.length)
             case End():
                 if self._head is not None:
                     yield from self._decide(self._head)
@@ -111,12 +109,17 @@ class Archive:
             data = data[missing:]
             if len(self._head) == SNIFF_BYTES:
                 yield from self._decide(self._head)
-        if not data:
-            return
-        if self._member is self._image:
-            yield self._counted(data)
-        else:
-            self._count_other(len(data))
+        if data and self._count(len(data)):
+            yield data
+
+    def _hole(self, length: int) -> Iterator[memoryview | Hole]:
+        """As `_bytes`, for zeros that are not stored: what of them tells what the member is comes as bytes."""
+        if self._head is not None:
+            told = min(SNIFF_BYTES - len(self._head), length)
+            yield from self._bytes(memoryview(bytes(told)))
+            length -= told
+        if length and self._count(length):
+            yield Hole(length)
 
     def _decide(self, head: bytearray) -> Iterator[memoryview]:
         member, self._head = self._member, None
@@ -132,13 +135,22 @@ class Archive:
             )
         else:
             self._image = member
-            yield self._counted(memoryview(head))
+            self._count(len(head))
+            yield memoryview(head)
 
-    def _counted(self, data: memoryview) -> memoryview:
-        self._output += len(data)
+    def _count(self, length: int) -> bool:
+        """Count bytes of the member that is known by now; whether they are the image's.
+
+        Raises:
+            ImageTooLarge, ImageUnsafe: there were too many.
+        """
+        if self._member is not self._image:
+            self._count_other(length)
+            return False
+        self._output += length
         if self._output > self._max_output:
             raise ImageTooLarge(self._output)
-        return data
+        return True
 
     def _count_other(self, length: int) -> None:
         self._others_bytes += length

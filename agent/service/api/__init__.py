@@ -1,1 +1,1 @@
-"""The HTTP API: the listeners, the server behind them, who may call, and what they are answered."""
+"""The HTTP API: its routes, who may call, and what they are answered. It is served by `agent.service.http`."""

@@ -2,7 +2,7 @@
 
 Handlers are short: they read a request, ask the slot or the publisher of its status, and answer. Who may call is
 decided in front of them (`agent.service.api.auth`), and every refusal becomes a JSON object there too
-(`agent.service.api.middleware`).
+(`agent.service.http.middleware`).
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from agent.model.policy import require_allowed
 from agent.model.schema import MAX_REVISION
 from agent.model.status import DONE
 from agent.service.api.auth import CALLER, Authenticator, authenticate
-from agent.service.api.connection import long_wait
-from agent.service.api.errors import ApiError
 from agent.service.api.inventory import WAIT_SECONDS, Inventory, InventoryHangs
 from agent.service.api.metrics import load_library
-from agent.service.api.middleware import json_errors
-from agent.service.api.request_body import BodyReader
-from agent.service.api.request_head import check_request_head
 from agent.service.config.model import Config
+from agent.service.http.connection import long_wait
+from agent.service.http.errors import ApiError
+from agent.service.http.middleware import json_errors
+from agent.service.http.request_body import BodyReader
+from agent.service.http.request_head import check_request_head
 from agent.service.jobs.audit import acted
 from agent.service.jobs.phases import RebootState
 from agent.service.jobs.publisher import StatusPublisher, Subscription
@@ -69,7 +69,7 @@ class Parts:
 
 
 def make_app(parts: Parts) -> web.Application:
-    """The application, for `agent.service.api.server.serve`."""
+    """The application, for `agent.service.http.server.serve`."""
     app = web.Application(
         middlewares=[
             *parts.middlewares,

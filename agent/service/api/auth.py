@@ -25,12 +25,13 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from agent.aio import run_blocking
-from agent.service.api.connection import authenticated
-from agent.service.api.errors import ApiError
-from agent.service.api.request_body import BodyReader
+from agent.service.http.connection import authenticated
+from agent.service.http.errors import ApiError
+from agent.service.http.request_body import BodyReader
+from agent.service.http.request_head import peer_of_request
 from agent.service.jobs.audit import Failures
 from agent.service.jobs.caller import AuthMethod, Caller
-from agent.service.jobs.peer import Peer, peer_of
+from agent.service.jobs.peer import Peer
 from agent.text import printable
 from agent.units import KiB
 
@@ -231,16 +232,6 @@ def _url_of(request: web.Request) -> str:
 
 
 # -- the request -------------------------------------------------------------------------------------------------
-
-
-def peer_of_request(request: web.Request) -> Peer:
-    """Who is at the other end; what cannot be told any more came over the network."""
-    transport = request.transport
-    sock = None if transport is None else transport.get_extra_info("socket")
-    try:
-        return Peer() if sock is None else peer_of(sock)
-    except OSError:
-        return Peer()
 
 
 def _is_signed(request: web.Request) -> bool:

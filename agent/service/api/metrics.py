@@ -148,7 +148,8 @@ class Metrics:
             value=dropped_lines(),
         )
         yield from _configuration(self._document.get("configuration"))
-        yield from _control_plane(self._document.get("controlPlane"))
+        yield from _contact("control_plane", self._document.get("controlPlane"))
+        yield from _contact("ironic", self._document.get("ironic"))
         yield from _deployment(self._status, self._document.get("percent"))
 
     def _counted_bytes(self, what: str, text: str) -> "Metric":
@@ -181,21 +182,21 @@ def _configuration(member: Mapping[str, Any] | None) -> "Iterator[Metric]":
     yield _plain("configuration_warnings", "What is allowed in it but probably wrong", warnings)
 
 
-def _control_plane(member: Mapping[str, Any] | None) -> "Iterator[Metric]":
-    """How the contact is; nothing where no control plane is configured."""
+def _contact(whom: str, member: Mapping[str, Any] | None) -> "Iterator[Metric]":
+    """How the contact is; nothing where none is configured."""
     if member is None:
         return
     states = {state.value: float(state.value == member["state"]) for state in ContactState}
     troubles = {trouble.value: float(trouble.value == member["trouble"]) for trouble in Trouble}
-    yield _labelled("control_plane_state", "How the last call went", "state", states)
-    yield _labelled("control_plane_trouble", "Why the last call failed", "trouble", troubles)
+    yield _labelled(f"{whom}_state", "How the last call went", "state", states)
+    yield _labelled(f"{whom}_trouble", "Why the last call failed", "trouble", troubles)
     since, at = member["since"], member["nextTry"]
     if since is not None:
         text = "When it came to its state, since the epoch"
-        yield _plain("control_plane_state_start_time_seconds", text, read_timestamp(since))
+        yield _plain(f"{whom}_state_start_time_seconds", text, read_timestamp(since))
     if at is not None:
         text = "When it is tried again, since the epoch"
-        yield _plain("control_plane_next_try_time_seconds", text, read_timestamp(at))
+        yield _plain(f"{whom}_next_try_time_seconds", text, read_timestamp(at))
 
 
 def _deployment(status: Status | None, percent: float | None) -> "Iterator[Metric]":

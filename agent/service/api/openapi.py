@@ -24,7 +24,7 @@ from agent.model.surroundings import (
     ContactState,
     agent_member,
     configuration_member,
-    control_plane_member,
+    contact_member,
 )
 from agent.service.api.auth import (
     MAX_CLOCK_SKEW,
@@ -34,8 +34,8 @@ from agent.service.api.auth import (
     OVH_SIGNATURE,
     OVH_TIMESTAMP,
 )
-from agent.service.api.errors import KINDS, ApiError, error_of_status, refusal_of
 from agent.service.config.model import Config
+from agent.service.http.errors import KINDS, ApiError, error_of_status, refusal_of
 
 JSON = "application/json"
 # In front of every route that is not open.
@@ -315,6 +315,7 @@ def _job_examples() -> dict[str, Any]:
         "smallest": {"value": {"URL": small["URL"]}},
         "as in the OVH API": {"value": small},
         "full": {"value": full},
+        "a disk by what it is": {"value": small | {"disk": {"serial": "S64GNE0R1", "size": ">= 400"}}},
     }
 
 
@@ -351,9 +352,10 @@ def _status_example(service_name: str) -> dict[str, Any]:
         "agent": agent_member(
             __version__, ["192.0.2.7"], ["/run/byoi-agent/api.sock", "https://0.0.0.0:9443"]
         ),
-        "controlPlane": control_plane_member(
+        "controlPlane": contact_member(
             "https://control.example.net/byoi", ContactState.ANSWERING, since=began - 60
         ),
+        "ironic": None,
         "configuration": configuration_member([]),
     }
     return status.document() | {"id": None, "revision": 1_700_000_007_500, "reboot": None} | surroundings

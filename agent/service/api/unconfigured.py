@@ -7,10 +7,10 @@ from aiohttp import web
 
 from agent.errors import ConfigInvalid
 from agent.service.api.app import PREFIXES
-from agent.service.api.errors import ApiError
 from agent.service.api.metrics import Metrics, load_library
-from agent.service.api.middleware import json_errors
-from agent.service.api.request_head import check_request_head
+from agent.service.http.errors import ApiError
+from agent.service.http.middleware import json_errors
+from agent.service.http.request_head import check_request_head
 from agent.service.jobs.publisher import StatusPublisher
 
 

@@ -68,6 +68,7 @@ def file_faults(config: Config) -> list[Fault]:
     named = (
         ("api.client_ca", config.api.client_ca),
         ("control_plane.ca_file", config.control_plane.ca_file if config.control_plane else None),
+        ("ironic.ca_file", config.ironic.ca_file if config.ironic else None),
         ("download.ca_file", config.download.ca_file),
     )
     found = [(key, _ca_fault(path)) for key, path in named if path is not None]

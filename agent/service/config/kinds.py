@@ -111,6 +111,19 @@ def _boolean_word(word: str) -> bool:
         raise ValueError("must be true, 1 or yes, or else false, 0 or no") from None
 
 
+def _boolean_or_http(value: object) -> bool | str:
+    if value != "http" and not isinstance(value, bool):
+        raise _wrong_type('true, false or "http"', value)
+    return value if isinstance(value, bool) else "http"
+
+
+def _boolean_or_http_word(word: str) -> bool | str:
+    try:
+        return word if word == "http" else _boolean_word(word)
+    except ValueError:
+        raise ValueError("must be true, 1 or yes, or else false, 0 or no, or http") from None
+
+
 def seconds(least: float, most: float) -> OptionKind:
     """Durations in seconds from `least` to `most`."""
 
@@ -228,6 +241,21 @@ def _service_url(value: object) -> str:
     return text.rstrip("/")
 
 
+def _service_urls(value: object) -> tuple[str, ...]:
+    """URLs of one service, by http too: an operator's own network may have no certificates."""
+    urls = []
+    for text in _string(value).split(","):
+        if not re.match("https?://", text, re.IGNORECASE):
+            raise ValueError("must begin with https:// or http://")
+        wrong = check_url(text)
+        if wrong is not None:
+            raise ValueError(f"cannot be used: {wrong}")
+        if "@" in urlsplit(text).netloc or "?" in text or "#" in text:
+            raise ValueError("must have no user name, no query and no fragment")
+        urls.append(text.rstrip("/"))
+    return tuple(urls)
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -238,7 +266,9 @@ def _is_loopback(host: str) -> bool:
 PATH = OptionKind("path", _path)
 SOCKET_PATH = OptionKind("path", _socket_path)
 BOOLEAN = OptionKind("boolean", _boolean, _boolean_word)
+BOOLEAN_OR_HTTP = OptionKind("boolean or http", _boolean_or_http, _boolean_or_http_word)
 COMMAND = OptionKind("array of strings", _command, _command_words)
 DISKS = OptionKind("array of paths", _disks, lambda word: word.split(","))
 ADDRESS = OptionKind("HOST:PORT", _address)
 SERVICE_URL = OptionKind("URL", _service_url)
+SERVICE_URLS = OptionKind("URL[,URL...]", _service_urls)

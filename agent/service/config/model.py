@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from agent.errors import ConfigInvalid, Fault
 from agent.model.disks import GroupSpec
@@ -16,9 +17,12 @@ from agent.service.config.options import DEFAULTS, TABLE
 from agent.service.config.sources import Settings, take_command_line, take_file, take_secrets
 
 DEFAULT_PATH = Path("/etc/byoi-agent/agent.toml")
+IRONIC_NAME = "ironic"
+"""Of a server that nobody has named but Ironic, which tells its name to nobody."""
 
 _OVH = tuple(option.key for option in TABLE if option.section == "api.ovh")
 _PULLING = {"reboot.untold_seconds", *(option.key for option in TABLE if option.section == "control_plane")}
+_IRONIC = {option.key for option in TABLE if option.section == "ironic"}
 _LISTENER = {"api.tls_cert", "api.tls_key", "api.client_ca", "api.client_crl", "api.token_file", *_OVH}
 
 
@@ -56,6 +60,20 @@ class ControlPlaneConfig:
     ca_file: str | None = None
     poll_seconds: float = DEFAULTS["control_plane.poll_seconds"]
     push_seconds: float = DEFAULTS["control_plane.push_seconds"]
+
+
+@dataclass(frozen=True, slots=True)
+class IronicConfig:
+    """The Ironic whose conductor may drive this agent. Its URLs have no slash at their ends."""
+
+    url: tuple[str, ...]
+    ca_file: str | None = None
+    insecure: bool = DEFAULTS["ironic.insecure"]
+    listen: tuple[str, int] = DEFAULTS["ironic.listen"]
+    advertise: str | None = None
+    inspection_url: tuple[str, ...] | None = None
+    request_id: str | None = None
+    power_off_command: tuple[str, ...] = DEFAULTS["ironic.power_off_command"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +115,7 @@ class Config:
     service_name: str
     api: ApiConfig = ApiConfig()
     control_plane: ControlPlaneConfig | None = None
+    ironic: IronicConfig | None = None
     disk_groups: tuple[GroupSpec, ...] = ()
     policy: Policy = Policy()
     download: DownloadConfig = DownloadConfig()
@@ -196,7 +215,7 @@ def _check_rules(settings: Settings, file: Path) -> None:
     """Check the rules between options. An option with an invalid value counts as given: its fault is noted already."""
     if settings.unread:
         return
-    if not settings.given("service_name"):
+    if not settings.given("service_name") and not settings.given("ironic.url"):
         settings.fault(
             "service_name",
             f"is required: set it in {file}, or boot with byoi.service_name=NAME on the kernel command line",
@@ -208,6 +227,7 @@ def _check_rules(settings: Settings, file: Path) -> None:
         ("api.listen", _LISTENER),
         ("api.client_ca", {"api.client_crl"}),
         ("control_plane.url", _PULLING),
+        ("ironic.url", _IRONIC),
     )
     for switch, section in switches:
         for key in () if settings.given(switch) else sorted(section & settings.named):
@@ -235,7 +255,7 @@ def _check_ovh(settings: Settings) -> None:
 def _build(settings: Settings) -> Config:
     values, secrets = settings.values, settings.secrets
     return Config(
-        service_name=values["service_name"],
+        service_name=values["service_name"] or IRONIC_NAME,
         api=_api(settings),
         control_plane=None
         if values["control_plane.url"] is None
@@ -246,6 +266,7 @@ def _build(settings: Settings) -> Config:
             poll_seconds=values["control_plane.poll_seconds"],
             push_seconds=values["control_plane.push_seconds"],
         ),
+        ironic=_ironic(values),
         disk_groups=_groups(settings),
         policy=Policy(
             values["policy.require_checksum"], values["policy.allow_http"], values["policy.allow_file"]
@@ -262,6 +283,12 @@ def _build(settings: Settings) -> Config:
         origins=MappingProxyType(settings.origins),
         warnings=tuple(settings.warnings),
     )
+
+
+def _ironic(values: Mapping[str, Any]) -> IronicConfig | None:
+    if values["ironic.url"] is None:
+        return None
+    return IronicConfig(**{name: values[f"ironic.{name}"] for name in IronicConfig.__slots__})
 
 
 def _api(settings: Settings) -> ApiConfig:

@@ -52,6 +52,9 @@ SECTION_HELP = {
     "api": "The API, on a Unix socket and, if asked for, on TCP with TLS.",
     "api.ovh": "Requests signed as OVH's clients do it. All three options, or none.",
     "control_plane": "Pulling: where jobs are fetched and statuses are pushed. Without a url nothing is pulled.",
+    "ironic": "The front for OpenStack Ironic, whose conductor then finds this agent as its deploy ramdisk. Without a "
+    "url nothing of it runs. What ironic-python-agent reads from the kernel command line (ipa-api-url and others, see "
+    "docs/ironic.md) is read too; byoi.ironic.* outranks it.",
     "disk_group": "Disk groups by hand. Without any, groups are made from the inventory.",
     "policy": "What a job may ask for.",
     "download": "How images are fetched.",
@@ -69,7 +72,8 @@ TABLE = (
             r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}",
             "must be a name of letters, digits, dots, hyphens and underscores, at most 253 characters",
         ),
-        "The name of this server, as jobs address it. The only option that has to be given.",
+        "The name of this server, as jobs address it. The only option that has to be given; where ironic.url is given, "
+        "it is ironic unless something else is said.",
         example="ns1.example.net",
         required=True,
     ),
@@ -176,9 +180,58 @@ TABLE = (
         default=5.0,
     ),
     Option(
-        "policy.require_checksum",
+        "ironic.url",
+        kinds.SERVICE_URLS,
+        "The URL of Ironic's API; several, with commas between them, are tried one after the other.",
+        example="https://ironic.example.net:6385",
+    ),
+    Option(
+        "ironic.ca_file",
+        kinds.PATH,
+        "CA certificates in PEM that Ironic's API is checked by. Without it: those of the system.",
+        example="/etc/byoi-agent/ironic-ca.crt",
+    ),
+    Option(
+        "ironic.insecure",
         kinds.BOOLEAN,
-        "Refuse a job without a checksum.",
+        "Whether anybody is taken for Ironic, whatever certificate they show.",
+        default=False,
+    ),
+    Option(
+        "ironic.listen",
+        kinds.ADDRESS,
+        "Address and port at which the conductor calls back, by TLS with a certificate of the agent's own.",
+        default=("0.0.0.0", 9999),  # noqa: S104 - the conductor comes from the network
+    ),
+    Option(
+        "ironic.advertise",
+        kinds.matching("string", r"[0-9A-Fa-f:.]+", "must be an IP address"),
+        "The address that the conductor is told. Without it: that of the route to ironic.url.",
+        example="192.0.2.7",
+    ),
+    Option(
+        "ironic.inspection_url",
+        kinds.SERVICE_URLS,
+        "Where the inventory of this machine is posted, once, before it is looked up.",
+        example="https://ironic.example.net:6385/v1/continue_inspection",
+    ),
+    Option(
+        "ironic.request_id",
+        kinds.matching("string", r"req-[0-9A-Za-z-]{1,80}", "must be a request id, such as req-1a2b"),
+        "Sent along with every request to Ironic, so that its log tells them together.",
+        example="req-4c8ad9b3-6f3d-4b8a-9d2e-3f1f6a0c5b77",
+    ),
+    Option(
+        "ironic.power_off_command",
+        kinds.COMMAND,
+        "What the conductor's order to power off runs. Its order to reboot runs reboot.command.",
+        default=("systemctl", "poweroff"),
+    ),
+    Option(
+        "policy.require_checksum",
+        kinds.BOOLEAN_OR_HTTP,
+        "Refuse a job without a checksum. With http: only where its image is over plain http, and a checksum file over "
+        "plain http does not count then.",
         default=_POLICY.require_checksum,
     ),
     Option(

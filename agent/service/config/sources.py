@@ -31,6 +31,18 @@ from agent.units import KiB
 DEFAULT = "default"
 KERNEL = "kernel command line"
 PREFIX = "byoi."
+RAMDISK_PREFIX = "ipa-"
+RAMDISK_KEYS = {
+    "ipa-api-url": "ironic.url",
+    "ipa-insecure": "ironic.insecure",
+    "ipa-ca-file": "ironic.ca_file",
+    "ipa-advertise-host": "ironic.advertise",
+    "ipa-listen-port": "ironic.listen",
+    "ipa-inspection-callback-url": "ironic.inspection_url",
+    "ipa-global-request-id": "ironic.request_id",
+    "ipa-debug": "log.level",
+}
+"""What Ironic writes on the kernel command line of its ramdisk, and the options that say the same."""
 MAX_FILE_BYTES = 64 * KiB
 MAX_LINE_BYTES = 4 * KiB
 """The memory that tomllib needs grows with the square of the number of parts of a dotted key."""
@@ -235,15 +247,22 @@ def _parameter(word: str) -> tuple[str, str | None]:
 
 
 def take_command_line(settings: Settings, text: str) -> None:
-    """Take every `byoi.KEY=VALUE`; if a key is given twice, the last value is used."""
+    """Take every `byoi.KEY=VALUE`, and what is addressed to an Ironic ramdisk; if a key is given twice, the last value
+    is used.
+    """
     given: dict[str, str | None] = {}
+    for_ramdisk: dict[str, str | None] = {}
     exposed: list[str] = []
     for name, value in split_command_line(text):
         if name.startswith(PREFIX):
             # In the names of parameters, the kernel treats - and _ as equal.
             given[name.removeprefix(PREFIX).replace("-", "_")] = value
+        elif name.replace("_", "-").startswith(RAMDISK_PREFIX):
+            for_ramdisk[name.replace("_", "-")] = value
         elif name in _SET_CREDENTIAL:
             exposed.append((value or "").partition(":")[0])
+    for key, value in for_ramdisk.items():
+        _take_ramdisk_word(settings, key, value)
     for key, value in given.items():
         _take_word(settings, key, value)
     if names := [option.credential for option in TABLE if option.secret and option.credential in exposed]:
@@ -254,7 +273,23 @@ def take_command_line(settings: Settings, text: str) -> None:
         )
 
 
-def _take_word(settings: Settings, key: str, value: str | None) -> None:
+def _take_ramdisk_word(settings: Settings, key: str, value: str | None) -> None:
+    """What ironic-python-agent would read there, in its spelling."""
+    if key == "ipa-listen-port":
+        host, _ = settings.values["ironic.listen"]
+        value = f"[{host}]:{value}" if ":" in host else f"{host}:{value}"
+    elif key == "ipa-debug":
+        value = "debug" if value in (None, "1", "true", "yes") else "info"
+    elif key == "ipa-insecure" and value is None:
+        value = "true"
+    known = RAMDISK_KEYS.get(key)
+    if known is None:
+        settings.warn(printable(key, _MAX_KEY), "is for ironic-python-agent; this agent has nothing like it")
+    else:
+        _take_word(settings, known, value, given_as=key)
+
+
+def _take_word(settings: Settings, key: str, value: str | None, *, given_as: str = "") -> None:
     section, _, number = key.rpartition(".")
     option = _GROUP_DISKS if section == "disk_group" else OPTIONS.get(key)
     if option is None:
@@ -262,7 +297,7 @@ def _take_word(settings: Settings, key: str, value: str | None) -> None:
         return
     settings.named.add(key)
     if value is None:
-        settings.fault(key, f"has no value: write {PREFIX}{key}=VALUE", KERNEL)
+        settings.fault(key, f"has no value: write {given_as or PREFIX + key}=VALUE", KERNEL)
         return
     try:
         decoded = option.kind.from_word(value)

@@ -6,7 +6,7 @@ Tests compare the committed files with these functions.
 import json
 from typing import Any
 
-from agent.service.config.kinds import ADDRESS
+from agent.service.config.kinds import ADDRESS, SERVICE_URLS
 from agent.service.config.options import GROUP_TABLE, SECTION_HELP, TABLE, Option
 from agent.text import MAX_SHOWN, printable
 
@@ -25,6 +25,8 @@ def plain(option: Option, value: Any) -> Any:
     if option.kind is ADDRESS and value is not None:
         host, port = value
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if option.kind is SERVICE_URLS and value is not None:
+        return ",".join(value)
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -28,9 +28,9 @@ from agent.model.policy import Policy, require_allowed
 from agent.model.status import DOING, timestamp
 from agent.model.surroundings import Trouble
 from agent.service.config.model import ControlPlaneConfig
+from agent.service.contact import Contact, Show
 from agent.service.control.answers import Action, ControlFault, Offer
 from agent.service.control.client import ControlPlaneApi, tls_context
-from agent.service.control.contact import Contact, Show
 from agent.service.jobs.audit import Act, acted
 from agent.service.jobs.caller import AuthMethod, Caller
 from agent.service.jobs.peer import Peer
@@ -70,7 +70,7 @@ class _Backoff:
         failures = self._backoff.failures
         if failures in (1, 10) or failures % 100 == 0:
             log.warning("control_plane_fault", what=self._what, reason=str(fault), failures=failures)
-        self._contact.failed(fault, delay)
+        self._contact.failed(str(fault), fault.trouble, delay)
         await self._sleep(delay)
 
 

@@ -15,6 +15,7 @@ class AuthMethod(StrEnum):
     TOKEN = "token"  # noqa: S105 -- the name of the method, not a token
     SIGNATURE = "signature"
     CONTROL_PLANE = "control plane"
+    IRONIC = "ironic"
 
 
 @dataclass(frozen=True, slots=True)

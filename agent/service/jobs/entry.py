@@ -12,7 +12,7 @@ from typing import Any, Literal
 from agent.model.disk_state import DiskState
 from agent.model.seal import Seal
 
-Origin = Literal["api", "control"]
+Origin = Literal["api", "control", "ironic"]
 RequestedEnd = Literal["erase", "cancel"]
 
 
@@ -89,7 +89,7 @@ class JobEntry:
         """
         entry = cls(
             id=member(document, "id", str),
-            origin=_one_of(document, "origin", ("api", "control")),
+            origin=_one_of(document, "origin", ("api", "control", "ironic")),
             job=member(document, "job", dict),
             accepted_at=member(document, "acceptedAt", float, int),
             phase=Phase(member(document, "phase", str)),

@@ -58,6 +58,9 @@ class JournalState:
     """Last statuses of jobs of the control plane that left the slot before it knew of them."""
     revision: int = 0
     """Of the last status that was shown when it was written."""
+    ironic: Mapping[str, Any] | None = None
+    """What the front for Ironic has to know after a restart (`agent.service.ironic.state`); nothing here looks into it.
+    Of one boot only."""
 
 
 class Journal:
@@ -190,6 +193,8 @@ class Journal:
             boot_id=member(document, "boot", str),
             undelivered=tuple(undelivered),
             revision=member(document, "revision", int),
+            # An agent of an earlier version did not keep it.
+            ironic=member({"ironic": None} | document, "ironic", dict, type(None)),
         )
 
     def _set_aside(self) -> str:
@@ -228,6 +233,7 @@ class Journal:
             "taken": list(state.taken),
             "farewells": [dict(status) for status in state.undelivered],
             "revision": state.revision,
+            "ironic": None if state.ironic is None else dict(state.ironic),
             "entry": None if state.entry is None else state.entry.document(),
         }
         text = json.dumps(document).encode()

@@ -10,6 +10,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Literal, Protocol
 
@@ -376,8 +377,11 @@ class JobRun:
     def _prepare_hand_over(self) -> None:
         entry = self._latest()
         pulled = entry.origin == "control"
+        reboot = self._deployer.reboot
+        if entry.origin == "ironic":  # the conductor decides on power
+            reboot = replace(reboot, enabled=False)
         self.hand_over = HandOver(
-            self._deployer.reboot,
+            reboot,
             self._view.show_and_tell,
             self._mark_reboot,
             pulled=pulled,

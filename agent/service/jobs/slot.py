@@ -1,11 +1,11 @@
 """The one job slot: what may be posted when, what a deletion does, and how a job goes on after the agent's own death.
 
-All ways of getting a job (posted to the API, pulled from the control plane) end here. A job has one task from its
-acceptance to the hand-over; the task ends by itself, or is cancelled for one of three reasons, and what becomes of the
-state depends on which:
+All ways of getting a job (posted to the API, pulled from the control plane, ordered by an Ironic conductor) end here.
+A job has one task from its acceptance to the hand-over; the task ends by itself, or is cancelled for one of three
+reasons, and what becomes of the state depends on which:
 
     erase    (DELETE) the deployment stops, the state is erased, the slot is empty
-    cancel   (asked by the control plane) it stops, the state says `job.cancelled`; one that is done is not rebooted
+    cancel   (by control plane or conductor) it stops, the state says `job.cancelled`; what is done is not rebooted
     stop     (SIGTERM) it stops, the journal keeps the job, the next agent begins it again
 
 The first two are promises: they are in the journal before anything is stopped, so that no later agent begins the job
@@ -258,7 +258,8 @@ class Slot:
             # A job that cannot be read is dropped and leaves nothing that could be told.
             is_erased = job is not None and kept is None
             undelivered = self._with_undelivered(state) if is_erased else state.undelivered
-            return replace(state, entry=kept, boot_id=self._boot_id, undelivered=undelivered)
+            ironic = state.ironic if state.boot_id == self._boot_id else None
+            return replace(state, entry=kept, boot_id=self._boot_id, undelivered=undelivered, ironic=ironic)
 
         await self._store.impose(change)
         self._view.job = None if kept is None else job

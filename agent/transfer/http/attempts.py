@@ -34,6 +34,11 @@ class Attempts:
         self._gained = 0  # bytes since the last progress
         self._idle_since = self._since = clock()
 
+    @property
+    def failures(self) -> int:
+        """Failures in a row, without progress between them."""
+        return self._backoff.failures
+
     @contextmanager
     def asking(self) -> Iterator[None]:
         """Somebody asks for bytes while the block runs; time between such blocks does not count."""

@@ -170,6 +170,11 @@ def check_range(first: Head, now: Head, start: int) -> int | None:
     return last - begin + 1
 
 
+def tells_length(now: Head) -> bool:
+    """Whether the answer with a range tells how long the whole file is; `check_range` has compared what it tells."""
+    return not (now.content_range or "").strip().endswith("*")
+
+
 def _check_validators(first: Head, now: Head) -> None:
     """Compare what both heads tell about the identity of the file."""
     pairs = (

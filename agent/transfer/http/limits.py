@@ -25,6 +25,8 @@ class HttpLimits(BackoffLimits):
     """Failures in a row, without progress between them, after which the transfer fails."""
     restarts: int = 3
     """How often a transfer that cannot be resumed may start again from byte 0."""
+    small_file_seconds: float = 300.0
+    """For a file that belongs to the image, such as a checksum file, from first to last, all attempts included."""
     redirects: int = 10
     """Redirects followed for one request."""
 

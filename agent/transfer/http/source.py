@@ -3,18 +3,20 @@
 For the copy loop, through the `Source` protocol. A cut transfer is resumed where the server has byte ranges,
 by asking for the job's URL again (the target of its redirect may have expired) on condition that the file is
 the same, and only where two files that were spliced would be noticed: by a strong ETag now, or by the job's
-checksum in the end. Else the caller is told to start again from byte 0. When anything fails for good the connection is
-dropped, and what is raised holds no header, no userinfo and no value of the URL's query.
+checksum in the end. Else the caller is told to start again from byte 0. Where the file has mirrors, the next one goes
+on with it when a server fails: in the midst of the file only where the job's checksum judges the whole, since an ETag
+says nothing about another server. When anything fails for good the connection is dropped, and what is raised holds no
+header, no userinfo and no value of the URL's query.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 
 from agent.errors import ImageChanged, ImageDownload
-from agent.model.url import redact_url
+from agent.model.url import origin_of, redact_url
 from agent.transfer.http.attempts import Attempts
 from agent.transfer.http.body import Body, take_body
 from agent.transfer.http.client import Answer, HttpClient
@@ -27,8 +29,10 @@ from agent.transfer.http.head import (
     check_range,
     is_same_file,
     range_headers,
+    tells_length,
 )
 from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
+from agent.transfer.http.places import TURN, Place, Places
 from agent.transfer.source import EventHook, SourceInfo, TransferRestart, ignore_events
 from agent.units import MiB
 
@@ -47,6 +51,7 @@ class HttpSource:
     Args:
         url: has passed `check_url`; its userinfo, if any, is sent as Basic credentials.
         headers: the job's headers; sent to the origin of `url` only.
+        mirrors: more URLs of the same bytes, in the order in which they are tried.
         checksummed: whether the job has a checksum for the whole file.
         ca_file: a bundle of CA certificates in place of the system's.
         limits: how patient the transfer is.
@@ -61,6 +66,7 @@ class HttpSource:
         url: str,
         *,
         headers: Sequence[tuple[str, str]] = (),
+        mirrors: Sequence[str] = (),
         checksummed: bool = False,
         ca_file: str | None = None,
         limits: HttpLimits = DEFAULT_LIMITS,
@@ -76,46 +82,47 @@ class HttpSource:
         self._sleep = sleep
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
-        self._client = HttpClient(url, headers=headers, ca_file=ca_file, limits=limits, on_event=on_event)
-        self._attempts = self._new_attempts()
-        self._first: Head | None = None
+
+        def place(at: str) -> Place:
+            # A mirror elsewhere gets no header of the job: they are secrets of one origin.
+            own = headers if origin_of(at) == origin_of(url) else ()
+            client = HttpClient(at, headers=own, ca_file=ca_file, limits=limits, on_event=on_event)
+            return Place(redact_url(at), client, self._new_attempts())
+
+        self._places = Places(map(place, (url, *mirrors)), on_event)
+        self._file: Head | None = None  # the first answer of all, which says what SourceInfo says
+        self._begun_at: Place | None = None  # where the bytes from byte 0 on come from
         self._body: Body | None = None
         self._position = 0
-        self._cuts: list[int] = []  # where the transfer was when it had to begin again
-        self._has_ranges: bool | None = None  # None: the server has not shown it yet
         self._ended = False
         self._closed = False
 
     async def open(self) -> SourceInfo:
         """Connect and learn the size; see `Source.open`. The body waits, paused, for the first `fill`."""
-        with self._reported(), self._attempts.asking():
-            while self._first is None:
-                try:
+        with self._reported():
+            while self._file is None:
+                async with self._failures_met():
                     self._body = await self._connect()
-                except TransientFault as fault:
-                    await self._attempts.wait(fault, position=0, total=None)
-        first = self._first
+        file = self._file
         return SourceInfo(
-            url=self._shown_url,
-            size=first.length,
-            seekable=first.length is not None and first.offers_ranges,
-            length_checked=first.length_checked,
+            url=self._places.current.shown_url,
+            size=file.length,
+            seekable=file.length is not None and file.offers_ranges,
+            length_checked=file.length_checked,
         )
 
     async def fill(self, buffer: memoryview) -> int:
         """Fill the buffer from the current position; see `Source.fill`."""
-        if self._first is None:
+        if self._file is None:
             raise RuntimeError("fill before open")
         begin = self._position
-        with self._reported(), self._attempts.asking():
+        with self._reported():
             while self._position < begin + len(buffer) and not self._ended:
-                try:
+                async with self._failures_met():
                     if self._body is None:
                         self._body = await self._connect()
                     with buffer[self._position - begin :] as rest:  # see agent.tracebacks
                         await self._receive(self._body, rest)
-                except TransientFault as fault:
-                    await self._recover(fault)
         return self._position - begin
 
     async def read_at(self, offset: int, length: int) -> bytes | None:
@@ -131,21 +138,21 @@ class HttpSource:
             raise ValueError(
                 f"cannot read {length} bytes at {offset}: at most {READ_AT_LIMIT} bytes are read at once"
             )
-        first = self._first
-        if first is None:
+        file = self._file
+        if file is None:
             raise RuntimeError("read_at before open")
-        if first.length is None or first.refuses_ranges or self._has_ranges is False:
+        if file.length is None:
             return None
-        data = bytearray(max(0, min(length, first.length - offset)))
+        data = bytearray(max(0, min(length, file.length - offset)))
         with self._reported():
-            done = await self._read_range(first, offset, memoryview(data))
+            done = await self._read_anywhere(file, offset, memoryview(data))
         return bytes(data) if done else None
 
     async def close(self) -> None:
         """Drop the connection; see `Source.close`. A `fill` that is still waiting fails."""
         self._closed = True
         self._drop_body()
-        await self._client.close()
+        await self._places.close()
 
     # -- the connection in use -------------------------------------------------------------------------------
 
@@ -155,54 +162,68 @@ class HttpSource:
         Raises:
             TransferRestart: there is only one that begins at byte 0; it is kept for the next `fill`.
         """
-        first = self._first
-        if first is not None and self._position > 0 and self._can_resume(first):
-            body = await self._resume(first)
+        place, file = self._places.current, self._file
+        if file is not None and self._position > 0 and self._can_resume(place, file):
+            body = await self._resume(place, file)
             if body is not None:
                 return body
-        answer = await self._get({})
+        answer = await self._get(place, {})
         with answer.closed_on_error():
-            if first is None:
+            if file is None:
                 check_first(answer.head)
             else:
-                check_again(first, answer.head)
-        self._first = first or answer.head
-        return self._from_zero(answer)
+                check_again(place.known(file), answer.head)
+        self._file = file or answer.head
+        place.first = place.first or answer.head
+        return self._from_zero(place, answer)
 
-    def _can_resume(self, first: Head) -> bool:
-        has_ranges = first.length is not None and not first.refuses_ranges and self._has_ranges is not False
-        return has_ranges and (self._checksummed or is_same_file(first, first))
+    def _can_resume(self, place: Place, file: Head) -> bool:
+        known = place.known(file)
+        has_ranges = file.length is not None and not known.refuses_ranges and place.has_ranges is not False
+        if self._checksummed:
+            return has_ranges
+        return has_ranges and place is self._begun_at and is_same_file(known, known)
 
-    async def _resume(self, first: Head) -> Body | None:
+    async def _resume(self, place: Place, file: Head) -> Body | None:
         """The rest of the file; None if nothing shows that the rest is of the same file."""
-        answer = await self._get(range_headers(first, self._position))
+        known = place.known(file)
+        answer = await self._get(place, range_headers(known, self._position))
         with answer.closed_on_error():
-            length = check_range(first, answer.head, self._position)
-        self._has_ranges = length is not None
+            length = check_range(known, answer.head, self._position)
+        place.has_ranges = length is not None
         if length is None:
-            return self._from_zero(answer)
-        if not self._checksummed and not is_same_file(first, answer.head):
+            place.first = place.first or answer.head
+            return self._from_zero(place, answer)
+        if not self._is_of_the_file(place, known, answer.head):
             answer.close()
             return None
+        place.note_range(file, answer.head)
         self._on_event("resumed", {"position": self._position})
         return self._take(answer, length)
 
-    def _from_zero(self, answer: Answer) -> Body:
+    def _is_of_the_file(self, place: Place, known: Head, now: Head) -> bool:
+        """Whether a range may be put behind what has come: a mirror has to tell a length that is the same."""
+        if self._checksummed:
+            return place.first is not None or tells_length(now)
+        return is_same_file(known, now)
+
+    def _from_zero(self, place: Place, answer: Answer) -> Body:
         """The body of an answer with the whole file; the caller has to know if it is past byte 0 already."""
         if self._position == 0:
+            self._begun_at = place
             return self._take(answer, answer.head.length)
-        self._cuts.append(self._position)
-        restarts = len(self._cuts)
+        place.cuts.append(self._position)
+        restarts = len(place.cuts)
         if restarts > self._limits.restarts:
             answer.close()
-            raise self._cut_too_often()
-        self._position = 0
+            raise self._cut_too_often(place)
+        self._position, self._begun_at = 0, place
         self._body = self._take(answer, answer.head.length)
         self._on_event("restarted", {"restart": restarts, "restarts": self._limits.restarts})
         raise TransferRestart
 
-    def _cut_too_often(self) -> FatalFault:
-        cuts, total = self._cuts, None if self._first is None else self._first.length
+    def _cut_too_often(self, place: Place) -> FatalFault:
+        cuts, total = place.cuts, None if self._file is None else self._file.length
         if len(set(cuts)) > 1 or total is None:
             return FatalFault(
                 f"the transfer was cut {len(cuts)} times and cannot be resumed",
@@ -219,27 +240,80 @@ class HttpSource:
         """Move on by what the body has for the view, and see whether the file is at its end."""
         count = await body.fill(view)
         self._position += count
-        self._attempts.note(count)
-        total = None if self._first is None else self._first.length
+        self._places.current.attempts.note(count)
+        total = None if self._file is None else self._file.length
         self._ended = self._position == total or (total is None and count < len(view) and body.fault is None)
         if self._ended:
             self._drop_body()
         elif count < len(view):
             raise body.fault or TransientFault("the server sent less than the whole file")
 
-    async def _recover(self, fault: TransientFault) -> None:
-        """Drop the connection after a fault, and wait until the next may be tried."""
-        self._drop_body()
-        total = None if self._first is None else self._first.length
-        await self._attempts.wait(fault, position=self._position, total=total)
+    @asynccontextmanager
+    async def _failures_met(self) -> AsyncIterator[None]:
+        """Meet what fails within: wait until the next try may be made, here or at another place.
 
-    async def _read_range(self, first: Head, offset: int, view: memoryview) -> bool:
+        Raises:
+            FatalFault, ChangedFault: there is no place left to try.
+        """
+        place = self._places.current
+        with place.attempts.asking():
+            try:
+                yield
+            except TransientFault as fault:
+                self._drop_body()
+                await self._wait(place, fault)
+            except (FatalFault, ChangedFault) as fault:
+                self._leave(fault)
+
+    async def _wait(self, place: Place, fault: TransientFault) -> None:
+        try:
+            await place.attempts.wait(
+                fault, position=self._position, total=None if self._file is None else self._file.length
+            )
+        except FatalFault as spent:
+            self._leave(spent)
+            return
+        if place.attempts.failures >= TURN and self._may_pass_over():
+            self._places.pass_over(str(fault))
+
+    def _may_pass_over(self) -> bool:
+        """Whether another place can go on here. Else this one is tried to the last: the others would begin again."""
+        goes_on = self._checksummed and self._file is not None and self._file.length is not None
+        return not self._places.is_only and (goes_on or self._position == 0)
+
+    def _leave(self, fault: FatalFault | ChangedFault) -> None:
+        """Drop the connection and go to another place for good.
+
+        Raises:
+            FatalFault, ChangedFault: there is none.
+        """
+        self._drop_body()
+        if self._closed:
+            raise fault
+        self._places.leave(fault)
+
+    async def _read_anywhere(self, file: Head, offset: int, view: memoryview) -> bool:
+        """Fill the view from the offset on, by the first place that can; False if none has byte ranges.
+
+        Without a checksum only the place is asked that the rest of the file comes from: two may differ.
+        """
+        places = [place for place in self._places if self._checksummed or place is self._begun_at]
+        for index, place in enumerate(places):
+            try:
+                if await self._read_range(place, file, offset, view):
+                    return True
+            except (FatalFault, ChangedFault):
+                if self._closed or index == len(places) - 1:
+                    raise
+        return False
+
+    async def _read_range(self, place: Place, file: Head, offset: int, view: memoryview) -> bool:
         """Fill the view from the offset on; False if the server has no byte ranges."""
         attempts = self._new_attempts()
         done = 0
         while done < len(view):
             try:
-                body = await self._open_range(first, offset + done, offset + len(view))
+                body = await self._open_range(place, file, offset + done, offset + len(view))
                 if body is None:
                     return False
                 with closing(body):
@@ -249,24 +323,28 @@ class HttpSource:
                     if done < len(view):
                         raise body.fault or TransientFault("the server sent less than was asked for")
             except TransientFault as fault:
-                await attempts.wait(fault, position=offset + done, total=first.length)
+                await attempts.wait(fault, position=offset + done, total=file.length)
         return True
 
-    async def _open_range(self, first: Head, start: int, stop: int) -> Body | None:
+    async def _open_range(self, place: Place, file: Head, start: int, stop: int) -> Body | None:
         """The bytes from `start` up to, not including, `stop`, or fewer; None if the server has no byte ranges."""
-        answer = await self._get(range_headers(first, start, stop))
+        known = place.known(file)
+        if known.refuses_ranges or place.has_ranges is False:
+            return None
+        answer = await self._get(place, range_headers(known, start, stop))
         with answer.closed_on_error():
-            length = check_range(first, answer.head, start)
-        self._has_ranges = length is not None
-        if length is None:
+            length = check_range(known, answer.head, start)
+        place.has_ranges = length is not None
+        if length is None or (place.first is None and not tells_length(answer.head)):
             answer.close()
             return None
+        place.note_range(file, answer.head)
         return self._take(answer, length)
 
     # -- small helpers ---------------------------------------------------------------------------------------
 
-    async def _get(self, extra: dict[str, str]) -> Answer:
-        answer = await self._client.get(extra)
+    async def _get(self, place: Place, extra: dict[str, str]) -> Answer:
+        answer = await place.client.get(extra)
         if self._closed:
             answer.close()
             raise FatalFault("the transfer was closed")

@@ -56,7 +56,7 @@ def test_a_disk_that_is_not_there_is_found_before_http_is_loaded(url):
 
 
 def test_disks_lists_the_machine(byoi):
-    outcome = byoi("disks", "--json")
+    outcome = byoi("disks", "--json", fresh=True)
     assert outcome.status == 0
     for disk in outcome.document["disks"]:
         assert disk["path"].startswith("/dev/")

@@ -15,7 +15,7 @@ BOMB = BEGINNING + b"[]," * (23 * MiB // 3) + b"[]]}}}"
 
 
 def test_bodies_of_millions_of_values_cost_nothing_and_others_are_answered_meanwhile(make_agent):
-    agent = make_agent().start()
+    agent = make_agent(fresh=True).start()
     answers = []
     posts = [
         threading.Thread(target=lambda: answers.append(agent.request("POST", DEPLOYMENT, BOMB)))
@@ -35,7 +35,7 @@ def test_bodies_of_millions_of_values_cost_nothing_and_others_are_answered_meanw
 
 def test_the_largest_body_of_any_kind_stays_within_the_bound(make_agent):
     """One character beyond the BMP makes four bytes of each character of its string, in Python."""
-    agent = make_agent().start()
+    agent = make_agent(fresh=True).start()
     text = '"\U0001f600'.encode() + b"a" * (MAX_JOB_BYTES - 200) + b'"'
     answer = agent.request("POST", DEPLOYMENT, b'{"description":' + text + b"}")
     assert answer.status == 400

@@ -212,6 +212,27 @@ def test_a_job_goes_to_the_group_that_it_names(make_agent, web, image, disk, tmp
     assert agent.wait_for("error")["error"]["code"] == "disk.group"
 
 
+def test_a_job_goes_to_the_disk_that_its_selector_fits(make_agent, web, image, disk, tmp_path):
+    second = make_disk(tmp_path / "second.img")
+    before = disk.read_bytes()
+    agent = make_agent(disks=(disk, second)).start()
+    (shown,) = (item for item in agent.get("/v1/disks").json["disks"] if item["path"] == str(second))
+    assert shown["hints"]["name"] == [str(second)]
+    agent.post(job(web.url, image.sha256, disk={"name": f"s== {second}", "tran": "file", "rotational": "no"}))
+    status = agent.wait_for("done", "error")
+    assert (status["status"], status["disk"]["path"]) == ("done", str(second))
+    assert status["job"]["disk"] == {"name": f"s== {second}", "tran": "file", "rotational": "no"}
+    assert disk.read_bytes() == before
+    agent.post(job(web.url, image.sha256, disk={"name": f"<in> {tmp_path}", "tran": "file"}))
+    error = agent.wait_for("error")["error"]
+    assert (error["code"], error["diskState"]) == ("disk.selector", "untouched")
+    assert f"{second}: fits" in error["detail"]
+    assert disk.read_bytes() == before
+    answer = agent.post(job(web.url, image.sha256, disk={"size": "big", "sn": "1"}))
+    assert answer.status == 400
+    assert [fault["path"] for fault in answer.json["details"]["faults"]] == ["disk.size", "disk.sn"]
+
+
 def test_the_health_is_told_and_the_route_of_a_deployment_takes_no_other_method(make_agent):
     agent = make_agent().start()
     assert agent.get("/healthz").json["status"] == "ok"

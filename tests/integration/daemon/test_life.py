@@ -107,6 +107,7 @@ def test_a_commit_that_was_complete_is_known_by_its_seal(make_agent, web, image,
     done = agent.wait_for("done")
     assert done["attempt"] == 1
     assert done["checksum"] == f"sha256:{image.sha256}"
+    assert (done["imageType"], done["imagePacking"]) == ("raw", None)
     assert any("found it complete" in note for note in done["notes"])
     agent.wait(agent.rebooted.exists, "the server is handed over")
     assert len(web.requests) == requests, "nothing is downloaded again"

@@ -98,7 +98,7 @@ def healthy(agent):
 
 
 def test_ready_is_told_once_the_socket_answers_and_stopping_last(make_agent, manager):
-    agent = make_agent(environment={"NOTIFY_SOCKET": manager.name})
+    agent = make_agent(environment={"NOTIFY_SOCKET": manager.name}, fresh=True)
     agent.launch()
     manager.wait_for("READY=1")
     assert healthy(agent)

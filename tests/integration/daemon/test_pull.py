@@ -57,10 +57,11 @@ def test_a_job_is_pulled_and_its_outcome_told_before_the_reboot(
     pulling_agent, plane, web, image, disk, tmp_path
 ):
     agent = pulling_agent(reboot=True, grace_seconds=3600)
-    record = plane.give(NAME, job(web.url, image.sha256))
+    record = plane.give(NAME, job(web.url, image.sha256, disk={"name": str(disk)}))
     agent.start()
     done = plane.wait_for(record, "done", "error")
     assert done["status"] == "done", done
+    assert done["job"]["disk"] == {"name": str(disk)}
     assert done["id"] == record.id
     assert_complete(disk, image, tmp_path)
     agent.wait(agent.rebooted.exists, "it reboots once the control plane has acknowledged")
@@ -527,7 +528,7 @@ def nested(depth):
 def test_a_job_beyond_the_bounds_is_refused_and_the_daemon_stays(
     pulling_agent, plane, web, image, data, words
 ):
-    agent = pulling_agent().start()
+    agent = pulling_agent(fresh=True).start()
     bad = job(web.url, image.sha256) | {"configdrive": {"enable": True, "networkData": data}}
     failed = plane.wait_for(plane.give(NAME, bad), "done", "error")
     assert failed["status"] == "error"

@@ -65,6 +65,12 @@ def test_an_image_on_its_own_target_is_refused_and_nothing_else_is_asked():
     assert "image.raw is the target itself" in refusal.message
 
 
+def test_the_selector_by_which_the_disk_was_chosen_is_noted():
+    by = "chosen by the disk selector: serial s== z1"
+    assert by in plan(job(), facts(chosen_by="serial s== z1")).notes
+    assert not any("selector" in note for note in plan(job(disk={"serial": "Z1"}), facts()).notes)
+
+
 def test_what_is_on_the_disk_is_in_the_document_where_it_was_looked_at():
     assert plan(job(), facts()).document()["contents"] is None
     document = plan(job(), facts(contents=Contents(blank=True))).document()["contents"]
@@ -140,6 +146,30 @@ def test_the_policy_of_the_server():
     checked = job(checkSum="0" * 64, checkSumType="sha256")
     assert codes(checked, facts(policy=strict)) == []
     assert codes(plain, facts()) == []
+
+
+def test_a_checksum_by_plain_http_vouches_for_nothing():
+    digest, plain, safe = (
+        {"checkSum": value, "checkSumType": "sha256"}
+        for value in ("0" * 64, "http://h/SUMS", "https://h/SUMS")
+    )
+    strict, careful = Policy(require_checksum=True), Policy(require_checksum="http")
+    for members in (digest, plain, safe):
+        assert codes(job(**members), facts(policy=strict)) == []
+        assert codes(job(**members), facts(policy=careful)) == []
+    assert codes(job(), facts(policy=careful)) == []
+    for members, count in (({}, 1), (plain, 1), (digest, 0), (safe, 0)):
+        refusals = plan(job(URL="http://h/i", **members), facts(policy=careful)).refusals
+        assert [fault.path for refusal in refusals for fault in refusal.faults] == ["checkSum"] * count
+    mirrored = job(mirrors=["https://m/i", "http://m/i"])
+    (refusal,) = plan(mirrored, facts(policy=careful)).refusals
+    assert [fault.path for fault in refusal.faults] == ["checkSum"]
+    (refusal,) = plan(mirrored, facts(policy=Policy(allow_http=False))).refusals
+    assert [fault.path for fault in refusal.faults] == ["mirrors[1]"]
+    (refusal,) = plan(job(**plain), facts(policy=Policy(allow_http=False))).refusals
+    assert [(fault.path, fault.message) for fault in refusal.faults] == [
+        ("checkSum", "must be https by this server's policy")
+    ]
 
 
 def test_files_of_the_server_are_for_those_who_are_on_it():

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.host.fat import MAX_FILES, FatUnsound, build_fat, fat_has_file, geometry_for, read_fat
+from agent.host.fat import (
+    MAX_FILES,
+    FatUnsound,
+    build_fat,
+    fat_directories,
+    fat_file,
+    fat_has_file,
+    geometry_for,
+    read_fat,
+)
 from agent.units import KiB, MiB
 
 ROOT = Path(__file__).parents[3]
@@ -197,6 +206,23 @@ def test_a_path_that_is_none_is_refused(disk, path):
     with pytest.raises(OSError, match="not a path") as caught:
         fat_has_file(disk, ESP_OFFSET, path)
     assert caught.value.errno == errno.EINVAL
+
+
+def test_the_directories_of_the_loaders_are_listed(disk):
+    assert sorted(fat_directories(disk, ESP_OFFSET, r"\efi")) == ["BOOT", "Debian Linux"]
+    assert fat_directories(disk, ESP_OFFSET, r"\EFI\BOOT") == ()
+    assert fat_directories(disk, ESP_OFFSET, r"\EFI\BOOT\BOOTX64.EFI") == ()
+    assert fat_directories(disk, ESP_OFFSET, r"\nowhere") == ()
+
+
+def test_a_file_is_read_in_any_spelling_and_within_bounds(disk):
+    assert fat_file(disk, ESP_OFFSET, r"\efi\boot\bootx64.efi") == b"MZ"
+    with pytest.raises(FatUnsound):
+        fat_file(disk, ESP_OFFSET, r"\EFI\BOOT\MISSING.EFI")
+    large = ["mcopy", "-i", f"{disk}@@{ESP_OFFSET}", "-", "::/EFI/large"]
+    subprocess.run(large, input=bytes(MiB + 1), check=True)
+    with pytest.raises(FatUnsound):
+        fat_file(disk, ESP_OFFSET, r"\EFI\large")
 
 
 def test_the_look_into_a_disk_changes_nothing(disk):

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from agent.service.api.limits import Limits
+from agent.service.http.limits import Limits
 from tests.integration.service.conftest import ROUTE, TOKEN, Site, answer_of, closed
 
 HELD = b"POST /held HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Type: application/json\r\n\r\n"

@@ -15,13 +15,13 @@ from aiohttp import web
 
 from agent.aio import run_blocking
 from agent.service.api.auth import CALLER, Authenticator, authenticate
-from agent.service.api.connection import long_wait
-from agent.service.api.limits import Limits
-from agent.service.api.middleware import json_errors
-from agent.service.api.request_body import BodyReader
-from agent.service.api.request_head import check_request_head
-from agent.service.api.server import Server, serve
-from agent.service.api.sockets import Certificates, TlsFiles, listen_tls, listen_unix
+from agent.service.http.connection import long_wait
+from agent.service.http.limits import Limits
+from agent.service.http.middleware import json_errors
+from agent.service.http.request_body import BodyReader
+from agent.service.http.request_head import check_request_head
+from agent.service.http.server import Server, serve
+from agent.service.http.sockets import Certificates, TlsFiles, listen_tls, listen_unix
 from agent.service.jobs.audit import Failures
 
 TOKEN = "correct-horse-battery"

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from agent.service.api.limits import Limits
-from agent.service.api.quotas import Quotas
+from agent.service.http.limits import Limits
+from agent.service.http.quotas import Quotas
 from tests.integration.service.clients import FOREVER, HEALTH, KNOWN, closes, healthy, until
 from tests.integration.service.conftest import TOKEN, Site, answer_of, error_of
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from agent.aio import run_blocking
-from agent.service.api.limits import Limits
+from agent.service.http.limits import Limits
 from tests.integration.service.clients import FOREVER, HEALTH, HELD, closes, until
 from tests.integration.service.conftest import ROUTE, TOKEN, Site, error_of
 

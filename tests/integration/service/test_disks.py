@@ -9,10 +9,10 @@ import pytest
 from agent.aio import run_blocking
 from agent.service.api.app import Parts, make_app
 from agent.service.api.auth import Authenticator
-from agent.service.api.request_body import BodyReader
-from agent.service.api.server import serve
-from agent.service.api.sockets import listen_unix
 from agent.service.config.model import Config
+from agent.service.http.request_body import BodyReader
+from agent.service.http.server import serve
+from agent.service.http.sockets import listen_unix
 from agent.service.jobs.audit import Failures
 from agent.service.jobs.publisher import StatusPublisher
 

@@ -9,11 +9,11 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.aio import run_blocking
-from agent.service.api.errors import ApiError
 from agent.service.api.metrics import Metrics
-from agent.service.api.middleware import json_errors
-from agent.service.api.server import serve
-from agent.service.api.sockets import listen_unix
+from agent.service.http.errors import ApiError
+from agent.service.http.middleware import json_errors
+from agent.service.http.server import serve
+from agent.service.http.sockets import listen_unix
 from tests.integration.service.conftest import answer_of
 
 

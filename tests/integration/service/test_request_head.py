@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.service.api.request_head import MAX_HEAD_BYTES
+from agent.service.http.request_head import MAX_HEAD_BYTES
 from tests.integration.service.conftest import ROUTE, TOKEN, answer_of, closed, error_of
 
 ELSEWHERE = "https://elsewhere.example"

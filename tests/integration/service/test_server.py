@@ -11,9 +11,9 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from agent.aio import run_blocking
-from agent.service.api.limits import Limits
-from agent.service.api.server import serve
-from agent.service.api.sockets import ListeningSocket, listen_unix
+from agent.service.http.limits import Limits
+from agent.service.http.server import serve
+from agent.service.http.sockets import ListeningSocket, listen_unix
 from tests.integration.service.clients import FOREVER, HEALTH, KNOWN, until
 from tests.integration.service.conftest import TOKEN, Site, answer_of, write_cert
 

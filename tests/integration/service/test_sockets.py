@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from agent.service.api.sockets import (
+from agent.service.http.sockets import (
     Certificates,
     ListenError,
     ListeningSocket,

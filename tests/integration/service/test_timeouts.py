@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agent.service.api.limits import Limits
+from agent.service.http.limits import Limits
 from tests.integration.service.clients import FOREVER, HEALTH, QUICK, closes, until
 from tests.integration.service.conftest import ROUTE, TOKEN, answer_of
 

@@ -8,6 +8,7 @@ import pytest
 from agent.cli.bar import Bar
 from agent.cli.lines import REPEAT_SECONDS, Lines
 from agent.cli.progress import is_plain, is_serial, show_progress
+from agent.cli.surroundings import Contact, contact_words
 from agent.cli.words import amounts, summary
 from agent.errors import ImageDownload
 from agent.model.events import Finished, Noted, StageBegan, StageEnded
@@ -109,6 +110,37 @@ def test_the_footer_is_printed_when_it_changes_and_once_in_a_while():
     lines.keep_footer(lambda: ())
     lines.tick(lambda: None)
     assert printed(stream)[3:] == ["error: x", "hint: y"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("byoi-agent 0.2.0 on a; address: 192.0.2.7", "byoi-agent 0.2.0 on a; address: 192.0.2.8"),
+        ("byoi-agent 0.2.0 on a; address: 192.0.2.7", "byoi-agent 0.2.1 on a; address: 192.0.2.7"),
+        ("error: its configuration has 3 faults.", "error: its configuration has 2 faults."),
+    ],
+)
+def test_another_number_is_news(before, after):
+    stream = io.StringIO()
+    lines = Lines(stream, clock=lambda: 1000.0)
+    for footer in (before, after, after):
+        lines.keep_footer(lambda footer=footer: (footer,))
+    assert printed(stream) == [before, after]
+
+
+def test_time_that_goes_by_is_no_news():
+    stream = io.StringIO()
+    lines = Lines(stream, clock=lambda: 1000.0)
+    for since, left in ((9.9, 3600), (59.9, 61), (61, 60), (3599, 2.5), (3600, 0)):
+        plane = Contact("https://c", "failing", 100.0, "no answer within 30 s", 100.0 + since + left)
+        text = contact_words(plane, 100.0 + since)
+        lines.keep_footer(lambda text=text: (text,))
+    lines.keep_footer(lambda: ("rebooting to disk in 42 s at most",))
+    lines.keep_footer(lambda: ("rebooting to disk in 2 h 00 min at most",))
+    assert printed(stream) == [
+        "https://c fails: no answer within 30 s (for 9.9 s, next try in 1 h 00 min)",
+        "rebooting to disk in 42 s at most",
+    ]
 
 
 def test_notes_hold_nothing_that_a_terminal_obeys():

@@ -104,7 +104,7 @@ USAGE = {
     "half a checksum": (("write", *IMAGE, *DISK, "--checksum", "sha256"), "--checksum: expected TYPE:HEX"),
     "a short checksum": (
         ("write", *IMAGE, *DISK, "--checksum", "md5:99"),
-        "--checksum: must be 32 hexadecimal digits for md5, got 2 characters",
+        "--checksum: must be 32 hexadecimal digits for md5, or the URL of a checksum file, got 2",
     ),
     "a bare checksum of no type's length": (
         ("write", *IMAGE, *DISK, "--checksum", "9" * 63),
@@ -123,9 +123,23 @@ USAGE = {
     ),
     "an abbreviation": (("write", *IMAGE, *DISK, "--host", "a"), "did you mean --hostname?"),
     "a mistyped option": (("write", "--chksum=x"), "did you mean --checksum?"),
+    "a mistyped option of no command": (("--verson",), "--verson; did you mean --version?"),
     "a mistyped command": (("wirte",), "did you mean write?"),
     "help of a mistyped command": (("help", "wirte"), "did you mean write?"),
     "negative group": (("write", *IMAGE, "--disk-group", "-1"), "Disk group -1 does not exist"),
+    "hint without a value": (("write", *IMAGE, "--disk-hint", "serial"), "--disk-hint: expected KEY=VALUE"),
+    "hint twice": (("write", *IMAGE, *("--disk-hint", "size=1") * 2), "--disk-hint: size is given twice"),
+    "unknown hint": (("write", *IMAGE, "--disk-hint", "seriel=1"), "--disk-hint.seriel: is an unknown key"),
+    "hint of no size": (
+        ("deploy", *IMAGE, "--disk-hint", "size=big"),
+        "--disk-hint.size: must name a whole number",
+    ),
+    "hint that looks like equality": (("write", *IMAGE, "--disk-hint", "size==400"), "write size=VALUE"),
+    "hint beside a disk": (("write", *IMAGE, *DISK, "--disk-hint", "size=1"), "stands beside --disk;"),
+    "hint beside a group": (
+        ("deploy", *IMAGE, "--disk-group", "1", "--disk-hint", "size=1"),
+        "stands beside --disk-group;",
+    ),
     "no url": (("write", "--url", "absent.raw", "--type", "raw", *DISK), "'absent.raw' is no URL"),
     "ftp": (("write", "--url", "ftp://a.example/x", "--type", "raw", *DISK), "URL"),
 }

@@ -2,19 +2,19 @@
 
 import pytest
 
-from agent.cli.surroundings import UNTOLD, ControlPlane, read_surroundings
+from agent.cli.surroundings import UNTOLD, Contact, read_surroundings
 from agent.errors import Fault
 from agent.model.surroundings import (
     MAX_FAULTS,
     ContactState,
     agent_member,
     configuration_member,
-    control_plane_member,
+    contact_member,
 )
 
 
 def test_what_the_agent_tells_is_read():
-    plane = control_plane_member("https://c", ContactState.FAILING, since=5.0, reason="r", next_try=9.0)
+    plane = contact_member("https://c", ContactState.FAILING, since=5.0, reason="r", next_try=9.0)
     faults = [Fault("a", "b")] * (MAX_FAULTS + 1)
     read = read_surroundings(
         {
@@ -24,7 +24,7 @@ def test_what_the_agent_tells_is_read():
         }
     )
     assert (read.version, read.addresses, read.listening) == ("0.1.0", ("192.0.2.7",), ("/s",))
-    assert read.control_plane == ControlPlane("https://c", "failing", 5.0, "r", 9.0)
+    assert read.control_plane == Contact("https://c", "failing", 5.0, "r", 9.0)
     assert (read.in_force, read.fault_count, read.faults[0]) == (False, MAX_FAULTS + 1, "a: b")
     assert read.warnings == ("c",)
 

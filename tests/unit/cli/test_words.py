@@ -8,7 +8,7 @@ import pytest
 from agent.cli.console import footer_lines
 from agent.cli.output import failure_lines, print_json
 from agent.cli.report import Reboot, Report
-from agent.cli.surroundings import ControlPlane, Surroundings
+from agent.cli.surroundings import Contact, Surroundings
 from agent.cli.words import amounts, describe, reboot_line, summary
 from agent.errors import ChecksumMismatch
 from agent.model.disk_state import DiskState, with_disk_state
@@ -112,6 +112,20 @@ def test_what_stands_on_a_console():
     assert footer_lines(report(DONE), 0) == (summary(DONE),)
 
 
+def test_a_console_tells_of_the_control_plane_before_the_faults_which_may_not_all_fit():
+    around = Surroundings(
+        version="0.2.0",
+        control_plane=Contact("https://c", "failing", reason="Connection refused"),
+        in_force=False,
+        fault_count=22,
+        faults=tuple(f"surprise_{number}: is an unknown option" for number in range(22)),
+    )
+    place, plane, fault, *_ = footer_lines(report(None, surroundings=around), 0)
+    assert place.startswith("byoi-agent 0.2.0 on ns1.example.net")
+    assert plane == "control plane: https://c fails: Connection refused"
+    assert fault.startswith("error: the agent does nothing: its configuration has 22 faults.")
+
+
 STATES = {
     DiskState.UNTOUCHED: "Nothing was written: the disk holds what it held before. Deploy again, or reboot into",
     DiskState.EMPTY: "The disk is empty and cannot boot: deploy again",
@@ -135,9 +149,9 @@ AROUND = Surroundings(
     version="0.1.0",
     addresses=("192.0.2.7", "2001:db8::7"),
     listening=("/run/byoi-agent/api.sock", "https://0.0.0.0:9443"),
-    control_plane=ControlPlane("https://control.example.net/byoi", "answering", 1000.0),
+    control_plane=Contact("https://control.example.net/byoi", "answering", 1000.0),
 )
-FAILING = ControlPlane(
+FAILING = Contact(
     "https://control.example.net/byoi",
     "failing",
     1000.0,
@@ -220,7 +234,7 @@ def test_nothing_that_a_terminal_obeys_gets_out(capsys):
         stages=(StageTime(EVIL, 0.0, 1.0),),
         progress=Progress(waiting_on=EVIL),
     )
-    plane = ControlPlane(EVIL, "failing", None, EVIL, None)
+    plane = Contact(EVIL, "failing", None, EVIL, None)
     around = Surroundings(EVIL, (EVIL,), (EVIL,), plane, faults=(EVIL,), warnings=(EVIL,), fault_count=1)
     whole = Report(1, EVIL, EVIL, evil, Reboot(EVIL, None, EVIL), {}, (EVIL,), around)
     lines = [

@@ -6,6 +6,7 @@ from agent.errors import ChecksumMismatch, JobCancelled, JobInterrupted
 from agent.model.disk_state import DiskState
 from agent.model.events import Finished, Noted, StageBegan, StageEnded
 from agent.model.job import parse_job
+from agent.model.seal import Seal
 from agent.model.stage import STAGES, State
 from agent.model.status import Progress
 
@@ -154,6 +155,15 @@ def test_an_agent_that_comes_back_goes_on_from_the_percentage_that_was_shown():
     assert ended.error["hint"].endswith(left.sentence)
     assert ended.percent == 61.5
     assert Tracker(JOB, None, lambda _: None, min_percent=900).snapshot().percent == 100
+
+
+@pytest.mark.parametrize(
+    ("sealed", "told"), [(("raw", "gzip"), ("raw", "gzip")), (("qcow2", ""), ("qcow2", None)), (("", ""), (None, None))]
+)  # fmt: skip
+def test_what_the_image_was_is_known_from_the_seal(sealed, told):
+    outcome = Seal("/dev/sda", 100, 1, "", 1, "", "md5:x", image_type=sealed[0], image_packing=sealed[1])
+    ended = concluded(JOB, None, attempt=1, outcome=outcome, disk_state=DiskState.COMMITTED)
+    assert (ended.image_type, ended.image_packing) == told
 
 
 def test_a_listener_that_fails_fails_nothing_but_itself(events, clock):

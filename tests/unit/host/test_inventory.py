@@ -8,6 +8,7 @@ import pytest
 from agent.errors import DiskUnknown
 from agent.host import firmware
 from agent.host.inventory import describe_path, disk_from_sysfs, transport_of
+from agent.model.selector import hint_values
 
 SCSI = "devices/pci0000:00/0000:00:17.0"
 
@@ -66,6 +67,52 @@ def test_udev_adds_its_links_and_what_the_kernel_does_not_tell(device):
     assert disk.by_id == ("/dev/disk/by-id/ata-M_1_S1", "/dev/disk/by-id/wwn-0x5000")
     assert disk.by_path == "/dev/disk/by-path/pci-0000:00:17.0-ata-1"
     assert (disk.wwn, disk.serial, disk.model, disk.vendor) == ("0x5000", "S1", "M_1", "V")
+
+
+def test_all_names_are_kept_that_a_hint_may_have_been_copied_from(device):
+    """The properties are those of a SATA disk behind udev 252."""
+    directory = device(f"{SCSI}/ata1/host0/target0:0:0/0:0:0:0/block/sda", **SATA)
+    (directory / "device/scsi_device/0:0:0:0").mkdir(parents=True)
+    links = ["/dev/disk/by-path/pci-0000:00:17.0-ata-1", "/dev/disk/by-path/pci-0000:00:17.0-ata-1.0"]
+    properties = {
+        "ID_MODEL": "ST4000NM0035-1V4107_X",
+        "ID_MODEL_ENC": r"ST4000NM0035-1V4107\x20X\x20\x20\x1b",
+        "ID_SERIAL": "ST4000NM0035-1V4107_ZC1234AB",
+        "ID_SERIAL_SHORT": "ZC1234AB",
+        "ID_SCSI_SERIAL": "ZC1234AB",
+        "ID_WWN": "0x5000c500a1b2c3d4",
+        "ID_WWN_WITH_EXTENSION": "0x5000c500a1b2c3d4",
+    }
+    names = disk_from_sysfs(directory, "/dev/sda", properties, links).names
+    assert names.serial == ("ZC1234AB", "ST4000NM0035-1V4107_ZC1234AB")
+    assert names.model == ("ST4000NM0035-1V4", "ST4000NM0035-1V4107 X ?", "ST4000NM0035-1V4107_X")
+    assert names.vendor == ("ATA",)
+    assert names.wwn == names.wwn_with_extension == ("0x5000c500a1b2c3d4",)
+    assert names.wwn_vendor_extension == ()
+    assert names.by_path == tuple(links)
+    assert names.hctl == ("0:0:0:0",)
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {},
+        {
+            "ID_WWN": "0x600508b1001c79ad",
+            "ID_WWN_VENDOR_EXTENSION": "0xe5178f0626caaa9c",
+            "ID_WWN_WITH_EXTENSION": "0x600508b1001c79ade5178f0626caaa9c",
+        },
+    ],
+    ids=["without udev", "with udev"],
+)
+def test_a_wwn_is_taken_apart_where_the_vendor_has_extended_it(device, properties):
+    path = f"{SCSI}/host0/target0:0:0/0:0:0:1/block/sdb"
+    directory = device(path, device__wwid="naa.600508b1001c79ade5178f0626caaa9c")
+    hints = hint_values(disk_from_sysfs(directory, "/dev/sdb", properties))
+    short, extension = "0x600508b1001c79ad", "0xe5178f0626caaa9c"
+    assert hints["wwn"] == [short + extension[2:], short]
+    assert hints["wwn_with_extension"] == [short + extension[2:]]
+    assert hints["wwn_vendor_extension"] == [extension]
 
 
 def test_the_kernels_name_for_a_disk_wins_so_that_it_is_the_same_without_udev(device):

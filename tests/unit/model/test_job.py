@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from agent.errors import ImageFormat, JobInvalid
 from agent.formats.advice import hint_for
-from agent.model.job import IMAGE_TYPES, MAX_DATA_BYTES, MAX_LIST, OVH_TYPES, parse_job
+from agent.model.job import IMAGE_TYPES, OVH_TYPES, parse_job
 from agent.model.job_text import MAX_FAULTS
+from agent.model.object_reader import MAX_DATA_BYTES, MAX_LIST
 
 SHA256 = "ab" * 32
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJ5b2ktYWdlbnQtdGVzdC1rZXk user@host"
@@ -55,12 +56,28 @@ def test_a_full_job_is_read():
     assert parsed.configdrive.enable
 
 
+def test_a_selector_is_read_and_shown_as_it_was_posted():
+    posted = {"serial": "s== Z1", "size": 480, "rotational": "no", "any": True}
+    parsed = parse_job(job(disk=posted | {"wwn": None}))
+    assert str(parsed.disk_selector) == "serial s== Z1, size 480, rotational false, any"
+    assert parsed.redacted()["disk"] == parsed.without_secrets()["disk"] == posted
+    assert parse_job(parsed.without_secrets()).disk_selector == parsed.disk_selector
+    assert parsed.summary()["disk"] == str(parsed.disk_selector)
+
+
+def test_a_disk_is_chosen_in_one_way():
+    found = faults(job(diskGroupId=0, disk={"serial": "Z1", "size": "big"}))
+    assert found["disk"] == "stands beside diskGroupId; give one of them"
+    assert set(found) == {"disk", "disk.size"}
+
+
 def test_null_means_absent_everywhere():
     keys = (
         "checkSum",
         "checkSumType",
         "configdrive",
         "description",
+        "disk",
         "diskGroupId",
         "efiBootloaderPath",
         "httpHeader",
@@ -286,3 +303,55 @@ json_values = st.recursive(
 def test_any_document_is_read_or_refused_never_a_crash(document):
     with suppress(JobInvalid):
         assert parse_job(document).type in {None, *IMAGE_TYPES}
+
+
+def test_what_names_other_files_has_no_secret_either():
+    parsed = parse_job(
+        job(
+            checkSum="https://u:PWSECRET@h/SUMS?sig=QUERYSECRET",
+            checkSumType="sha256",
+            mirrors=["https://u:PWSECRET@m/i?sig=QUERYSECRET", "http://n/i?QUERYSECRET"],
+            configdrive={"enable": True, "content": "RFJJVkVTRUNSRVQ="},
+        )
+    )
+    elsewhere = parse_job(
+        job(configdrive={"enable": True, "content": "https://u:PWSECRET@h/d?sig=QUERYSECRET"})
+    )
+    for one in (parsed, elsewhere):
+        for document in (one.redacted(), one.without_secrets(), one.summary(), repr(one)):
+            text = json.dumps(document)
+            assert not [secret for secret in ("PWSECRET", "QUERYSECRET", "RFJJVkVTRUNSRVQ") if secret in text]
+        assert parse_job(one.without_secrets()).without_secrets() == one.without_secrets()
+    assert parsed.redacted()["mirrors"] == ["https://m/i?sig=***", "http://n/i?***"]
+    assert parsed.redacted()["configdrive"]["content"] == "***"
+    assert elsewhere.without_secrets()["configdrive"] == {"enable": True, "content": "https://h/d"}
+    assert parsed.configdrive.inline_content() == b"DRIVESECRET"
+
+
+def test_a_job_with_many_long_urls_has_a_short_summary():
+    long = "https://h/" + "a" * 8000
+    drive = {"enable": True, "content": long}
+    big = parse_job(job(URL=long, checkSum=long, checkSumType="md5", mirrors=[long] * 16, configdrive=drive))
+    assert len(json.dumps(big.summary())) < 16 * 1024
+    assert big.summary()["mirrors"] == 16
+
+
+@pytest.mark.parametrize(
+    ("enable", "written"), [({}, True), ({"enable": True}, True), ({"enable": False}, False)]
+)
+def test_a_ready_made_drive_is_written_unless_that_is_refused(enable, written):
+    parsed = parse_job(job(configdrive={"content": "RFJJVkU="} | enable))
+    assert parsed.configdrive.enable is written
+    assert parse_job(job(configdrive={"hostname": "h1"})).configdrive.enable is False
+
+
+def test_a_drive_that_is_no_base64_has_the_code_of_drives():
+    with pytest.raises(JobInvalid) as caught:
+        parse_job(job(configdrive={"enable": True, "content": "hello world"}))
+    error = caught.value
+    assert (error.code, error.blame) == ("configdrive.content", "request")
+    assert (
+        error.message
+        == "The ready-made config drive cannot be used: it is neither base64 nor the URL of one."
+    )
+    assert "config-2" in error.hint

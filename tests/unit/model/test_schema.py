@@ -15,6 +15,7 @@ from agent.model import schema
 from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.disks import GroupSpec, Holder, configured_groups, disk_groups, eligibility
 from agent.model.job import parse_job
+from agent.model.selector import hint_values
 from agent.model.stage import ACTIVE, STAGES, State
 from agent.model.status import Progress, StageTime, Status
 from agent.model.surroundings import (
@@ -23,10 +24,10 @@ from agent.model.surroundings import (
     Trouble,
     agent_member,
     configuration_member,
-    control_plane_member,
+    contact_member,
 )
-from agent.service.api.errors import refusal_of
 from agent.service.config.model import RebootConfig
+from agent.service.http.errors import refusal_of
 from agent.service.jobs.phases import RebootState
 from agent.service.jobs.reboot import HandOver
 from agent.service.jobs.view import idle_document
@@ -70,6 +71,7 @@ PAIR = schema.job_schema()["properties"]["httpHeader"]["items"]
         (job(surprise=1), schema.job_schema()),
         (job(configdrive={"surprise": 1}), schema.job_schema()["properties"]["configdrive"]),
         (job(httpHeader=[{"surprise": 1}]), PAIR),
+        (job(disk={"surprise": 1}), schema.job_schema()["properties"]["disk"]),
     ],
 )
 def test_the_reader_of_jobs_and_the_schema_know_the_same_keys(document, part):
@@ -109,13 +111,23 @@ DRIVES = nested(
         userMetadatas=PAIRS,
         networkData=mostly({}, {"links": []}),
         vendorData=mostly({}, "", "text"),
+        content=st.one_of(st.none(), mostly("AAAA", "AA\nA=", "https://h/d?a", "AAA", "ftp://h/d")),
+    )
+)
+SELECTORS = nested(
+    documents(
+        serial=mostly("Z1", "<or> Z1 <or> Z2", "s!= Z1", "ü" * 1024),
+        name=mostly("/dev/sda", "<in> sd"),
+        size=mostly(1, 100, ">= 100", "<range-in> [ 1 2 ]"),
+        rotational=mostly(True, False, "yes", 0, "f"),  # noqa: FBT003
+        any=mostly(True, "true", 1),  # noqa: FBT003
     )
 )
 SUMS = {"md5": "0" * 32, "sha1": "A" * 40, "sha256": "f" * 64, "sha512": "9" * 128}
 CHECKED = st.one_of(
     st.just({}),
     st.sampled_from([{"checkSum": digits, "checkSumType": kind} for kind, digits in SUMS.items()]),
-    documents(checkSum=mostly(*SUMS.values()), checkSumType=mostly(*SUMS)),
+    documents(checkSum=mostly(*SUMS.values(), "https://h/SUMS", "HTTP://h/s?a"), checkSumType=mostly(*SUMS)),
 )
 JOBS = st.builds(
     lambda job, checked: job | checked,
@@ -126,7 +138,9 @@ JOBS = st.builds(
         configdrive=DRIVES,
         description=mostly("web", "ü" * 8000),
         diskGroupId=mostly(0, 1, 2**31 - 1),
+        disk=SELECTORS,
         httpHeader=PAIRS,
+        mirrors=mostly([], ["https://m/i"], ["HTTP://m:80/i", "http://n/i?a"], ["file:///i"], ["x", 1]),
         efiBootloaderPath=mostly("\\EFI\\debian\\grubx64.efi", "/EFI/a (1).efi"),
     ),
     CHECKED,
@@ -155,9 +169,22 @@ def test_the_schema_takes_whatever_the_reader_takes(document):
         job(checkSum="0" * 32, checkSumType="sha1"),
         job(checkSum="g" * 32, checkSumType="md5"),
         job(checkSum="0" * 32, checkSumType="crc"),
+        job(checkSum="ftp://h/SUMS", checkSumType="md5"),
+        job(checkSum="https://h/SUMS"),
+        job(mirrors="https://m/i"),
+        job(mirrors=["file:///i"]),
+        job(mirrors=["https://m/i"] * 17),
+        job(mirrors=[None]),
         job(diskGroupId=-1),
         job(diskGroupId=2**31),
         job(diskGroupId="1"),
+        job(disk="Z1"),
+        job(disk={"serial": 1}),
+        job(disk={"serial": ""}),
+        job(disk={"serial": "a" * 1025}),
+        job(disk={"size": 1.5}),
+        job(disk={"rotational": []}),
+        job(disk={"serial": "Z1", "surprise": 1}),
         job(description=""),
         job(description="a" * 16385),
         job(httpHeader={"a": "b"}),
@@ -170,6 +197,9 @@ def test_the_schema_takes_whatever_the_reader_takes(document):
         job(configdrive={"enable": "yes"}),
         job(configdrive={"networkData": "text"}),
         job(configdrive={"vendorData": []}),
+        job(configdrive={"content": "*"}),
+        job(configdrive={"content": ["AAAA"]}),
+        job(configdrive={"content": "ftp://h/d"}),
         job(efiBootloaderPath="EFI"),
     ],
 )
@@ -197,6 +227,7 @@ def every_error() -> list[DeployError]:
 SURROUNDINGS = {
     "agent": agent_member("0.1.0", ["192.0.2.7"], ["/run/byoi-agent/api.sock"]),
     "controlPlane": None,
+    "ironic": None,
     "configuration": configuration_member([]),
 }
 
@@ -273,12 +304,12 @@ def test_an_empty_slot_is_idle_and_no_status():
 @pytest.mark.parametrize("trouble", [None, *Trouble])
 @pytest.mark.parametrize("state", ContactState)
 def test_a_control_plane_and_doubts_are_of_the_schema(state, trouble):
-    member = control_plane_member("https://c", state, since=1.0, reason="r", trouble=trouble, next_try=2.0)
+    member = contact_member("https://c", state, since=1.0, reason="r", trouble=trouble, next_try=2.0)
     doubts = configuration_member(
         [Fault("a", "b", "config.invalid")] * (MAX_FAULTS + 9), [Fault("a", "b", "config.doubt")]
     )
     assert (doubts["faultCount"], len(doubts["faults"])) == (MAX_FAULTS + 9, MAX_FAULTS)
-    around = {"controlPlane": member, "configuration": doubts}
+    around = {"controlPlane": member, "ironic": {**member, "node": None}, "configuration": doubts}
     STATUS.validate(status(State.WRITE) | around)
     IDLE.validate(idle_document("ns1") | {"revision": 1} | SURROUNDINGS | around)
 
@@ -305,6 +336,7 @@ def test_an_inventory_is_of_the_schema():
         listed = [
             disk.to_json()
             | {"diskGroupId": None, "eligible": False, "reasons": list(eligibility(disk, explicit=False))}
+            | {"hints": hint_values(disk)}
             for disk in disks
         ]
         DISKS.validate({"disks": listed, "groups": [group.to_json() for group in groups]})

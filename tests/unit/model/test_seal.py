@@ -2,11 +2,18 @@ import pytest
 
 from agent.model.seal import Seal
 
-SEAL = Seal("/dev/sda", 2**30, 2**20, "a" * 64, 2**20, "b" * 64, "md5:c", 4096, 2**25, 2**19, "d" * 64)
+BEFORE = ("/dev/sda", 2**30, 2**20, "a" * 64, 2**20, "b" * 64, "md5:c", 4096, 2**25, 2**19, "d" * 64)
+SEAL = Seal(*BEFORE, image_type="vmdk", image_packing="zip")
 
 
 def test_a_seal_comes_back_as_it_was_written():
     assert Seal.parse(SEAL.document()) == SEAL
+
+
+def test_a_seal_of_an_agent_that_did_not_tell_the_image_is_read():
+    document = SEAL.document()
+    del document["image_type"], document["image_packing"]
+    assert Seal.parse(document) == Seal(*BEFORE)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +29,7 @@ def test_a_seal_comes_back_as_it_was_written():
         {"drive_offset": True},
         {"drive_sha256": None},
         {"sector_size": 1000},
+        {"image_type": None},
         {"more": 1},
     ],
 )

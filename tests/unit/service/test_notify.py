@@ -3,13 +3,13 @@
 import pytest
 
 from agent.errors import Fault
-from agent.model.surroundings import ContactState, Trouble, configuration_member, control_plane_member
+from agent.model.surroundings import ContactState, Trouble, configuration_member, contact_member
 from agent.service.jobs.view import idle_document
 from agent.service.notify import status_line
 
 IDLE = idle_document("ns1")
 FAULTS = [Fault("a.b", "is wrong"), Fault("c", "too")]
-FAILING = control_plane_member(
+FAILING = contact_member(
     "https://c", ContactState.FAILING, reason="it answered 503", trouble=Trouble.UNAVAILABLE
 )
 

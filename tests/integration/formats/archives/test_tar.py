@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from agent.errors import DeployError, ImageDamaged, ImageUnsafe
 from agent.formats.archives.unpack import Archive
+from agent.formats.chain import Chained
 from agent.formats.detect import sniff
-from agent.formats.extent import ImageTooLarge
+from agent.formats.extent import ImageTooLarge, Zero
+from agent.formats.raw import RawDecoder
 from agent.units import GiB, KiB, MiB
 from tests.kit.archives import MOST, disk_bytes, unpack
+from tests.kit.extents import content_of
 from tests.kit.fuzz import examples
 from tests.unit.formats.archives.test_tar import fix_checksums, plain, read
 
@@ -92,6 +95,31 @@ def test_sparse_members_in_every_chunking(tmp_path, kind, step):
     content = sparse_disk(tmp_path / "disk.raw", 30, 512 * KiB)
     data = tar(tmp_path, "-cSf", "-", *SPARSE[kind], "disk.raw")
     assert unpack(Archive("tar", MOST), data, step) == content
+
+
+@pytest.mark.parametrize("step", [511, 4096, 65536, None])
+@pytest.mark.parametrize("kind", SPARSE)
+def test_holes_of_a_raw_disk_are_ranges_of_zeros(tmp_path, kind, step):
+    content = bytearray(sparse_disk(tmp_path / "disk.raw", 3, 12 * MiB + 512))
+    with (tmp_path / "disk.raw").open("r+b") as file:
+        for at in (5 * MiB - 4096, 9 * MiB + 8192):  # neither begins a block
+            file.seek(at)
+            file.write(b"data" * KiB)
+            content[at : at + 4 * KiB] = b"data" * KiB
+    data = tar(tmp_path, "-cSf", "-", *SPARSE[kind], "disk.raw")
+    chained = Chained(Archive("tar", 16 * MiB), lambda content: RawDecoder(None))
+    disk, zeroed = bytearray(b"\xa5" * len(content)), []
+
+    def apply(extents):
+        for extent in extents:
+            disk[extent.offset : extent.offset + len(content_of(extent))] = content_of(extent)
+            zeroed.extend([extent.length] if isinstance(extent, Zero) else [])
+
+    for at in range(0, len(data), step or len(data)):
+        apply(chained.feed(memoryview(data)[at : at + (step or len(data))]))
+    apply(chained.finish())
+    assert disk == content
+    assert sum(zeroed) >= 7 * MiB
 
 
 @pytest.mark.parametrize("kind", PLAIN)

@@ -5,7 +5,7 @@ from agent.errors import Fault
 from agent.model.events import Finished, StageBegan
 from agent.model.stage import State
 from agent.model.status import Progress, StageTime, Status
-from agent.model.surroundings import ContactState, Trouble, configuration_member, control_plane_member
+from agent.model.surroundings import ContactState, Trouble, configuration_member, contact_member
 from agent.service.api.metrics import Metrics
 
 SECRET = "hunter2"
@@ -102,7 +102,7 @@ def test_outcomes_are_counted_by_their_code_and_bytes_summed_up():
 
 def test_a_control_plane_that_does_not_answer_is_told():
     assert not any("control_plane" in name for name, *_ in samples(Metrics(), controlPlane=None))
-    failing = control_plane_member(
+    failing = contact_member(
         "https://c", ContactState.FAILING, since=900, reason="x", trouble=Trouble.CERTIFICATE, next_try=1000
     )
     found = samples(Metrics(), controlPlane=failing)
@@ -112,7 +112,7 @@ def test_a_control_plane_that_does_not_answer_is_told():
     assert troubles == {"certificate"}
     assert found["byoi_control_plane_state_start_time_seconds",] == 900
     assert found["byoi_control_plane_next_try_time_seconds",] == 1000
-    answering = control_plane_member("https://c", ContactState.ANSWERING, since=2000)
+    answering = contact_member("https://c", ContactState.ANSWERING, since=2000)
     found = samples(Metrics(), controlPlane=answering)
     assert found["byoi_control_plane_state", "answering"] == 1
     assert sum(found["byoi_control_plane_trouble", word.value] for word in Trouble) == 0
@@ -129,7 +129,7 @@ def test_faults_of_the_configuration_are_counted():
 def test_nothing_that_came_from_outside_is_told(now):
     metrics = Metrics()
     metrics.listen(Finished(status(State.ERROR, error={"code": "disk.io", "message": SECRET})))
-    contact = control_plane_member(
+    contact = contact_member(
         f"https://{SECRET}", ContactState.FAILING, since=1, reason=SECRET, trouble=Trouble.TIMEOUT
     )
     doubts = configuration_member([Fault(SECRET, SECRET)], [Fault(SECRET, SECRET)])

@@ -97,10 +97,11 @@ def test_the_kernel_command_line_wins_over_the_file(load):
         ("false", False),
         ("0", False),
         ("no", False),
+        ("http", "http"),
     ],
 )
 def test_booleans_have_three_spellings(load, word, value):
-    assert load(cmdline=f"{NAME}byoi.policy.require_checksum={word}").policy.require_checksum is value
+    assert load(cmdline=f"{NAME}byoi.policy.require_checksum={word}").policy.require_checksum == value
 
 
 def test_commands_are_split_as_a_shell_does(load):
@@ -187,3 +188,46 @@ def test_commands_without_the_daemon_read_the_same_groups(tmp_path):
     for bad in ("byoi.disk_group.0=/dev/c", "byoi.disk-groups=/dev/c"):
         with pytest.raises(ConfigInvalid):
             load_disk_groups(str(path), cmdline=bad)
+
+
+RAMDISK = (
+    "ipa-api-url=http://192.0.2.1:6385/,http://192.0.2.2:6385 ipa-insecure=1 ipa-ca-file=/ca.pem "
+    "ipa_advertise_host=192.0.2.7 ipa-listen-port=9990 ipa-debug=1 ipa-global-request-id=req-1a "
+    "ipa-inspection-callback-url=http://192.0.2.1:6385/v1/continue_inspection"
+)
+
+
+def test_what_is_addressed_to_an_ironic_ramdisk_is_understood(load):
+    config = load(cmdline=RAMDISK)
+    ironic = config.ironic
+    assert config.service_name == "ironic"
+    assert ironic.url == ("http://192.0.2.1:6385", "http://192.0.2.2:6385")
+    assert (ironic.insecure, ironic.ca_file, ironic.advertise) == (True, "/ca.pem", "192.0.2.7")
+    assert ironic.listen == ("0.0.0.0", 9990)
+    assert ironic.inspection_url == ("http://192.0.2.1:6385/v1/continue_inspection",)
+    assert (ironic.request_id, config.log.level) == ("req-1a", "debug")
+    assert config.warnings == ()
+
+
+def test_options_of_our_own_outrank_those_of_the_ramdisk(load):
+    config = load(cmdline=f"byoi.ironic.listen=[::]:1 byoi.service_name=ns1 {RAMDISK}")
+    assert (config.ironic.listen, config.service_name) == (("::", 1), "ns1")
+
+
+def test_what_only_the_other_ramdisk_knows_is_left_alone_with_a_note(load):
+    [warning] = load(cmdline=f"{NAME} ipa-collect-lldp=1").warnings
+    assert (warning.path, "nothing like it" in warning.message) == ("ipa-collect-lldp", True)
+
+
+def test_no_ironic_is_configured_by_its_other_options(load):
+    config = load(cmdline=f"{NAME} ipa-insecure")
+    assert config.ironic is None
+    assert [warning.path for warning in config.warnings] == ["ironic.insecure"]
+
+
+def test_a_wrong_word_to_the_ramdisk_is_named_as_it_was_given(faults):
+    assert faults(cmdline=f"{NAME} ipa-api-url") == [
+        ("ironic.url", "has no value: write ipa-api-url=VALUE (given in: kernel command line)")
+    ]
+    [(key, message)] = faults(cmdline=f"{NAME} ipa-api-url=mdns")
+    assert (key, "must begin with https:// or http://" in message) == ("ironic.url", True)

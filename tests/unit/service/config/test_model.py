@@ -233,7 +233,9 @@ WRONG = (
 
 
 def wrong_for(option):
-    fitting = {"boolean": (True,), "seconds": (3,), "integer": (3,)}.get(option.kind.name, ())
+    fitting = {"boolean": (True,), "boolean or http": (True,), "seconds": (3,), "integer": (3,)}.get(
+        option.kind.name, ()
+    )
     return [value for value in WRONG if not any(value is fit for fit in fitting)]
 
 

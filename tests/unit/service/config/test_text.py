@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agent.service.config.options import DEFAULTS, GROUP_TABLE, SECTION_HELP, SECTIONS, TABLE
 from agent.service.config.sources import Settings, take_document
-from agent.service.config.text import example_toml, reference, toml
+from agent.service.config.text import example_toml, plain, reference, toml
 
 ROOT = Path(__file__).parents[4]
 REMAKE = "see the command in docs/configuration.md, under Reference"
@@ -51,8 +51,7 @@ def test_every_table_and_every_option_is_explained():
 def test_defaults_are_values_that_the_option_itself_would_take():
     for option in TABLE:
         if option.default is not None:
-            given = list(option.default) if isinstance(option.default, tuple) else option.default
-            assert option.kind.read(given) == option.default
+            assert option.kind.read(plain(option, option.default)) == option.default
 
 
 def test_values_are_written_as_toml_reads_them():

@@ -1,0 +1,233 @@
+"""The requests to Ironic's API: version, lookup, heartbeat, inventory.
+
+Redirects are not followed: one would take the token along. Every fault of a connection becomes a `ConductorFault` in
+words of our own.
+"""
+
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import aiohttp
+
+from agent import __version__
+from agent.aio import run_blocking
+from agent.model.surroundings import Trouble
+from agent.service.config.model import IronicConfig
+from agent.service.ironic.messages import (
+    LEAST_VERSION,
+    STATUS_VERSION,
+    ConductorFault,
+    Lookup,
+    TokenRefused,
+    fault_text,
+    read_lookup,
+    read_version,
+)
+
+REQUEST_SECONDS = 30.0
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+_INSPECTION_VERSION = (1, 84)
+_VOID_WORDS = ("agent token", "agent_token", "detected change")
+_UNTRUSTED = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)
+
+
+class NotYet(ConductorFault):
+    """The node is not known yet, is in a state that nobody looks it up in, or is locked: that passes."""
+
+
+class Conductor:
+    """Ironic's API. `session` belongs to the caller."""
+
+    def __init__(self, config: IronicConfig, session: aiohttp.ClientSession, context: ssl.SSLContext) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            config: tells its URLs.
+            session: makes the requests.
+            context: by which its certificate is checked.
+        """
+        self._config = config
+        self._session = session
+        self._context = context
+        self._urls = config.url
+        self._version = LEAST_VERSION
+
+    async def find_version(self) -> None:
+        """Ask which version of the API it speaks.
+
+        Raises:
+            ConductorFault: it does not answer, or is too old to be told the certificate of an agent.
+        """
+        status, body = await self._call("GET", self._urls, "/")
+        if status != 200:
+            raise _refused(status, body)
+        version = read_version(body)
+        if version < LEAST_VERSION:
+            text = ".".join(map(str, version))
+            raise ConductorFault(
+                f"Ironic speaks version {text} of its API, and 1.68 or newer is needed",
+                trouble=Trouble.REFUSED,
+            )
+        self._version = min(version, STATUS_VERSION)
+
+    async def look_up(self, addresses: Sequence[str]) -> Lookup:
+        """Ask which node has one of these MAC addresses.
+
+        Raises:
+            NotYet: none, yet; or it is locked.
+            ConductorFault: no answer, or none that makes sense.
+        """
+        status, body = await self._call(
+            "GET", self._urls, "/v1/lookup", query={"addresses": ",".join(addresses)}
+        )
+        if status in (404, 409):
+            raise NotYet(
+                "no node with a MAC address of this machine is about to be deployed"
+                if status == 404
+                else "the node is locked",
+                trouble=Trouble.REFUSED,
+            )
+        if status != 200:
+            raise _refused(status, body)
+        return read_lookup(body)
+
+    async def heartbeat(
+        self, lookup: Lookup, callback_url: str, certificate: str, activity: tuple[str, str] | None
+    ) -> None:
+        """Tell that the agent is here, and what it does.
+
+        Args:
+            lookup: the node.
+            callback_url: where the conductor finds the agent.
+            certificate: by which it knows it; PEM.
+            activity: the state in the protocol's words (`start`, `end`, `error`), and a text for people.
+
+        Raises:
+            TokenRefused: the token is void.
+            ConductorFault: no answer, or a refusal.
+        """
+        document = {
+            "callback_url": callback_url,
+            "agent_token": lookup.token,
+            "agent_version": __version__,
+            "agent_verify_ca": certificate,
+        }
+        if activity is not None and self._version >= STATUS_VERSION:
+            document |= {"agent_status": activity[0], "agent_status_message": activity[1]}
+        status, body = await self._call("POST", self._urls, f"/v1/heartbeat/{lookup.node}", document)
+        if _is_void(status, body):
+            raise TokenRefused(f"the heartbeat was refused: {fault_text(body)}", trouble=Trouble.REFUSED)
+        if status == 409:
+            raise NotYet("the node is locked", trouble=Trouble.REFUSED)
+        if status != 202:
+            raise _refused(status, body)
+
+    async def inspect(self, inventory: Mapping[str, Any]) -> Lookup | None:
+        """Post the inventory of this machine.
+
+        Returns:
+            The node, as a lookup tells it: its token is given to whoever asks first. None where it is not told.
+
+        Raises:
+            NotYet: the node is locked, or nobody inspects it.
+            ConductorFault: it was not taken.
+        """
+        urls = self._config.inspection_url or ()
+        status, body = await self._call("POST", urls, "", inventory, version=_INSPECTION_VERSION)
+        if status in (404, 409):
+            raise NotYet("no node of this inventory is being inspected", trouble=Trouble.REFUSED)
+        if status not in (200, 202):
+            raise _refused(status, body)
+        try:
+            return read_lookup(body)
+        except ConductorFault:  # it answers with the UUID alone where it is older
+            return None
+
+    async def _call(
+        self,
+        method: str,
+        urls: Sequence[str],
+        path: str,
+        document: Mapping[str, Any] | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        version: tuple[int, int] | None = None,
+    ) -> tuple[int, bytes]:
+        """Ask the first of the URLs that can be reached."""
+        major, minor = version or self._version
+        headers = {
+            "Accept": "application/json",
+            "User-Agent": f"byoi-agent/{__version__}",
+            "X-OpenStack-Ironic-API-Version": f"{major}.{minor}",
+        }
+        if self._config.request_id is not None:
+            headers["X-OpenStack-Request-ID"] = self._config.request_id
+        fault: ConductorFault | None = None
+        for url in urls:
+            try:
+                async with self._session.request(
+                    method,
+                    url + path,
+                    params=query,
+                    json=document,
+                    headers=headers,
+                    ssl=self._context,
+                    timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
+                    allow_redirects=False,
+                ) as response:
+                    return response.status, await _bounded(response)
+            except TimeoutError:
+                fault = ConductorFault(
+                    f"it did not answer within {REQUEST_SECONDS:.0f} s", trouble=Trouble.TIMEOUT
+                )
+            except (aiohttp.ClientError, OSError) as error:
+                untrusted = isinstance(error, _UNTRUSTED)
+                reason = (
+                    "its certificate is not trusted"
+                    if untrusted
+                    else f"it cannot be reached: {_reason(error)}"
+                )
+                trouble = Trouble.CERTIFICATE if untrusted else Trouble.CONNECTION
+                fault = ConductorFault(reason, trouble=trouble)
+        if fault is None:
+            raise RuntimeError("there is no URL")
+        raise fault
+
+
+def _is_void(status: int, body: bytes) -> bool:
+    """Whether a heartbeat was refused for good: the node is gone, or another agent's.
+
+    That no conductor is there at the moment is told by 400 as well.
+    """
+    text = fault_text(body).lower()
+    return status == 404 or (status == 400 and any(word in text for word in _VOID_WORDS))
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    parts, length = [], 0
+    async for part in response.content.iter_any():
+        length += len(part)
+        if length > MAX_ANSWER_BYTES:
+            raise ConductorFault("its answer is too long", trouble=Trouble.ANSWER)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None)
+    return text if isinstance(text, str) and text else type(error).__name__
+
+
+def _refused(status: int, body: bytes) -> ConductorFault:
+    trouble = Trouble.UNAVAILABLE if status == 429 or status >= 500 else Trouble.REFUSED
+    return ConductorFault(f"it answered HTTP {status}: {fault_text(body) or 'no reason'}", trouble=trouble)
+
+
+async def make_context(config: IronicConfig) -> ssl.SSLContext:
+    """The TLS settings for requests: the configured CA, the system's, or none."""
+    context = await run_blocking(ssl.create_default_context, cafile=config.ca_file)
+    if config.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,170 @@
+"""What the conductor's commands do to this machine beside a deployment. Nothing of an image is ever run."""
+
+import asyncio
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from agent.aio import run_blocking, run_together
+from agent.host import firmware
+from agent.model.disks import Disk, GroupSpec
+from agent.service.config.model import Config, IronicConfig
+from agent.service.ironic import steps
+from agent.service.ironic.steps import Erasure
+from agent.service.jobs.reboot import run_command, sync_all
+
+ERASED_AT_ONCE = 4
+LOG_COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "journal": ("journalctl", "--boot", "--no-pager", "--lines=20000"),
+    "block-devices": ("lsblk", "--all", "--output-all", "--json"),
+    "addresses": ("ip", "address"),
+}
+"""What is gathered for `collect_system_logs`, by the names of the files in the archive."""
+
+
+class Machine:
+    """This machine. All methods that wait do so in threads."""
+
+    def __init__(self, config: Config, ironic: IronicConfig) -> None:
+        """Args:
+        config: tells the disk groups and the reboot command.
+        ironic: tells the command that powers the machine off.
+        """
+        self._config = config
+        self._ironic = ironic
+        self._stop = threading.Event()
+
+    def mac_addresses(self) -> list[str]:
+        """The MAC addresses of its network cards. Blocking."""
+        from agent.host.interfaces import mac_addresses  # noqa: PLC0415 - for a lookup only
+
+        return list(mac_addresses())
+
+    def inventory(self) -> dict[str, Any]:
+        """What an inspection wants to know of this machine, to be posted as it is. Blocking."""
+        from agent.deploy.target import list_groups  # noqa: PLC0415 - for an inspection only
+        from agent.host.hardware import hardware_inventory, inspection_data  # noqa: PLC0415
+        from agent.host.inventory import list_disks  # noqa: PLC0415
+
+        default = next(iter(list_groups(self._config.disk_groups)), None)
+        return inspection_data(hardware_inventory(list_disks()), default.target if default else None)
+
+    async def erase(self, step: str, how: Erasure) -> list[dict[str, Any]]:
+        """Erase all disks of the disk groups, some of them at a time; what was done to each.
+
+        Args:
+            step: the name of the clean step.
+            how: how the operator wants it done.
+
+        Raises:
+            DeployError: a disk must not be erased, or failed to be; the others are left as they are then.
+        """
+        self._stop.clear()
+        disks = await run_blocking(_targets, self._config.disk_groups)
+        erased: list[dict[str, Any]] = []
+        at_once = asyncio.Semaphore(ERASED_AT_ONCE)
+
+        async def one(disk: Disk, *, explicit: bool) -> None:
+            async with at_once:
+                erased.append(await run_blocking(_erase, step, how, disk, explicit, self._stop.is_set))
+
+        await run_together(*(one(disk, explicit=explicit) for disk, explicit in disks))
+        return erased
+
+    def stop_erasing(self) -> None:
+        """Have erasures that run end at their next piece."""
+        self._stop.set()
+
+    async def make_boot_entry(self, disk: Mapping[str, Any]) -> str:
+        """Make the firmware's entry for the loader on a disk that was deployed; says what was done.
+
+        Args:
+            disk: as the status has it.
+
+        Raises:
+            DeployError: the entry could not be made.
+        """
+        if disk.get("kind") == "file":
+            return "the disk is a file: no firmware starts it"
+        return await run_blocking(_boot_entry, str(disk["path"]))
+
+    async def sync(self) -> None:
+        """Flush all file systems."""
+        await sync_all()
+
+    async def power_off(self) -> None:
+        """Order the machine to power off.
+
+        Raises:
+            OSError, ToolMissing: it failed.
+        """
+        await run_command(self._ironic.power_off_command)
+
+    async def reboot(self) -> None:
+        """Order the machine to reboot; raises as `power_off` does."""
+        await run_command(self._config.reboot.command)
+
+    async def collect_logs(self, status: Mapping[str, Any]) -> bytes:
+        """The logs of this machine, and the status document, as a tar archive compressed by gzip."""
+        return await run_blocking(_collect, status)
+
+
+def _targets(groups: Sequence[GroupSpec]) -> list[tuple[Disk, bool]]:
+    """The disks of all groups, and whether each was named by the configuration."""
+    from agent.deploy.target import list_groups  # noqa: PLC0415 - for an erasure only
+
+    return [(disk, group.configured) for group in list_groups(groups) for disk in group.disks]
+
+
+def _erase(
+    step: str, how: Erasure, disk: Disk, explicit: bool, cancelled: Callable[[], bool]
+) -> dict[str, Any]:
+    from agent.host import erase  # noqa: PLC0415 - for an erasure only
+
+    match step:
+        case steps.ERASE_METADATA:
+            done = erase.erase_metadata(disk, explicit=explicit)
+        case steps.ERASE_EXPRESS:
+            done = erase.erase_express(disk, explicit=explicit)
+        case _:
+            done = erase.erase(
+                disk,
+                lambda _, __: None,
+                cancelled,
+                explicit=explicit,
+                by_itself=how.nvme_by_itself if disk.transport == "nvme" else how.ata_by_itself,
+                overwrite_after_failure=how.overwrite_after_failure,
+            )
+    return done.to_json()
+
+
+def _boot_entry(path: str) -> str:
+    from agent.host.boot_entry import find_loader, make_boot_entry  # noqa: PLC0415 - for this command only
+    from agent.host.inventory import describe_path  # noqa: PLC0415
+
+    if firmware.detect() != "uefi":
+        return "this server was not started by UEFI: it has no boot entries"
+    disk = describe_path(path)
+    made = make_boot_entry(disk, find_loader(disk))
+    return f"Boot{made.number} starts {made.loader.path} of {path}; boot order: {', '.join(made.order)}"
+
+
+def _collect(status: Mapping[str, Any]) -> bytes:
+    from agent.host import process  # noqa: PLC0415 - for this only
+
+    files = {"status.json": json.dumps(status, indent=2).encode()}
+    for name, command in LOG_COMMANDS.items():
+        try:
+            files[name] = process.run(command, timeout=20).stdout
+        except Exception as error:  # noqa: BLE001 - the others are wanted all the same
+            files[name] = f"{command[0]}: {error}\n".encode()
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return archive.getvalue()

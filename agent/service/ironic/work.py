@@ -1,0 +1,188 @@
+"""What each command of the conductor does: the deployment goes to the slot, everything else to the machine.
+
+A deployment has the id of its command, so that an agent that comes back finds the one by the other.
+"""
+
+import base64
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from agent.aio import run_blocking
+from agent.model.job import Job, parse_job
+from agent.model.policy import Policy, require_allowed
+from agent.model.status import DONE
+from agent.service.ironic.image_info import error_members, job_document
+from agent.service.ironic.machine import Machine
+from agent.service.ironic.orders import Ability, OrderFailed
+from agent.service.ironic.state import Command
+from agent.service.ironic.steps import (
+    CLEAN_STEPS,
+    DEPLOY_STEPS,
+    ERASE_DEVICES,
+    ERASE_EXPRESS,
+    ERASE_METADATA,
+    WRITE_IMAGE,
+    erasure_of,
+    listed,
+)
+from agent.service.jobs.publisher import StatusPublisher
+from agent.service.jobs.slot import Slot, SlotClosing, SlotTaken
+
+_LOOK_SECONDS = 60.0
+_ERASURES = (ERASE_DEVICES, ERASE_METADATA, ERASE_EXPRESS)
+
+
+class Work:
+    """The abilities of one front."""
+
+    def __init__(self, slot: Slot, publisher: StatusPublisher, policy: Policy, machine: Machine) -> None:
+        """Args:
+        slot: where deployments go.
+        publisher: of the slot's status.
+        policy: what a job may ask for.
+        machine: what else is done.
+        """
+        self._slot = slot
+        self._publisher = publisher
+        self._policy = policy
+        self._machine = machine
+        self.is_locked_down = False
+        """Whether the conductor has ordered that nobody commands this agent any more."""
+
+    def abilities(self) -> dict[str, Ability]:
+        """All commands, by the names of the protocol."""
+        return {
+            "deploy.get_deploy_steps": Ability(_answering(listed("deploy", DEPLOY_STEPS)), at_once=True),
+            "deploy.execute_deploy_step": Ability(functools.partial(self._step, "deploy"), is_step=True),
+            "clean.get_clean_steps": Ability(_answering(listed("clean", CLEAN_STEPS)), at_once=True),
+            "clean.execute_clean_step": Ability(functools.partial(self._step, "clean"), is_step=True),
+            # Of a whole disk's image nobody needs to know the partitions.
+            "standby.get_partition_uuids": Ability(_answering({}), at_once=True),
+            "standby.sync": Ability(self._sync, at_once=True),
+            "standby.power_off": Ability(self._power_off),
+            "standby.run_image": Ability(self._reboot),
+            "image.install_bootloader": Ability(self._install_bootloader),
+            "log.collect_system_logs": Ability(self._collect_logs, at_once=True, is_kept=False),
+            "system.lockdown": Ability(self._lock_down),
+        }
+
+    # -- steps -----------------------------------------------------------------------------------------------
+
+    async def _step(self, kind: str, command: Command, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        step = params["step"]
+        name = step["step"]
+        if kind == "deploy" and name == WRITE_IMAGE:
+            result: Any = await self._write_image(command, params)
+        elif name in _ERASURES:
+            result = await self._erase(name, params.get("node"))
+        else:
+            text = f"This agent has no {kind} step {name[:80]!r}; docs/ironic.md lists those that it has."
+            raise OrderFailed(error_members("step.unknown", text, None, None))
+        return _result(kind, command, result)
+
+    async def _write_image(self, command: Command, params: Mapping[str, Any]) -> str:
+        node, args = params.get("node"), params["step"].get("args")
+        document, job = await run_blocking(
+            _read_job,
+            args if isinstance(args, dict) else {},
+            node if isinstance(node, dict) else {},
+            self._policy,
+        )
+        try:
+            await self._slot.post(document, job, job_id=command.id, origin="ironic")
+        except (SlotTaken, SlotClosing):
+            text = "Another deployment is under way on this server, or its agent is stopping."
+            hint = "`byoi status` there tells which; delete it, or wait for its end."
+            raise OrderFailed(error_members("slot.taken", text, None, hint)) from None
+        return await self._outcome(command.id)
+
+    async def go_on(self, command: Command, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Wait for the outcome of a deployment that an agent before this one has begun."""
+        return _result("deploy", command, await self._outcome(command.id))
+
+    async def _outcome(self, job_id: str) -> str:
+        """Wait for the end of a deployment.
+
+        Raises:
+            OrderFailed: it failed.
+        """
+        while True:
+            revision, entry = self._publisher.revision, self._slot.entry
+            if entry is None or entry.id != job_id:
+                text = "The deployment was deleted by somebody else, on the server itself."
+                raise OrderFailed(error_members("job.cancelled", text, None, None))
+            if entry.status is not None and self._publisher.document.get("status") != "doing":
+                return _told(entry.status)
+            await self._publisher.wait(revision, _LOOK_SECONDS)
+
+    async def _erase(self, name: str, node: Any) -> Any:
+        try:
+            self._slot.check_free()
+        except (SlotTaken, SlotClosing):
+            text = "A deployment is under way on this server, or its agent is stopping."
+            raise OrderFailed(error_members("slot.taken", text, None, None)) from None
+        return await self._machine.erase(name, erasure_of(node))
+
+    # -- power, boot, logs -----------------------------------------------------------------------------------
+
+    async def _sync(self, _: Command, __: Mapping[str, Any]) -> None:
+        await self._machine.sync()
+
+    async def _power_off(self, _: Command, __: Mapping[str, Any]) -> None:
+        await self._machine.sync()
+        await self._machine.power_off()
+
+    async def _reboot(self, _: Command, __: Mapping[str, Any]) -> None:
+        await self._machine.sync()
+        await self._machine.reboot()
+
+    async def _install_bootloader(self, _: Command, params: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """For UEFI the boot entry. A BIOS starts what the image has in its first sector."""
+        status = None if self._slot.entry is None else self._slot.entry.status
+        disk = (status or {}).get("disk")
+        if params.get("target_boot_mode") != "uefi" or not isinstance(disk, dict):
+            return None
+        return {"result": await self._machine.make_boot_entry(disk)}
+
+    async def _collect_logs(self, _: Command, __: Mapping[str, Any]) -> Mapping[str, Any]:
+        archive = await self._machine.collect_logs(self._publisher.document)
+        return {"system_logs": base64.b64encode(archive).decode()}
+
+    async def _lock_down(self, _: Command, __: Mapping[str, Any]) -> None:
+        self.is_locked_down = True
+
+
+def _answering(result: Mapping[str, Any]) -> Any:
+    async def work(_: Command, __: Mapping[str, Any]) -> Mapping[str, Any]:
+        return result
+
+    return work
+
+
+def _result(kind: str, command: Command, result: Any) -> dict[str, Any]:
+    return {f"{kind}_result": result, f"{kind}_step": command.step}
+
+
+def _read_job(args: Mapping[str, Any], node: Mapping[str, Any], policy: Policy) -> tuple[dict[str, Any], Job]:
+    document = job_document(args, node)
+    job = parse_job(document)
+    require_allowed(job, policy, remote=True)
+    return document, job
+
+
+def _told(status: Mapping[str, Any]) -> str:
+    """What the conductor is told of an outcome.
+
+    Raises:
+        OrderFailed: it is an error.
+    """
+    if status.get("status") == DONE:
+        path = (status.get("disk") or {}).get("path")
+        return f"{status.get('message')} ({path}, {status.get('bytesWritten')} bytes written)"
+    error = status.get("error") or {}
+    raise OrderFailed(
+        error_members(
+            str(error.get("code")), str(error.get("message")), error.get("detail"), error.get("hint")
+        )
+    )
