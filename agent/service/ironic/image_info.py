@@ -120,8 +120,10 @@ def _headers(image: Mapping[str, Any]) -> list[dict[str, str]] | None:
     if user is None and password is None:
         return None
     try:
-        credential = base64.b64encode(b":".join((user.encode(), password.encode()))).decode()
-    except (AttributeError, UnicodeEncodeError):
+        if not isinstance(user, str) or not isinstance(password, str):
+            raise TypeError
+        credential = base64.b64encode(f"{user}:{password}".encode()).decode()
+    except (TypeError, UnicodeEncodeError):
         raise JobInvalid(
             [Fault("image_info.image_server_user", "and image_server_password must be texts")]
         ) from None
