@@ -42,7 +42,7 @@ def kill_once(one: Machine, image: Image, url: str, seconds: float) -> str:
         assert_system(one.disk, image)
     if state == "deploy failed":
         assert one.node.failure()
-    one.power_cycle()
+    one.power_off()
     (one.agent.directory / "agent.log").unlink()
     one.node.undeploy()
     return state
@@ -57,7 +57,7 @@ def test_fifty_kills(make_machine: MakeMachine, web: Web, image: Image):
     began = time.monotonic()
     machines[0].deploy(source(url, image.sha256))
     usual = time.monotonic() - began
-    machines[0].power_cycle()
+    machines[0].power_off()
     machines[0].node.undeploy()
     instants = [chance.uniform(0, usual * 1.5) for _ in range(KILLS)]
     states: Counter[str] = Counter()

@@ -57,6 +57,7 @@ def test_it_is_rebuilt(make_machine: MakeMachine, web: Web, image: Image):
     with one.disk.open("r+b") as file:
         file.write(bytes(one.disk.stat().st_size))
     one.node.provision("rebuild")
+    one.reboot()
     one.node.wait("active", seconds=DEPLOYED_SECONDS)
     assert_system(one.disk, image)
 
@@ -154,6 +155,7 @@ def test_a_server_is_cleaned_by_hand(make_machine: MakeMachine, web: Web, image:
     one.node.wait("manageable")
     steps = [{"interface": "deploy", "step": "erase_devices_metadata"}]
     one.node.provision("clean", clean_steps=steps)
+    one.reboot()
     one.node.wait("manageable", seconds=DEPLOYED_SECONDS)
     assert_nothing_boots(one.disk)
 
@@ -163,8 +165,10 @@ def test_a_server_is_cleaned_between_two_owners(make_machine: MakeMachine, web: 
     one = make_machine()
     one.deploy(source(web.publish(image.path), image.sha256))
     one.node.set(automated_clean=True)
-    one.node.undeploy()
+    one.node.provision("deleted")
+    one.reboot()
+    one.node.wait("available", seconds=DEPLOYED_SECONDS)
     assert_nothing_boots(one.disk)
-    one.node.set(automated_clean=False)
+    one.power_off()
     one.deploy(source(web.publish(image.path), image.sha256))
     assert_system(one.disk, image)

@@ -44,10 +44,15 @@ class Machine:
         if self.agent.process is None:
             self.agent.start()
 
-    def power_cycle(self) -> None:
+    def power_off(self) -> None:
         """Off, so that the next order starts an agent that has never been here before."""
         self.agent.kill()
         shutil.rmtree(self.agent.journal.parent)
+
+    def reboot(self) -> None:
+        """Off and on: an agent that has never been here before."""
+        self.power_off()
+        self.agent.start()
 
     def deploy(self, source: Mapping[str, object], configdrive: object = None) -> dict[str, Any]:
         """Deploy, to the end: gives the node."""
