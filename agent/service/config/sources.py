@@ -23,7 +23,7 @@ from agent.service.config.options import (
     Option,
     unknown_key_fault,
 )
-from agent.service.config.secrets import read_regular, read_secret
+from agent.service.config.secrets import check_secret, read_regular, read_secret
 from agent.service.config.trusted_path import distrust
 from agent.text import MAX_SHOWN, printable
 from agent.units import KiB
@@ -32,6 +32,8 @@ DEFAULT = "default"
 KERNEL = "kernel command line"
 PREFIX = "byoi."
 RAMDISK_PREFIX = "ipa-"
+RAMDISK_TOKEN = "ipa-agent-token"  # noqa: S105 - the name of a word
+_TOKEN_KEY = "ironic.agent_token_file"  # noqa: S105 - the name of an option
 RAMDISK_KEYS = {
     "ipa-api-url": "ironic.url",
     "ipa-insecure": "ironic.insecure",
@@ -283,10 +285,21 @@ def _take_ramdisk_word(settings: Settings, key: str, value: str | None) -> None:
     elif key == "ipa-insecure" and value is None:
         value = "true"
     known = RAMDISK_KEYS.get(key)
-    if known is None:
+    if key == RAMDISK_TOKEN:
+        _take_ramdisk_token(settings, value or "")
+    elif known is None:
         settings.warn(printable(key, _MAX_KEY), "is for ironic-python-agent; this agent has nothing like it")
     else:
         _take_word(settings, known, value, given_as=key)
+
+
+def _take_ramdisk_token(settings: Settings, value: str) -> None:
+    """The one secret that Ironic itself writes there, on the medium that it makes for this server."""
+    try:
+        settings.secrets[_TOKEN_KEY] = check_secret(value).value
+    except ValueError as error:
+        settings.fault(_TOKEN_KEY, f"{RAMDISK_TOKEN} {error}", KERNEL)
+    settings.origins[_TOKEN_KEY] = KERNEL
 
 
 def _take_word(settings: Settings, key: str, value: str | None, *, given_as: str = "") -> None:

@@ -61,6 +61,8 @@ DEPLOYING_SECONDS = 30.0
 NEWS_SECONDS = 1.5
 """Between two heartbeats when a command has ended and the conductor has not asked yet."""
 MAX_NEWS = 40
+REFUSED_SECONDS = 2.0
+"""Between a refused token and the next lookup."""
 CANCEL_SECONDS = 30.0
 
 
@@ -194,6 +196,8 @@ class IronicFront:
                 except TokenRefused as refused:
                     log.warning("ironic_token_refused", node=self._store.state.node, reason=str(refused))
                     await self._give_up(orders)
+                    # Ironic may give a node's token away and refuse it all the same.
+                    await asyncio.sleep(REFUSED_SECONDS * self._rng.uniform(0.8, 1.2))
                     return
                 except (ConductorFault, StateUnusable) as fault:
                     await self._wait_after(fault)
