@@ -21,6 +21,12 @@ LOG_COMMANDS: Mapping[str, tuple[str, ...]] = {
     "addresses": ("ip", "address"),
 }
 """What is gathered for `collect_system_logs`, by the names of the files in the archive."""
+LOG_SECONDS = 15.0
+"""For each of them: the conductor waits for all, less than a minute."""
+
+
+EraseOne = Callable[[str, Disk, bool, Callable[[], bool]], dict[str, Any]]
+"""Erases a disk by a clean step, named explicitly or not, until it is told to stop; gives the result's entry."""
 
 
 class Machine:
@@ -50,15 +56,17 @@ class Machine:
         default = next(iter(list_groups(self._config.disk_groups)), None)
         return inspection_data(hardware_inventory(list_disks()), default.target if default else None)
 
-    async def erase(self, step: str) -> list[dict[str, Any]]:
+    async def erase(self, step: str, erase_one: EraseOne | None = None) -> list[dict[str, Any]]:
         """Erase all disks of the disk groups, some of them at a time; what was done to each.
 
         Args:
             step: the name of the clean step.
+            erase_one: erases a disk.
 
         Raises:
             DeployError: a disk must not be erased, or failed to be; the others are left as they are then.
         """
+        erase_one = erase_one or _erase
         self._stop.clear()
         disks = await run_blocking(_targets, self._config.disk_groups)
         erased: list[dict[str, Any]] = []
@@ -66,7 +74,11 @@ class Machine:
 
         async def one(disk: Disk, *, explicit: bool) -> None:
             async with at_once:
-                erased.append(await run_blocking(_erase, step, disk, explicit, self._stop.is_set))
+                try:
+                    erased.append(await run_blocking(erase_one, step, disk, explicit, self._stop.is_set))
+                except Exception:
+                    self._stop.set()  # the step has failed: nobody waits for hours to be told
+                    raise
 
         await run_together(*(one(disk, explicit=explicit) for disk, explicit in disks))
         return erased
@@ -146,7 +158,7 @@ def _collect(status: Mapping[str, Any]) -> bytes:
     files = {"status.json": json.dumps(status, indent=2).encode()}
     for name, command in LOG_COMMANDS.items():
         try:
-            files[name] = process.run(command, timeout=20).stdout
+            files[name] = process.run(command, timeout=LOG_SECONDS).stdout
         except Exception as error:  # noqa: BLE001 - the others are wanted all the same
             files[name] = f"{command[0]}: {error}\n".encode()
     archive = io.BytesIO()
