@@ -100,6 +100,8 @@ class IronicFront:
         self._work = Work(slot, publisher, config.policy, self._machine)
         self._rng = rng or random.Random()  # noqa: S311 - jitter
         self._backoff = Backoff(BACKOFF, self._rng)
+        self._faults = 0
+        """So many in a row; that a node is not known yet is none."""
         self._member: Mapping[str, Any] = {}
         self._contact = Contact(", ".join(ironic.url), self._show)
         self._found: Lookup | None = None
@@ -295,6 +297,7 @@ class IronicFront:
 
     def _answered(self) -> None:
         self._backoff.succeed()
+        self._faults = 0
         self._contact.succeeded()
         if self._publisher.document.get("ironic", {}).get("node") != (self._store.state.node or None):
             self._show(self._member)
@@ -311,10 +314,12 @@ class IronicFront:
         delay = self._backoff.fail()
         if not isinstance(fault, NotYet):
             trouble = fault.trouble if isinstance(fault, ConductorFault) else Trouble.AGENT
-            if self._backoff.failures in (1, 10) or self._backoff.failures % 100 == 0:
-                log.warning("ironic_fault", reason=str(fault), failures=self._backoff.failures)
+            self._faults += 1
+            if self._faults in (1, 10) or self._faults % 100 == 0:
+                log.warning("ironic_fault", reason=str(fault), failures=self._faults)
             self._contact.failed(str(fault), trouble, delay)
         else:
+            self._faults = 0
             self._contact.succeeded()
         self._hurry.clear()
         with suppress(TimeoutError):
