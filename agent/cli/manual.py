@@ -234,6 +234,8 @@ def _invocation(action: argparse.Action, *, first_only: bool = False) -> str:
         value = bold(choices) if choices else italic(str(action.metavar or action.dest.upper()))
     if not action.option_strings:
         return value
+    if action.nargs == "?":  # the option may stand alone
+        value = f"[{value}]"
     names = action.option_strings[:1] if first_only else action.option_strings
     return ", ".join(bold(name) for name in names) + (f" {value}" if value else "")
 

@@ -24,9 +24,6 @@ from agent.units import KiB, MiB
 _MAX_FILE = 16 * MiB
 _DISK_KINDS = ("disk", "zoned")
 _BOOTIF = re.compile(r"(?:^|\s)BOOTIF=(\S+)")
-_HCTL = re.compile(r"\d+:\d+:\d+:\d+")
-# SPC-4, NAA IEEE Registered Extended: 16 digits, and 16 more that the vendor chooses.
-_EXTENDED_WWN = re.compile(r"(0x[0-9a-f]{16})([0-9a-f]{16})", re.IGNORECASE)
 
 
 def hardware_inventory(
@@ -54,7 +51,7 @@ def hardware_inventory(
     return {
         "interfaces": [_interface(interface, heard) for interface in interfaces],
         "cpu": _cpu(Path(root)),
-        "disks": [disk_entry(disk, root) for disk in disks if disk.kind in _DISK_KINDS and disk.size > 0],
+        "disks": [disk_entry(disk) for disk in disks if disk.kind in _DISK_KINDS and disk.size > 0],
         "memory": _memory(Path(root)),
         "bmc_address": None,
         "bmc_v6address": None,
@@ -67,19 +64,18 @@ def hardware_inventory(
     }
 
 
-def inspection_data(inventory: Mapping[str, Any], root_disk: Disk | None, root: str = "/") -> dict[str, Any]:
+def inspection_data(inventory: Mapping[str, Any], root_disk: Disk | None) -> dict[str, Any]:
     """What a ramdisk posts to Ironic's `continue_inspection`: the inventory, and what is called plugin data there.
 
     Args:
         inventory: by `hardware_inventory`.
         root_disk: the disk that a deployment without hints goes to, if there is one.
-        root: as there.
     """
     return {
         "inventory": dict(inventory),
         "boot_interface": inventory["boot"]["pxe_interface"],
         "error": None,
-    } | ({} if root_disk is None else {"root_disk": disk_entry(root_disk, root)})
+    } | ({} if root_disk is None else {"root_disk": disk_entry(root_disk)})
 
 
 # -- its parts -----------------------------------------------------------------------------------------------
@@ -104,20 +100,22 @@ def _interface(interface: Interface, heard: Mapping[str, Iterable[Tlv]] | None) 
     }
 
 
-def disk_entry(disk: Disk, root: str = "/") -> dict[str, Any]:
-    """A disk in the inventory; Ironic compares its root device hints with these members."""
-    extended = _EXTENDED_WWN.fullmatch(disk.wwn)
+def disk_entry(disk: Disk) -> dict[str, Any]:
+    """A disk in the inventory. Ironic compares its root device hints with these members, and a disk selector of ours
+    knows each of their values (`agent.model.selector`).
+    """
+    names = disk.names
     return {
         "name": disk.path,
         "model": disk.model or None,
         "size": disk.size,
         "rotational": disk.rotational,
-        "wwn": (extended[1] if extended else disk.wwn) or None,
+        "wwn": (names.wwn[0] if names.wwn_vendor_extension and names.wwn else disk.wwn) or None,
         "serial": disk.serial or None,
-        "vendor": disk.vendor or None,
+        "vendor": disk.vendor or _first(names.vendor),
         "wwn_with_extension": disk.wwn or None,
-        "wwn_vendor_extension": f"0x{extended[2]}" if extended else None,
-        "hctl": _hctl(Path(root, "sys/class/block", Path(disk.path).name, "device/scsi_device")),
+        "wwn_vendor_extension": _first(names.wwn_vendor_extension),
+        "hctl": _first(names.hctl),
         "by_path": disk.by_path or None,
         "logical_sectors": disk.logical_sector_size,
         "physical_sectors": disk.physical_sector_size,
@@ -125,8 +123,8 @@ def disk_entry(disk: Disk, root: str = "/") -> dict[str, Any]:
     }
 
 
-def _hctl(directory: Path) -> str | None:
-    return next((name for name in _names(directory) if _HCTL.fullmatch(name)), None)
+def _first(known: tuple[str, ...]) -> str | None:
+    return next(iter(known), None)
 
 
 def _cpu(root: Path) -> dict[str, Any]:

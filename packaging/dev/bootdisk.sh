@@ -105,6 +105,7 @@ partition_table() {
 
 # Modules and core of grub for BIOS into the tree, and a configuration with one entry: lay_out_grub TREE TIMEOUT
 # TITLE KERNEL INITRD ARGUMENTS...
+# no_timer_check: where the processor is emulated on a busy host, ticks come too late for the kernel's try of its timer.
 lay_out_grub() {
     tree=$1
     grub=$tree/boot/grub
@@ -122,7 +123,7 @@ terminal_input console serial
 terminal_output console serial
 search --no-floppy --fs-uuid --set=root $root_uuid
 menuentry '$3' {
-    linux $4 root=UUID=$root_uuid $6 console=tty0 console=ttyS0,115200
+    linux $4 root=UUID=$root_uuid $6 no_timer_check console=tty0 console=ttyS0,115200
     initrd $5
 }
 CFG

@@ -11,6 +11,7 @@ import pytest
 
 from agent.units import GiB, MiB
 from tests.kit.commands import run
+from tests.kit.disks import make_disk
 from tests.kit.server import serving
 
 ROOT = Path(__file__).parents[2]
@@ -135,7 +136,7 @@ def test_so_it_does_within_a_compressed_file_whose_head_already_has_too_much_dat
     path.write_bytes(compress(path.read_bytes()))
     assert path.stat().st_size < MiB
     disk = tmp_path / "disk.img"
-    disk.write_bytes(b"\xa5" * (256 * MiB))
+    make_disk(disk, 256 * MiB)
     outcome = deploy(byoi, path.as_uri(), disk)
     assert outcome.status == 0, outcome.err
     with disk.open("rb") as written, raw.open("rb") as golden:

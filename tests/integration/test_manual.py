@@ -94,6 +94,10 @@ def test_the_page_of_byoi_has_what_its_readers_look_for(made):
     assert "SEE ALSO byoi-job(5), byoi-agent(8), agent.toml(5)" in text
 
 
+def test_a_value_that_may_be_left_out_is_in_brackets(made):
+    assert "\\fB\\-\\-config\\-drive\\fR [\\fIFILE|URL\\fR]" in (made / "man/byoi.1").read_text()
+
+
 def test_every_option_of_the_configuration_is_on_its_page(made):
     text = rendered(made / "man/agent.toml.5")
     for option in (*TABLE, *GROUP_TABLE):

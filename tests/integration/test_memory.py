@@ -6,7 +6,6 @@ import re
 import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import zstandard
 from agent.units import GiB, KiB, MiB
 from tests.kit.commands import ROOT
 from tests.kit.server import serving
+from tests.kit.xz import stored_xz
 
 LIMIT = 128 * MiB
 # ru_maxrss would not do: it begins with the peak of the process that forked, which is pytest.
@@ -135,35 +135,8 @@ INSIDE = 160 * MiB
 
 
 def xz_9(source: Path, target: Path) -> None:
-    """An xz with the window of xz -9, which is what a decoder has to hold, and nothing compressed, which is quick."""
-    data = source.read_bytes()
-    flags = b"\x00\x01"  # CRC32
-    chunks = bytearray()
-    for at in range(0, len(data), 64 * KiB):
-        piece = data[at : at + 64 * KiB]
-        chunks += bytes([2 if at else 1]) + struct.pack(">H", len(piece) - 1) + piece
-    # LZMA2 (0x21) with the dictionary size 28: 64 MiB
-    block = with_crc(b"\x02\x00\x21\x01\x1c\x00\x00\x00") + chunks + b"\x00"
-    sizes = number(len(block) + 4) + number(len(data))
-    block += bytes(-len(block) % 4) + struct.pack("<I", zlib.crc32(data))
-    index = b"\x00\x01" + sizes
-    index = with_crc(index + bytes(-len(index) % 4))
-    backward = struct.pack("<I", len(index) // 4 - 1) + flags
-    footer = struct.pack("<I", zlib.crc32(backward)) + backward + b"YZ"
-    target.write_bytes(b"\xfd7zXZ\x00" + with_crc(flags) + block + index + footer)
-
-
-def with_crc(data: bytes) -> bytes:
-    return data + struct.pack("<I", zlib.crc32(data))
-
-
-def number(value: int) -> bytes:
-    """As .xz writes one: seven bits a byte, the lowest first."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
+    """An xz with the window of xz -9, which is what a decoder has to hold."""
+    target.write_bytes(stored_xz(source.read_bytes()))
 
 
 def zstd_long(window_log: int):

@@ -3,7 +3,6 @@
 import fcntl
 import gzip
 import json
-import lzma
 import os
 from pathlib import Path
 
@@ -12,19 +11,18 @@ import pytest
 from agent.units import KiB, MiB
 from tests.kit.commands import run
 from tests.kit.deployments import DRIVE, Outcome
+from tests.kit.disks import is_untouched, make_disk
 from tests.kit.images import BIOS_PIECE, ESP_PIECE, ROOT_PIECE, SIZE_MIB, Piece
+from tests.kit.xz import stored_xz
 
 SIZE = 64 * MiB
 IMAGE_SIZE = SIZE_MIB * MiB
-DIRT = b"\xa5"
 BLAMES = {"request", "image", "network", "disk", "agent"}
 
 
 @pytest.fixture
 def target(tmp_path):
-    path = tmp_path / "disk.img"
-    path.write_bytes(DIRT * SIZE)
-    return path
+    return make_disk(tmp_path / "disk.img", SIZE)
 
 
 def assert_refused(outcome: Outcome, code: str, message: str, status: int = 1) -> dict:
@@ -44,7 +42,7 @@ def assert_refused(outcome: Outcome, code: str, message: str, status: int = 1) -
 
 
 def assert_untouched(target: Path) -> None:
-    assert target.read_bytes() == DIRT * SIZE
+    assert is_untouched(target, SIZE)
 
 
 # -- the job -------------------------------------------------------------------------------------------------
@@ -176,8 +174,7 @@ def test_what_can_be_converted_is_told_how(gpt_image, byoi, tmp_path, target, ki
 def test_an_xz_file_that_was_cut_is_refused_before_the_first_write(image_maker, byoi, tmp_path, target):
     """Its first 12 MiB are sound, so only its end tells."""
     path, noise = tmp_path / "image.xz", Piece(10, 30, "noise", "type=linux")
-    content = lzma.compress(image_maker.gpt((BIOS_PIECE, ESP_PIECE, noise)).path.read_bytes(), preset=0)
-    assert len(content) > 20 * MiB
+    content = stored_xz(image_maker.gpt((BIOS_PIECE, ESP_PIECE, noise)).path.read_bytes())
     path.write_bytes(content[:-100])
     outcome = byoi("write", "--url", path, "--type", "raw", "--disk", target, "--json")
     assert outcome.error["code"] == "image.damaged"
@@ -222,14 +219,14 @@ def test_a_raw_image_that_is_called_something_else(gpt_image, deploy, web, targe
 
 def test_an_image_larger_than_the_disk(gpt_image, deploy, tmp_path):
     small = tmp_path / "small.img"
-    small.write_bytes(DIRT * 16 * MiB)
+    make_disk(small, 16 * MiB)
     outcome = deploy(gpt_image, small)
     message = (
         f"image provided has a size of `{IMAGE_SIZE}` bytes"
         f" which is larger than `{small}` of `{16 * MiB}` bytes"
     )
     assert_refused(outcome, "image.size", message)
-    assert small.read_bytes() == DIRT * 16 * MiB
+    assert is_untouched(small, 16 * MiB)
 
 
 def publish_changed(web, image, offset: int, data: bytes, size: int | None = None) -> str:
@@ -308,11 +305,11 @@ def test_a_path_without_an_image(byoi, target, tmp_path):
 
 def test_no_room_for_a_config_drive(image_maker, deploy, tmp_path):
     target = tmp_path / "equal.img"
-    target.write_bytes(DIRT * IMAGE_SIZE)
+    make_disk(target, IMAGE_SIZE)
     image = image_maker.gpt((BIOS_PIECE, ESP_PIECE, Piece(10, SIZE_MIB - 11, "ext4", "type=linux")))
     outcome = deploy(image, target, configdrive={"enable": True, "userData": "x" * 2 * MiB})
     assert_refused(outcome, "configdrive.create", "Could not create configdrive on disk.")
-    assert target.read_bytes() == DIRT * IMAGE_SIZE
+    assert is_untouched(target, IMAGE_SIZE)
 
 
 def test_a_config_drive_that_is_too_large_is_a_fault_of_the_job(gpt_image, deploy, target):
@@ -356,11 +353,11 @@ def test_a_disk_group_that_does_not_exist(gpt_image, byoi, make_job):
 @pytest.mark.parametrize("size", [0, 512 * KiB])
 def test_a_file_too_small_to_be_a_disk(gpt_image, deploy, tmp_path, size):
     path = tmp_path / "tiny.img"
-    path.write_bytes(DIRT * size)
+    make_disk(path, size)
     outcome = deploy(gpt_image, path)
     assert (outcome.status, outcome.error["code"]) == (1, "disk.ineligible")
     assert str(path) in outcome.error["message"]
-    assert path.read_bytes() == DIRT * size
+    assert is_untouched(path, size)
 
 
 def test_a_file_that_another_process_writes(gpt_image, deploy, target):

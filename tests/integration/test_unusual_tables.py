@@ -9,10 +9,10 @@ import pytest
 from agent.formats.tables import gpt, mbr
 from agent.units import KiB, MiB
 from tests.kit.commands import run
+from tests.kit.disks import is_untouched, make_disk
 
 SIZE = 40 * MiB
 DISK = 64 * MiB
-DIRT = b"\xa5"
 LOGICALS = """\
 label: dos
 start=2048,size=2048,type=83
@@ -37,9 +37,7 @@ def logicals(tmp_path) -> bytearray:
 
 @pytest.fixture
 def target(tmp_path):
-    path = tmp_path / "disk.img"
-    path.write_bytes(DIRT * DISK)
-    return path
+    return make_disk(tmp_path / "disk.img", DISK)
 
 
 @pytest.fixture
@@ -86,7 +84,7 @@ def assert_damaged(outcome, reason: str) -> None:
 def test_a_broken_chain_is_refused_before_the_first_write(write, logicals, target, damage, options):
     damage(logicals)
     assert_damaged(write(bytes(logicals), *options), CHAINS[damage])
-    assert target.read_bytes() == DIRT * DISK
+    assert is_untouched(target, DISK)
 
 
 @pytest.mark.parametrize("damage", CHAINS)
@@ -185,7 +183,7 @@ def test_more_entries_than_the_end_of_the_disk_can_hold_back_are_refused(write, 
     outcome = write(path.read_bytes())
     assert outcome.error["code"] == "gpt.relocate"
     assert "8192 entries of 128 bytes are too many" in outcome.error["detail"]
-    assert target.read_bytes() == DIRT * DISK
+    assert is_untouched(target, DISK)
 
 
 # -- a last partition without content ------------------------------------------------------------------------
@@ -217,7 +215,7 @@ def test_an_image_that_ends_within_a_partition_is_cut_and_its_hint_names_both_wa
         outcome = write(cut)
         assert outcome.error["code"] == "image.truncated"
         assert "truncate --size" in outcome.error["hint"]
-        assert target.read_bytes() == DIRT * DISK
+        assert is_untouched(target, DISK)
 
 
 @pytest.mark.parametrize("label", ["dos", "gpt"])
@@ -225,7 +223,7 @@ def test_a_last_partition_beyond_the_disk_is_refused(byoi, tmp_path, label):
     content, _, _ = without_last(label, tmp_path)
     path, disk = tmp_path / "image", tmp_path / "small.img"
     path.write_bytes(content)
-    disk.write_bytes(DIRT * 20 * MiB)
+    make_disk(disk, 20 * MiB)
     outcome = byoi("write", "--url", path, "--type", "raw", "--disk", disk, "--json")
     assert outcome.error["code"] == {"dos": "image.size", "gpt": "gpt.relocate"}[label]
-    assert disk.read_bytes() == DIRT * 20 * MiB
+    assert is_untouched(disk, 20 * MiB)

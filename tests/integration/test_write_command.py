@@ -12,6 +12,7 @@ from agent.units import GiB, MiB
 from tests.kit.byoi import Running
 from tests.kit.commands import run
 from tests.kit.deployments import DRIVE, USER_DATA
+from tests.kit.disks import make_disk
 from tests.kit.images import SIZE_MIB
 
 SIZE = 64 * MiB
@@ -38,9 +39,7 @@ STAGES = ["preflight", "claim", "write", "verify", "finish", "commit"]
 @pytest.fixture
 def target(tmp_path):
     """A dirty file in the disk's place."""
-    path = tmp_path / "disk.img"
-    path.write_bytes(b"\xa5" * SIZE)
-    return path
+    return make_disk(tmp_path / "disk.img", SIZE)
 
 
 def state(path) -> tuple[int, int, bytes]:
@@ -96,7 +95,7 @@ def test_a_group_means_the_disk_that_the_configuration_names(gpt_image, byoi, ma
     config = tmp_path / "agent.toml"
     config.write_text(f'[[disk_group]]\nid = 7\ndisks = ["{target}"]\n')
     for options, members in ((("--disk-group", "7"), {}), ((), {"diskGroupId": 7})):
-        target.write_bytes(b"\xa5" * SIZE)
+        make_disk(target, SIZE)
         job = make_job(gpt_image, **members)
         outcome = byoi("write", job, *options, "--config", config, "--json")
         assert outcome.status == 0, outcome.err

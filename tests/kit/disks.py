@@ -11,5 +11,25 @@ DIRT = b"\xa5"
 
 def make_disk(path: Path, size: int = DISK_SIZE, fill: bytes = DIRT) -> Path:
     """Make a file of `size` bytes that holds `fill`, repeated."""
-    path.write_bytes((fill * (size // len(fill) + 1))[:size])
+    piece = _piece(fill)
+    with path.open("wb") as file:
+        for at in range(0, size, len(piece)):
+            file.write(piece[: size - at])
     return path
+
+
+def is_untouched(path: Path, size: int = DISK_SIZE, fill: bytes = DIRT) -> bool:
+    """Whether a file is as `make_disk` made it, to the last byte."""
+    if path.stat().st_size != size:
+        return False
+    piece = _piece(fill)
+    with path.open("rb") as file:
+        while found := file.read(len(piece)):
+            if found != piece[: len(found)]:
+                return False
+    return True
+
+
+def _piece(fill: bytes) -> bytes:
+    """`fill` repeated to about a MiB: a disk is made and compared by such pieces, not by copies of all of it."""
+    return fill * max(1, MiB // len(fill))

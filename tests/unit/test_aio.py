@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from agent.aio import alongside, run_apart, run_blocking, run_together, wait
+from agent.aio import MAX_THREADS, alongside, run_apart, run_blocking, run_lasting, run_together, wait
 
 
 async def test_returns_what_the_function_returns():
@@ -65,6 +65,44 @@ async def test_a_timeout_around_it_works_as_around_any_await():
         async with asyncio.timeout(0.01):
             await run_blocking(work)
     assert finished, "the thread is waited for all the same"
+
+
+async def test_lasting_work_gives_its_result_or_its_failure():
+    assert await run_lasting(lambda: 5, lambda: None, "byoi-test") == 5
+    with pytest.raises(ZeroDivisionError):
+        await run_lasting(lambda: 1 // 0, lambda: None, "byoi-test")
+
+
+async def test_lasting_work_is_told_of_a_cancellation_and_waited_for():
+    told, finish = threading.Event(), threading.Event()
+    finished = []
+
+    def work():
+        assert told.wait(10)
+        assert finish.wait(10)
+        finished.append(True)
+
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(run_lasting(work, told.set, "byoi-test"))
+        await asyncio.sleep(0)
+        task.cancel()
+        assert await run_blocking(told.wait, 10)
+        task.cancel()
+        await asyncio.sleep(0.02)
+        assert not task.done()
+        finish.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert finished == [True]
+
+
+async def test_lasting_work_takes_no_thread_from_short_work():
+    enough = threading.Event()
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(MAX_THREADS + 1):
+            tasks.create_task(run_lasting(lambda: enough.wait(10), enough.set, "byoi-test"))
+        await asyncio.sleep(0)
+        await run_blocking(enough.set)
 
 
 async def fail(error):

@@ -12,6 +12,8 @@ from agent.aio import run_blocking, run_together
 from agent.host import firmware
 from agent.model.disks import Disk, GroupSpec
 from agent.service.config.model import Config, IronicConfig
+from agent.service.ironic import steps
+from agent.service.ironic.steps import Erasure
 from agent.service.jobs.reboot import run_command, sync_all
 
 ERASED_AT_ONCE = 4
@@ -25,8 +27,9 @@ LOG_SECONDS = 15.0
 """For each of them: the conductor waits for all, less than a minute."""
 
 
-EraseOne = Callable[[str, Disk, bool, Callable[[], bool]], dict[str, Any]]
-"""Erases a disk by a clean step, named explicitly or not, until it is told to stop; gives the result's entry."""
+EraseOne = Callable[[str, Erasure, Disk, bool, Callable[[], bool]], dict[str, Any]]
+"""Erases a disk by a clean step as the operator wants it, named explicitly or not, until it is told to stop; gives the
+entry in the result."""
 
 
 class Machine:
@@ -56,11 +59,12 @@ class Machine:
         default = next(iter(list_groups(self._config.disk_groups)), None)
         return inspection_data(hardware_inventory(list_disks()), default.target if default else None)
 
-    async def erase(self, step: str, erase_one: EraseOne | None = None) -> list[dict[str, Any]]:
+    async def erase(self, step: str, how: Erasure, erase_one: EraseOne | None = None) -> list[dict[str, Any]]:
         """Erase all disks of the disk groups, some of them at a time; what was done to each.
 
         Args:
             step: the name of the clean step.
+            how: how the operator wants it done.
             erase_one: erases a disk.
 
         Raises:
@@ -75,7 +79,7 @@ class Machine:
         async def one(disk: Disk, *, explicit: bool) -> None:
             async with at_once:
                 try:
-                    erased.append(await run_blocking(erase_one, step, disk, explicit, self._stop.is_set))
+                    erased.append(await run_blocking(erase_one, step, how, disk, explicit, self._stop.is_set))
                 except Exception:
                     self._stop.set()  # the step has failed: nobody waits for hours to be told
                     raise
@@ -128,16 +132,25 @@ def _targets(groups: Sequence[GroupSpec]) -> list[tuple[Disk, bool]]:
     return [(disk, group.configured) for group in list_groups(groups) for disk in group.disks]
 
 
-def _erase(step: str, disk: Disk, explicit: bool, cancelled: Callable[[], bool]) -> dict[str, Any]:
+def _erase(
+    step: str, how: Erasure, disk: Disk, explicit: bool, cancelled: Callable[[], bool]
+) -> dict[str, Any]:
     from agent.host import erase  # noqa: PLC0415 - for an erasure only
 
     match step:
-        case "erase_devices_metadata":
+        case steps.ERASE_METADATA:
             done = erase.erase_metadata(disk, explicit=explicit)
-        case "erase_devices_express":
+        case steps.ERASE_EXPRESS:
             done = erase.erase_express(disk, explicit=explicit)
         case _:
-            done = erase.erase(disk, lambda _, __: None, cancelled, explicit=explicit)
+            done = erase.erase(
+                disk,
+                lambda _, __: None,
+                cancelled,
+                explicit=explicit,
+                by_itself=how.nvme_by_itself if disk.transport == "nvme" else how.ata_by_itself,
+                overwrite_after_failure=how.overwrite_after_failure,
+            )
     return done.to_json()
 
 

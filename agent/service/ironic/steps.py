@@ -4,6 +4,7 @@ Each has the interface `deploy`. A conductor's own configuration decides which c
 is here are the defaults of ironic-python-agent, so that it means the same nodes and the same work.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 MANAGER = "ByoiAgent"
@@ -36,3 +37,24 @@ def listed(kind: str, steps: dict[str, int]) -> dict[str, Any]:
         },
         "hardware_manager_version": {MANAGER: VERSION},
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """How the operator of Ironic wants disks erased (`[deploy]` of its configuration, sent along with the node)."""
+
+    nvme_by_itself: bool = True
+    ata_by_itself: bool = True
+    overwrite_after_failure: bool = False
+    """Whether a disk that failed to erase itself is overwritten; else the step has failed."""
+
+
+def erasure_of(node: object) -> Erasure:
+    """What a node tells of it; Ironic's own defaults where it tells nothing."""
+    told = node.get("driver_internal_info") if isinstance(node, dict) else None
+    info = told if isinstance(told, dict) else {}
+    return Erasure(
+        info.get("agent_enable_nvme_secure_erase") is not False,
+        info.get("agent_enable_ata_secure_erase") is not False,
+        info.get("agent_continue_if_secure_erase_failed") is True,
+    )

@@ -24,6 +24,7 @@ from agent.service.ironic.steps import (
     ERASE_EXPRESS,
     ERASE_METADATA,
     WRITE_IMAGE,
+    erasure_of,
     listed,
 )
 from agent.service.jobs.publisher import StatusPublisher
@@ -75,7 +76,7 @@ class Work:
         if kind == "deploy" and name == WRITE_IMAGE:
             result: Any = await self._write_image(command, params)
         elif name in _ERASURES:
-            result = await self._erase(name)
+            result = await self._erase(name, params.get("node"))
         else:
             text = f"This agent has no {kind} step {name[:80]!r}; docs/ironic.md lists those that it has."
             raise OrderFailed(error_members("step.unknown", text, None, None))
@@ -117,13 +118,13 @@ class Work:
             if not await self._publisher.wait(revision, _LOOK_SECONDS):
                 await asyncio.sleep(_REST_SECONDS)  # at the daemon's end it does not wait any more
 
-    async def _erase(self, name: str) -> Any:
+    async def _erase(self, name: str, node: Any) -> Any:
         try:
             self._slot.check_free()
         except (SlotTaken, SlotClosing):
             text = "A deployment is under way on this server, or its agent is stopping."
             raise OrderFailed(error_members("slot.taken", text, None, None)) from None
-        return await self._machine.erase(name)
+        return await self._machine.erase(name, erasure_of(node))
 
     # -- power, boot, logs -----------------------------------------------------------------------------------
 

@@ -1,12 +1,15 @@
 """The inventory of a server for Ironic, from a made-up tree of sysfs and /proc."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.host.hardware import disk_entry, hardware_inventory, inspection_data
 from agent.host.interfaces import list_interfaces, mac_addresses
+from agent.model.disk_names import NAME_KEYS, Names
 from agent.model.disks import Disk
+from agent.model.selector import hint_values
 from agent.units import GiB
 from tests.unit.formats.test_smbios import BIOS, END, device
 
@@ -27,6 +30,7 @@ SATA = Disk(
     model="Samsung SSD 860",
     vendor="Samsung",
     by_path="/dev/disk/by-path/pci-0000:00:17.0-ata-1",
+    names=Names(vendor=("ATA",), hctl=("0:0:1:0",)),
 )
 
 
@@ -113,11 +117,11 @@ def test_a_server_that_tells_nothing_of_itself_has_an_inventory_all_the_same(tmp
 
 def test_what_is_posted_has_the_disk_that_would_be_deployed_to(server):
     inventory = server.inventory(SATA)
-    data = inspection_data(inventory, SATA, str(server.root))
+    data = inspection_data(inventory, SATA)
     assert data["inventory"] == inventory
     assert data["root_disk"] == inventory["disks"][0]
     assert (data["boot_interface"], data["error"]) == ("01-52-54-00-aa-bb-01", None)
-    assert "root_disk" not in inspection_data(inventory, None, str(server.root))
+    assert "root_disk" not in inspection_data(inventory, None)
 
 
 # -- processors, memory, vendor ------------------------------------------------------------------------------
@@ -170,7 +174,6 @@ def test_the_vendor_is_told(server):
 
 
 def test_a_disk_has_what_hints_are_compared_with(server):
-    server.put("sys/class/block/sda/device/scsi_device/0:0:1:0/x", "")
     (entry,) = server.inventory(SATA)["disks"]
     assert entry == {
         "name": "/dev/sda",
@@ -190,12 +193,31 @@ def test_a_disk_has_what_hints_are_compared_with(server):
     }
 
 
+EXTENDED = replace(
+    SATA,
+    vendor="",
+    wwn="0x600508b1001c7e9a52c4a8d9a3d6c0b4",
+    names=Names(wwn=("0x600508b1001c7e9a",), wwn_vendor_extension=("0x52c4a8d9a3d6c0b4",), vendor=("ATA",)),
+)
+NVME = Disk("/dev/nvme0n1", GiB, transport="nvme", wwn="eui.0025385b71b00a1f")
+
+
 def test_the_extension_of_a_wwn_is_told_apart():
-    entry = disk_entry(Disk("/dev/sda", GiB, wwn="0x600508b1001c7e9a52c4a8d9a3d6c0b4"))
+    entry = disk_entry(EXTENDED)
     assert (entry["wwn"], entry["wwn_vendor_extension"]) == ("0x600508b1001c7e9a", "0x52c4a8d9a3d6c0b4")
     assert entry["wwn_with_extension"] == "0x600508b1001c7e9a52c4a8d9a3d6c0b4"
-    nvme = disk_entry(Disk("/dev/nvme0n1", GiB, wwn="eui.0025385b71b00a1f"))
-    assert (nvme["wwn"], nvme["wwn_vendor_extension"]) == ("eui.0025385b71b00a1f", None)
+    assert (disk_entry(NVME)["wwn"], disk_entry(NVME)["wwn_vendor_extension"]) == (
+        "eui.0025385b71b00a1f",
+        None,
+    )
+
+
+@pytest.mark.parametrize("disk", [SATA, EXTENDED, NVME], ids=lambda disk: disk.path + disk.wwn[-1])
+def test_whatever_is_told_of_a_disk_can_be_a_hint_for_it(disk):
+    """Operators copy hints from the inventory."""
+    known = hint_values(disk)
+    told = {key: value for key, value in disk_entry(disk).items() if key in NAME_KEYS and value is not None}
+    assert {key: value for key, value in told.items() if value not in known[key]} == {}
 
 
 def test_what_no_system_can_be_written_to_is_no_disk(server):

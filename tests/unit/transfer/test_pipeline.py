@@ -1,7 +1,9 @@
 import asyncio
 import gc
 import hashlib
+import os
 import random
+import select
 import threading
 import time
 import weakref
@@ -180,6 +182,72 @@ async def test_a_cancelled_copy_has_no_thread_left_at_work():
     written = bytes(sink.content)
     await asyncio.sleep(0.05)
     assert bytes(sink.content) == written, "something still writes after the cancellation"
+
+
+def lanes_at_work():
+    return [thread.name for thread in threading.enumerate() if thread.name in ("byoi-hash", "byoi-write")]
+
+
+async def comes_true(condition):
+    """A thread tells the event loop that it is done, and is gone a moment later."""
+    for _ in range(5000):
+        if condition():
+            return True
+        await asyncio.sleep(0.001)
+    return False
+
+
+@pytest.mark.parametrize("given", [0, 3 * PAGE])
+async def test_a_cancelled_copy_ends_its_threads_while_they_have_nothing_to_do(given):
+    class Silent(MemorySource):
+        async def fill(self, buffer):
+            if self.position == given:
+                await asyncio.Event().wait()
+            return await super().fill(buffer)
+
+    sink = SlowSink(4 * PAGE)
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(run_copy(Silent(pattern(4 * PAGE)), sink))
+        assert await comes_true(lambda: len(lanes_at_work()) == 2)
+        assert await comes_true(lambda: sink.content.startswith(pattern(4 * PAGE)[:given]))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await comes_true(lambda: not lanes_at_work())
+
+
+async def test_a_copy_cancelled_before_it_began_has_begun_nothing():
+    task = asyncio.get_running_loop().create_task(run_copy(MemorySource(pattern(PAGE)), SlowSink(PAGE)))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not lanes_at_work()
+
+
+async def test_hash_and_writer_do_not_wait_for_an_event_loop_that_is_busy():
+    """The loop stands still in `fill` until all that came before is on the disk."""
+    seen, tell = os.pipe()
+
+    class Told(SlowSink):
+        def write(self, offset, data):
+            super().write(offset, data)
+            os.write(tell, bytes(1))
+
+    class Busy(MemorySource):
+        async def fill(self, buffer):
+            if self.position == 3 * PAGE:
+                for _ in range(3):
+                    assert select.select([seen], [], [], 10)[0], "the writer waits for the event loop"
+                    os.readv(seen, [bytearray(1)])
+            return await super().fill(buffer)
+
+    try:
+        sink = Told(4 * PAGE)
+        await run_copy(Busy(pattern(4 * PAGE)), sink)
+        assert sink.content == pattern(4 * PAGE)
+    finally:
+        os.close(seen)
+        os.close(tell)
 
 
 async def test_a_pool_gives_a_buffer_back_only_after_its_last_holder():

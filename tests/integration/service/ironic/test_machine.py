@@ -9,6 +9,7 @@ from agent.aio import run_blocking
 from agent.errors import DiskIo
 from agent.service.ironic.machine import LOG_COMMANDS, LOG_SECONDS, Machine
 from agent.service.ironic.orders import WAIT_SECONDS
+from agent.service.ironic.steps import Erasure
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ async def test_a_disk_that_fails_has_the_others_stop(configure, two_disks):
     settings = await run_blocking(functools.partial(configure, disks=two_disks))
     begun, stopped = threading.Barrier(2, timeout=20), threading.Event()
 
-    def erase_one(_, disk, __, cancelled):
+    def erase_one(_, __, disk, ___, cancelled):
         begun.wait()
         if disk.path.endswith("other.img"):
             raise DiskIo(device=disk.path, reason="it fails")
@@ -34,7 +35,7 @@ async def test_a_disk_that_fails_has_the_others_stop(configure, two_disks):
         return {}
 
     with pytest.raises(DiskIo):
-        await Machine(settings, settings.ironic).erase("erase_devices", erase_one)
+        await Machine(settings, settings.ironic).erase("erase_devices", Erasure(), erase_one)
     assert stopped.is_set()
 
 
