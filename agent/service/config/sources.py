@@ -32,6 +32,7 @@ DEFAULT = "default"
 KERNEL = "kernel command line"
 PREFIX = "byoi."
 RAMDISK_PREFIX = "ipa-"
+INSPECTION_KEY = "ipa-inspection-callback-url"
 RAMDISK_TOKEN = "ipa-agent-token"  # noqa: S105 - the name of a word
 _TOKEN_KEY = "ironic.agent_token_file"  # noqa: S105 - the name of an option
 RAMDISK_KEYS = {
@@ -40,7 +41,7 @@ RAMDISK_KEYS = {
     "ipa-ca-file": "ironic.ca_file",
     "ipa-advertise-host": "ironic.advertise",
     "ipa-listen-port": "ironic.listen",
-    "ipa-inspection-callback-url": "ironic.inspection_url",
+    INSPECTION_KEY: "ironic.inspection_url",
     "ipa-global-request-id": "ironic.request_id",
     "ipa-debug": "log.level",
 }
@@ -265,6 +266,7 @@ def take_command_line(settings: Settings, text: str) -> None:
             exposed.append((value or "").partition(":")[0])
     for key, value in for_ramdisk.items():
         _take_ramdisk_word(settings, key, value)
+    _take_inspection_alone(settings, for_ramdisk.get(INSPECTION_KEY))
     for key, value in given.items():
         _take_word(settings, key, value)
     if names := [option.credential for option in TABLE if option.secret and option.credential in exposed]:
@@ -291,6 +293,14 @@ def _take_ramdisk_word(settings: Settings, key: str, value: str | None) -> None:
         settings.warn(printable(key, _MAX_KEY), "is for ironic-python-agent; this agent has nothing like it")
     else:
         _take_word(settings, known, value, given_as=key)
+
+
+def _take_inspection_alone(settings: Settings, value: str | None) -> None:
+    """For an inspection Ironic tells where the inventory goes and no more, unless the server is to be kept running."""
+    path = "/v1/continue_inspection"
+    bases = [url.rstrip("/").removesuffix(path) for url in (value or "").split(",") if path in url]
+    if bases and "ironic.url" not in settings.named:
+        _take_word(settings, "ironic.url", ",".join(bases), given_as=INSPECTION_KEY)
 
 
 def _take_ramdisk_token(settings: Settings, value: str) -> None:
