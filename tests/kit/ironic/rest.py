@@ -61,6 +61,11 @@ class Ironic:
             raise Refused(answer.status, content.decode(errors="replace"))
         return json.loads(content) if content else None
 
+    def states(self) -> dict[str, str]:
+        """The provision state of each node, by its UUID."""
+        nodes = self.call("GET", "/v1/nodes?fields=uuid,provision_state&limit=1000")["nodes"]
+        return {node["uuid"]: node["provision_state"] for node in nodes}
+
     def enroll(self, mac: str, properties: Mapping[str, object], **more: object) -> "Node":
         """A node with one port."""
         given = {"driver": "fake-hardware", "properties": properties, **more}
