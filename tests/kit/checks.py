@@ -1,5 +1,6 @@
 """What a disk holds after a deployment, by the word of other tools than ours."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def partitions(path: Path) -> list[tuple[int, int, str]]:
     return [(p["start"] * unit, p["size"] * unit, p.get("name", "")) for p in table["partitions"]]
 
 
+@functools.cache
 def partitions_of(image: Image) -> list[tuple[int, int, str]]:
     """Those of an image. Sectors of another size than 512 take a loop device, as sfdisk asks the disk for it."""
     if image.sector_size == 512:
