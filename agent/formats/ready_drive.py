@@ -4,6 +4,8 @@ Called by `agent.deploy.target` with what a job brings in `configdrive.content`.
 made it knows its readers.
 """
 
+import binascii
+import re
 import struct
 import zlib
 from typing import Literal
@@ -17,15 +19,22 @@ from agent.text import printable
 from agent.units import format_size
 
 _GZIP = b"\x1f\x8b"
+# No filesystem and no gzip begins with so many letters.
+_BASE64 = re.compile(rb"[A-Za-z0-9+/\r\n]{64}")
 _ISO_VOLUME = 32 * 1024  # ECMA-119, section 8.4: the primary volume descriptor
 
 
 def unpack(data: bytes) -> bytes:
-    """The drive itself: `data`, or what is in it where that is gzip.
+    """The drive itself: `data`, or what is in it where that is base64 (as what is behind Ironic's URLs) or gzip.
 
     Raises:
         ConfigDriveContent: it is damaged, or longer than `MAX_DRIVE_BYTES`.
     """
+    if _BASE64.match(data):
+        try:
+            data = binascii.a2b_base64(data)
+        except binascii.Error:
+            raise ConfigDriveContent(reason="it is damaged base64") from None
     drive = _gunzip(data) if data.startswith(_GZIP) else data
     if len(drive) > MAX_DRIVE_BYTES:
         raise ConfigDriveContent(reason=f"it is larger than {format_size(MAX_DRIVE_BYTES)}")

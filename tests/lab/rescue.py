@@ -46,7 +46,7 @@ second_starts: list[str] = []
 
 
 @functools.cache
-def rescue_directory(suite: str = "") -> Path:
+def rescue_directory(suite: str) -> Path:
     """The rescue: vmlinuz and initrd.img, with the lab's site in it. Built if need be.
 
     Args:
@@ -225,7 +225,8 @@ async def save(firmware: str) -> Spec:
     spec = await run_blocking(_spec, firmware, (), "pc", f'byoi_rescue.ssh_key="{public_key}"')
     version = await run_blocking(run, "qemu-system-x86_64", "--version")
     key = hashlib.sha256(f"{version} {spec}".encode()).hexdigest()[:16]
-    state = CACHE / f"{rescue_directory().name}-{key}.state"
+    name = (await run_blocking(rescue_directory, "")).name
+    state = CACHE / f"{name}-{key}.state"
     if not state.exists():
         await run_blocking(_drop_old_states)
         scratch = state.with_suffix(f".{os.getpid()}")

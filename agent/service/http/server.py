@@ -55,6 +55,7 @@ class Server:
         self._open: set[Connection] = set()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._occupied = asyncio.Event()
         prepare_requests(handlers, self._request_began)
 
     @property
@@ -70,6 +71,7 @@ class Server:
             return False
         self._open.add(connection)
         self._empty.clear()
+        self._occupied.set()
         return True
 
     def authenticated(self, connection: Connection) -> None:
@@ -82,6 +84,7 @@ class Server:
         self._open.discard(connection)
         if not self._open:
             self._empty.set()
+            self._occupied.clear()
 
     @staticmethod
     def _request_began(protocol: web.RequestHandler, body: StreamReader) -> None:
@@ -95,6 +98,7 @@ class Server:
         limits = self.limits
         interval = min(1.0, limits.request_seconds / 4, limits.answer_seconds / 4)
         while True:
+            await self._occupied.wait()  # an idle daemon wakes for nothing
             await asyncio.sleep(interval)
             now = asyncio.get_running_loop().time()
             for connection in list(self._open):

@@ -36,6 +36,14 @@ class NotYet(ConductorFault):
     """The node is not known yet, is in a state that nobody looks it up in, or is locked: that passes."""
 
 
+class NobodyInspects(NotYet):
+    """No node of this machine is being inspected."""
+
+
+class InspectionRefused(ConductorFault):
+    """The inventory was not taken, and will not be as it is."""
+
+
 class Conductor:
     """Ironic's API. `session` belongs to the caller."""
 
@@ -52,13 +60,16 @@ class Conductor:
         self._context = context
         self._urls = config.url
         self._version = LEAST_VERSION
+        self._has_version = False
 
     async def find_version(self) -> None:
-        """Ask which version of the API it speaks.
+        """Ask which version of the API it speaks, unless that is known.
 
         Raises:
             ConductorFault: it does not answer, or is too old to be told the certificate of an agent.
         """
+        if self._has_version:
+            return
         status, body = await self._call("GET", self._urls, "/")
         if status != 200:
             raise _refused(status, body)
@@ -69,7 +80,7 @@ class Conductor:
                 f"Ironic speaks version {text} of its API, and 1.68 or newer is needed",
                 trouble=Trouble.REFUSED,
             )
-        self._version = min(version, STATUS_VERSION)
+        self._version, self._has_version = min(version, STATUS_VERSION), True
 
     async def look_up(self, addresses: Sequence[str]) -> Lookup:
         """Ask which node has one of these MAC addresses.
@@ -130,15 +141,22 @@ class Conductor:
             The node, as a lookup tells it: its token is given to whoever asks first. None where it is not told.
 
         Raises:
-            NotYet: the node is locked, or nobody inspects it.
+            NobodyInspects: the machine is known for something else, or not at all.
+            NotYet: the node is locked.
+            InspectionRefused: trying again makes no difference.
             ConductorFault: it was not taken.
         """
         urls = self._config.inspection_url or ()
         status, body = await self._call("POST", urls, "", inventory, version=_INSPECTION_VERSION)
-        if status in (404, 409):
-            raise NotYet("no node of this inventory is being inspected", trouble=Trouble.REFUSED)
+        if status == 404:
+            raise NobodyInspects("no node of this inventory is being inspected", trouble=Trouble.REFUSED)
+        if status == 409:
+            raise NotYet("the node is locked", trouble=Trouble.REFUSED)
         if status not in (200, 202):
-            raise _refused(status, body)
+            fault = _refused(status, body)
+            if fault.trouble is Trouble.REFUSED:
+                raise InspectionRefused(f"it refused the inventory: {fault}", trouble=fault.trouble)
+            raise fault
         try:
             return read_lookup(body)
         except ConductorFault:  # it answers with the UUID alone where it is older
@@ -198,10 +216,11 @@ class Conductor:
 def _is_void(status: int, body: bytes) -> bool:
     """Whether a heartbeat was refused for good: the node is gone, or another agent's.
 
-    That no conductor is there at the moment is told by 400 as well.
+    That no conductor is there at the moment is told by 400 as well, and a 404 without words is somebody's between here
+    and Ironic: neither may stop a deployment.
     """
     text = fault_text(body).lower()
-    return status == 404 or (status == 400 and any(word in text for word in _VOID_WORDS))
+    return (status == 404 and text != "") or (status == 400 and any(word in text for word in _VOID_WORDS))
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:
@@ -225,8 +244,16 @@ def _refused(status: int, body: bytes) -> ConductorFault:
 
 
 async def make_context(config: IronicConfig) -> ssl.SSLContext:
-    """The TLS settings for requests: the configured CA, the system's, or none."""
-    context = await run_blocking(ssl.create_default_context, cafile=config.ca_file)
+    """The TLS settings for requests: the configured CA, the system's, or none.
+
+    Raises:
+        ConductorFault: the file of the CA cannot be used.
+    """
+    try:
+        context = await run_blocking(ssl.create_default_context, cafile=config.ca_file)
+    except OSError as error:  # those of OpenSSL among them
+        reason = f"{config.ca_file} (ironic.ca_file) cannot be used: {_reason(error)}"
+        raise ConductorFault(reason, trouble=Trouble.AGENT) from error
     if config.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -2,8 +2,8 @@
 
 One after the other: the certificate and the listener, for a conductor calls back as soon as it is told where; then the
 node is looked up until there is one; then heartbeats, until Ironic says that the token is void. That is the only way in
-which an agent learns that its node was undeployed or aborted: what runs is stopped, the commands are forgotten, and the
-node is looked up anew.
+which an agent learns that its node was undeployed or aborted: what runs is stopped, the commands are forgotten, and all
+begins anew.
 
 A heartbeat is a nudge: Ironic looks at the commands because of it, and drops it where it is busy with the node. So
 after a command has ended it is repeated until the conductor is heard.
@@ -11,17 +11,17 @@ after a command has ended it is repeated until the conductor is heard.
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
 
 from agent.aio import run_blocking
-from agent.errors import StateUnusable
+from agent.errors import DeployError, StateUnusable
 from agent.host.addresses import address_towards
 from agent.model.surroundings import Trouble
 from agent.service.config.model import Config, IronicConfig
@@ -30,7 +30,13 @@ from agent.service.http.server import serve
 from agent.service.http.sockets import ListenError, ListeningSocket, listen_tcp
 from agent.service.ironic.activity import activity
 from agent.service.ironic.certificate import OwnCertificate, make_certificate
-from agent.service.ironic.conductor import Conductor, NotYet, make_context
+from agent.service.ironic.conductor import (
+    Conductor,
+    InspectionRefused,
+    NobodyInspects,
+    NotYet,
+    make_context,
+)
 from agent.service.ironic.listener import LIMITS, make_app
 from agent.service.ironic.machine import Machine
 from agent.service.ironic.messages import ConductorFault, Lookup, TokenRefused
@@ -44,8 +50,11 @@ from agent.service.jobs.slot import RebootOrdered, Slot, StillCancelling
 from agent.service.jobs.store import JobStore
 from agent.transfer.retry import Backoff, BackoffLimits
 
+T = TypeVar("T")
+
 log = structlog.get_logger(__name__)
 
+EVERY_IPV4, EVERY_ADDRESS = "0.0.0.0", "::"  # noqa: S104 - the second takes IPv4 too
 BACKOFF = BackoffLimits(backoff_base=1.0, backoff_cap=10.0)
 DEPLOYING_SECONDS = 30.0
 """Between two heartbeats while a command runs: so often an operator sees the percentage move."""
@@ -91,6 +100,8 @@ class IronicFront:
         self._backoff = Backoff(BACKOFF, self._rng)
         self._member: Mapping[str, Any] = {}
         self._contact = Contact(", ".join(ironic.url), self._show)
+        self._found: Lookup | None = None
+        """A node that the journal does not know yet."""
         self._hurry = asyncio.Event()
         """Set when the next heartbeat should not wait."""
         self._news = 0
@@ -106,8 +117,14 @@ class IronicFront:
         """Be there for the conductor until cancelled, or until it has locked the agent down."""
         entry = self._slot.entry
         await self._store.record(lambda state: state.after_restart(None if entry is None else entry.id))
-        certificate = await self._identity()
-        listener = await self._listen(certificate)
+        while not self._work.is_locked_down:
+            await self._serve()
+        log.info("ironic_front_ended")
+
+    async def _serve(self) -> None:
+        """Be there for one node: without one the address may be another, and the certificate with it."""
+        certificate = await self._until(self._identity)
+        listener = await self._until(lambda: self._listen(certificate))
         async with asyncio.TaskGroup() as tasks:
             orders = Orders(self._store, self._work.abilities(), tasks, ended=self._tell)
             app = make_app(orders, lambda: self._store.state.token, self._heard, self._failures)
@@ -118,54 +135,66 @@ class IronicFront:
                 finally:
                     self._machine.stop_erasing()
                     await orders.end()
-        log.info("ironic_front_ended")
 
     async def _identity(self) -> OwnCertificate:
-        """The address that the conductor is told, and a certificate for it; those of the last agent in this boot."""
+        """The address that the conductor is told, and a certificate for it; where there is a node, those that it knows.
+
+        Raises:
+            ConductorFault: there is no route to Ironic.
+        """
         state = self._store.state
-        if not state.certificate:
+        if not state.node:
             address = self._config.advertise or await self._own_address()
-            certificate, key = await run_blocking(make_certificate, address)
-            state = replace(state, address=address, certificate=certificate, key=key)
-            await self._store.record(lambda _: state)
+            if address != state.address:
+                certificate, key = await run_blocking(make_certificate, address)
+                state = replace(state, address=address, certificate=certificate, key=key)
+                await self._store.record(lambda _: state)
         return await run_blocking(OwnCertificate, state.certificate, state.key)
 
     async def _own_address(self) -> str:
-        host = urlsplit(self._config.url[0]).hostname or ""
-        while True:
+        reasons = []
+        for url in self._config.url:
+            host = urlsplit(url).hostname or ""
             try:
                 return await run_blocking(address_towards, host)
             except OSError as error:
-                reason = f"there is no route to {host}: {error.strerror}"
-                await self._wait_after(ConductorFault(reason, trouble=Trouble.CONNECTION))
+                reasons.append(f"there is no route to {host}: {error.strerror or error}")
+        raise ConductorFault("; ".join(reasons), trouble=Trouble.CONNECTION)
 
     async def _listen(self, certificate: OwnCertificate) -> ListeningSocket:
-        host, port = self._config.listen
-        port = port or self._store.state.port  # a conductor takes an agent on another one for an impostor
-        while True:
-            try:
-                listener = await run_blocking(listen_tcp, "ironic.listen", host, port, certificate)
-            except ListenError as error:
-                await self._wait_after(ConductorFault(str(error), trouble=Trouble.AGENT))
-            else:
-                return await self._remember(listener)
+        """Listen, on the port of the last agent if the kernel has chosen it: another one is an impostor's.
 
-    async def _remember(self, listener: ListeningSocket) -> ListeningSocket:
+        Raises:
+            ConductorFault: the address is taken, or is not there yet.
+        """
+        host, port = self._config.listen
+        if host == EVERY_IPV4 and ":" in self._store.state.address:
+            host = EVERY_ADDRESS
+        try:
+            listener = await run_blocking(
+                listen_tcp, "ironic.listen", host, port or self._store.state.port, certificate
+            )
+        except ListenError as error:
+            raise ConductorFault(str(error), trouble=Trouble.AGENT) from error
         await self._store.record(lambda state: replace(state, port=listener.port or 0))
         return listener
 
     # -- the node --------------------------------------------------------------------------------------------
 
     async def _attend(self, orders: Orders) -> None:
+        """Until the token is void, or the agent locked down."""
         async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False) as session:
-            conductor = Conductor(self._config, session, await make_context(self._config))
+            context = await self._until(lambda: make_context(self._config))
+            conductor = Conductor(self._config, session, context)
             while not self._work.is_locked_down:
                 try:
+                    await conductor.find_version()
                     await self._find_node(conductor)
                     await self._beat(conductor)
                 except TokenRefused as refused:
                     log.warning("ironic_token_refused", node=self._store.state.node, reason=str(refused))
                     await self._give_up(orders)
+                    return
                 except (ConductorFault, StateUnusable) as fault:
                     await self._wait_after(fault)
 
@@ -173,34 +202,57 @@ class IronicFront:
         """Have a node: the last agent's, the one that is being inspected, or the one that a lookup finds."""
         if self._store.state.node:
             return
-        await conductor.find_version()
-        lookup = await self._inspect(conductor)
-        if lookup is None:
-            lookup = await conductor.look_up(await run_blocking(self._machine.mac_addresses))
-        log.info("ironic_node", node=lookup.node, heartbeat_seconds=lookup.heartbeat_seconds)
-        found = lookup
+        if self._found is None:
+            self._found = await self._look_up(conductor)
+            log.info("ironic_node", node=self._found.node, heartbeat_seconds=self._found.heartbeat_seconds)
+        found = self._found
+        # Before the conductor is told of an agent, the next one has to know the token: Ironic gives it away once.
         await self._store.change(
             lambda state: replace(
                 state, node=found.node, token=found.token, heartbeat_seconds=found.heartbeat_seconds
             )
         )
+        self._found = None
         self._answered()
+
+    async def _look_up(self, conductor: Conductor) -> Lookup:
+        try:
+            found, refused = await self._inspect(conductor), None
+        except (NobodyInspects, InspectionRefused) as fault:  # it may be about to be deployed all the same
+            found, refused = None, fault
+        if found is not None:
+            return found
+        try:
+            return await conductor.look_up(await self._examined(self._machine.mac_addresses))
+        except NotYet:
+            if refused is None:
+                raise
+            raise refused from None
 
     async def _inspect(self, conductor: Conductor) -> Lookup | None:
         if self._config.inspection_url is None or self._store.state.inspected:
             return None
-        lookup = await conductor.inspect(await run_blocking(self._machine.inventory))
+        lookup = await conductor.inspect(await self._examined(self._machine.inventory))
         await self._store.record(lambda state: replace(state, inspected=True))
         return lookup
+
+    async def _examined(self, look: Callable[[], T]) -> T:
+        try:
+            return await run_blocking(look)
+        except (OSError, DeployError) as error:
+            raise ConductorFault(
+                f"this machine cannot be looked at: {error}", trouble=Trouble.AGENT
+            ) from error
 
     async def _give_up(self, orders: Orders) -> None:
         """The token is void: stop what runs, and forget all commands."""
         running = self._store.state.running
+        self._machine.stop_erasing()
+        await orders.end()  # first: it could still post its job
         if running is not None:
             with suppress(RebootOrdered, StillCancelling):
                 await self._slot.cancel(running.id, CANCEL_SECONDS)
-            self._machine.stop_erasing()
-            await orders.end()
+        self._news = 0
         await self._store.record(FrontState.without_node)
         self._show(self._member)
 
@@ -242,6 +294,14 @@ class IronicFront:
         self._contact.succeeded()
         if self._publisher.document.get("ironic", {}).get("node") != (self._store.state.node or None):
             self._show(self._member)
+
+    async def _until(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do something that needs the network or a file, which may come later."""
+        while True:
+            try:
+                return await work()
+            except ConductorFault as fault:
+                await self._wait_after(fault)
 
     async def _wait_after(self, fault: ConductorFault | StateUnusable) -> None:
         delay = self._backoff.fail()

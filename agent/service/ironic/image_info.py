@@ -7,7 +7,7 @@
 | `os_hash_algo`, `os_hash_value` (a digest, or a checksum file's URL); else `checksum` | `checkSum`, `checkSumType` |
 | `configdrive` (base64 of a gzipped drive, or a URL) | `configdrive.content` |
 | the node's `root_device` hints | `disk` |
-| `image_server_user`, `image_server_password` | `httpHeader` |
+| `image_server_user`, `image_server_password`; `image_request_authorization` (base64 of a header) | `httpHeader` |
 
 What makes no job there is left to `parse_job`, which knows what is wrong with it.
 """
@@ -47,7 +47,7 @@ def job_document(args: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, 
         "type": "raw" if image.get("disk_format") in _RAW else image.get("disk_format"),
         "disk": _root_device(node),
         "httpHeader": _headers(image),
-        "description": f"Ironic node {node.get('uuid')}",
+        "description": f"Ironic node {uuid}" if isinstance(uuid := node.get("uuid"), str) else None,
         **_checksum(image),
         **_configdrive(args, image),
     }
@@ -64,6 +64,13 @@ def _refuse_others(image: Mapping[str, Any]) -> None:
             ],
             hint="Give a whole-disk image, without kernel and ramdisk in instance_info.",
         )
+    if image.get("proxies"):
+        raise JobInvalid(
+            [Fault("image_info.proxies", "are not supported: this agent asks the image's server itself")],
+            hint="Take image_http_proxy and image_https_proxy out of the node's driver_info.",
+        )
+    if image.get("image_server_auth_strategy") not in (None, "noauth", "http_basic"):
+        raise JobInvalid([Fault("image_info.image_server_auth_strategy", "must be noauth or http_basic")])
 
 
 def _checksum(image: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,10 +106,27 @@ def _root_device(node: Mapping[str, Any]) -> Any:
 
 
 def _headers(image: Mapping[str, Any]) -> list[dict[str, str]] | None:
+    """What the image's server asks for: a header that the node brings, else a name and a password (RFC 7617)."""
+    supplied = image.get("image_request_authorization")
+    if supplied:
+        try:
+            value = base64.b64decode(supplied, validate=True).decode()
+        except (TypeError, ValueError):
+            raise JobInvalid(
+                [Fault("image_info.image_request_authorization", "must be the base64 of a text")]
+            ) from None
+        return [{"key": "Authorization", "value": value}]
     user, password = image.get("image_server_user"), image.get("image_server_password")
-    if not isinstance(user, str) or not isinstance(password, str):
+    if user is None and password is None:
         return None
-    credential = base64.b64encode(f"{user}:{password}".encode()).decode()
+    try:
+        if not isinstance(user, str) or not isinstance(password, str):
+            raise TypeError
+        credential = base64.b64encode(f"{user}:{password}".encode()).decode()
+    except (TypeError, UnicodeEncodeError):
+        raise JobInvalid(
+            [Fault("image_info.image_server_user", "and image_server_password must be texts")]
+        ) from None
     return [{"key": "Authorization", "value": f"Basic {credential}"}]
 
 

@@ -6,6 +6,7 @@ developers ("Agent API", "Deploy steps"); its errors have the members of WSME's.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,7 +62,7 @@ def read_lookup(body: bytes) -> Lookup:
     except ValueError:
         raise _senseless("the answer to the lookup has no UUID of a node") from None
     token = config.get("agent_token")
-    if not isinstance(token, str) or not token or len(token) > 1024:
+    if not isinstance(token, str) or not token or len(token) > 1024 or not token.isascii():
         raise _senseless("the answer to the lookup has no agent token")
     if not token.strip("*"):
         raise ConductorFault(
@@ -71,7 +72,7 @@ def read_lookup(body: bytes) -> Lookup:
     seconds = config.get("heartbeat_timeout")
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
         raise _senseless("the answer to the lookup has no heartbeat_timeout")
-    return Lookup(uuid, token, min(max(float(seconds), _SHORTEST), _LONGEST))
+    return Lookup(uuid, token, float(min(max(seconds, _SHORTEST), _LONGEST)))
 
 
 def read_version(body: bytes) -> tuple[int, int]:
@@ -83,7 +84,7 @@ def read_version(body: bytes) -> tuple[int, int]:
     default = _object(body, "the document at its root").get("default_version")
     text = default.get("version") if isinstance(default, dict) else None
     major, _, minor = str(text).partition(".")
-    if not (major.isdigit() and minor.isdigit() and len(major) + len(minor) < 12):
+    if re.fullmatch(r"[0-9]{1,6}\.[0-9]{1,6}", str(text)) is None:
         raise _senseless("the document at its root tells no version")
     return int(major), int(minor)
 

@@ -1,7 +1,8 @@
 """What the conductor orders: one command at a time, kept in the journal from its acceptance to its end.
 
 A command is durable before its work begins, and goes on where nobody waits for the answer: a conductor whose request
-times out looks at the list, and finds it running. Two that run at once are refused as the protocol has it (409).
+times out looks at the list, and finds it running. Two that run at once are refused as the protocol has it (409). Its
+end is told once the journal has it.
 """
 
 import asyncio
@@ -159,7 +160,7 @@ class Orders:
         log.info("ironic_command_ended", name=command.name, id=command.id, status=status.value, error=error)
         kept = result if ability.is_kept else None
         ended = replace(command, status=status, result=kept, error=error)
-        await self._store.record(lambda state: state.with_command(ended))
+        await self._store.settle(lambda state: state.with_command(ended))
         if tell:
             self._ended()
         return result

@@ -3,6 +3,7 @@
 A deployment has the id of its command, so that an agent that comes back finds the one by the other.
 """
 
+import asyncio
 import base64
 import functools
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ from agent.service.ironic.steps import (
 from agent.service.jobs.publisher import StatusPublisher
 from agent.service.jobs.slot import Slot, SlotClosing, SlotTaken
 
-_LOOK_SECONDS = 60.0
+_LOOK_SECONDS, _REST_SECONDS = 60.0, 1.0
 _ERASURES = (ERASE_DEVICES, ERASE_METADATA, ERASE_EXPRESS)
 
 
@@ -114,7 +115,8 @@ class Work:
                 raise OrderFailed(error_members("job.cancelled", text, None, None))
             if entry.status is not None and self._publisher.document.get("status") != "doing":
                 return _told(entry.status)
-            await self._publisher.wait(revision, _LOOK_SECONDS)
+            if not await self._publisher.wait(revision, _LOOK_SECONDS):
+                await asyncio.sleep(_REST_SECONDS)  # at the daemon's end it does not wait any more
 
     async def _erase(self, name: str, node: Any) -> Any:
         try:
@@ -138,10 +140,19 @@ class Work:
         await self._machine.reboot()
 
     async def _install_bootloader(self, _: Command, params: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """For UEFI the boot entry. A BIOS starts what the image has in its first sector."""
-        status = None if self._slot.entry is None else self._slot.entry.status
-        disk = (status or {}).get("disk")
-        if params.get("target_boot_mode") != "uefi" or not isinstance(disk, dict):
+        """For UEFI the boot entry. A BIOS starts what the image has in its first sector.
+
+        Raises:
+            OrderFailed: what Ironic has ordered is not on the disk any more, as far as this server knows.
+        """
+        entry = self._slot.entry
+        status = (entry.status if entry is not None and entry.origin == "ironic" else None) or {}
+        disk = status.get("disk")
+        if status.get("status") != DONE or not isinstance(disk, dict):
+            text = "The deployment that Ironic has ordered was deleted or replaced on this server."
+            hint = "`byoi status` there tells what is; deploy the node again."
+            raise OrderFailed(error_members("slot.taken", text, None, hint))
+        if params.get("target_boot_mode") != "uefi":
             return None
         return {"result": await self._machine.make_boot_entry(disk)}
 

@@ -206,9 +206,13 @@ class Slot:
                 raise SlotTaken
             # Its status holds the job once more, and an error may name the URL.
             room = OUTCOME_BYTES + 2 * len(json.dumps(job.redacted()))
-            await self._store.change(lambda state: self._accept(state, new), room=room)
-            self._view.notes, self._view.job = (), job
-            self._begin(new, job)
+            try:
+                await self._store.change(lambda state: self._accept(state, new), room=room)
+            finally:
+                # What the journal has is begun, be it that a cancellation has come meanwhile: it can be ended then.
+                if self.entry is new and not self._closing:
+                    self._view.notes, self._view.job = (), job
+                    self._begin(new, job)
         log.info("accepted", id=new.id, origin=origin, job=job.summary())
         return new.id
 

@@ -41,6 +41,8 @@ class JobStore:
         self._revision = revision
         self._lock = asyncio.Lock()
         self._stored = asyncio.Event()
+        self._ahead = asyncio.Event()
+        """Set while memory may hold what the journal does not."""
         self._trouble: StateUnusable | None = None
         self._recovered: Callable[[], object] = lambda: None
         self.state = state
@@ -151,6 +153,7 @@ class JobStore:
         except StateUnusable as error:
             log.error("journal_failed", reason=str(error), hint=error.hint)  # noqa: TRY400 - the text says all
             self.state = change(self.state) or self.state
+            self._ahead.set()
 
     async def flush(self) -> bool:
         """Store what could not be stored; whether the journal holds everything now."""
@@ -165,10 +168,12 @@ class JobStore:
         return self.entry is None or self.has_outcome(self.entry.id)
 
     async def run(self) -> None:
-        """Try again, for ever, what could not be stored."""
+        """Try again, for ever, what could not be stored. While there is nothing of it, nothing wakes."""
         while True:
+            await self._ahead.wait()
             await asyncio.sleep(RETRY_SECONDS)
-            await self.flush()
+            if await self.flush():
+                self._ahead.clear()
 
 
 def _with_event(job_id: str, event: Event) -> Change:

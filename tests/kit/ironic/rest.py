@@ -100,11 +100,15 @@ class Node:
     def wait(self, *wanted: str, seconds: float = 60) -> DOCUMENT:
         """Wait for one of these states. Another one in which nothing more happens fails at once, with its reason."""
         deadline = time.monotonic() + seconds
-        while (state := self.state) not in wanted:
+        while True:
+            asked = time.monotonic()
+            state = self.state
+            if state in wanted:
+                return self.show()
             assert state not in FAILED, f"{state} instead of {wanted}: {self.failure()}"
-            assert time.monotonic() < deadline, f"waited in vain for {wanted}: {state}; {self.show()}"
-            time.sleep(POLL_SECONDS)
-        return self.show()
+            assert asked < deadline, f"waited in vain for {wanted}: {state}; {self.show()}"
+            # Where a node holds a large config drive, each look at it costs the conductor more than the deployment.
+            time.sleep(max(POLL_SECONDS, 3 * (time.monotonic() - asked)))
 
     def failure(self) -> str:
         """What Ironic tells the operator. It may be told a moment after the state."""

@@ -1,5 +1,6 @@
 """Config drives that somebody else made: what is unpacked, and what is taken for one."""
 
+import base64
 import gzip
 
 import pytest
@@ -35,6 +36,13 @@ def test_gzip_of_any_number_of_members_is_unpacked(parts, padded):
 
 def test_what_is_not_packed_stays_as_it_is(iso):
     assert unpack(iso) is iso
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.encodebytes])
+def test_base64_is_decoded_as_ironic_keeps_drives_behind_urls(iso, encode):
+    assert unpack(encode(gzip.compress(iso))) == iso
+    assert unpack(encode(iso)) == iso
+    assert "damaged base64" in refusal(lambda: unpack(encode(iso)[:-7]))
 
 
 def test_a_bomb_is_stopped_at_the_limit():

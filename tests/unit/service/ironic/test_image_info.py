@@ -67,6 +67,32 @@ def test_credentials_of_the_image_server_become_a_header():
     assert headers == [{"key": "Authorization", "value": "Basic dTpw"}]
 
 
+def test_a_header_that_the_node_brings_comes_before_credentials():
+    headers = made(
+        image_server_user="u", image_server_password="p", image_request_authorization="QmVhcmVyIHg="
+    )["httpHeader"]
+    assert headers == [{"key": "Authorization", "value": "Bearer x"}]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        {"image_server_user": "u"},
+        {"image_server_user": 1, "image_server_password": "p"},
+        {"image_server_user": "secret\ud800", "image_server_password": "p"},
+        {"image_server_auth_strategy": "secret", "image_server_user": "u", "image_server_password": "p"},
+        {"image_request_authorization": "secret!"},
+        {"image_request_authorization": ["secret"]},
+        {"image_request_authorization": "/w=="},
+        {"proxies": {"http": "http://secret:3128"}},
+    ],
+)
+def test_what_it_cannot_do_for_the_image_server_is_said_without_the_secret(image):
+    with pytest.raises(JobInvalid, match="image_info") as caught:
+        made(**image)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("image", [{"image_type": "partition"}, {"root_mb": 1024}])
 def test_a_partition_image_is_refused(image):
     with pytest.raises(JobInvalid, match="whole disks only"):

@@ -9,7 +9,7 @@ from agent.errors import DiskUnknown
 from agent.service.ironic.image_info import error_members
 from agent.service.ironic.messages import Order, Refusal
 from agent.service.ironic.orders import Ability, OrderFailed, Orders
-from agent.service.ironic.state import CommandStatus
+from agent.service.ironic.state import Command, CommandStatus
 from agent.service.ironic.store import FrontStore
 from agent.service.jobs.journal import Journal
 from agent.service.jobs.store import JobStore
@@ -21,7 +21,8 @@ class Bench:
     """Orders over a journal in a directory of the test. The command `slow` ends when it is told to."""
 
     def __init__(self, journal, state, tasks):
-        self.store = FrontStore(JobStore(journal, state, lambda: 0))
+        self.journal = journal
+        self.store = FrontStore(JobStore(journal, state, lambda: 0), retry_seconds=0.01)
         self.told = 0
         self.over = asyncio.Event()
         self.go_on = asyncio.Event()
@@ -100,6 +101,44 @@ async def test_a_long_one_runs_beside_and_tells_its_end(tmp_path):
         last = await made.last()
         assert last["command_result"] == {"step": {"interface": "deploy", "step": "write_image"}}
         assert (last["id"], made.told) == (answer["id"], 1)
+
+
+async def test_no_end_is_told_before_the_journal_knows_it(tmp_path):
+    async with bench(tmp_path) as made:
+        await take(made, "a.slow")
+        (tmp_path / "state").rename(tmp_path / "moved")
+        made.go_on.set()
+        await asyncio.sleep(0.05)
+        assert made.orders.listed()[-1]["command_status"] == "RUNNING"
+        with pytest.raises(Refusal) as caught:
+            await take(made, "a.quick")
+        assert caught.value.status == 409
+        (tmp_path / "moved").rename(tmp_path / "state")
+        assert (await made.last())["command_status"] == "SUCCEEDED"
+    async with bench(tmp_path) as again:
+        assert [command.status for command in again.store.state.commands] == [CommandStatus.SUCCEEDED]
+
+
+async def test_what_the_journal_cannot_take_is_refused_and_not_begun(tmp_path):
+    async with bench(tmp_path) as made:
+        (tmp_path / "state").rename(tmp_path / "moved")
+        with pytest.raises(Refusal, match="Command execution failed") as caught:
+            await take(made, "a.slow")
+        assert caught.value.status == 500
+        assert made.orders.listed() == []
+        (tmp_path / "moved").rename(tmp_path / "state")
+        assert (await take(made, "a.quick"))["command_status"] == "SUCCEEDED"
+
+
+async def test_memory_holds_what_the_journal_holds_though_the_change_was_cancelled(tmp_path):
+    async with bench(tmp_path) as made:
+        known = Command("1", "sync", CommandStatus.SUCCEEDED)
+        change = asyncio.ensure_future(made.store.change(lambda state: state.with_command(known)))  # noqa: TID251
+        await asyncio.sleep(0)  # the journal is being written
+        change.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await change
+        assert made.store.state.commands == (known,)
 
 
 async def test_a_conductor_that_waits_gets_the_end(tmp_path):

@@ -197,6 +197,19 @@ async def test_a_cancellation_before_the_task_has_begun_is_an_outcome_too(make_a
         await agent.post()
 
 
+async def test_a_job_whose_poster_was_cancelled_is_there_as_a_whole_and_can_be_cancelled(make_agent):
+    async with make_agent() as agent:
+        posting = asyncio.ensure_future(agent.post(job_id="7", origin="ironic"))  # noqa: TID251
+        await asyncio.sleep(0)  # the journal is being written
+        posting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await posting
+        assert agent.slot.entry is not None
+        await agent.slot.cancel("7")
+        assert agent.document["error"]["code"] == "job.cancelled"
+        await agent.post()  # and the slot is free
+
+
 async def test_a_cancellation_of_another_job_does_nothing(make_agent):
     async with make_agent() as agent:
         await agent.post()
