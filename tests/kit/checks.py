@@ -1,9 +1,11 @@
 """What a disk holds after a deployment, by the word of other tools than ours."""
 
+import functools
 import json
 from pathlib import Path
 
 from agent.units import MiB
+from tests.kit import loops
 from tests.kit.commands import attempt, run
 from tests.kit.images import BOOT_CODE, Image
 
@@ -41,6 +43,18 @@ def partitions(path: Path) -> list[tuple[int, int, str]]:
     return [(p["start"] * unit, p["size"] * unit, p.get("name", "")) for p in table["partitions"]]
 
 
+@functools.cache
+def partitions_of(image: Image) -> list[tuple[int, int, str]]:
+    """Those of an image. Sectors of another size than 512 take a loop device, as sfdisk asks the disk for it."""
+    if image.sector_size == 512:
+        return partitions(image.path)
+    loop = loops.attach(image.path, image.sector_size, read_only=True)
+    try:
+        return partitions(loop.device)
+    finally:
+        loop.detach()
+
+
 def assert_complete(disk: Path, image: Image, scratch: Path) -> None:
     """The disk holds the whole verified system and a config drive. `scratch` is a directory to work in."""
     assert_system(disk, image)
@@ -52,7 +66,7 @@ def assert_complete(disk: Path, image: Image, scratch: Path) -> None:
 def assert_system(disk: Path, image: Image) -> None:
     """The disk holds the whole system, and besides it nothing but perhaps a config drive behind it."""
     assert "No problems found" in run("sgdisk", "--verify", disk)
-    own = partitions(image.path)
+    own = partitions_of(image)
     assert own
     found = partitions(disk)
     assert found[: len(own)] == own

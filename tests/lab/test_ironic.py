@@ -4,7 +4,6 @@ Ironic's conductor is real and runs on the host. Its BMC is not: the test switch
 believes to have done so.
 """
 
-import base64
 import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -72,7 +71,7 @@ def _ordered(site: Site, public_key: str) -> Node:
     node.set(instance_info=source(url, image.sha256, image.type))
     drive = {
         "meta_data": {"uuid": UUID, "hostname": HOSTNAME, "public_keys": {"lab": public_key}},
-        "user_data": base64.b64encode(USER_DATA.encode()).decode(),
+        "user_data": USER_DATA,
     }
     node.provision("active", configdrive=drive)
     node.wait("wait call-back")

@@ -224,6 +224,13 @@ def _address(value: object) -> tuple[str, int]:
     return host, int(match[3])
 
 
+def _ip_address(value: object) -> str:
+    try:
+        return str(ipaddress.ip_address(_string(value)))
+    except ValueError:
+        raise ValueError("must be an IP address") from None
+
+
 def _service_url(value: object) -> str:
     text = _string(value)
     if not re.match("https?://", text, re.IGNORECASE):
@@ -264,6 +271,7 @@ def _is_loopback(host: str) -> bool:
 
 
 PATH = OptionKind("path", _path)
+IP_ADDRESS = OptionKind("string", _ip_address)
 SOCKET_PATH = OptionKind("path", _socket_path)
 BOOLEAN = OptionKind("boolean", _boolean, _boolean_word)
 BOOLEAN_OR_HTTP = OptionKind("boolean or http", _boolean_or_http, _boolean_or_http_word)

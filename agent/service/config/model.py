@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from agent.errors import ConfigInvalid, Fault
 from agent.model.disks import GroupSpec
@@ -67,6 +66,7 @@ class IronicConfig:
     """The Ironic whose conductor may drive this agent. Its URLs have no slash at their ends."""
 
     url: tuple[str, ...]
+    agent_token: str | None = field(default=None, repr=False)
     ca_file: str | None = None
     insecure: bool = DEFAULTS["ironic.insecure"]
     listen: tuple[str, int] = DEFAULTS["ironic.listen"]
@@ -266,7 +266,7 @@ def _build(settings: Settings) -> Config:
             poll_seconds=values["control_plane.poll_seconds"],
             push_seconds=values["control_plane.push_seconds"],
         ),
-        ironic=_ironic(values),
+        ironic=_ironic(settings),
         disk_groups=_groups(settings),
         policy=Policy(
             values["policy.require_checksum"], values["policy.allow_http"], values["policy.allow_file"]
@@ -285,10 +285,15 @@ def _build(settings: Settings) -> Config:
     )
 
 
-def _ironic(values: Mapping[str, Any]) -> IronicConfig | None:
+def _ironic(settings: Settings) -> IronicConfig | None:
+    values = settings.values
     if values["ironic.url"] is None:
         return None
-    return IronicConfig(**{name: values[f"ironic.{name}"] for name in IronicConfig.__slots__})
+    plain = (name for name in IronicConfig.__slots__ if name != "agent_token")
+    return IronicConfig(
+        **{name: values[f"ironic.{name}"] for name in plain},
+        agent_token=settings.secrets.get("ironic.agent_token_file"),
+    )
 
 
 def _api(settings: Settings) -> ApiConfig:

@@ -192,6 +192,14 @@ TABLE = (
         example="/etc/byoi-agent/ironic-ca.crt",
     ),
     Option(
+        "ironic.agent_token_file",
+        kinds.PATH,
+        "A file that holds the agent token, where Ironic hands it to its ramdisk and not to whoever looks the node up "
+        "first: by virtual media, which has it as ipa-agent-token.",
+        example="/etc/byoi-agent/ironic-token",
+        secret=True,
+    ),
+    Option(
         "ironic.insecure",
         kinds.BOOLEAN,
         "Whether anybody is taken for Ironic, whatever certificate they show.",
@@ -205,7 +213,7 @@ TABLE = (
     ),
     Option(
         "ironic.advertise",
-        kinds.matching("string", r"[0-9A-Fa-f:.]+", "must be an IP address"),
+        kinds.IP_ADDRESS,
         "The address that the conductor is told. Without it: that of the route to ironic.url.",
         example="192.0.2.7",
     ),

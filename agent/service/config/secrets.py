@@ -51,10 +51,19 @@ def read_secret(path: str | Path) -> Secret:
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o007:
         raise ValueError(f"is open to every user (mode {mode:04o}): chmod 0600 it, and replace the secret")
-    text = content.decode("latin-1").strip()
+    secret = check_secret(content.decode("latin-1").strip())
+    warning = f"the file is open to its group (mode {mode:04o}); 0600 is safer" if mode & 0o070 else ""
+    return Secret(secret.value, warning)
+
+
+def check_secret(text: str) -> Secret:
+    """A secret as it stands.
+
+    Raises:
+        ValueError: it is refused; the text is a predicate that has nothing of it.
+    """
     if not all("!" <= character <= "~" for character in text):
         raise ValueError("holds more than one word, or characters that a header cannot carry")
     if len(text) < MIN_CHARACTERS:
         raise ValueError(f"holds {len(text)} characters, a secret has at least {MIN_CHARACTERS}")
-    warning = f"the file is open to its group (mode {mode:04o}); 0600 is safer" if mode & 0o070 else ""
-    return Secret(text, warning)
+    return Secret(text)

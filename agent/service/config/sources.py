@@ -23,7 +23,7 @@ from agent.service.config.options import (
     Option,
     unknown_key_fault,
 )
-from agent.service.config.secrets import read_regular, read_secret
+from agent.service.config.secrets import check_secret, read_regular, read_secret
 from agent.service.config.trusted_path import distrust
 from agent.text import MAX_SHOWN, printable
 from agent.units import KiB
@@ -32,13 +32,16 @@ DEFAULT = "default"
 KERNEL = "kernel command line"
 PREFIX = "byoi."
 RAMDISK_PREFIX = "ipa-"
+INSPECTION_KEY = "ipa-inspection-callback-url"
+RAMDISK_TOKEN = "ipa-agent-token"  # noqa: S105 - the name of a word
+_TOKEN_KEY = "ironic.agent_token_file"  # noqa: S105 - the name of an option
 RAMDISK_KEYS = {
     "ipa-api-url": "ironic.url",
     "ipa-insecure": "ironic.insecure",
     "ipa-ca-file": "ironic.ca_file",
     "ipa-advertise-host": "ironic.advertise",
     "ipa-listen-port": "ironic.listen",
-    "ipa-inspection-callback-url": "ironic.inspection_url",
+    INSPECTION_KEY: "ironic.inspection_url",
     "ipa-global-request-id": "ironic.request_id",
     "ipa-debug": "log.level",
 }
@@ -263,6 +266,7 @@ def take_command_line(settings: Settings, text: str) -> None:
             exposed.append((value or "").partition(":")[0])
     for key, value in for_ramdisk.items():
         _take_ramdisk_word(settings, key, value)
+    _take_inspection_alone(settings, for_ramdisk.get(INSPECTION_KEY))
     for key, value in given.items():
         _take_word(settings, key, value)
     if names := [option.credential for option in TABLE if option.secret and option.credential in exposed]:
@@ -283,10 +287,29 @@ def _take_ramdisk_word(settings: Settings, key: str, value: str | None) -> None:
     elif key == "ipa-insecure" and value is None:
         value = "true"
     known = RAMDISK_KEYS.get(key)
-    if known is None:
+    if key == RAMDISK_TOKEN:
+        _take_ramdisk_token(settings, value or "")
+    elif known is None:
         settings.warn(printable(key, _MAX_KEY), "is for ironic-python-agent; this agent has nothing like it")
     else:
         _take_word(settings, known, value, given_as=key)
+
+
+def _take_inspection_alone(settings: Settings, value: str | None) -> None:
+    """For an inspection Ironic tells where the inventory goes and no more, unless the server is to be kept running."""
+    path = "/v1/continue_inspection"
+    bases = [url.rstrip("/").removesuffix(path) for url in (value or "").split(",") if path in url]
+    if bases and "ironic.url" not in settings.named:
+        _take_word(settings, "ironic.url", ",".join(bases), given_as=INSPECTION_KEY)
+
+
+def _take_ramdisk_token(settings: Settings, value: str) -> None:
+    """The one secret that Ironic itself writes there, on the medium that it makes for this server."""
+    try:
+        settings.secrets[_TOKEN_KEY] = check_secret(value).value
+    except ValueError as error:
+        settings.fault(_TOKEN_KEY, f"{RAMDISK_TOKEN} {error}", KERNEL)
+    settings.origins[_TOKEN_KEY] = KERNEL
 
 
 def _take_word(settings: Settings, key: str, value: str | None, *, given_as: str = "") -> None:

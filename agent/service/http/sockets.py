@@ -247,9 +247,7 @@ def listen_tcp(option: str, host: str, port: int, certificates: "TlsSettings") -
 
 def _tls_context(files: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(_CIPHERS)
-    context.set_alpn_protocols(["http/1.1"])
+    restrict(context)
     for key, path in (
         ("tls_cert", files.cert),
         ("tls_key", files.key),
@@ -274,6 +272,13 @@ def _tls_context(files: TlsFiles) -> ssl.SSLContext:
     if files.client_ca is not None:
         _check_clients(context, files.client_ca, files.client_crl)
     return context
+
+
+def restrict(context: ssl.SSLContext) -> None:
+    """Have every listener speak TLS 1.3, or 1.2 and one of its suites that are as good, and HTTP/1.1 over it."""
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS)
+    context.set_alpn_protocols(["http/1.1"])
 
 
 def _check_clients(context: ssl.SSLContext, client_ca: str, client_crl: str | None) -> None:

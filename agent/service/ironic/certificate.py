@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from agent.service.http.sockets import restrict
+
 _SINCE, _UNTIL = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 
 
@@ -54,7 +56,7 @@ class OwnCertificate:
         key: PEM.
         """
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        restrict(self.context)
         # OpenSSL reads files only; these are in memory, and no file system has seen the key.
         with _memory_file(certificate) as certificate_path, _memory_file(key) as key_path:
             self.context.load_cert_chain(certificate_path, key_path)

@@ -101,7 +101,7 @@ class Conductor:
             )
         if status != 200:
             raise _refused(status, body)
-        return read_lookup(body)
+        return read_lookup(body, self._config.agent_token)
 
     async def heartbeat(
         self, lookup: Lookup, callback_url: str, certificate: str, activity: tuple[str, str] | None

@@ -61,6 +61,8 @@ DEPLOYING_SECONDS = 30.0
 NEWS_SECONDS = 1.5
 """Between two heartbeats when a command has ended and the conductor has not asked yet."""
 MAX_NEWS = 40
+REFUSED_SECONDS = 2.0
+"""Between a refused token and the next lookup."""
 CANCEL_SECONDS = 30.0
 
 
@@ -98,6 +100,8 @@ class IronicFront:
         self._work = Work(slot, publisher, config.policy, self._machine)
         self._rng = rng or random.Random()  # noqa: S311 - jitter
         self._backoff = Backoff(BACKOFF, self._rng)
+        self._faults = 0
+        """So many in a row; that a node is not known yet is none."""
         self._member: Mapping[str, Any] = {}
         self._contact = Contact(", ".join(ironic.url), self._show)
         self._found: Lookup | None = None
@@ -194,6 +198,8 @@ class IronicFront:
                 except TokenRefused as refused:
                     log.warning("ironic_token_refused", node=self._store.state.node, reason=str(refused))
                     await self._give_up(orders)
+                    # Ironic may give a node's token away and refuse it all the same.
+                    await asyncio.sleep(REFUSED_SECONDS * self._rng.uniform(0.8, 1.2))
                     return
                 except (ConductorFault, StateUnusable) as fault:
                     await self._wait_after(fault)
@@ -291,6 +297,7 @@ class IronicFront:
 
     def _answered(self) -> None:
         self._backoff.succeed()
+        self._faults = 0
         self._contact.succeeded()
         if self._publisher.document.get("ironic", {}).get("node") != (self._store.state.node or None):
             self._show(self._member)
@@ -307,10 +314,12 @@ class IronicFront:
         delay = self._backoff.fail()
         if not isinstance(fault, NotYet):
             trouble = fault.trouble if isinstance(fault, ConductorFault) else Trouble.AGENT
-            if self._backoff.failures in (1, 10) or self._backoff.failures % 100 == 0:
-                log.warning("ironic_fault", reason=str(fault), failures=self._backoff.failures)
+            self._faults += 1
+            if self._faults in (1, 10) or self._faults % 100 == 0:
+                log.warning("ironic_fault", reason=str(fault), failures=self._faults)
             self._contact.failed(str(fault), trouble, delay)
         else:
+            self._faults = 0
             self._contact.succeeded()
         self._hurry.clear()
         with suppress(TimeoutError):

@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -28,6 +29,8 @@ from agent.service.ironic.messages import MAX_COMMAND_BYTES, Refusal, read_order
 from agent.service.ironic.orders import Orders
 from agent.service.jobs.audit import Failures
 from agent.service.jobs.caller import AuthMethod, Caller
+
+log = structlog.get_logger(__name__)
 
 BODY_SECONDS = 60.0
 """In which a body has to be here: a conductor gives up after as long."""
@@ -68,6 +71,9 @@ async def _refusals(request: web.Request, handler: Handler) -> web.StreamRespons
         return _answer(
             Refusal(answer.status, "NotFound", f"{answer.reason}: there is nothing like that here")
         )
+    except Exception as error:
+        log.error("ironic_request_crashed", exc_info=error)  # noqa: TRY400
+        return _answer(Refusal(500, "CommandExecutionError", f"The agent failed: {type(error).__name__}"))
 
 
 def _answer(refusal: Refusal) -> web.Response:
@@ -79,7 +85,8 @@ def _authentication(token: Callable[[], str], heard: Callable[[], object], failu
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         peer = peer_of_request(request)
         right, shown = token(), request.query.get("agent_token", "")
-        if not right or not hmac.compare_digest(shown.encode(), right.encode()):
+        # aiohttp decodes what is no UTF-8 to surrogates.
+        if not right or not hmac.compare_digest(shown.encode("utf-8", "surrogatepass"), right.encode()):
             failures.failed(peer, AuthMethod.IRONIC.value, "agent_token")
             raise Refusal(401, "InvalidToken", "Unauthorized: the agent_token is missing or wrong")
         authenticated(request, Caller(AuthMethod.IRONIC, peer, "agent_token"))

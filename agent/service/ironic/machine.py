@@ -23,6 +23,13 @@ LOG_COMMANDS: Mapping[str, tuple[str, ...]] = {
     "addresses": ("ip", "address"),
 }
 """What is gathered for `collect_system_logs`, by the names of the files in the archive."""
+LOG_SECONDS = 15.0
+"""For each of them: the conductor waits for all, less than a minute."""
+
+
+EraseOne = Callable[[str, Erasure, Disk, bool, Callable[[], bool]], dict[str, Any]]
+"""Erases a disk by a clean step as the operator wants it, named explicitly or not, until it is told to stop; gives the
+entry in the result."""
 
 
 class Machine:
@@ -52,16 +59,18 @@ class Machine:
         default = next(iter(list_groups(self._config.disk_groups)), None)
         return inspection_data(hardware_inventory(list_disks()), default.target if default else None)
 
-    async def erase(self, step: str, how: Erasure) -> list[dict[str, Any]]:
+    async def erase(self, step: str, how: Erasure, erase_one: EraseOne | None = None) -> list[dict[str, Any]]:
         """Erase all disks of the disk groups, some of them at a time; what was done to each.
 
         Args:
             step: the name of the clean step.
             how: how the operator wants it done.
+            erase_one: erases a disk.
 
         Raises:
             DeployError: a disk must not be erased, or failed to be; the others are left as they are then.
         """
+        erase_one = erase_one or _erase
         self._stop.clear()
         disks = await run_blocking(_targets, self._config.disk_groups)
         erased: list[dict[str, Any]] = []
@@ -69,7 +78,11 @@ class Machine:
 
         async def one(disk: Disk, *, explicit: bool) -> None:
             async with at_once:
-                erased.append(await run_blocking(_erase, step, how, disk, explicit, self._stop.is_set))
+                try:
+                    erased.append(await run_blocking(erase_one, step, how, disk, explicit, self._stop.is_set))
+                except Exception:
+                    self._stop.set()  # the step has failed: nobody waits for hours to be told
+                    raise
 
         await run_together(*(one(disk, explicit=explicit) for disk, explicit in disks))
         return erased
@@ -158,7 +171,7 @@ def _collect(status: Mapping[str, Any]) -> bytes:
     files = {"status.json": json.dumps(status, indent=2).encode()}
     for name, command in LOG_COMMANDS.items():
         try:
-            files[name] = process.run(command, timeout=20).stdout
+            files[name] = process.run(command, timeout=LOG_SECONDS).stdout
         except Exception as error:  # noqa: BLE001 - the others are wanted all the same
             files[name] = f"{command[0]}: {error}\n".encode()
     archive = io.BytesIO()

@@ -47,8 +47,12 @@ class Lookup:
     """The longest time between two heartbeats."""
 
 
-def read_lookup(body: bytes) -> Lookup:
+def read_lookup(body: bytes, own_token: str | None = None) -> Lookup:
     """Read the answer to a lookup.
+
+    Args:
+        body: of the answer.
+        own_token: that Ironic has handed to this ramdisk otherwise; it does not tell it again.
 
     Raises:
         ConductorFault: it makes no sense, or the node's token was given to an agent before this one.
@@ -64,7 +68,9 @@ def read_lookup(body: bytes) -> Lookup:
     token = config.get("agent_token")
     if not isinstance(token, str) or not token or len(token) > 1024 or not token.isascii():
         raise _senseless("the answer to the lookup has no agent token")
-    if not token.strip("*"):
+    if not token.strip("*") and own_token is not None:
+        token = own_token
+    elif not token.strip("*"):
         raise ConductorFault(
             "the token of this node was given to an agent that is gone; abort or undeploy the node",
             trouble=Trouble.REFUSED,

@@ -64,6 +64,7 @@ class Orders:
         tasks: asyncio.TaskGroup,
         *,
         ended: Callable[[], object],
+        wait_seconds: float = WAIT_SECONDS,
     ) -> None:
         """Nothing runs yet.
 
@@ -72,11 +73,15 @@ class Orders:
             abilities: by the names of the protocol.
             tasks: where they are carried out.
             ended: is called when a command comes to its end that nobody waits for.
+            wait_seconds: for which an answer is held back.
         """
         self._store = store
         self._abilities = abilities
         self._tasks = tasks
         self._ended = ended
+        self._wait_seconds = wait_seconds
+        self._is_awaited = False
+        """Whether somebody is answered by the end of the command that runs."""
         self._task: asyncio.Task[Mapping[str, Any] | None] | None = None
         self._taking = asyncio.Lock()
 
@@ -119,11 +124,13 @@ class Orders:
             log.info(
                 "ironic_command", name=order.name, id=command.id, step=None if step is None else step["step"]
             )
-            waits = wait or ability.at_once
-            task = self._tasks.create_task(self._carry_out(command, ability, order.params, tell=not waits))
+            waits = self._is_awaited = wait or ability.at_once
+            task = self._tasks.create_task(self._carry_out(command, ability, order.params))
             self._task = task
         if waits:
-            await asyncio.wait({task}, timeout=WAIT_SECONDS)
+            done, _ = await asyncio.wait({task}, timeout=self._wait_seconds)
+            if not done:
+                self._is_awaited = False
         last = self.find(command.id)
         if waits and not ability.is_kept:
             result = task.result() if task.done() and not task.cancelled() else None
@@ -134,7 +141,7 @@ class Orders:
         """Take up the command that an agent before this one began, and that goes on."""
         running = self._store.state.running
         if running is not None:
-            self._task = self._tasks.create_task(self._carry_out(running, Ability(work), {}, tell=True))
+            self._task = self._tasks.create_task(self._carry_out(running, Ability(work), {}))
 
     async def end(self) -> None:
         """Cancel the command that runs, and wait for its work to stop. It is not at its end then for the next agent."""
@@ -143,7 +150,7 @@ class Orders:
             await asyncio.wait({self._task})
 
     async def _carry_out(
-        self, command: Command, ability: Ability, params: Mapping[str, Any], *, tell: bool
+        self, command: Command, ability: Ability, params: Mapping[str, Any]
     ) -> Mapping[str, Any] | None:
         result: Mapping[str, Any] | None = None
         error: Mapping[str, Any] | None = None
@@ -161,6 +168,6 @@ class Orders:
         kept = result if ability.is_kept else None
         ended = replace(command, status=status, result=kept, error=error)
         await self._store.settle(lambda state: state.with_command(ended))
-        if tell:
+        if not self._is_awaited:
             self._ended()
         return result

@@ -25,7 +25,7 @@ from typing import Any, Self
 import structlog
 
 from agent.deploy.tracker import concluded
-from agent.errors import DeployError, JobCancelled, JobInvalid, StateUnusable
+from agent.errors import DeployError, JobCancelled, JobInterrupted, JobInvalid, StateUnusable
 from agent.model.disk_state import DiskState
 from agent.model.job import Job, parse_job
 from agent.model.status import DOING, DONE, Status
@@ -33,6 +33,7 @@ from agent.service.jobs.entry import JobEntry, Origin, Phase, RequestedEnd
 from agent.service.jobs.journal import OUTCOME_BYTES, JournalState
 from agent.service.jobs.lifecycle import Deployer, EndReason, JobRun
 from agent.service.jobs.phases import (
+    DiskChanged,
     EndRequested,
     Failed,
     HandedOver,
@@ -287,18 +288,24 @@ class Slot:
             case Restart.ERASE:
                 return None
             case Restart.CANCELLED:
-                entry = advance(entry, self._cancelled(entry))
+                entry = advance(entry, self._failed(entry, JobCancelled()))
             case Restart.CALLED_OFF:
                 entry = advance(entry, HandedOver(reboot_document(RebootState.CALLED_OFF)))
             case Restart.REBOOTED:
                 entry = advance(entry, HandedOver())
+            case Restart.BEGIN_AGAIN | Restart.COMPARE if entry.origin == "ironic" and not same_boot:
+                # Its conductor has powered the server on for something else, and orders anew what it still wants.
+                if entry.phase is Phase.SEALED:  # the commit may be complete on the disk
+                    entry = advance(entry, DiskChanged(DiskState.UNKNOWN))
+                error = JobInterrupted(reason="the server was rebooted, and Ironic orders anew what it wants")
+                entry = advance(entry, self._failed(entry, error))
             case _:
                 pass
         # An older agent kept the secrets of a job that is over.
         return replace(entry, job=job.without_secrets()) if entry.is_over else entry
 
-    def _cancelled(self, entry: JobEntry) -> Failed:
-        return Failed(self._status_of(entry, JobCancelled()).document(), self._job().without_secrets())
+    def _failed(self, entry: JobEntry, error: DeployError) -> Failed:
+        return Failed(self._status_of(entry, error).document(), self._job().without_secrets())
 
     def _status_of(self, entry: JobEntry, error: DeployError) -> Status:
         return concluded(
@@ -356,7 +363,7 @@ class Slot:
         entry = self.entry
         if entry is not None and entry.id == job_id and not entry.is_over:
             # Cancelled before its task had taken its first step.
-            await self._store.record(job_id, self._cancelled(entry))
+            await self._store.record(job_id, self._failed(entry, JobCancelled()))
             self._view.show()
 
     async def stop(self, seconds: float) -> bool:

@@ -57,4 +57,4 @@ def test_a_drive_that_is_no_filesystem_is_told(drive):
 
 
 def test_the_representation_tells_no_secret(drive):
-    assert repr(drive) == f"Drive(filesystem='{drive.filesystem}')"
+    assert repr(drive) == f"Drive(filesystem='{drive.filesystem}', ready_made=False)"

@@ -2,11 +2,13 @@
 
 import asyncio
 import functools
+import json
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -104,13 +106,12 @@ def configure(tmp_path, ironic) -> Callable[..., Config]:
     disk = tmp_path / "disk.img"
     disk.touch()
 
-    def configure(**more: object) -> Config:
+    def configure(*, disks: Sequence[Path] = (disk,), **more: object) -> Config:
         members = {"url": ironic.url, "listen": "127.0.0.1:0", "advertise": "127.0.0.1"} | more
         lines = "\n".join(f'{key} = "{value}"' for key, value in members.items() if value is not None)
         path = tmp_path / "agent.toml"
-        path.write_text(
-            f'service_name = "n"\n[ironic]\n{lines}\n[[disk_group]]\nid = 1\ndisks = ["{disk}"]\n'
-        )
+        group = f"[[disk_group]]\nid = 1\ndisks = {json.dumps([str(path) for path in disks])}\n"
+        path.write_text(f'service_name = "n"\n[ironic]\n{lines}\n{group}')
         path.chmod(0o644)
         return load_config(str(path), cmdline="", credentials=None)
 

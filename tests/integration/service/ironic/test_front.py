@@ -97,6 +97,17 @@ async def test_a_token_that_the_journal_cannot_take_is_not_lost(ironic, run_fron
         assert ironic.heartbeats[-1]["agent_token"] == TOKEN
 
 
+async def test_the_token_that_came_by_virtual_media(ironic, run_front, tmp_path):
+    ironic.lookup = (200, ironic.lookup[1] | {"config": {"agent_token": "***", "heartbeat_timeout": 3}})
+    path = tmp_path / "token"
+    path.write_text(TOKEN)
+    path.chmod(0o600)
+    async with run_front(agent_token_file=path) as agent:
+        await ironic.until(lambda: ironic.heartbeats)
+        assert ironic.heartbeats[-1]["agent_token"] == TOKEN
+        assert TOKEN not in str(agent.document)
+
+
 @pytest.mark.parametrize("refusal", [(404, None), (400, {"error_message": {"faultstring": "No inventory"}})])
 async def test_a_node_that_nobody_inspects_is_looked_up_all_the_same(ironic, run_front, refusal):
     ironic.inspection = refusal

@@ -209,6 +209,34 @@ def test_what_is_addressed_to_an_ironic_ramdisk_is_understood(load):
     assert config.warnings == ()
 
 
+def test_the_token_that_ironic_writes_on_its_virtual_media(load, faults):
+    config = load(cmdline=f"{RAMDISK} ipa-agent-token={'t0ken' * 8}")
+    assert config.ironic.agent_token == "t0ken" * 8
+    assert "t0ken" not in repr(config)
+    assert config.warnings == ()
+    [(key, message)] = faults(cmdline=f"{RAMDISK} ipa-agent-token=short")
+    assert key == "ironic.agent_token_file"
+    assert "ipa-agent-token holds 5 characters" in message
+
+
+def test_an_inspection_is_all_that_ironic_asks_of_a_server_that_it_does_not_keep_running(load):
+    config = load(cmdline="ipa-inspection-callback-url=http://192.0.2.1:6385/v1/continue_inspection")
+    assert config.ironic.url == ("http://192.0.2.1:6385",)
+    assert config.ironic.inspection_url == ("http://192.0.2.1:6385/v1/continue_inspection",)
+    assert (config.service_name, config.warnings) == ("ironic", ())
+    config = load(cmdline=f"{RAMDISK} byoi.ironic.url=http://192.0.2.9")
+    assert config.ironic.url == ("http://192.0.2.9",)
+    # Another service's, which tells neither versions nor nodes.
+    assert (
+        load(cmdline=f"{NAME} ipa-inspection-callback-url=http://192.0.2.1:5050/v1/continue").ironic is None
+    )
+
+
+def test_an_advertised_address_that_is_none(faults):
+    [(key, message)] = faults(cmdline=f"{NAME} ipa-api-url=http://h ipa-advertise-host=1.2.3.4.5")
+    assert (key, "must be an IP address" in message) == ("ironic.advertise", True)
+
+
 def test_options_of_our_own_outrank_those_of_the_ramdisk(load):
     config = load(cmdline=f"byoi.ironic.listen=[::]:1 byoi.service_name=ns1 {RAMDISK}")
     assert (config.ironic.listen, config.service_name) == (("::", 1), "ns1")

@@ -40,6 +40,11 @@ def test_a_token_that_was_given_to_another_agent_is_none():
         read_lookup(lookup(agent_token="******"))
 
 
+def test_a_token_that_came_by_virtual_media_is_not_told_again():
+    assert read_lookup(lookup(agent_token="******"), "own" * 9).token == "own" * 9
+    assert read_lookup(lookup(), "own" * 9).token == TOKEN
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -20,7 +20,7 @@ STEP = {"step": {"interface": "deploy", "step": "write_image", "args": {"configd
 class Bench:
     """Orders over a journal in a directory of the test. The command `slow` ends when it is told to."""
 
-    def __init__(self, journal, state, tasks):
+    def __init__(self, journal, state, tasks, wait_seconds=30):
         self.journal = journal
         self.store = FrontStore(JobStore(journal, state, lambda: 0), retry_seconds=0.01)
         self.told = 0
@@ -39,6 +39,7 @@ class Bench:
             },
             tasks,
             ended=self.tell,
+            wait_seconds=wait_seconds,
         )
 
     def tell(self):
@@ -68,12 +69,12 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(directory):
+async def bench(directory, **options):
     journal = Journal(directory / "state", "ironic")
     state, _ = await journal.open()
     try:
         async with asyncio.TaskGroup() as tasks:
-            made = Bench(journal, state, tasks)
+            made = Bench(journal, state, tasks, **options)
             yield made
             await made.orders.end()
     finally:
@@ -145,6 +146,14 @@ async def test_a_conductor_that_waits_gets_the_end(tmp_path):
     async with bench(tmp_path) as made:
         made.go_on.set()
         assert (await take(made, "a.slow", wait=True))["command_status"] == "SUCCEEDED"
+
+
+async def test_a_conductor_whose_patience_would_end_is_told_the_end_later(tmp_path):
+    async with bench(tmp_path, wait_seconds=0.01) as made:
+        assert (await take(made, "a.slow", wait=True))["command_status"] == "RUNNING"
+        made.go_on.set()
+        assert (await made.last())["command_status"] == "SUCCEEDED"
+        assert made.told == 1
 
 
 async def test_a_second_one_is_refused_while_one_runs(tmp_path):

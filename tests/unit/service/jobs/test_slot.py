@@ -210,6 +210,25 @@ async def test_a_job_whose_poster_was_cancelled_is_there_as_a_whole_and_can_be_c
         await agent.post()  # and the slot is free
 
 
+async def test_what_ironic_ordered_before_a_reboot_is_not_begun_again(make_agent):
+    async with make_agent(boot="before") as agent:
+        await agent.post(job_id="7", origin="ironic")
+        await agent.deploying()
+    async with make_agent(boot="after") as agent:
+        assert agent.document["error"]["code"] == "job.interrupted"
+        assert "rebooted" in str(agent.document["error"])
+        assert agent.document["error"]["diskState"] == "empty"
+        await agent.post()  # the slot is free
+
+
+async def test_what_ironic_ordered_goes_on_in_the_same_boot(make_agent):
+    async with make_agent() as agent:
+        await agent.post(job_id="7", origin="ironic")
+        await agent.deploying()
+    async with make_agent() as agent:
+        assert (await agent.deploying()).attempt == 2
+
+
 async def test_a_cancellation_of_another_job_does_nothing(make_agent):
     async with make_agent() as agent:
         await agent.post()
@@ -310,6 +329,15 @@ async def _die_in_the_commit(make_agent, tmp_path, **members):
     state = json.loads(path.read_text())
     state["entry"] |= {"phase": "sealed", "status": None, **members}
     path.write_text(json.dumps(state))
+
+
+async def test_a_commit_for_ironic_before_a_reboot_is_not_done_again_and_may_be_complete(
+    make_agent, tmp_path
+):
+    await _die_in_the_commit(make_agent, tmp_path, origin="ironic")
+    async with make_agent(boot="after") as agent:
+        assert agent.document["error"]["code"] == "job.interrupted"
+        assert agent.document["error"]["diskState"] == "unknown"
 
 
 async def test_a_commit_that_was_complete_is_known_by_its_seal_and_not_done_again(make_agent, tmp_path):
