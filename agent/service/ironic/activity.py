@@ -1,4 +1,4 @@
-"""What a heartbeat tells of the work that is under way: a state of the protocol, and a text for the operator. Pure."""
+"""What a heartbeat tells of the work that is under way, and when it is repeated for the conductor to look at it. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -46,3 +46,14 @@ def _progress(document: Mapping[str, Any]) -> str:
     if document.get("waitingOn"):
         parts.append(f"waits for {document['waitingOn']}")
     return f": {', '.join(parts)}"
+
+
+def news_pause(sent: int) -> float:
+    """Seconds until the next heartbeat where a command has ended and the conductor has not asked for it yet.
+
+    A conductor drops heartbeats while it is busy with the node: for a moment, or in a crowd of servers for longer.
+
+    Args:
+        sent: how many there were already, 1 or more.
+    """
+    return min(1.5 * 1.2 ** (sent - 1), 10.0)

@@ -28,7 +28,7 @@ from agent.service.config.model import Config, IronicConfig
 from agent.service.contact import Contact
 from agent.service.http.server import serve
 from agent.service.http.sockets import ListenError, ListeningSocket, listen_tcp
-from agent.service.ironic.activity import activity
+from agent.service.ironic.activity import activity, news_pause
 from agent.service.ironic.certificate import OwnCertificate, make_certificate
 from agent.service.ironic.conductor import (
     Conductor,
@@ -58,8 +58,6 @@ EVERY_IPV4, EVERY_ADDRESS = "0.0.0.0", "::"  # noqa: S104 - the second takes IPv
 BACKOFF = BackoffLimits(backoff_base=1.0, backoff_cap=10.0)
 DEPLOYING_SECONDS = 30.0
 """Between two heartbeats while a command runs: so often an operator sees the percentage move."""
-NEWS_SECONDS = 1.5
-"""Between two heartbeats when a command has ended and the conductor has not asked yet."""
 MAX_NEWS = 40
 REFUSED_SECONDS = 2.0
 """Between a refused token and the next lookup."""
@@ -280,7 +278,7 @@ class IronicFront:
         """Seconds until the next heartbeat."""
         if self._news > 0:
             self._news -= 1
-            return NEWS_SECONDS * self._rng.uniform(0.8, 1.2)
+            return news_pause(MAX_NEWS - self._news) * self._rng.uniform(0.8, 1.2)
         seconds = self._store.state.heartbeat_seconds * self._rng.uniform(0.3, 0.6)
         return seconds if self._store.state.running is None else min(seconds, DEPLOYING_SECONDS)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from agent.service.ironic.activity import MAX_TEXT, activity
+from agent.service.ironic.activity import MAX_TEXT, activity, news_pause
 from agent.service.ironic.state import MAX_COMMANDS, Command, CommandStatus, FrontState
 
 STEP = {"interface": "deploy", "step": "write_image"}
@@ -87,3 +87,11 @@ def test_the_end_is_told_with_the_reason_of_a_failure():
     state, text = activity(failed, {})
     assert (state, len(text) <= MAX_TEXT + 3) == ("error", True)
     assert activity(Command("i", "x", CommandStatus.SUCCEEDED), {}) == ("end", "x")
+
+
+def test_a_conductor_that_is_busy_is_told_of_an_end_at_once_and_then_ever_more_seldom():
+    pauses = [news_pause(sent) for sent in range(1, 41)]
+    assert pauses[0] == 1.5
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 10.0
+    assert sum(pauses[:5]) < 12
