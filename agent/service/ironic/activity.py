@@ -1,4 +1,4 @@
-"""What a heartbeat tells of the work that is under way, and when it is repeated for the conductor to look at it. Pure."""
+"""What a heartbeat tells of the work that is under way, and how soon it is repeated when that has ended. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
