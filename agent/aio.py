@@ -65,6 +65,8 @@ async def run_lasting(func: Callable[[], T], stop: Callable[[], None], name: str
     try:
         return await _outcome(future, stop)
     finally:
+        if not future.done():
+            stop()  # nobody waits for the thread any more, for a reason that is no cancellation
         del future  # see agent.tracebacks
 
 

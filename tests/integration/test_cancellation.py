@@ -34,6 +34,7 @@ OLD = gpt_disk(DISK_BYTES, b"old system")
 MOST_WAITS = 200
 # A deployment takes a tenth of a second. One that never ends must not take the other cases with it.
 MOST_SECONDS = 30
+LANES = {"byoi-hash", "byoi-write"}
 
 
 class ClosingDisk(TargetDisk):
@@ -281,3 +282,7 @@ async def test_what_fails_while_it_watches_a_task_is_that_tasks_own_fault(tmp_pa
         await Failing(deployment, State.WRITE, MOST_WAITS).run()
     assert deployment.snapshot().error["code"] == "agent.internal"
     assert leftovers() == set()
+    # What ended the wait for the threads was no cancellation, so nothing has waited for them. They end all the same.
+    async with asyncio.timeout(MOST_SECONDS):
+        while {thread.name for thread in threading.enumerate()} & LANES:  # noqa: ASYNC110 - a thread tells nobody
+            await asyncio.sleep(0.01)

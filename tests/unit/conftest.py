@@ -39,6 +39,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
         _watching = False
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Behind the last test of a process come the ends of the session's fixtures, of all rings."""
+    global _watching  # noqa: PLW0603 - as above
+    if nextitem is None:
+        _watching = False
+
+
 @pytest.fixture(autouse=True)
 def _no_real_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     sleep = time.sleep
