@@ -8,7 +8,7 @@ import pytest
 from tests.kit.commands import attempt
 from tests.storm.frame import SUITES
 
-RUNS = {"network": 25}
+RUNS = {"network": 25, "images": 150}
 
 
 @pytest.mark.parametrize("suite", RUNS)
