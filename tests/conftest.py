@@ -27,6 +27,7 @@ ONE_AT_A_TIME = {
     "lab": "a machine is slow enough while it is the only one",
 }
 NEEDS_ROOT = {
+    "storm": "attaches loop devices and mounts a filesystem",
     "ironic": "makes networks for its servers",
     "blockdev": "attaches loop devices",
     "packaging": "installs into chroots",

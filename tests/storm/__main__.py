@@ -6,7 +6,7 @@ import random
 import sys
 
 from tests.storm import proof
-from tests.storm.frame import SUITES, Order, Result, cores, storm, suite_of
+from tests.storm.frame import SUITES, Order, Result, cores, leave_on_sigterm, storm, suite_of
 
 
 def main() -> int:
@@ -30,6 +30,7 @@ def main() -> int:
     if rootless:
         print(f"run it as root for {', '.join(rootless)} (nothing was run)", file=sys.stderr)
         return 2
+    leave_on_sigterm()
     failed = False
     for name in suites:
         order = Order(name, arguments.runs, seed, arguments.processes, arguments.minutes, proof.commit())

@@ -14,6 +14,8 @@ import importlib
 import multiprocessing
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -24,9 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-SUITES = ("network", "process", "disk", "api", "power", "images")
+SUITES = ("network", "process", "power", "images")
 ENOUGH = 10
 """Violations after which a storm ends: there is something to be mended first."""
+
+END_SECONDS = 60
 
 Try = Callable[[int], str]
 
@@ -128,12 +132,21 @@ def _reports(order: Order, directory: Path) -> Iterator[Report]:
 
 
 def _end(process: Any) -> None:
+    """It takes its parts down by itself."""
     process.terminate()
+    process.join(END_SECONDS)
+    process.kill()
     process.join()
+
+
+def leave_on_sigterm() -> None:
+    """As on an error: whatever is open is closed."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def _work(order: Order, number: int, directory: Path, pipe: Any) -> None:
     """Be one of the processes: every so-manieth run is its own."""
+    leave_on_sigterm()
     suite = suite_of(order.suite)
     seeds = iter(range(order.seed + number, order.seed + order.runs, min(order.processes, order.runs)))
     ends = time.monotonic() + order.minutes * 60
