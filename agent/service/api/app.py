@@ -21,7 +21,7 @@ from agent.aio import run_blocking
 from agent.model.job import Job, parse_job
 from agent.model.job_text import read_json
 from agent.model.policy import require_allowed
-from agent.model.schema import MAX_REVISION
+from agent.model.schema.status import MAX_REVISION
 from agent.model.status import DONE
 from agent.service.api.auth import CALLER, Authenticator, authenticate
 from agent.service.api.inventory import WAIT_SECONDS, Inventory, InventoryHangs
