@@ -1,7 +1,5 @@
-"""The requests to Ironic's API: version, lookup, heartbeat, inventory.
-
-Redirects are not followed: one would take the token along. Every fault of a connection becomes a `ConductorFault` in
-words of our own.
+"""The requests to Ironic's API: version, lookup, heartbeat, inventory. Every fault of a connection becomes a
+`ConductorFault`.
 """
 
 import ssl
@@ -14,6 +12,7 @@ from agent import __version__
 from agent.aio import run_blocking
 from agent.model.surroundings import Trouble
 from agent.service.config.model import IronicConfig
+from agent.service.http.asking import NoAnswer, asked, bounded_body, os_reason
 from agent.service.ironic.messages import (
     LEAST_VERSION,
     STATUS_VERSION,
@@ -29,7 +28,6 @@ REQUEST_SECONDS = 30.0
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 _INSPECTION_VERSION = (1, 84)
 _VOID_WORDS = ("agent token", "agent_token", "detected change")
-_UNTRUSTED = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)
 
 
 class NotYet(ConductorFault):
@@ -184,30 +182,23 @@ class Conductor:
         fault: ConductorFault | None = None
         for url in urls:
             try:
-                async with self._session.request(
+                async with asked(
+                    self._session,
                     method,
                     url + path,
+                    context=self._context,
+                    ca_option="ironic.ca_file",
+                    timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
                     params=query,
                     json=document,
                     headers=headers,
-                    ssl=self._context,
-                    timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
-                    allow_redirects=False,
                 ) as response:
-                    return response.status, await _bounded(response)
-            except TimeoutError:
-                fault = ConductorFault(
-                    f"it did not answer within {REQUEST_SECONDS:.0f} s", trouble=Trouble.TIMEOUT
-                )
-            except (aiohttp.ClientError, OSError) as error:
-                untrusted = isinstance(error, _UNTRUSTED)
-                reason = (
-                    "its certificate is not trusted"
-                    if untrusted
-                    else f"it cannot be reached: {_reason(error)}"
-                )
-                trouble = Trouble.CERTIFICATE if untrusted else Trouble.CONNECTION
-                fault = ConductorFault(reason, trouble=trouble)
+                    body = await bounded_body(response, MAX_ANSWER_BYTES)
+                    if body is None:
+                        raise ConductorFault("its answer is too long", trouble=Trouble.ANSWER)
+                    return response.status, body
+            except NoAnswer as missing:
+                fault = ConductorFault(str(missing), trouble=missing.trouble)
         if fault is None:
             raise RuntimeError("there is no URL")
         raise fault
@@ -221,21 +212,6 @@ def _is_void(status: int, body: bytes) -> bool:
     """
     text = fault_text(body).lower()
     return (status == 404 and text != "") or (status == 400 and any(word in text for word in _VOID_WORDS))
-
-
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
-    parts, length = [], 0
-    async for part in response.content.iter_any():
-        length += len(part)
-        if length > MAX_ANSWER_BYTES:
-            raise ConductorFault("its answer is too long", trouble=Trouble.ANSWER)
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None)
-    return text if isinstance(text, str) and text else type(error).__name__
 
 
 def _refused(status: int, body: bytes) -> ConductorFault:
@@ -252,7 +228,7 @@ async def make_context(config: IronicConfig) -> ssl.SSLContext:
     try:
         context = await run_blocking(ssl.create_default_context, cafile=config.ca_file)
     except OSError as error:  # those of OpenSSL among them
-        reason = f"{config.ca_file} (ironic.ca_file) cannot be used: {_reason(error)}"
+        reason = f"{config.ca_file} (ironic.ca_file) cannot be used: {os_reason(error)}"
         raise ConductorFault(reason, trouble=Trouble.AGENT) from error
     if config.insecure:
         context.check_hostname = False
