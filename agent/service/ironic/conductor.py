@@ -25,6 +25,8 @@ from agent.service.ironic.messages import (
 )
 
 REQUEST_SECONDS = 30.0
+MAX_NAMED = 8
+"""MAC addresses that a text names; a server with many network cards has enough of them there to be known by."""
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 _INSPECTION_VERSION = (1, 84)
 _VOID_WORDS = ("agent token", "agent_token", "detected change")
@@ -91,12 +93,10 @@ class Conductor:
             "GET", self._urls, "/v1/lookup", query={"addresses": ",".join(addresses)}
         )
         if status in (404, 409):
-            raise NotYet(
-                "no node with a MAC address of this machine is about to be deployed"
-                if status == 404
-                else "the node is locked",
-                trouble=Trouble.REFUSED,
+            what = (
+                f"no node that waits for its ramdisk has a MAC address of this machine ({_named(addresses)})"
             )
+            raise _not_yet(what if status == 404 else "the node is locked", "lookup", status, body)
         if status != 200:
             raise _refused(status, body)
         return read_lookup(body, self._config.agent_token)
@@ -128,7 +128,7 @@ class Conductor:
         if _is_void(status, body):
             raise TokenRefused(f"the heartbeat was refused: {fault_text(body)}", trouble=Trouble.REFUSED)
         if status == 409:
-            raise NotYet("the node is locked", trouble=Trouble.REFUSED)
+            raise _not_yet("the node is locked", "heartbeat", status, body)
         if status != 202:
             raise _refused(status, body)
 
@@ -147,9 +147,10 @@ class Conductor:
         urls = self._config.inspection_url or ()
         status, body = await self._call("POST", urls, "", inventory, version=_INSPECTION_VERSION)
         if status == 404:
-            raise NobodyInspects("no node of this inventory is being inspected", trouble=Trouble.REFUSED)
+            what = "no node of this machine is being inspected"
+            raise _not_yet(what, "inventory", status, body, NobodyInspects)
         if status == 409:
-            raise NotYet("the node is locked", trouble=Trouble.REFUSED)
+            raise _not_yet("the node is locked", "inventory", status, body)
         if status not in (200, 202):
             fault = _refused(status, body)
             if fault.trouble is Trouble.REFUSED:
@@ -212,6 +213,17 @@ def _is_void(status: int, body: bytes) -> bool:
     """
     text = fault_text(body).lower()
     return (status == 404 and text != "") or (status == 400 and any(word in text for word in _VOID_WORDS))
+
+
+def _named(addresses: Sequence[str]) -> str:
+    more = len(addresses) - MAX_NAMED
+    return ", ".join(addresses[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _not_yet(what: str, asked: str, status: int, body: bytes, kind: type[NotYet] = NotYet) -> NotYet:
+    said = fault_text(body).rstrip(".")
+    answer = f"HTTP {status}: {said}" if said else f"HTTP {status}"
+    return kind(f"{what}; the {asked} was answered {answer}", trouble=Trouble.REFUSED)
 
 
 def _refused(status: int, body: bytes) -> ConductorFault:
