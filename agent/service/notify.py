@@ -106,9 +106,9 @@ async def feed_watchdog(notifier: Notifier, slot: Slot, stall_seconds: float) ->
     """Feed the watchdog three times in its period, but not while a deployment has moved nothing for `stall_seconds`."""
 
     def moves() -> bool:
-        if slot.still_seconds < stall_seconds:
+        if slot.current.still_seconds < stall_seconds:
             return True
-        log.error("deployment_stands_still", since=format_duration(slot.still_seconds))
+        log.error("deployment_stands_still", since=format_duration(slot.current.still_seconds))
         return False
 
     await _feed(notifier, moves)

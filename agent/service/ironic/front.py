@@ -46,7 +46,8 @@ from agent.service.ironic.store import FrontStore
 from agent.service.ironic.work import Work
 from agent.service.jobs.audit import Failures
 from agent.service.jobs.publisher import StatusPublisher
-from agent.service.jobs.slot import RebootOrdered, Slot, StillCancelling
+from agent.service.jobs.refusals import RebootOrdered, StillCancelling
+from agent.service.jobs.slot import Slot
 from agent.service.jobs.store import JobStore
 from agent.transfer.retry import Backoff, BackoffLimits
 

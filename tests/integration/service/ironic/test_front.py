@@ -74,7 +74,7 @@ async def test_a_404_without_words_is_not_ironics_and_stops_nothing(ironic, run_
         await agent.deploying()
         ironic.heartbeat = (404, "no such page")
         await agent.until(lambda document: document["ironic"]["state"] == "failing", "it is told")
-        assert agent.slot.deploying
+        assert agent.slot.current.deploying
         assert agent.document["ironic"]["node"] is not None
 
 
@@ -180,7 +180,7 @@ async def test_a_slot_that_somebody_else_has(ironic, run_front):
         await agent.post()
         await write(ironic)
         await ironic.until(lambda: ironic.heartbeats[-1].get("agent_status") == "error")
-        assert "Another deployment" in (await ironic.commands())[-1]["command_error"]["details"]
+        assert "A deployment is under way" in (await ironic.commands())[-1]["command_error"]["details"]
 
 
 async def test_a_deployment_that_is_deleted_on_the_server_has_failed(ironic, run_front):
