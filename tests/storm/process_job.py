@@ -22,7 +22,6 @@ from tests.storm.holdings import Holdings, holdings_of
 from tests.storm.process_plan import FAULTS, FULL, LARGE, SMALL, File, Instant, Job, held
 from tests.storm.watcher import Watcher
 
-
 START_SECONDS = 150
 """Until a daemon answers, also where a hundred processes share the machine."""
 
