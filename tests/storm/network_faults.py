@@ -46,7 +46,7 @@ def cut(scene: Scene) -> None:
 
         return answer
 
-    scene.some(made)
+    scene.some(made, scene.most_cuts)
 
 
 @fault
@@ -93,7 +93,7 @@ BUSY = (408, 425, 429, 500, 502, 503, 504, 520, 530)
 
 @fault
 def busy(scene: Scene) -> None:
-    scene.some(lambda: refusing(scene, scene.chance.choice(BUSY)), most=4)
+    scene.some(lambda: refusing(scene, scene.chance.choice(BUSY)), 4)
 
 
 def wrong_chunk(scene: Scene) -> Answer:
@@ -114,7 +114,7 @@ def wrong_chunks(scene: Scene) -> None:
     scene.style = Style(
         **{**vars(scene.style), "chunked": True, "dated": False, "etag": '"v1"', "ranges": False}
     )
-    scene.some(lambda: wrong_chunk(scene))
+    scene.some(lambda: wrong_chunk(scene), scene.most_cuts)
 
 
 @fault
@@ -127,7 +127,7 @@ def redirect(scene: Scene) -> None:
         status = scene.chance.choice((301, 302, 303, 307, 308))
         return lambda request: request.send(head(status, {"Location": to, "Content-Length": 0}))
 
-    scene.some(made, most=8)
+    scene.some(made, 8)
 
 
 @fault
@@ -363,4 +363,4 @@ def tls_cut(scene: Scene) -> None:
 
         return answer
 
-    scene.some(made)
+    scene.some(made, scene.most_cuts)

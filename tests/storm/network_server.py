@@ -119,9 +119,15 @@ class Scene:
         """Serve the file rightly."""
         self.style.send(request, self.style.answer(request, self.data))
 
-    def some(self, answer: Callable[[], Answer], most: int = 3) -> None:
+    def some(self, answer: Callable[[], Answer], most: int) -> None:
         """So many such answers, and then the file."""
         self.first += [answer() for _ in range(self.chance.randint(1, most))]
+
+    @property
+    def most_cuts(self) -> int:
+        """One less than what is too many: the last one is left to a machine that is too busy to send."""
+        goes_on = self.style.ranges and not self.style.chunked and (self.checksummed or self.style.proves)
+        return LIMITS.attempts - 2 if goes_on else LIMITS.restarts - 1
 
     def resumable(self) -> None:
         """Have a style with which a cut transfer is resumed, as what is to come is about that."""
