@@ -19,11 +19,12 @@ from agent.transfer.apply import Applier
 from agent.units import KiB, MiB
 from tests.kit.archives import disk_bytes
 from tests.kit.fuzz import examples
+from tests.kit.sinks import OneByOne
 
 DISK = 2 * MiB
 
 
-class Disk:
+class Disk(OneByOne):
     """A sink in memory. Dirty, so that what is not given is seen."""
 
     size = DISK
