@@ -84,8 +84,8 @@ def _surroundings() -> dict[str, Schema]:
         "url": text,
         "state": of("string", "How the last call went.", enum=[state.value for state in ContactState]),
         "since": nullable(a_time("When it came to this state.")),
-        "reason": nullable(of("string", "Why the last call failed.")),
-        "trouble": nullable(of("string", "The same in a word.", enum=[word.value for word in Trouble])),
+        "reason": nullable(of("string", "Why the last call failed, or what is waited for.")),
+        "trouble": nullable(of("string", "Why it failed, in a word.", enum=[word.value for word in Trouble])),
         "nextTry": nullable(a_time("When it is tried again.")),
     }
     node = of("string", "The UUID of the node that this machine is; null: not looked up yet.")

@@ -148,13 +148,13 @@ class Work:
         entry = self._slot.entry
         status = (entry.status if entry is not None and entry.origin == "ironic" else None) or {}
         disk = status.get("disk")
-        if status.get("status") != DONE or not isinstance(disk, dict):
+        if entry is None or status.get("status") != DONE or not isinstance(disk, dict):
             text = "The deployment that Ironic has ordered was deleted or replaced on this server."
             hint = "`byoi status` there tells what is; deploy the node again."
             raise OrderFailed(error_members("slot.taken", text, None, hint))
         if params.get("target_boot_mode") != "uefi":
             return None
-        return {"result": await self._machine.make_boot_entry(disk)}
+        return {"result": await self._machine.make_boot_entry(disk, entry.job.get("efiBootloaderPath"))}
 
     async def _collect_logs(self, _: Command, __: Mapping[str, Any]) -> Mapping[str, Any]:
         archive = await self._machine.collect_logs(self._publisher.document)
