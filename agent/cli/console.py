@@ -53,12 +53,12 @@ def _deployment(report: Report, status: Status, now: float) -> list[str]:
 
 
 def _problems(around: Surroundings, now: float) -> list[str]:
-    """A line for each contact that fails, and below them the faults: many of those do not fit a small screen."""
+    """A line for each contact that fails or has nothing yet, and below them the faults: many fit no small screen."""
     contacts = ((CONTROL_PLANE, around.control_plane), (IRONIC, around.ironic))
     lines = [
         f"{whose} {contact_words(contact, now)}"
         for whose, contact in contacts
-        if contact is not None and contact.is_failing
+        if contact is not None and (contact.is_failing or contact.is_waiting)
     ]
     faults = fault_words(around, MAX_FAULTS)
     if faults:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.model.object_reader import MAX_TEXT
-from agent.model.schema import Schema
+from agent.model.schema.blocks import Schema
 from agent.units import KiB, format_size
 
 EXAMPLE: dict[str, Any] = {

@@ -19,7 +19,7 @@ from agent.cli.main import make_parser as make_byoi
 from agent.cli.roff import Page, bold, escape, italic
 from agent.model.job_text import MAX_JOB_BYTES
 from agent.model.object_reader import MAX_TEXT
-from agent.model.schema import job_schema
+from agent.model.schema.job import job_schema
 from agent.service.config.model import DEFAULT_PATH
 from agent.service.config.options import SECTION_HELP, Option
 from agent.service.config.text import in_order, plain, toml

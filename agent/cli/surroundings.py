@@ -30,6 +30,11 @@ class Contact:
         """Whether the last call failed."""
         return self.state == ContactState.FAILING
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the last call was answered, and there was nothing yet."""
+        return self.state == ContactState.WAITING
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -138,7 +143,7 @@ def contact_words(contact: Contact | None, now: float) -> str | None:
     """How a contact is doing; None where there is none. `now` is seconds since the epoch."""
     if contact is None:
         return None
-    if not contact.is_failing:
+    if not contact.is_failing and not contact.is_waiting:
         answers = "answers" if contact.state == ContactState.ANSWERING else "has not been asked yet"
         return printable(f"{contact.url} {answers}")
     parts = [] if contact.since is None else [f"for {format_duration(max(now - contact.since, 0))}"]
@@ -146,7 +151,8 @@ def contact_words(contact: Contact | None, now: float) -> str | None:
         again = "now" if contact.next_try <= now else f"in {remaining(contact.next_try, now)}"
         parts.append(f"next try {again}")
     when = f" ({', '.join(parts)})" if parts else ""
-    return printable(f"{contact.url} fails: {contact.reason}{when}")
+    how = "fails:" if contact.is_failing else "answers, but"
+    return printable(f"{contact.url} {how} {contact.reason}{when}")
 
 
 def fault_words(around: Surroundings, most: int | None = None) -> list[str]:

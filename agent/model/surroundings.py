@@ -20,6 +20,8 @@ class ContactState(StrEnum):
     UNASKED = "unasked"
     """There was none yet."""
     ANSWERING = "answering"
+    WAITING = "waiting"
+    """It answers, and has nothing for this machine yet."""
     FAILING = "failing"
 
 
@@ -60,9 +62,9 @@ def contact_member(
         url: that is configured.
         state: of the contact.
         since: when it came to be in that state.
-        reason: why the last call failed, for people.
-        trouble: the same, for programs.
-        next_try: when it is tried again after a failure.
+        reason: why the last call failed, or what is waited for; for people.
+        trouble: why it failed, for programs.
+        next_try: when it is tried again.
     """
     return {
         "url": url,

@@ -123,7 +123,7 @@ class Daemon:
                 log.info("serving", on=[socket.name for socket in self._sockets])
                 await stop.wait()
                 self._notifier.send(STOPPING="1")
-                log.info("stopping", deploying=slot.deploying)
+                log.info("stopping", deploying=slot.current.deploying)
                 if not await slot.stop(stop_seconds):
                     for socket in self._sockets:
                         socket.close()
@@ -195,7 +195,7 @@ class Daemon:
             authenticator=authenticator,
             bodies=self._bodies,
             disks=self._disks,
-            metrics=lambda: self._metrics.text(slot.last_status(), self._publisher.document),
+            metrics=lambda: self._metrics.text(slot.current.last_status(), self._publisher.document),
             middlewares=(self._metrics.middleware,),
         )
 

@@ -1,4 +1,6 @@
-"""Whether somebody whom the agent asks answers: since when, why not, when it is tried again. Shown in the status."""
+"""Whether somebody whom the agent asks answers, and has something for it: since when, why not, when it is tried again.
+Shown in the status.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -34,10 +36,17 @@ class Contact:
             self._enter(ContactState.ANSWERING)
             self._show(contact_member(self._url, self._state, since=self._since))
 
+    def waits(self, reason: str, delay: float) -> None:
+        """It has answered that there is nothing yet, for this reason, and is asked again in `delay` seconds."""
+        self._come_to(ContactState.WAITING, reason, None, delay)
+
     def failed(self, reason: str, trouble: Trouble, delay: float) -> None:
         """It has not, and is tried again in `delay` seconds."""
-        if self._state is not ContactState.FAILING:
-            self._enter(ContactState.FAILING)
+        self._come_to(ContactState.FAILING, reason, trouble, delay)
+
+    def _come_to(self, state: ContactState, reason: str, trouble: Trouble | None, delay: float) -> None:
+        if self._state is not state:
+            self._enter(state)
         self._show(
             contact_member(
                 self._url,

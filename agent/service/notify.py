@@ -74,7 +74,7 @@ def status_line(document: Mapping[str, Any]) -> str:
     """A status document in one line."""
     match document.get("status"):
         case None:
-            return _waiting_line(document.get("configuration") or {}, document.get("controlPlane") or {})
+            return _waiting_line(document)
         case "doing":
             rate = document.get("rate")
             speed = f", {format_size(rate)}/s" if isinstance(rate, int | float) and rate > 0 else ""
@@ -86,15 +86,21 @@ def status_line(document: Mapping[str, Any]) -> str:
             return f"failed: {document.get('message')}"
 
 
-def _waiting_line(configuration: Mapping[str, Any], control_plane: Mapping[str, Any]) -> str:
+def _waiting_line(document: Mapping[str, Any]) -> str:
+    configuration = document.get("configuration") or {}
     if faults := configuration.get("faults"):
         text = f"{faults[0]['path']}: {faults[0]['message']}"
         if not configuration["inForce"]:
             return f"the configuration has faults: {text}"
         return f"waiting for a deployment; the configuration has faults since it was changed: {text}"
-    if control_plane.get("state") == ContactState.FAILING:
-        return f"waiting for a deployment; the control plane does not answer: {control_plane['reason']}"
-    return "waiting for a deployment"
+    parts = ["waiting for a deployment"]
+    for whom, key in (("the control plane", "controlPlane"), ("Ironic", "ironic")):
+        contact = document.get(key) or {}
+        if contact.get("state") == ContactState.FAILING:
+            parts.append(f"{whom} does not answer: {contact['reason']}")
+        elif contact.get("state") == ContactState.WAITING:
+            parts.append(f"{whom} answers, but {contact['reason']}")
+    return "; ".join(parts)
 
 
 async def keep_alive(notifier: Notifier) -> None:
@@ -106,9 +112,9 @@ async def feed_watchdog(notifier: Notifier, slot: Slot, stall_seconds: float) ->
     """Feed the watchdog three times in its period, but not while a deployment has moved nothing for `stall_seconds`."""
 
     def moves() -> bool:
-        if slot.still_seconds < stall_seconds:
+        if slot.current.still_seconds < stall_seconds:
             return True
-        log.error("deployment_stands_still", since=format_duration(slot.still_seconds))
+        log.error("deployment_stands_still", since=format_duration(slot.current.still_seconds))
         return False
 
     await _feed(notifier, moves)

@@ -15,7 +15,7 @@ from agent.cli.commands import COMMANDS, SOCKET_VARIABLE
 from agent.cli.main import make_parser as make_byoi
 from agent.cli.manual import files, main
 from agent.model.job import IMAGE_TYPES, parse_job
-from agent.model.schema import job_schema
+from agent.model.schema.job import job_schema
 from agent.service.config.options import GROUP_TABLE, TABLE
 from agent.service.daemon import make_parser as make_agent
 

@@ -11,6 +11,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from tests.kit.links import relative_links
 from tests.packaging.conftest import script
@@ -98,6 +100,22 @@ def test_every_pin_is_inside_in_its_version(site):
     )
     wanted = {f"{name.replace('-', '_')}-{version}.dist-info" for name, version in pins}
     assert {path.name for path in site.glob("*.dist-info")} == wanted
+
+
+def test_the_bill_of_materials_names_what_is_inside(package, package_tree, site):
+    bill = json.loads((package_tree / "usr/share/doc/byoi-agent/sbom.cdx.json").read_text())
+    inside = {path.name.removesuffix(".dist-info") for path in site.glob("*.dist-info")}
+    named = {f"{each['name'].replace('-', '_')}-{each['version']}".lower() for each in bill["components"]}
+    assert named == {name.lower() for name in inside}
+    version = subprocess.run(
+        ["dpkg-deb", "--field", str(package), "Version"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert bill["metadata"]["component"]["version"] == version
+
+
+def test_the_bill_of_materials_is_one_by_its_own_schema(package_tree):
+    bill = (package_tree / "usr/share/doc/byoi-agent/sbom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is None
 
 
 def test_the_code_is_that_of_the_checkout(site):

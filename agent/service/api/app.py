@@ -21,7 +21,7 @@ from agent.aio import run_blocking
 from agent.model.job import Job, parse_job
 from agent.model.job_text import read_json
 from agent.model.policy import require_allowed
-from agent.model.schema import MAX_REVISION
+from agent.model.schema.status import MAX_REVISION
 from agent.model.status import DONE
 from agent.service.api.auth import CALLER, Authenticator, authenticate
 from agent.service.api.inventory import WAIT_SECONDS, Inventory, InventoryHangs
@@ -35,7 +35,8 @@ from agent.service.http.request_head import check_request_head
 from agent.service.jobs.audit import acted
 from agent.service.jobs.phases import RebootState
 from agent.service.jobs.publisher import StatusPublisher, Subscription
-from agent.service.jobs.slot import RebootOrdered, Slot, SlotClosing, SlotTaken, StillCancelling
+from agent.service.jobs.refusals import RebootOrdered, SlotClosing, SlotTaken, StillCancelling
+from agent.service.jobs.slot import Slot
 
 PREFIXES = ("", "/1.0")
 DEPLOYMENT = "/dedicated/server/{serviceName}/bringYourOwnImage"
@@ -171,20 +172,14 @@ class _Api:
         """The answer where the slot takes no job."""
         try:
             yield
-        except SlotTaken:
-            raise self._taken() from None
+        except SlotTaken as taken:
+            raise self._refusal(taken) from None
         except SlotClosing:
             raise ApiError(503, "The agent is stopping; try again.", headers={"Retry-After": "10"}) from None
 
-    def _taken(self) -> ApiError:
-        document = self._publisher.document
-        if (document.get("reboot") or {}).get("state") == RebootState.ORDERED:
-            return _reboot_ordered()
-        if document.get("status") == DONE:
-            text = "A deployment is done and the server is about to reboot: DELETE it to call the reboot off."
-        else:
-            text = "A deployment is under way on this server: wait for its end, or DELETE it."
-        return ApiError(409, text)
+    def _refusal(self, taken: SlotTaken) -> ApiError:
+        reboot = self._publisher.document.get("reboot") or {}
+        return _reboot_ordered() if reboot.get("state") == RebootState.ORDERED else ApiError(409, str(taken))
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         self._check_server(request)
@@ -245,7 +240,7 @@ class _Api:
         if counts and over and request.method == "GET":
             await response.prepare(request)
             await response.write_eof()
-            await self._slot.see(job_id)
+            await self._slot.outcomes.see(job_id)
         return response
 
     async def events(self, request: web.Request) -> web.StreamResponse:

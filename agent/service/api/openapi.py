@@ -10,14 +10,10 @@ from typing import Any
 from agent import __version__
 from agent.errors import Fault, JobInvalid
 from agent.model.job import BAD_CHECKSUM_TYPE
-from agent.model.schema import (
-    MAX_REVISION,
-    disks_schema,
-    error_body_schema,
-    idle_schema,
-    job_schema,
-    status_schema,
-)
+from agent.model.schema.disks import disks_schema
+from agent.model.schema.errors import error_body_schema
+from agent.model.schema.job import job_schema
+from agent.model.schema.status import MAX_REVISION, idle_schema, status_schema
 from agent.model.stage import State
 from agent.model.status import Progress, StageTime, Status
 from agent.model.surroundings import (

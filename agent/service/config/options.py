@@ -86,7 +86,8 @@ TABLE = (
     Option(
         "api.socket_group",
         kinds.matching("string", "[A-Za-z0-9_][A-Za-z0-9_.-]{0,30}[$]?", "must be the name of a group"),
-        "The group that may use the socket. Without it: the group that the agent runs as.",
+        "The group that may use the socket. Without it: the group that the agent runs as, which under systemd is the "
+        "unit's; another one needs `Group=` there too.",
         example="byoi",
     ),
     Option(

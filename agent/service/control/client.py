@@ -1,10 +1,9 @@
 """The two calls of the control plane as HTTP requests: what is sent, how long an answer may take, what may pass.
 
-Owned by the poller. Redirects are not followed: one would take the token along. What comes back is read by
-`agent.service.control.answers`; every fault of a connection becomes a `ControlFault` in words of our own.
+Owned by the poller. What comes back is read by `agent.service.control.answers`; every fault of a connection becomes a
+`ControlFault`.
 """
 
-import os
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,6 @@ import aiohttp
 
 from agent import __version__
 from agent.aio import run_blocking
-from agent.model.surroundings import Trouble
 from agent.service.config.model import ControlPlaneConfig
 from agent.service.control.answers import (
     MAX_OFFER_BYTES,
@@ -27,10 +25,10 @@ from agent.service.control.answers import (
     read_action,
     read_offer,
 )
+from agent.service.http.asking import NoAnswer, asked, bounded_body
 
 REQUEST_SECONDS = 30.0
 """In which a connection has to be made, and in which an answer that is not held back has to be here to its end."""
-_UNTRUSTED = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)
 
 
 class ControlPlaneApi:
@@ -94,42 +92,20 @@ class ControlPlaneApi:
         """The status and the body of the answer; no body where it is longer than `limit`."""
         timeout = aiohttp.ClientTimeout(total=seconds, connect=self._request_seconds)
         try:
-            async with self._session.request(
+            async with asked(
+                self._session,
                 method,
                 url,
+                context=self._context,
+                ca_option="control_plane.ca_file",
+                timeout=timeout,
                 json=document,
                 headers=self._headers,
-                ssl=self._context,
-                timeout=timeout,
-                allow_redirects=False,
             ) as response:
                 check_available(response.status, response.headers.get("Retry-After"))
-                return response.status, await _bounded(response, limit)
-        except TimeoutError:
-            raise ControlFault(f"it did not answer within {seconds:.0f} s", trouble=Trouble.TIMEOUT) from None
-        except (aiohttp.ClientError, OSError) as error:
-            trouble = Trouble.CERTIFICATE if isinstance(error, _UNTRUSTED) else Trouble.CONNECTION
-            raise ControlFault(f"it cannot be reached: {_reason(error)}", trouble=trouble) from None
-
-
-async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
-    parts, length = [], 0
-    async for part in response.content.iter_any():
-        length += len(part)
-        if length > limit:
-            return None
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without the URL's query or any header."""
-    if isinstance(error, _UNTRUSTED):
-        return "its certificate is not trusted (control_plane.ca_file names the CA)"
-    if isinstance(error, OSError) and error.strerror:
-        # asyncio's text of a failed connection is about the address; a name that is not found has a number below 0.
-        return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-    return type(error).__name__
+                return response.status, await bounded_body(response, limit)
+        except NoAnswer as fault:
+            raise ControlFault(str(fault), trouble=fault.trouble) from None
 
 
 def tls_context(config: ControlPlaneConfig) -> ssl.SSLContext:

@@ -35,7 +35,8 @@ from agent.service.jobs.audit import Act, acted
 from agent.service.jobs.caller import AuthMethod, Caller
 from agent.service.jobs.peer import Peer
 from agent.service.jobs.publisher import StatusPublisher
-from agent.service.jobs.slot import RebootOrdered, Slot, SlotClosing, SlotTaken, StillCancelling
+from agent.service.jobs.refusals import RebootOrdered, SlotClosing, SlotTaken, StillCancelling
+from agent.service.jobs.slot import Slot
 from agent.transfer.retry import Backoff, BackoffLimits
 
 log = structlog.get_logger(__name__)
@@ -161,7 +162,7 @@ class ControlClient:
 
     def _may_ask(self) -> bool:
         """A next job would replace the last one's outcome: not before the control plane has that."""
-        return self._slot.is_free and not self._has_news() and not self._slot.undelivered
+        return self._slot.is_free and not self._has_news() and not self._slot.outcomes.undelivered
 
     async def _take(self, api: ControlPlaneApi, offer: Offer) -> None:
         if self._slot.was_taken(offer.id):
@@ -217,7 +218,7 @@ class ControlClient:
             revision = self._publisher.revision
             # By turns, where there are both: neither keeps the control plane from hearing of the other.
             turn = undelivered is not None and self._has_news()
-            undelivered = None if turn else next(iter(self._slot.undelivered), None)
+            undelivered = None if turn else next(iter(self._slot.outcomes.undelivered), None)
             document = undelivered or (self._publisher.document if self._has_news() else None)
             if document is None:
                 await self._publisher.wait(revision, 3600)
@@ -231,7 +232,7 @@ class ControlClient:
                 continue
             backoff.succeed()
             if undelivered is not None:
-                await self._slot.delivered(undelivered)
+                await self._slot.outcomes.delivered(undelivered)
                 continue
             await self._obey(action, str(document["id"]), over=document["status"] != DOING)
             await self._pause(_milestone(document))
@@ -242,7 +243,7 @@ class ControlClient:
         """An outcome was not taken. One that never will be does not keep the next job waiting for ever."""
         job_id = str(outcome["id"])
         if undelivered is None:
-            self._slot.explain_unacknowledged(job_id, str(fault))
+            self._slot.outcomes.explain_unacknowledged(job_id, str(fault))
         if not fault.is_final:
             return
         self._refusals[job_id] += 1
@@ -251,10 +252,10 @@ class ControlClient:
         log.error("outcome_refused", id=job_id, reason=str(fault), refusals=self._refusals[job_id])
         self._outcome_refused()
         if undelivered is not None:
-            await self._slot.delivered(undelivered)
+            await self._slot.outcomes.delivered(undelivered)
             return
         text = f"The control plane does not take the outcome, it is set aside: {fault}."
-        await self._slot.note(job_id, text)
+        await self._slot.outcomes.note(job_id, text)
         self._set_aside.add(job_id)
 
     async def _tell(self, api: ControlPlaneApi, document: Mapping[str, Any]) -> Action:
@@ -289,12 +290,12 @@ class ControlClient:
         try:
             match action:
                 case Action.CONTINUE if over:
-                    await self._slot.acknowledge(job_id)
+                    await self._slot.outcomes.acknowledge(job_id)
                 case Action.CANCEL:
                     self._note("cancelled", job_id)
                     await self._slot.cancel(job_id, CANCEL_SECONDS)
                     if over:
-                        await self._slot.acknowledge(job_id)
+                        await self._slot.outcomes.acknowledge(job_id)
                 case Action.GONE:
                     self._note("erased", job_id)
                     await self._slot.erase(CANCEL_SECONDS, job_id=job_id, deliver=False)
@@ -303,7 +304,7 @@ class ControlClient:
         except RebootOrdered:
             log.warning("reboot_not_called_off", id=job_id, reason="the reboot had been ordered already")
             if over and action is Action.CANCEL:
-                await self._slot.acknowledge(job_id)
+                await self._slot.outcomes.acknowledge(job_id)
         except StillCancelling as waiting:
             log.warning("cancel_waits", reason=str(waiting))
         except StateUnusable as error:

@@ -123,7 +123,8 @@ def listen_unix(path: str, group: str | None = None) -> ListeningSocket:
     The directory is made if it is not there. A socket that nobody answers on is replaced.
 
     Raises:
-        ListenError: the path is too long or taken, there is no such group, or the filesystem refuses.
+        ListenError: the path is too long or taken, there is no such group, or it may not be given the socket, or the
+            filesystem refuses.
     """
     number = None if group is None else _group_number(group)
     _refuse_taken(path)
@@ -137,17 +138,32 @@ def listen_unix(path: str, group: str | None = None) -> ListeningSocket:
             Path(private).unlink()
         sock.bind(private)
         if number is not None:
-            os.chown(private, -1, number)
+            _give_to_group(private, number)
         Path(private).chmod(SOCKET_MODE)
         sock.listen(_BACKLOG)
         sock.settimeout(0)
         Path(private).rename(path)
         return ListeningSocket(sock, path, local=True, _inode=_inode(path))
-    except OSError as error:
+    except (OSError, ListenError) as error:
         sock.close()
         with contextlib.suppress(OSError):
             Path(private).unlink()
+        if isinstance(error, ListenError):
+            raise
         raise ListenError(_unix_reason(path, error)) from error
+
+
+def _give_to_group(path: str, number: int) -> None:
+    """Nothing is asked of the kernel where it is of that group already: the unit may not give files away."""
+    if Path(path).stat().st_gid == number:
+        return
+    try:
+        os.chown(path, -1, number)
+    except PermissionError:
+        raise ListenError(
+            f"api.socket_group: the socket cannot be given to the group with the number {number}: run the daemon in it "
+            "(Group= by systemctl edit byoi-agent)"
+        ) from None
 
 
 def _group_number(name: str) -> int:

@@ -1,7 +1,5 @@
-"""The requests to Ironic's API: version, lookup, heartbeat, inventory.
-
-Redirects are not followed: one would take the token along. Every fault of a connection becomes a `ConductorFault` in
-words of our own.
+"""The requests to Ironic's API: version, lookup, heartbeat, inventory. Every fault of a connection becomes a
+`ConductorFault`.
 """
 
 import ssl
@@ -14,6 +12,7 @@ from agent import __version__
 from agent.aio import run_blocking
 from agent.model.surroundings import Trouble
 from agent.service.config.model import IronicConfig
+from agent.service.http.asking import NoAnswer, asked, bounded_body, os_reason
 from agent.service.ironic.messages import (
     LEAST_VERSION,
     STATUS_VERSION,
@@ -26,10 +25,11 @@ from agent.service.ironic.messages import (
 )
 
 REQUEST_SECONDS = 30.0
+MAX_NAMED = 8
+"""MAC addresses that a text names; a server with many network cards has enough of them there to be known by."""
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 _INSPECTION_VERSION = (1, 84)
 _VOID_WORDS = ("agent token", "agent_token", "detected change")
-_UNTRUSTED = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)
 
 
 class NotYet(ConductorFault):
@@ -93,12 +93,10 @@ class Conductor:
             "GET", self._urls, "/v1/lookup", query={"addresses": ",".join(addresses)}
         )
         if status in (404, 409):
-            raise NotYet(
-                "no node with a MAC address of this machine is about to be deployed"
-                if status == 404
-                else "the node is locked",
-                trouble=Trouble.REFUSED,
+            what = (
+                f"no node that waits for its ramdisk has a MAC address of this machine ({_named(addresses)})"
             )
+            raise _not_yet(what if status == 404 else "the node is locked", "lookup", status, body)
         if status != 200:
             raise _refused(status, body)
         return read_lookup(body, self._config.agent_token)
@@ -130,7 +128,7 @@ class Conductor:
         if _is_void(status, body):
             raise TokenRefused(f"the heartbeat was refused: {fault_text(body)}", trouble=Trouble.REFUSED)
         if status == 409:
-            raise NotYet("the node is locked", trouble=Trouble.REFUSED)
+            raise _not_yet("the node is locked", "heartbeat", status, body)
         if status != 202:
             raise _refused(status, body)
 
@@ -149,9 +147,10 @@ class Conductor:
         urls = self._config.inspection_url or ()
         status, body = await self._call("POST", urls, "", inventory, version=_INSPECTION_VERSION)
         if status == 404:
-            raise NobodyInspects("no node of this inventory is being inspected", trouble=Trouble.REFUSED)
+            what = "no node of this machine is being inspected"
+            raise _not_yet(what, "inventory", status, body, NobodyInspects)
         if status == 409:
-            raise NotYet("the node is locked", trouble=Trouble.REFUSED)
+            raise _not_yet("the node is locked", "inventory", status, body)
         if status not in (200, 202):
             fault = _refused(status, body)
             if fault.trouble is Trouble.REFUSED:
@@ -184,30 +183,23 @@ class Conductor:
         fault: ConductorFault | None = None
         for url in urls:
             try:
-                async with self._session.request(
+                async with asked(
+                    self._session,
                     method,
                     url + path,
+                    context=self._context,
+                    ca_option="ironic.ca_file",
+                    timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
                     params=query,
                     json=document,
                     headers=headers,
-                    ssl=self._context,
-                    timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
-                    allow_redirects=False,
                 ) as response:
-                    return response.status, await _bounded(response)
-            except TimeoutError:
-                fault = ConductorFault(
-                    f"it did not answer within {REQUEST_SECONDS:.0f} s", trouble=Trouble.TIMEOUT
-                )
-            except (aiohttp.ClientError, OSError) as error:
-                untrusted = isinstance(error, _UNTRUSTED)
-                reason = (
-                    "its certificate is not trusted"
-                    if untrusted
-                    else f"it cannot be reached: {_reason(error)}"
-                )
-                trouble = Trouble.CERTIFICATE if untrusted else Trouble.CONNECTION
-                fault = ConductorFault(reason, trouble=trouble)
+                    body = await bounded_body(response, MAX_ANSWER_BYTES)
+                    if body is None:
+                        raise ConductorFault("its answer is too long", trouble=Trouble.ANSWER)
+                    return response.status, body
+            except NoAnswer as missing:
+                fault = ConductorFault(str(missing), trouble=missing.trouble)
         if fault is None:
             raise RuntimeError("there is no URL")
         raise fault
@@ -223,19 +215,15 @@ def _is_void(status: int, body: bytes) -> bool:
     return (status == 404 and text != "") or (status == 400 and any(word in text for word in _VOID_WORDS))
 
 
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
-    parts, length = [], 0
-    async for part in response.content.iter_any():
-        length += len(part)
-        if length > MAX_ANSWER_BYTES:
-            raise ConductorFault("its answer is too long", trouble=Trouble.ANSWER)
-        parts.append(part)
-    return b"".join(parts)
+def _named(addresses: Sequence[str]) -> str:
+    more = len(addresses) - MAX_NAMED
+    return ", ".join(addresses[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None)
-    return text if isinstance(text, str) and text else type(error).__name__
+def _not_yet(what: str, asked: str, status: int, body: bytes, kind: type[NotYet] = NotYet) -> NotYet:
+    said = fault_text(body).rstrip(".")
+    answer = f"HTTP {status}: {said}" if said else f"HTTP {status}"
+    return kind(f"{what}; the {asked} was answered {answer}", trouble=Trouble.REFUSED)
 
 
 def _refused(status: int, body: bytes) -> ConductorFault:
@@ -252,7 +240,7 @@ async def make_context(config: IronicConfig) -> ssl.SSLContext:
     try:
         context = await run_blocking(ssl.create_default_context, cafile=config.ca_file)
     except OSError as error:  # those of OpenSSL among them
-        reason = f"{config.ca_file} (ironic.ca_file) cannot be used: {_reason(error)}"
+        reason = f"{config.ca_file} (ironic.ca_file) cannot be used: {os_reason(error)}"
         raise ConductorFault(reason, trouble=Trouble.AGENT) from error
     if config.insecure:
         context.check_hostname = False

@@ -46,7 +46,8 @@ from agent.service.ironic.store import FrontStore
 from agent.service.ironic.work import Work
 from agent.service.jobs.audit import Failures
 from agent.service.jobs.publisher import StatusPublisher
-from agent.service.jobs.slot import RebootOrdered, Slot, StillCancelling
+from agent.service.jobs.refusals import RebootOrdered, StillCancelling
+from agent.service.jobs.slot import Slot
 from agent.service.jobs.store import JobStore
 from agent.transfer.retry import Backoff, BackoffLimits
 
@@ -100,6 +101,8 @@ class IronicFront:
         self._backoff = Backoff(BACKOFF, self._rng)
         self._faults = 0
         """So many in a row; that a node is not known yet is none."""
+        self._awaited = ""
+        """Why Ironic had nothing for this machine when it was asked last."""
         self._member: Mapping[str, Any] = {}
         self._contact = Contact(", ".join(ironic.url), self._show)
         self._found: Lookup | None = None
@@ -228,9 +231,11 @@ class IronicFront:
             return found
         try:
             return await conductor.look_up(await self._examined(self._machine.mac_addresses))
-        except NotYet:
+        except NotYet as unknown:
             if refused is None:
                 raise
+            if isinstance(refused, NobodyInspects):
+                raise NotYet(f"{refused}. And {unknown}", trouble=unknown.trouble) from None
             raise refused from None
 
     async def _inspect(self, conductor: Conductor) -> Lookup | None:
@@ -296,6 +301,7 @@ class IronicFront:
     def _answered(self) -> None:
         self._backoff.succeed()
         self._faults = 0
+        self._awaited = ""
         self._contact.succeeded()
         if self._publisher.document.get("ironic", {}).get("node") != (self._store.state.node or None):
             self._show(self._member)
@@ -310,15 +316,18 @@ class IronicFront:
 
     async def _wait_after(self, fault: ConductorFault | StateUnusable) -> None:
         delay = self._backoff.fail()
-        if not isinstance(fault, NotYet):
+        if isinstance(fault, NotYet):
+            self._faults = 0
+            if self._awaited != str(fault):
+                log.info("ironic_waits", reason=str(fault))
+            self._awaited = str(fault)
+            self._contact.waits(str(fault), delay)
+        else:
             trouble = fault.trouble if isinstance(fault, ConductorFault) else Trouble.AGENT
             self._faults += 1
             if self._faults in (1, 10) or self._faults % 100 == 0:
                 log.warning("ironic_fault", reason=str(fault), failures=self._faults)
             self._contact.failed(str(fault), trouble, delay)
-        else:
-            self._faults = 0
-            self._contact.succeeded()
         self._hurry.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):

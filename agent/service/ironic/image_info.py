@@ -7,6 +7,7 @@
 | `os_hash_algo`, `os_hash_value` (a digest, or a checksum file's URL); else `checksum` | `checkSum`, `checkSumType` |
 | `configdrive` (base64 of a gzipped drive, or a URL) | `configdrive.content` |
 | the node's `root_device` hints | `disk` |
+| `efi_bootloader_path` of `instance_info`, which is free for what a ramdisk understands | `efiBootloaderPath` |
 | `image_server_user`, `image_server_password`; `image_request_authorization` (base64 of a header) | `httpHeader` |
 
 What makes no job there is left to `parse_job`, which knows what is wrong with it.
@@ -46,6 +47,7 @@ def job_document(args: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, 
         "mirrors": urls[1:] or None,
         "type": "raw" if image.get("disk_format") in _RAW else image.get("disk_format"),
         "disk": _root_device(node),
+        "efiBootloaderPath": _held(node, "instance_info").get("efi_bootloader_path"),
         "httpHeader": _headers(image),
         "description": f"Ironic node {uuid}" if isinstance(uuid := node.get("uuid"), str) else None,
         **_checksum(image),
@@ -97,12 +99,16 @@ def _configdrive(args: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str,
 def _root_device(node: Mapping[str, Any]) -> Any:
     """The hints of the instance, else those of the node."""
     for owner in ("instance_info", "properties"):
-        held = node.get(owner)
-        hints = held.get("root_device") if isinstance(held, dict) else None
+        hints = _held(node, owner).get("root_device")
         if hints:
             # Where several disks fit, Ironic means the first one; a node's hints cannot say so.
             return {"any": True, **hints} if isinstance(hints, dict) else hints
     return None
+
+
+def _held(node: Mapping[str, Any], owner: str) -> Mapping[str, Any]:
+    held = node.get(owner)
+    return held if isinstance(held, dict) else {}
 
 
 def _headers(image: Mapping[str, Any]) -> list[dict[str, str]] | None:

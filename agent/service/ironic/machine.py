@@ -91,18 +91,19 @@ class Machine:
         """Have erasures that run end at their next piece."""
         self._stop.set()
 
-    async def make_boot_entry(self, disk: Mapping[str, Any]) -> str:
+    async def make_boot_entry(self, disk: Mapping[str, Any], loader: str | None) -> str:
         """Make the firmware's entry for the loader on a disk that was deployed; says what was done.
 
         Args:
             disk: as the status has it.
+            loader: its path on the ESP; None: the one that the image seems to mean.
 
         Raises:
             DeployError: the entry could not be made.
         """
         if disk.get("kind") == "file":
             return "the disk is a file: no firmware starts it"
-        return await run_blocking(_boot_entry, str(disk["path"]))
+        return await run_blocking(_boot_entry, str(disk["path"]), loader)
 
     async def sync(self) -> None:
         """Flush all file systems."""
@@ -154,14 +155,14 @@ def _erase(
     return done.to_json()
 
 
-def _boot_entry(path: str) -> str:
+def _boot_entry(path: str, loader: str | None) -> str:
     from agent.host.boot_entry import find_loader, make_boot_entry  # noqa: PLC0415 - for this command only
     from agent.host.inventory import describe_path  # noqa: PLC0415
 
     if firmware.detect() != "uefi":
         return "this server was not started by UEFI: it has no boot entries"
     disk = describe_path(path)
-    made = make_boot_entry(disk, find_loader(disk))
+    made = make_boot_entry(disk, find_loader(disk, loader))
     return f"Boot{made.number} starts {made.loader.path} of {path}; boot order: {', '.join(made.order)}"
 
 

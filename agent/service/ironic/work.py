@@ -28,7 +28,8 @@ from agent.service.ironic.steps import (
     listed,
 )
 from agent.service.jobs.publisher import StatusPublisher
-from agent.service.jobs.slot import Slot, SlotClosing, SlotTaken
+from agent.service.jobs.refusals import SlotClosing, SlotTaken
+from agent.service.jobs.slot import Slot
 
 _LOOK_SECONDS, _REST_SECONDS = 60.0, 1.0
 _ERASURES = (ERASE_DEVICES, ERASE_METADATA, ERASE_EXPRESS)
@@ -92,10 +93,8 @@ class Work:
         )
         try:
             await self._slot.post(document, job, job_id=command.id, origin="ironic")
-        except (SlotTaken, SlotClosing):
-            text = "Another deployment is under way on this server, or its agent is stopping."
-            hint = "`byoi status` there tells which; delete it, or wait for its end."
-            raise OrderFailed(error_members("slot.taken", text, None, hint)) from None
+        except (SlotTaken, SlotClosing) as refusal:
+            raise _refused(refusal) from None
         return await self._outcome(command.id)
 
     async def go_on(self, command: Command, _: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -120,11 +119,12 @@ class Work:
 
     async def _erase(self, name: str, node: Any) -> Any:
         try:
-            self._slot.check_free()
-        except (SlotTaken, SlotClosing):
-            text = "A deployment is under way on this server, or its agent is stopping."
-            raise OrderFailed(error_members("slot.taken", text, None, None)) from None
-        return await self._machine.erase(name, erasure_of(node))
+            async with self._slot.occupied(
+                f"Ironic has the disks of this server erased ({name})", "wait for its end, or abort it there"
+            ):
+                return await self._machine.erase(name, erasure_of(node))
+        except (SlotTaken, SlotClosing) as refusal:
+            raise _refused(refusal) from None
 
     # -- power, boot, logs -----------------------------------------------------------------------------------
 
@@ -148,13 +148,13 @@ class Work:
         entry = self._slot.entry
         status = (entry.status if entry is not None and entry.origin == "ironic" else None) or {}
         disk = status.get("disk")
-        if status.get("status") != DONE or not isinstance(disk, dict):
+        if entry is None or status.get("status") != DONE or not isinstance(disk, dict):
             text = "The deployment that Ironic has ordered was deleted or replaced on this server."
             hint = "`byoi status` there tells what is; deploy the node again."
             raise OrderFailed(error_members("slot.taken", text, None, hint))
         if params.get("target_boot_mode") != "uefi":
             return None
-        return {"result": await self._machine.make_boot_entry(disk)}
+        return {"result": await self._machine.make_boot_entry(disk, entry.job.get("efiBootloaderPath"))}
 
     async def _collect_logs(self, _: Command, __: Mapping[str, Any]) -> Mapping[str, Any]:
         archive = await self._machine.collect_logs(self._publisher.document)
@@ -169,6 +169,14 @@ def _answering(result: Mapping[str, Any]) -> Any:
         return result
 
     return work
+
+
+def _refused(refusal: SlotTaken | SlotClosing) -> OrderFailed:
+    """How the conductor is told that something else has the slot."""
+    if isinstance(refusal, SlotClosing):
+        return OrderFailed(error_members("slot.taken", "The agent of this server is stopping.", None, None))
+    hint = "`byoi status` there tells more."
+    return OrderFailed(error_members("slot.taken", str(refusal), None, hint))
 
 
 def _result(kind: str, command: Command, result: Any) -> dict[str, Any]:

@@ -54,16 +54,17 @@ class StatusView:
         """Its run, while there is something to carry out."""
         self.notes: tuple[str, ...] = ()
         """What is shown of an empty slot: how the last job left it."""
+        self.occupation: str | None = None
+        """What else is done to the disks, and keeps the slot from taking a job."""
         store.watch(self.show_and_tell)
 
     def show(self) -> bool:
         """Show what has changed; whether anything has."""
         if self._is_unrecorded():
             return False
-        document, trouble = self._document(), self._store.trouble
-        return self._publisher.show(
-            document if trouble is None else {**document, "notes": [*document["notes"], trouble]}
-        )
+        document = self._document()
+        more = [note for note in (self.occupation, self._store.trouble) if note is not None]
+        return self._publisher.show({**document, "notes": [*document["notes"], *more]} if more else document)
 
     def show_and_tell(self) -> None:
         """Show what has changed, and send the whole status to subscribers if anything has."""
@@ -105,7 +106,13 @@ class StatusView:
             document["message"] = f"Cancelling: {run.waiting_for()}."
         return document
 
-    def _starting(self, entry: JobEntry) -> Status:
+    def require_job(self) -> Job:
+        """The job in the slot, which has one."""
         if self.job is None:
             raise RuntimeError("there is no job in the slot")
-        return starting(self.job, self.server_name, attempt=entry.attempt, min_percent=entry.percent)
+        return self.job
+
+    def _starting(self, entry: JobEntry) -> Status:
+        return starting(
+            self.require_job(), self.server_name, attempt=entry.attempt, min_percent=entry.percent
+        )

@@ -12,6 +12,7 @@ import pytest
 import trustme
 
 from agent import __version__
+from agent.model.surroundings import Trouble
 from agent.service.config.model import ControlPlaneConfig
 from agent.service.control.answers import MAX_OFFER_BYTES, Action, ControlFault
 from agent.service.control.client import ControlPlaneApi, tls_context
@@ -324,7 +325,7 @@ async def test_one_whose_certificate_is_not_trusted_is_sent_nothing(make_api, tm
                 assert await api.ask(0) is None
             else:
                 fault = await fault_of(api.ask(0))
-                assert str(fault).endswith(
-                    "its certificate is not trusted (control_plane.ca_file names the CA)"
-                )
+                assert str(fault).startswith("its certificate is not trusted: ")
+                assert str(fault).endswith(" (control_plane.ca_file names the CA)")
+                assert fault.trouble is Trouble.CERTIFICATE
                 assert server.requests == []

@@ -4,6 +4,8 @@ import os
 import socket
 import ssl
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +106,37 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
 def test_a_group_that_does_not_exist_is_named(path):
     with pytest.raises(ListenError, match="no group no-such-group: make it"):
         listen_unix(str(path), "no-such-group")
+
+
+UNDER_THE_UNIT = """
+import sys
+from agent.service.http.sockets import ListenError, listen_unix
+try:
+    listen_unix(sys.argv[1], sys.argv[2])
+except ListenError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="nobody else can give a capability up")
+@pytest.mark.parametrize("own", [True, False], ids=["its own group", "another group"])
+def test_without_the_capability_to_give_files_away_only_its_own_group_can_have_the_socket(path, own):
+    group = os.getegid() if own else max({entry.gr_gid for entry in grp.getgrall()} - set(os.getgroups()))
+    command = [
+        "setpriv",
+        "--bounding-set=-chown",
+        sys.executable,
+        "-c",
+        UNDER_THE_UNIT,
+        str(path),
+        str(group),
+    ]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert path.exists() is own
+    assert said.startswith(
+        "" if own else f"api.socket_group: the socket cannot be given to the group with the number {group}"
+    )
+    assert [file.name for file in path.parent.iterdir()] == (["api.sock"] if own else [])
 
 
 # -- TLS ---------------------------------------------------------------------------------------------------------

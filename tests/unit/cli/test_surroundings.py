@@ -2,7 +2,9 @@
 
 import pytest
 
-from agent.cli.surroundings import UNTOLD, Contact, read_surroundings
+from agent.cli.console import footer_lines
+from agent.cli.report import read_report
+from agent.cli.surroundings import UNTOLD, Contact, contact_words, read_surroundings
 from agent.errors import Fault
 from agent.model.surroundings import (
     MAX_FAULTS,
@@ -32,3 +34,14 @@ def test_what_the_agent_tells_is_read():
 @pytest.mark.parametrize("odd", [None, 1, "x", [], [1], {}, {"url": 1}, {"faults": 1}, {"faults": [1, {}]}])
 def test_what_makes_no_sense_is_passed_over(odd):
     assert read_surroundings(dict.fromkeys(("agent", "controlPlane", "configuration"), odd)) == UNTOLD
+
+
+def test_who_answers_that_there_is_nothing_yet_is_told_on_the_console_too_with_the_reason():
+    ironic = contact_member(
+        "http://ironic", ContactState.WAITING, since=10.0, reason="no node is known", next_try=143.0
+    )
+    words = "http://ironic answers, but no node is known (for 2 min 10 s, next try in 3 s)"
+    assert contact_words(read_surroundings({"ironic": ironic}).ironic, 140.0) == words
+    agent = agent_member("0.1.0", [], ["/s"])
+    report = read_report({"revision": 1, "status": None, "ironic": ironic, "agent": agent})
+    assert f"Ironic: {words}" in footer_lines(report, 140.0)

@@ -11,10 +11,13 @@ from jsonschema import Draft202012Validator
 
 from agent import errors
 from agent.errors import DeployError, Fault, JobInvalid
-from agent.model import schema
 from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.disks import GroupSpec, Holder, configured_groups, disk_groups, eligibility
 from agent.model.job import parse_job
+from agent.model.schema.disks import disks_schema
+from agent.model.schema.errors import error_body_schema, error_codes
+from agent.model.schema.job import job_schema
+from agent.model.schema.status import REBOOT_STATES, WAITING_ON, idle_schema, status_schema
 from agent.model.selector import hint_values
 from agent.model.stage import ACTIVE, STAGES, State
 from agent.model.status import Progress, StageTime, Status
@@ -34,11 +37,11 @@ from agent.service.jobs.view import idle_document
 from agent.transfer import meter
 from tests.unit.model.test_disks import ARRAY, HDD, MOUNT, NVME, SSD
 
-JOB = Draft202012Validator(schema.job_schema())
-STATUS = Draft202012Validator(schema.status_schema(), format_checker=Draft202012Validator.FORMAT_CHECKER)
-IDLE = Draft202012Validator(schema.idle_schema())
-DISKS = Draft202012Validator(schema.disks_schema())
-ERROR = Draft202012Validator(schema.error_body_schema())
+JOB = Draft202012Validator(job_schema())
+STATUS = Draft202012Validator(status_schema(), format_checker=Draft202012Validator.FORMAT_CHECKER)
+IDLE = Draft202012Validator(idle_schema())
+DISKS = Draft202012Validator(disks_schema())
+ERROR = Draft202012Validator(error_body_schema())
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJ5b2ktYWdlbnQtdGVzdC1rZXk user@host"
 
 
@@ -62,16 +65,16 @@ def job(**members):
     return {"URL": "https://h/i", "type": "raw"} | members
 
 
-PAIR = schema.job_schema()["properties"]["httpHeader"]["items"]
+PAIR = job_schema()["properties"]["httpHeader"]["items"]
 
 
 @pytest.mark.parametrize(
     ("document", "part"),
     [
-        (job(surprise=1), schema.job_schema()),
-        (job(configdrive={"surprise": 1}), schema.job_schema()["properties"]["configdrive"]),
+        (job(surprise=1), job_schema()),
+        (job(configdrive={"surprise": 1}), job_schema()["properties"]["configdrive"]),
         (job(httpHeader=[{"surprise": 1}]), PAIR),
-        (job(disk={"surprise": 1}), schema.job_schema()["properties"]["disk"]),
+        (job(disk={"surprise": 1}), job_schema()["properties"]["disk"]),
     ],
 )
 def test_the_reader_of_jobs_and_the_schema_know_the_same_keys(document, part):
@@ -286,7 +289,7 @@ def test_a_reboot_as_the_hand_over_tells_it_is_of_the_schema(enabled):
     STATUS.validate(status(State.DONE) | {"reboot": hand_over.document()})
 
 
-@pytest.mark.parametrize("member", sorted(schema.status_schema()["properties"]))
+@pytest.mark.parametrize("member", sorted(status_schema()["properties"]))
 def test_a_status_without_one_of_its_members_is_not(member):
     document = status(State.WRITE)
     del document[member]
@@ -315,14 +318,14 @@ def test_a_control_plane_and_doubts_are_of_the_schema(state, trouble):
 
 
 def test_words_of_higher_rooms_are_the_same_there():
-    assert set(schema.WAITING_ON) == {meter.NETWORK, meter.DISK, meter.CPU}
-    assert set(schema.REBOOT_STATES) == {state.value for state in RebootState}
+    assert set(WAITING_ON) == {meter.NETWORK, meter.DISK, meter.CPU}
+    assert set(REBOOT_STATES) == {state.value for state in RebootState}
 
 
 def test_every_code_in_the_sources_is_listed():
-    assert {error.code for error in every_error()} <= set(schema.error_codes())
-    assert all(re.fullmatch(r"[a-z]+\.[a-z_]+", code) for code in schema.error_codes())
-    assert {"checksum.type", "checksum.pair", "image.write"} <= set(schema.error_codes())
+    assert {error.code for error in every_error()} <= set(error_codes())
+    assert all(re.fullmatch(r"[a-z]+\.[a-z_]+", code) for code in error_codes())
+    assert {"checksum.type", "checksum.pair", "image.write"} <= set(error_codes())
 
 
 # -- disks and errors --------------------------------------------------------------------------------------------

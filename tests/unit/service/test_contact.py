@@ -32,6 +32,19 @@ def test_since_when_why_and_when_again():
     assert (shown[-1]["state"], shown[-1]["since"]) == ("answering", "1970-01-01T00:17:10.000Z")
     assert (shown[-1]["reason"], shown[-1]["trouble"], shown[-1]["nextTry"]) == (None, None, None)
 
+    now[0] = 1040.0
+    for _ in range(2):
+        contact.waits("no node is known", 5)
+        assert shown[-1] == {
+            "url": URL,
+            "state": "waiting",
+            "since": "1970-01-01T00:17:20.000Z",
+            "reason": "no node is known",
+            "trouble": None,
+            "nextTry": "1970-01-01T00:17:25.000Z",
+        }
+    contact.succeeded()
+
     count = len(shown)
     contact.succeeded()
     assert len(shown) == count  # whoever waits for a change is not woken by each poll

@@ -27,6 +27,17 @@ FAILING = contact_member(
             "waiting for a deployment; the control plane does not answer: it answered 503",
         ),
         (
+            IDLE
+            | {
+                "controlPlane": FAILING,
+                "ironic": contact_member("https://i", ContactState.WAITING, reason="no node is known"),
+            },
+            (
+                "waiting for a deployment; the control plane does not answer: it answered 503; "
+                "Ironic answers, but no node is known"
+            ),
+        ),
+        (
             IDLE | {"configuration": configuration_member(FAULTS, in_force=False)},
             "the configuration has faults: a.b: is wrong",
         ),

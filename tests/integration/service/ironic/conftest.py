@@ -85,35 +85,42 @@ class FakeIronic:
             return response.status, await response.json()
 
 
-@pytest.fixture
-async def ironic():
-    """An Ironic that knows this machine, and takes every heartbeat."""
+@asynccontextmanager
+async def fake_ironic(tls: ssl.SSLContext | None = None):
+    """An Ironic that knows this machine, and takes every heartbeat; by https where it has a certificate."""
     fake = FakeIronic()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", fake.answer)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    fake.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{runner.addresses[0][1]}"
     yield fake
     await runner.cleanup()
 
 
 @pytest.fixture
+async def ironic():
+    """The same, by http."""
+    async with fake_ironic() as fake:
+        yield fake
+
+
+@pytest.fixture
 def configure(tmp_path, ironic) -> Callable[..., Config]:
-    """The configuration, with more members of `[ironic]`."""
+    """The configuration, with more members of `[ironic]`, or with words of the kernel command line."""
     disk = tmp_path / "disk.img"
     disk.touch()
 
-    def configure(*, disks: Sequence[Path] = (disk,), **more: object) -> Config:
+    def configure(*, disks: Sequence[Path] = (disk,), cmdline: str = "", **more: object) -> Config:
         members = {"url": ironic.url, "listen": "127.0.0.1:0", "advertise": "127.0.0.1"} | more
         lines = "\n".join(f'{key} = "{value}"' for key, value in members.items() if value is not None)
         path = tmp_path / "agent.toml"
         group = f"[[disk_group]]\nid = 1\ndisks = {json.dumps([str(path) for path in disks])}\n"
         path.write_text(f'service_name = "n"\n[ironic]\n{lines}\n{group}')
         path.chmod(0o644)
-        return load_config(str(path), cmdline="", credentials=None)
+        return load_config(str(path), cmdline=cmdline, credentials=None)
 
     return configure
 

@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from agent.aio import run_blocking
+from agent.host.interfaces import mac_addresses
 from tests.integration.service.ironic.conftest import TOKEN, URL
 
 STEP = {"interface": "deploy", "step": "write_image"}
@@ -74,8 +76,35 @@ async def test_a_404_without_words_is_not_ironics_and_stops_nothing(ironic, run_
         await agent.deploying()
         ironic.heartbeat = (404, "no such page")
         await agent.until(lambda document: document["ironic"]["state"] == "failing", "it is told")
-        assert agent.slot.deploying
+        assert agent.slot.current.deploying
         assert agent.document["ironic"]["node"] is not None
+
+
+async def test_why_a_node_is_not_known_yet_is_told_until_it_is(ironic, run_front):
+    node, ironic.lookup = ironic.lookup, (404, {"error_message": {"faultstring": "Resource missing."}})
+    async with run_front() as agent:
+        document = await agent.until(lambda document: document["ironic"]["state"] == "waiting", "it is told")
+        told = document["ironic"]
+        assert (told["node"], told["trouble"]) == (None, None)
+        assert "the lookup was answered HTTP 404: Resource missing" in told["reason"]
+        for address in await run_blocking(mac_addresses):
+            assert address in told["reason"]
+        assert told["since"] is not None
+        assert told["nextTry"] is not None
+        ironic.lookup = (409, None)
+        await agent.until(lambda document: "locked" in document["ironic"]["reason"], "the new answer is told")
+        assert agent.document["ironic"]["since"] == told["since"]
+        ironic.lookup = node
+        document = await agent.until(lambda document: document["ironic"]["node"] is not None, "it is known")
+        assert (document["ironic"]["state"], document["ironic"]["reason"]) == ("answering", None)
+
+
+async def test_an_inventory_and_a_lookup_that_find_no_node_are_both_told(ironic, run_front):
+    ironic.inspection, ironic.lookup = (404, None), (404, None)
+    async with run_front(inspection_url=f"{ironic.url}/v1/continue_inspection") as agent:
+        document = await agent.until(lambda document: document["ironic"]["state"] == "waiting", "it is told")
+    assert "no node of this machine is being inspected; the inventory was" in document["ironic"]["reason"]
+    assert "no node that waits for its ramdisk has a MAC address" in document["ironic"]["reason"]
 
 
 async def test_a_token_that_the_journal_cannot_take_is_not_lost(ironic, run_front, tmp_path):
@@ -180,7 +209,7 @@ async def test_a_slot_that_somebody_else_has(ironic, run_front):
         await agent.post()
         await write(ironic)
         await ironic.until(lambda: ironic.heartbeats[-1].get("agent_status") == "error")
-        assert "Another deployment" in (await ironic.commands())[-1]["command_error"]["details"]
+        assert "A deployment is under way" in (await ironic.commands())[-1]["command_error"]["details"]
 
 
 async def test_a_deployment_that_is_deleted_on_the_server_has_failed(ironic, run_front):

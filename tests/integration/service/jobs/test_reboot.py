@@ -18,7 +18,8 @@ from agent.service.jobs.journal import Journal
 from agent.service.jobs.phases import RebootState
 from agent.service.jobs.publisher import StatusPublisher
 from agent.service.jobs.reboot import HandOver
-from agent.service.jobs.slot import RebootOrdered, Slot, SlotTaken
+from agent.service.jobs.refusals import RebootOrdered, SlotTaken
+from agent.service.jobs.slot import Slot
 from agent.service.jobs.store import JobStore
 from agent.service.jobs.view import idle_document
 
@@ -275,12 +276,12 @@ async def test_a_cancellation_that_nobody_asked_for_ends_no_hand_over_and_lets_n
         job_id = await post(slot)
         await until(slot, "waiting")
         for _ in range(3):
-            slot._task.cancel()
+            slot.current._task.cancel()
             await asyncio.sleep(0.01)
             with pytest.raises(SlotTaken):
                 await post(slot)
-            assert not slot._task.done()
-        await slot.see(job_id)
+            assert not slot.current._task.done()
+        await slot.outcomes.see(job_id)
         await until_run(rebooted)
         with pytest.raises(SlotTaken):
             await post(slot)
@@ -299,7 +300,7 @@ async def test_the_life_ends_with_the_daemon_however_that_ends(make_slot):
     with pytest.raises(ExceptionGroup):
         await fail(slots := [])
     (slot,) = slots
-    assert slot._task.done()
+    assert slot.current._task.done()
     assert slot.entry.phase is Phase.DONE, "the next agent hands over"
 
 
@@ -321,7 +322,7 @@ async def test_a_deletion_while_the_outcome_is_being_recorded_calls_the_reboot_o
     async with running(make_slot, grace_seconds=0) as slot:
         await post(slot)
         async with slot._accepting:  # the deletion waits for this
-            deletion = slot._tasks.create_task(slot.erase())
+            deletion = slot.current._tasks.create_task(slot.erase())
             await until(slot, "calledOff")
         await deletion
         assert slot.entry is None
@@ -349,7 +350,7 @@ async def test_the_reboot_comes_though_the_journal_cannot_take_the_mark_any_more
     async with running(make_slot, grace_seconds=3600) as slot:
         job_id = await post(slot)
         await until(slot, "waiting")
-        await slot.see(job_id)
+        await slot.outcomes.see(job_id)
         (tmp_path / "state").rename(tmp_path / "moved")
         await until(slot, "due")
         with pytest.raises(StateUnusable):

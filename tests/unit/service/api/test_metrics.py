@@ -107,7 +107,7 @@ def test_a_control_plane_that_does_not_answer_is_told():
     )
     found = samples(Metrics(), controlPlane=failing)
     states = {state.value: found["byoi_control_plane_state", state.value] for state in ContactState}
-    assert states == {"unasked": 0, "answering": 0, "failing": 1}
+    assert states == {"unasked": 0, "answering": 0, "waiting": 0, "failing": 1}
     troubles = {word.value for word in Trouble if found["byoi_control_plane_trouble", word.value]}
     assert troubles == {"certificate"}
     assert found["byoi_control_plane_state_start_time_seconds",] == 900
@@ -117,6 +117,14 @@ def test_a_control_plane_that_does_not_answer_is_told():
     assert found["byoi_control_plane_state", "answering"] == 1
     assert sum(found["byoi_control_plane_trouble", word.value] for word in Trouble) == 0
     assert ("byoi_control_plane_next_try_time_seconds",) not in found
+
+
+def test_an_ironic_that_knows_no_node_yet_is_told():
+    waiting = contact_member("https://i", ContactState.WAITING, since=900, reason=SECRET, next_try=1000)
+    found = samples(Metrics(), ironic=waiting)
+    assert {state.value for state in ContactState if found["byoi_ironic_state", state.value]} == {"waiting"}
+    assert sum(found["byoi_ironic_trouble", word.value] for word in Trouble) == 0
+    assert found["byoi_ironic_state_start_time_seconds",] == 900
 
 
 def test_faults_of_the_configuration_are_counted():

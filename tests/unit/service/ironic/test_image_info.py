@@ -62,6 +62,11 @@ def test_the_hints_of_the_instance_come_before_those_of_the_node():
     assert made(node | {"instance_info": {"root_device": "wwn=b"}})["disk"] == "wwn=b"
 
 
+def test_the_loader_that_the_operator_names():
+    path = r"\EFI\debian\grubx64.efi"
+    assert made(NODE | {"instance_info": {"efi_bootloader_path": path}})["efiBootloaderPath"] == path
+
+
 def test_credentials_of_the_image_server_become_a_header():
     headers = made(image_server_user="u", image_server_password="p")["httpHeader"]
     assert headers == [{"key": "Authorization", "value": "Basic dTpw"}]

@@ -9,7 +9,7 @@ import pytest
 from agent.errors import ImageDownload, StateUnusable
 from agent.service.jobs.entry import Phase
 from agent.service.jobs.phases import MAX_ATTEMPTS
-from agent.service.jobs.slot import SlotClosing, SlotTaken, StillCancelling
+from agent.service.jobs.refusals import SlotClosing, SlotTaken, StillCancelling
 
 WAITING = {"enabled": True, "command": ("true",), "grace_seconds": 3600, "untold_seconds": 3600}
 
@@ -98,6 +98,73 @@ async def test_a_fault_of_ours_is_the_job_s_error_and_the_slot_goes_on(make_agen
         await agent.post()
 
 
+# -- something else is done to the disks ---------------------------------------------------------------------
+
+ERASING = ("Ironic has the disks erased", "wait for its end")
+
+
+async def test_no_job_is_taken_while_something_else_is_done_to_the_disks_and_one_is_afterwards(make_agent):
+    async with make_agent() as agent:
+        async with agent.slot.occupied(*ERASING):
+            assert not agent.slot.is_free
+            assert "Ironic has the disks erased" in agent.document["notes"][-1]
+            with pytest.raises(SlotTaken, match=r"^Ironic has the disks erased: wait for its end\.$"):
+                await agent.post()
+            with pytest.raises(SlotTaken, match="Ironic has the disks erased"):
+                async with agent.slot.occupied("Another erasure", "wait"):
+                    pass
+            assert not agent.slot.is_free, "the one that was refused has freed nothing"
+        assert agent.document["notes"] == []
+        await agent.post()
+
+
+async def test_nothing_else_is_done_to_the_disks_while_a_job_has_the_slot(make_agent):
+    async with make_agent(**WAITING) as agent:
+        await agent.post()
+        with pytest.raises(SlotTaken, match="A deployment is under way"):
+            async with agent.slot.occupied(*ERASING):
+                pytest.fail("the disks are a deployment's")
+        (await agent.deploying()).succeed()
+        await agent.until(lambda document: document["reboot"] is not None, "it waits")
+        with pytest.raises(SlotTaken, match="about to reboot"):
+            async with agent.slot.occupied(*ERASING):
+                pytest.fail("the server is about to reboot")
+
+
+async def test_a_job_that_is_being_accepted_is_not_overtaken(make_agent):
+    async with make_agent() as agent:
+        posting = asyncio.ensure_future(agent.post())  # noqa: TID251
+        await asyncio.sleep(0)  # the journal is being written
+        with pytest.raises(SlotTaken):
+            async with agent.slot.occupied(*ERASING):
+                pytest.fail("a job is being accepted")
+        await posting
+
+
+async def test_the_slot_is_free_again_whatever_ends_what_was_done(make_agent):
+    async with make_agent() as agent:
+        with pytest.raises(OSError, match="it failed"):
+            async with agent.slot.occupied(*ERASING):
+                raise OSError("it failed")
+        assert agent.slot.is_free
+        assert await agent.slot.stop(10)
+        with pytest.raises(SlotClosing):
+            async with agent.slot.occupied(*ERASING):
+                pytest.fail("the daemon stops")
+
+
+async def test_an_outcome_is_told_and_its_job_erased_while_the_disks_are(make_agent):
+    async with make_agent() as agent:
+        await agent.post()
+        (await agent.deploying()).succeed()
+        await agent.until(is_over, "it is over")
+        async with agent.slot.occupied(*ERASING):
+            assert agent.document["status"] == "done"
+            await agent.slot.erase()
+            assert agent.document["status"] is None
+            assert not agent.slot.is_free
+
+
 # -- erase ---------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +237,7 @@ async def test_an_end_that_the_journal_cannot_take_stops_the_deployment_all_the_
         else:
             await agent.slot.cancel(job_id)
         await agent.until(lambda document: "cannot be stored" in document["message"], "it has stopped")
-        assert not agent.slot.deploying
+        assert not agent.slot.current.deploying
         assert agent.document["status"] == "doing", "an outcome that is not stored is told to nobody"
         with pytest.raises(SlotTaken):
             await agent.post()
@@ -381,7 +448,7 @@ async def test_an_erasure_that_was_promised_in_the_commit_is_kept_and_the_outcom
     await _die_in_the_commit(make_agent, tmp_path, ending="erase", origin="control")
     async with make_agent(committed=True) as agent:
         await agent.until(lambda document: document["status"] is None, "it is erased")
-        (told,) = agent.slot.undelivered
+        (told,) = agent.slot.outcomes.undelivered
         assert told["status"] == "done"
 
 
@@ -404,10 +471,10 @@ async def test_what_the_control_plane_was_not_told_outlives_the_job(make_agent):
         assert agent.slot.was_taken("7")
     async with make_agent() as agent:
         assert agent.slot.was_taken("7")
-        (status,) = agent.slot.undelivered
+        (status,) = agent.slot.outcomes.undelivered
         assert (status["id"], status["error"]["code"]) == ("7", "job.cancelled")
-        await agent.slot.delivered(status)
-        assert agent.slot.undelivered == ()
+        await agent.slot.outcomes.delivered(status)
+        assert agent.slot.outcomes.undelivered == ()
 
 
 @pytest.mark.parametrize("how", ["acknowledged", "not to be told", "of the API"])
@@ -417,18 +484,18 @@ async def test_what_it_knows_or_need_not_know_is_not_kept(make_agent, how):
         (await agent.deploying()).fail(ImageDownload(url="https://a.example/x", detail="no"))
         await agent.until(is_over, "it is over")
         if how == "acknowledged":
-            await agent.slot.acknowledge(job_id)
+            await agent.slot.outcomes.acknowledge(job_id)
         await agent.slot.erase(deliver=how != "not to be told")
-        assert agent.slot.undelivered == ()
+        assert agent.slot.outcomes.undelivered == ()
 
 
 async def test_a_note_is_added_to_an_outcome_once_and_to_nothing_else(make_agent, tmp_path):
     async with make_agent() as agent:
         job_id = await agent.post()
         deployment = await agent.deploying()
-        await agent.slot.note(job_id, "too early")
+        await agent.slot.outcomes.note(job_id, "too early")
         deployment.succeed()
         await agent.until(is_over, "it is over")
         for _ in range(2):
-            await agent.slot.note(job_id, "set aside")
+            await agent.slot.outcomes.note(job_id, "set aside")
         assert agent.document["notes"] == stored(tmp_path)["status"]["notes"] == ["set aside"]
