@@ -7,13 +7,14 @@ from agent.errors import DeployError
 from agent.formats.extent import Decoder, ImageTooLarge
 from agent.transfer.apply import Applier
 from agent.units import MiB
+from tests.kit.sinks import OneByOne
 
 DISK = 2 * MiB
 REFUSALS = (DeployError, ImageTooLarge)
 """How decoders refuse."""
 
 
-class Disk:
+class Disk(OneByOne):
     """A sink in memory. Dirty, so that what is not given is seen."""
 
     size = DISK
