@@ -94,6 +94,7 @@ def _deploy_options(options: argparse.Namespace) -> "Options":
         disk=options.disk,
         firmware=None if options.firmware == "auto" else options.firmware,
         ca_file=options.ca_file,
+        connections=options.connections,
         groups=() if options.disk is not None else configured_groups(options.config),
     )
 

@@ -20,6 +20,7 @@ from agent.model.job import Job
 from agent.model.policy import Policy
 from agent.model.url import file_path, origin_of
 from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
+from agent.transfer.http.ramp import MOST_CONNECTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class Options:
     `disk` names the target and overrides the job's disk group and selector. `agreed` is the disk that somebody has
     agreed to lose (`Disk.identity`): no other one is taken then. `firmware` is `uefi`, `bios`, or None for what this
     machine booted with; a regular file is checked for neither unless it is named. `ca_file` replaces
-    the system's certificates. `groups` replace those of the inventory where there are any.
+    the system's certificates. `groups` replace those of the inventory where there are any. `connections` is the most
+    that a download may have.
     """
 
     disk: str | None = None
@@ -39,6 +41,7 @@ class Options:
     server_name: str | None = None
     policy: Policy = Policy()
     limits: HttpLimits = DEFAULT_LIMITS
+    connections: int = MOST_CONNECTIONS
     groups: tuple[GroupSpec, ...] = ()
 
 

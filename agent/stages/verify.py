@@ -37,6 +37,12 @@ def verify(ctx: Context) -> None:
         )
 
 
+_MIRRORS_HINT = (
+    "Compare the file behind the URL and behind each of the mirrors with checkSum: one may have other bytes. "
+    "Leave that one out, or all of them."
+)
+
+
 def may_be_cut(ctx: Context, error: ImageDamaged | ImageTruncated) -> None:
     """Blame the network for an image without an end, where nothing but its own bytes could tell a cut."""
     if ctx.info is None or ctx.info.length_checked:
@@ -48,7 +54,8 @@ def _mismatch(ctx: Context, got: str, expected: str) -> ChecksumMismatch:
     algorithm = ctx.digest.algorithm
     info, _ = ctx.examined()
     if info.length_checked:
-        return ChecksumMismatch(algorithm=algorithm, got=got, expected=expected)
+        hint = _MIRRORS_HINT if ctx.job.mirrors else ""
+        return ChecksumMismatch(algorithm=algorithm, got=got, expected=expected, hint=hint)
     return ChecksumMismatch(
         algorithm=algorithm,
         got=got,

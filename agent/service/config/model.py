@@ -81,6 +81,7 @@ class DownloadConfig:
     """How images are fetched."""
 
     ca_file: str | None = None
+    connections: int = DEFAULTS["download.connections"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +272,7 @@ def _build(settings: Settings) -> Config:
         policy=Policy(
             values["policy.require_checksum"], values["policy.allow_http"], values["policy.allow_file"]
         ),
-        download=DownloadConfig(values["download.ca_file"]),
+        download=DownloadConfig(values["download.ca_file"], values["download.connections"]),
         reboot=RebootConfig(
             enabled=values["reboot.enabled"],
             command=values["reboot.command"],

@@ -56,6 +56,7 @@ allow_file = true
 
 [download]
 ca_file = "/etc/byoi-agent/image-ca.crt"
+connections = 3
 
 [reboot]
 enabled = false
@@ -109,7 +110,7 @@ def test_every_option_is_read(load):
             GroupSpec(2, ("/dev/disk/by-id/wwn-2",)),
         ),
         policy=Policy(require_checksum=True, allow_http=False, allow_file=True),
-        download=DownloadConfig("/etc/byoi-agent/image-ca.crt"),
+        download=DownloadConfig("/etc/byoi-agent/image-ca.crt", 3),
         reboot=RebootConfig(enabled=False, command=("sh", "-c", "sync; reboot -f"), grace_seconds=0.0),
         state=StateConfig("/var/lib/byoi-agent"),
         log=LogConfig("debug", "json"),
