@@ -12,6 +12,10 @@ _CUT_HINT = (
     "The transfer was probably cut: deploy again, or use a server that sends Content-Length. "
     "If it fails each time with as many bytes, check that checkSum belongs to the file behind the URL."
 )
+_MIRRORS_HINT = (
+    "Compare the file behind the URL and behind each of the mirrors with checkSum: one may have other bytes. "
+    "Leave that one out, or all of them."
+)
 
 
 def verify(ctx: Context) -> None:
@@ -35,12 +39,6 @@ def verify(ctx: Context) -> None:
         raise ImageChanged(
             url=info.url, detail="its first bytes differ from those that were examined before writing"
         )
-
-
-_MIRRORS_HINT = (
-    "Compare the file behind the URL and behind each of the mirrors with checkSum: one may have other bytes. "
-    "Leave that one out, or all of them."
-)
 
 
 def may_be_cut(ctx: Context, error: ImageDamaged | ImageTruncated) -> None:
