@@ -230,7 +230,7 @@ class Deployment:
             job.url,
             headers=headers,
             mirrors=job.mirrors,
-            checksummed=job.has_checksum,
+            checksummed=job.tells_content,
             ca_file=options.ca_file,
             limits=options.limits,
             on_event=self._tracker.source_event,
@@ -253,6 +253,7 @@ class Deployment:
             machine=self._machine,
             pool=pool,
             meter=Meter(connections=lambda: source.connections),
+            trusted_keys=options.trusted_keys,
             fetcher=Fetcher(job.url, headers, options.ca_file, options.limits, self._tracker.fetch_event),
         )
         self._ctx = ctx
@@ -298,6 +299,8 @@ class Deployment:
         finally:
             ctx.close()  # also where closing the source was cancelled: the disk must not stay claimed
             self._ctx = None
+            if ctx.signature is not None:
+                await run_blocking(ctx.signature.close)
 
 
 async def _with_contents(facts: Facts) -> Facts:
