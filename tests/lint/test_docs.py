@@ -55,3 +55,13 @@ def test_every_test_that_a_promise_names_exists():
             missing.append(f"{file}::{name}")
     assert count > 40
     assert missing == []
+
+
+def test_every_test_that_the_threat_model_names_exists_and_what_has_none_says_so():
+    page = (DOCS / "security.md").read_text()
+    tests = "\n".join(path.read_text() for path in DOCS.parent.glob("tests/**/test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 50
+    assert sorted(named - set(re.findall(r"def (test_\w+)\(", tests))) == []
+    rows = [line for line in page.splitlines() if re.match(r"\| (?!cannot|secret|---)", line)]
+    assert [row for row in rows if "`test_" not in row and "*no test*" not in row] == []
