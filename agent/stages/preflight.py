@@ -48,7 +48,7 @@ async def probe_image(ctx: Context) -> None:
         shared = await run_blocking(ctx.machine.shared_storage, ctx.info.opened, ctx.target.path)
         if shared is not None:
             raise DiskSame(reason=shared)
-    if not ctx.info.length_checked and not ctx.job.has_checksum:
+    if not ctx.info.length_checked and not ctx.job.tells_content:
         raise ImageDownload(
             url=redact_url(ctx.job.url),
             detail="the server tells neither the length nor the end of the file, so a cut cannot be noticed",

@@ -1,4 +1,4 @@
-"""The copy loop: source -> (digest | decoder -> sink), over one pool of buffers.
+"""The copy loop: source -> (observers | decoder -> sink), over one pool of buffers.
 
 The event loop receives and supervises. It hands each buffer to two lanes, whose threads hash it and write it while the
 next one fills. The order matters and stands here once: the digest sees the bytes exactly as they were downloaded,
@@ -11,12 +11,12 @@ the socket fills. What the decoder comes to hold is taken from the pool.
 
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from agent.aio import run_blocking, run_lasting, run_together
 from agent.formats.extent import Decoder, Extent, Fetch
 from agent.transfer.apply import Applier
-from agent.transfer.digest import Digest
+from agent.transfer.digest import Observer
 from agent.transfer.lane import Lane
 from agent.transfer.meter import CPU, DISK, Meter
 from agent.transfer.pool import Buffer, BufferPool
@@ -27,7 +27,7 @@ from agent.transfer.source import Source
 async def copy(
     source: Source,
     pool: BufferPool,
-    digest: Digest,
+    observers: Sequence[Observer],
     decoder: Decoder,
     sink: Sink,
     meter: Meter,
@@ -37,12 +37,12 @@ async def copy(
 
     `head` is emptied, so that nothing but the pool keeps its buffers.
 
-    On return every byte has been hashed, decoded and handed to the sink (not flushed), and the decoder has
+    On return every byte has been observed, decoded and handed to the sink (not flushed), and the decoder has
     agreed that the image is whole. On any exception the threads have stopped; the pool has to be reclaimed
     by the caller.
 
     Raises:
-        TransferRestart: start again from byte 0, with digest, decoder and sink reset.
+        TransferRestart: start again from byte 0, with observers, decoder and sink reset.
         DeployError: the download failed, or the decoder refused the image.
         SinkFailed: the sink refused bytes.
         ImageTooLarge: it is larger than the sink.
@@ -52,7 +52,7 @@ async def copy(
     try:
         await run_together(
             _receive(source, pool, meter, head or deque(), to_hash, to_write),
-            _hash(to_hash, digest),
+            _hash(to_hash, observers),
             _write(to_write, pool, decoder, applier, source, meter),
         )
     finally:
@@ -94,13 +94,19 @@ async def _acquire_late(pool: BufferPool, meter: Meter, to_hash: Lane, to_write:
     return buffer
 
 
-async def _hash(lane: Lane, digest: Digest) -> None:
+async def _hash(lane: Lane, observers: Sequence[Observer]) -> None:
     def work() -> None:
         for buffer in lane:
-            digest.update(buffer.data)
+            for observer in observers:
+                observer.update(buffer.data)
             lane.on_loop(buffer.release)
 
-    await run_lasting(work, lane.stop, "byoi-hash")
+    def stop() -> None:
+        lane.stop()
+        for observer in observers:
+            observer.stop()
+
+    await run_lasting(work, stop, "byoi-hash")
 
 
 async def _write(

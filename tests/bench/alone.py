@@ -64,7 +64,7 @@ async def download(url: str) -> tuple[int, float]:
     source, running = HttpSource(url), Digest("sha256")
     await source.open()
     began = time.monotonic()
-    await copy(source, BufferPool(), running, Dropped(), Nowhere(), Meter())
+    await copy(source, BufferPool(), [running], Dropped(), Nowhere(), Meter())
     running.hexdigest()
     seconds = time.monotonic() - began
     await source.close()

@@ -7,6 +7,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
+from agent.host.trusted_keys import DEFAULT_DIRECTORY
 from agent.model.policy import Policy
 from agent.service.config import kinds
 from agent.service.config.kinds import OptionKind
@@ -57,6 +58,7 @@ SECTION_HELP = {
     "docs/ironic.md) is read too; byoi.ironic.* outranks it.",
     "disk_group": "Disk groups by hand. Without any, groups are made from the inventory.",
     "policy": "What a job may ask for.",
+    "trust": "Whose signatures of images count.",
     "download": "How images are fetched.",
     "reboot": "The reboot into the deployed system.",
     "state": "What outlives a restart of the agent.",
@@ -269,6 +271,20 @@ TABLE = (
         "Take file: URLs in jobs that come over TLS or from the control plane: they read any file and disk of "
         "this server. On the Unix socket they are always taken.",
         default=_POLICY.allow_file,
+    ),
+    Option(
+        "trust.keys",
+        kinds.PATH,
+        "The directory of the keys that are trusted, each in a file of its name: NAME.asc or NAME.gpg (OpenPGP), "
+        "NAME.minisign (also of signify), NAME.ssh (a public key or allowed signers), NAME.cosign.pub (PEM). Read for "
+        "each job that has a signature.",
+        default=DEFAULT_DIRECTORY,
+    ),
+    Option(
+        "trust.require_signature",
+        kinds.BOOLEAN,
+        "Refuse a job without a signature, and let no key count but those in trust.keys.",
+        default=_POLICY.require_signature,
     ),
     Option(
         "download.ca_file",
