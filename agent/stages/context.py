@@ -78,6 +78,8 @@ class Context:
     """What is around it: `gzip`, `tar in gzip`; None where nothing is."""
     window_memory: int = MAX_MEMORY
     """Bytes that the windows of compressed files may take together. What preflight takes, write takes too."""
+    parts_memory: int = 0
+    """Bytes that the parts of a compressed file may take together, which write inflates side by side."""
     window: bytes = field(default=b"", repr=False)
     """The guest's first bytes; dropped once the plan is made."""
     head_window: bytes = b""
