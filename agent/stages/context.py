@@ -11,6 +11,7 @@ from agent.formats.signatures.findings import Finding
 from agent.formats.tables.gpt import Gpt
 from agent.formats.tables.layout import DriveSlot
 from agent.host.drive import Drive
+from agent.host.syscalls import return_free_memory
 from agent.host.wipe import END_BYTES
 from agent.model.disks import Disk
 from agent.model.job import Job
@@ -78,6 +79,8 @@ class Context:
     """What is around it: `gzip`, `tar in gzip`; None where nothing is."""
     window_memory: int = MAX_MEMORY
     """Bytes that the windows of compressed files may take together. What preflight takes, write takes too."""
+    parts_memory: int = 0
+    """Bytes that the parts of a compressed file may take together, which write inflates side by side."""
     window: bytes = field(default=b"", repr=False)
     """The guest's first bytes; dropped once the plan is made."""
     head_window: bytes = b""
@@ -132,3 +135,4 @@ class Context:
         self.sink = self.drive = None
         self.drive_tree = {}
         self.drive_content = None
+        return_free_memory()  # a daemon lives on: 6 MiB between what it keeps

@@ -37,6 +37,8 @@ async def write_image(ctx: Context, restarted: Callable[[], None]) -> None:
         else:
             # The stages that follow make copies of the config drive; the sum in docs/architecture.md counts on this.
             ctx.pool.close()
+            # What the parts of a compressed file took is free by now.
+            await run_blocking(return_free_memory)
             return
 
 
@@ -46,7 +48,7 @@ async def _copy_once(ctx: Context) -> None:
     # Preflight has freed copies of the first MiBs. Give them back to the system before the buffers fill.
     await run_blocking(return_free_memory)
     head, ctx.head_buffers = deque(ctx.head_buffers), []
-    decoder = new_decoder(ctx)
+    decoder = new_decoder(ctx, divide=True)
     try:
         await copy(ctx.source, ctx.pool, ctx.observers, decoder, sink, ctx.meter, head)
         ctx.guest_size = decoder.virtual_size or 0

@@ -8,6 +8,7 @@ round. The links are those of `link.py`.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from image import build_image
+from images import build_image
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -43,7 +44,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="byoi-bench-", dir=shm) as work:
         path = Path(work, "image.raw")
         size = options.size * MIB
-        sha256 = build_image(path, size)
+        build_image(path, size)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         target = Path(work, "target")
         found: dict[str, dict[str, list[float]]] = {}
         for link, arguments in LINKS.items():

@@ -234,8 +234,11 @@ def _judge_status(finding: Finding, lines: Mapping[str, Sequence[str]]) -> Findi
         number = (*lines["ERRSIG"], "", "", "", "", "", "")[5]
         return replace(finding, fault=_REASONS.get(number, f"gpgv cannot check it (reason {number})"))
     if "GOODSIG" in lines and "VALIDSIG" in lines:
-        fingerprints = lines["VALIDSIG"][0], lines["VALIDSIG"][-1]
-        if finding.key in fingerprints:
+        made_by = lines["VALIDSIG"][0]
+        if finding.key == made_by:
             return finding
-        return replace(finding, fault=f"gpgv speaks of another key, {fingerprints[0]}", about="key")
+        # Which key it is, a signature may say outside of what is signed: another one of the certificate may be short.
+        return replace(
+            finding, fault=f"it says another key than the one that made it, {made_by}", about="key"
+        )
     return replace(finding, fault="gpgv does not say that it is good")

@@ -72,6 +72,8 @@ class IronicConfig:
     listen: tuple[str, int] = DEFAULTS["ironic.listen"]
     advertise: str | None = None
     inspection_url: tuple[str, ...] | None = None
+    collect_lldp: bool = DEFAULTS["ironic.collect_lldp"]
+    lldp_seconds: float = DEFAULTS["ironic.lldp_seconds"]
     request_id: str | None = None
     power_off_command: tuple[str, ...] = DEFAULTS["ironic.power_off_command"]
 

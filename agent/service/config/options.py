@@ -227,6 +227,20 @@ TABLE = (
         example="https://ironic.example.net:6385/v1/continue_inspection",
     ),
     Option(
+        "ironic.collect_lldp",
+        kinds.BOOLEAN,
+        "Whether the inventory has what switches tell by LLDP. The agent needs raw sockets for that, which its unit "
+        "does not give it by itself: see docs/ironic.md.",
+        default=False,
+    ),
+    Option(
+        "ironic.lldp_seconds",
+        kinds.seconds(1, 300),
+        "For how long LLDP is listened to, unless each interface with a link has heard something before. Switches send "
+        "every 30 s.",
+        default=35.0,
+    ),
+    Option(
         "ironic.request_id",
         kinds.matching("string", r"req-[0-9A-Za-z-]{1,80}", "must be a request id, such as req-1a2b"),
         "Sent along with every request to Ironic, so that its log tells them together.",

@@ -319,3 +319,35 @@ def test_a_list_is_read_within_its_signature_only():
 )
 def test_a_list_without_a_signature_in_front_has_none(data):
     assert split_embedded(data) is None
+
+
+FINGERPRINT = "71806FD3A75A4364185E63429C28C3C17F440264"
+VALID = "[GNUPG:] VALIDSIG {} 2026-01-01 1767225600 0 4 0 22 8 00 {}"
+GOOD_LINE = "[GNUPG:] GOODSIG 0 Sample <sample@example.net>"
+STATUSES = {
+    "good": (f"[GNUPG:] NEWSIG\n{GOOD_LINE}\n{VALID}", FINGERPRINT, None),
+    "by another key of the certificate": (
+        f"{GOOD_LINE}\n{VALID}",
+        "0" * 40,
+        "another key than the one that made it",
+    ),
+    "good alone": (GOOD_LINE, FINGERPRINT, "gpgv does not say that it is good"),
+    "valid alone": (VALID, FINGERPRINT, "gpgv does not say that it is good"),
+    "good and bad": (f"{GOOD_LINE}\n{VALID}\n[GNUPG:] BADSIG 0 x", FINGERPRINT, "did not sign these bytes"),
+    "expired": (f"[GNUPG:] EXPKEYSIG 0 x\n{GOOD_LINE}\n{VALID}", FINGERPRINT, "its key expired"),
+    "revoked": (f"[GNUPG:] REVKEYSIG 0 x\n{VALID}", FINGERPRINT, "its key was revoked"),
+    "out of date": (f"[GNUPG:] EXPSIG 0 x\n{VALID}", FINGERPRINT, "it has expired"),
+    "not known": ("[GNUPG:] ERRSIG 0 22 8 00 0 4 -", FINGERPRINT, "gpgv does not know its algorithm"),
+    "an error that is cut": ("[GNUPG:] ERRSIG", FINGERPRINT, "gpgv cannot check it"),
+    "without a prefix": (f"GOODSIG 0 x\nVALIDSIG {FINGERPRINT}", FINGERPRINT, "does not say that it is good"),
+    "nothing": ("", FINGERPRINT, "gpgv does not say that it is good"),
+}
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_nothing_but_the_word_of_gpgv_is_good(status):
+    lines, made_by, fault = STATUSES[status]
+    claims = read("openpgp", OPENPGP.encode())
+    (finding,) = claims.check({"0": lines.format(made_by, FINGERPRINT).encode()})
+    assert finding.key == FINGERPRINT
+    assert finding.fault is None if fault is None else fault in finding.fault
