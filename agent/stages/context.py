@@ -11,6 +11,7 @@ from agent.formats.signatures.findings import Finding
 from agent.formats.tables.gpt import Gpt
 from agent.formats.tables.layout import DriveSlot
 from agent.host.drive import Drive
+from agent.host.syscalls import return_free_memory
 from agent.host.wipe import END_BYTES
 from agent.model.disks import Disk
 from agent.model.job import Job
@@ -134,3 +135,4 @@ class Context:
         self.sink = self.drive = None
         self.drive_tree = {}
         self.drive_content = None
+        return_free_memory()  # a daemon lives on: 6 MiB between what it keeps
