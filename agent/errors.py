@@ -41,6 +41,14 @@ class Fault:
         return {"path": self.path, "message": self.message, "code": self.code}
 
 
+class WriteFault(OSError):
+    """A write at `offset` that failed among others: the OSError of the disk, with the path in it."""
+
+    def __init__(self, offset: int, error: OSError) -> None:
+        super().__init__(error.errno, error.strerror, error.filename)
+        self.offset = offset
+
+
 class DeployError(Exception):
     """The base class; only subclasses are raised."""
 

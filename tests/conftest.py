@@ -17,9 +17,9 @@ from agent import logs
 from tests.kit import loops
 from tests.kit.commands import ROOT, attempt
 
-RINGS = ("lint", "unit", "integration", "ironic", "blockdev", "packaging", "lab")
+RINGS = ("lint", "unit", "integration", "storm", "ironic", "blockdev", "packaging", "lab")
 """In this order they run in one process: the cheap ones first."""
-SIDE_BY_SIDE = ("lint", "lab", "blockdev", "ironic", "packaging", "integration", "unit")
+SIDE_BY_SIDE = ("lint", "lab", "blockdev", "ironic", "packaging", "storm", "integration", "unit")
 """In this order their files are given to several processes: nothing long is begun last."""
 ONE_AT_A_TIME = {
     "blockdev": "its tests detach loop devices and take the same ones again",
@@ -27,6 +27,7 @@ ONE_AT_A_TIME = {
     "lab": "a machine is slow enough while it is the only one",
 }
 NEEDS_ROOT = {
+    "storm": "attaches loop devices and mounts a filesystem",
     "ironic": "makes networks for its servers",
     "blockdev": "attaches loop devices",
     "packaging": "installs into chroots",

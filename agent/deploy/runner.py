@@ -25,7 +25,7 @@ from agent.deploy.target import (
     make_drive,
 )
 from agent.deploy.tracker import Tracker
-from agent.errors import DeployError, DiskIo, JobCancelled, unforeseen
+from agent.errors import DeployError, DiskIo, ImageDamaged, ImageTruncated, JobCancelled, unforeseen
 from agent.host.contents import read_contents
 from agent.host.drive import Drive
 from agent.host.wipe import wipe_ends
@@ -37,6 +37,7 @@ from agent.model.stage import UNCOMMITTED, State
 from agent.model.status import Status
 from agent.stages.context import Context
 from agent.stages.machine import LocalMachine, Machine, OpenDisk
+from agent.stages.verify import may_be_cut
 from agent.tracebacks import without_traceback
 from agent.transfer.fetch import Fetcher
 from agent.transfer.open import open_source
@@ -169,6 +170,9 @@ class Deployment:
             decided = await self._decide(facts, work)
             self._accept(decided)
             await self._carry_out(decided.steps[1:], work)
+        except (ImageDamaged, ImageTruncated) as error:
+            may_be_cut(ctx, error)
+            raise
         finally:
             await self._end(ctx)
 

@@ -22,6 +22,7 @@ _GZIP = b"\x1f\x8b"
 # No filesystem and no gzip begins with so many letters.
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\r\n]{64}")
 _ISO_VOLUME = 32 * 1024  # ECMA-119, section 8.4: the primary volume descriptor
+_ISO_SECTOR = 2048
 
 
 def unpack(data: bytes) -> bytes:
@@ -78,7 +79,12 @@ def filesystem_of(drive: bytes) -> Literal["iso9660", "vfat"]:
 
 
 def _iso_length(drive: bytes) -> int:
-    """Bytes of the volume, in logical blocks of its own size (ECMA-119, sections 8.4.8 and 8.4.12)."""
+    """Bytes of the volume, in logical blocks of its own size (ECMA-119, sections 8.4.8 and 8.4.12).
+
+    Of one that ends within the descriptor that tells them: those that it has at least.
+    """
+    if len(drive) < _ISO_VOLUME + _ISO_SECTOR:
+        return _ISO_VOLUME + _ISO_SECTOR
     blocks, size = struct.unpack_from("<I44xH", drive, _ISO_VOLUME + 80)
     return int(blocks) * int(size)
 

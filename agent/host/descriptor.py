@@ -1,12 +1,15 @@
-"""What the ways to open a disk share: O_DIRECT beside the page cache, and errors that name the path.
+"""The ways to open a disk: claimed, with O_DIRECT beside the page cache; and errors that name the path.
 
 Used by `agent.host.disk` (writing) and `agent.host.readback` (reading).
 """
 
 import errno
+import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # The alignment that O_DIRECT gets on a regular file: the largest logical sector size of a disk below it.
 FILE_ALIGNMENT = 4096
@@ -28,6 +31,30 @@ def open_direct(fd: int, access: int) -> int | None:
         if error.errno not in UNSUPPORTED:
             raise
         return None
+
+
+def open_exclusive(path: str) -> int:
+    """Open a block device or a regular file to write it, and claim it.
+
+    Raises:
+        OSError: EBUSY if something else holds it; ENOTBLK if it is neither of the two.
+    """
+    # On a block device O_EXCL is an exclusive claim in the kernel: it fails with EBUSY while a mount, md, dm or another
+    # O_EXCL opener has the device, and makes those fail afterwards (open(2)).
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if Path(path).is_block_device() else 0))
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISREG(mode):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif not stat.S_ISBLK(mode):
+            raise OSError(errno.ENOTBLK, os.strerror(errno.ENOTBLK))
+    except BlockingIOError:
+        os.close(fd)
+        raise OSError(errno.EBUSY, "another process writes to this file") from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 @contextmanager

@@ -6,16 +6,18 @@ claimed until `close`.
 """
 
 import errno
-import fcntl
 import mmap
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from agent.errors import WriteFault
 from agent.host import syscalls
-from agent.host.descriptor import FILE_ALIGNMENT, UNSUPPORTED, open_direct, path_in_errors
+from agent.host.descriptor import FILE_ALIGNMENT, UNSUPPORTED, open_direct, open_exclusive, path_in_errors
+from agent.host.inflight import DEPTH, InFlight, join_neighbours
 from agent.units import MiB, align_down, align_up
 
 # Ranges are zeroed in steps of this length: one large WRITE SAME exceeds the command timeout of some SCSI disks.
@@ -31,7 +33,7 @@ _ZeroMethod = Callable[[int, int, int], None]
 class TargetDisk:
     """An exclusively opened disk. Offsets and lengths are in bytes.
 
-    `write` and `read` may be called by several threads at once.
+    `write` and `read` may be called by several threads at once, `start` and `finish` by one.
 
     Attributes:
         path: as it was given.
@@ -52,11 +54,13 @@ class TargetDisk:
         self.path = path
         self.operations = 0
         with path_in_errors(path):
-            self._fd = _open_exclusive(path)
+            self._fd = open_exclusive(path)
         self._direct_fd: int | None = None
         self._direct_works = True
         self._lock = threading.RLock()
         self._bounce = memoryview(b"")
+        self._in_flight: InFlight | None = None
+        self._started: Sequence[tuple[int, memoryview]] = ()
         try:
             with path_in_errors(path):
                 self._inspect()
@@ -81,6 +85,9 @@ class TargetDisk:
         self._bounce = memoryview(mmap.mmap(-1, _BOUNCE))
         self._window_start = self._window_end = 0
         self._direct_fd = open_direct(self._fd, os.O_RDWR)
+        if self._direct_fd is not None:
+            with suppress(OSError):  # without it, one write follows the other
+                self._in_flight = InFlight(self._direct_fd)
 
     @property
     def direct(self) -> bool:
@@ -88,7 +95,10 @@ class TargetDisk:
         return self._direct_works and self._direct_fd is not None
 
     def close(self) -> None:
-        """Close and thereby release the disk; may be called twice."""
+        """Close and thereby release the disk, once nothing is written any more; may be called twice."""
+        if self._in_flight is not None:
+            self._in_flight.close()
+        self._in_flight, self._started = None, ()
         for fd in (self._direct_fd, self._fd):
             if fd is not None and fd >= 0:
                 os.close(fd)
@@ -107,6 +117,48 @@ class TargetDisk:
                 self._write_buffered(end, view[end - offset :])
             else:
                 self._write_buffered(offset, view)
+
+    def start(self, writes: Sequence[tuple[int, memoryview]]) -> None:
+        """Begin short writes, side by side where that can be; of two that overlap the later one wins.
+
+        They follow those that were begun before. Their memory must not change until `finish`.
+
+        Raises:
+            WriteFault: one of these failed, or one of those before.
+        """
+        for at in range(0, len(writes), DEPTH):
+            self.finish()
+            some = writes[at : at + DEPTH]
+            requests = join_neighbours(some, self._alignment) if self.direct else None
+            if self._in_flight is None or not requests or requests[-1].end > self.size:
+                for offset, data in some:
+                    self._write_alone(offset, data)
+            else:
+                self._started = some
+                self._in_flight.start(requests)
+
+    def finish(self) -> None:
+        """Wait until everything that was begun is written.
+
+        Raises:
+            WriteFault: one of those writes failed.
+        """
+        if self._in_flight is None or not self._started:
+            return
+        writes, self._started = self._started, ()
+        failed = self._in_flight.finish()
+        self.operations += 1
+        for request in failed:
+            # One by one: `write` knows what to do about a short one, and its failure tells exactly which it is.
+            for offset, data in writes:
+                if request.offset <= offset < request.end:
+                    self._write_alone(offset, data)
+
+    def _write_alone(self, offset: int, data: memoryview) -> None:
+        try:
+            self.write(offset, data)
+        except OSError as error:
+            raise WriteFault(offset, error) from error
 
     def _direct_part(self, start: int, end: int) -> tuple[int, int]:
         if not self.direct:
@@ -327,22 +379,3 @@ def make_sparse(path: str, size: int) -> None:
             os.ftruncate(fd, size)
         finally:
             os.close(fd)
-
-
-def _open_exclusive(path: str) -> int:
-    # On a block device O_EXCL is an exclusive claim in the kernel: it fails with EBUSY while a mount, md, dm or another
-    # O_EXCL opener has the device, and makes those fail afterwards (open(2)).
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if Path(path).is_block_device() else 0))
-    try:
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISREG(mode):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        elif not stat.S_ISBLK(mode):
-            raise OSError(errno.ENOTBLK, os.strerror(errno.ENOTBLK))
-    except BlockingIOError:
-        os.close(fd)
-        raise OSError(errno.EBUSY, "another process writes to this file") from None
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd

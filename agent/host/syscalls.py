@@ -1,4 +1,5 @@
-"""The system calls that Python's os module lacks: ioctls of block devices, fallocate, sync_file_range, renameat2.
+"""The system calls that Python's os module lacks: ioctls of block devices, fallocate, sync_file_range, renameat2, and
+asynchronous writes (io_submit).
 
 Each function raises OSError with the kernel's errno. A call that a signal interrupts is repeated, as in Python's os
 module (PEP 475); `fcntl.ioctl` and ctypes do not do that.
@@ -10,6 +11,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 from collections.abc import Callable
 
 # linux/fs.h
@@ -42,11 +44,16 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 M_ARENA_MAX = -8
 
+# asm/unistd.h: io_setup, io_destroy, io_getevents, io_submit, which the C library does not have
+_IO_CALLS = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2)}
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _fallocate = _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _sync_file_range = _libc.sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
 _renameat2 = getattr(_libc, "renameat2", None)  # since glibc 2.28
 
 
@@ -138,6 +145,53 @@ def exchange_files(one: str | os.PathLike[str], other: str | os.PathLike[str]) -
     if _renameat2 is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), os.fspath(one))
     call(_renameat2, AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE)
+
+
+def io_setup(depth: int) -> int:
+    """Make a context for up to `depth` asynchronous operations at a time; see `man 2 io_setup`.
+
+    Raises:
+        OSError: ENOSYS where the kernel has none or this is an unknown architecture, EAGAIN where all are taken
+            (/proc/sys/fs/aio-max-nr).
+    """
+    context = ctypes.c_ulong(0)
+    _io_call(0, ctypes.c_uint(depth), ctypes.byref(context))
+    return context.value
+
+
+def io_destroy(context: int) -> None:
+    """Wait for all operations of a context, and free it."""
+    _io_call(1, ctypes.c_ulong(context))
+
+
+def io_getevents(context: int, count: int, events: int) -> int:
+    """Wait for an operation and store up to `count` results of 32 bytes at the address `events`; gives their number."""
+    while True:
+        with contextlib.suppress(InterruptedError):
+            return _io_call(
+                2,
+                ctypes.c_ulong(context),
+                ctypes.c_long(1),
+                ctypes.c_long(count),
+                ctypes.c_void_p(events),
+                None,
+            )
+
+
+def io_submit(context: int, count: int, pointers: int) -> int:
+    """Begin operations; `pointers` is the address of `count` addresses of theirs. Gives how many have begun."""
+    return _io_call(3, ctypes.c_ulong(context), ctypes.c_long(count), ctypes.c_void_p(pointers))
+
+
+def _io_call(which: int, *arguments: object) -> int:
+    calls = _IO_CALLS.get(os.uname().machine)
+    if calls is None or sys.maxsize < 1 << 32:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    result: int = _syscall(ctypes.c_long(calls[which]), *arguments)
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
 
 
 def return_large_blocks(threshold: int) -> None:

@@ -1,5 +1,7 @@
 """A sink that keeps both ends of a disk in memory, so that nothing on the disk can boot before the commit."""
 
+from collections.abc import Sequence
+
 from agent.transfer.sink import Sink
 
 
@@ -35,6 +37,26 @@ class HeldEnds:
                 self._inner.write(start, piece)
             else:
                 held[start - base : end - base] = piece
+
+    def start(self, writes: Sequence[tuple[int, memoryview]]) -> None:
+        """Begin writes, splitting at the held ends."""
+        low, high = len(self.head), self.tail_offset
+        beyond: list[tuple[int, memoryview]] = []
+        for offset, data in writes:
+            if low <= offset and offset + len(data) <= high:
+                beyond.append((offset, data))
+                continue
+            for start, end, held, base in self._pieces(offset, offset + len(data)):
+                piece = data[start - offset : end - offset]
+                if held is None:
+                    beyond.append((start, piece))
+                else:
+                    held[start - base : end - base] = piece
+        self._inner.start(beyond)
+
+    def finish(self) -> None:
+        """Wait for the inner sink."""
+        self._inner.finish()
 
     def zero(self, offset: int, length: int) -> None:
         """Zero, splitting at the held ends."""

@@ -3,7 +3,7 @@
 `LocalMachine` is this machine, by the functions of `agent.host`. Tests give one in memory.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from agent.host import fat, holders, memory, parttable, udev
@@ -30,6 +30,12 @@ class OpenDisk(Protocol):
 
     def write(self, offset: int, data: memoryview | bytes) -> None:
         """Write all of `data`."""
+
+    def start(self, writes: Sequence[tuple[int, memoryview]]) -> None:
+        """Begin several writes; see `agent.transfer.sink.Sink`."""
+
+    def finish(self) -> None:
+        """Wait for all that was begun."""
 
     def zero(self, offset: int, length: int) -> None:
         """Make the range read back as zeros."""

@@ -5,7 +5,8 @@ and by the write stage, with a decoder of its own, to the disk. So nothing is do
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from agent.aio import run_blocking
@@ -142,7 +143,8 @@ async def _fill_window(ctx: Context, decoder: Decoder, applier: Applier, window:
         except _Full:
             return False
         if buffer.length < len(buffer.view):
-            await apply_feeds(applier, _finish(decoder), ctx.source)
+            with suppress(_Full):
+                await apply_feeds(applier, _finish(decoder), ctx.source)
             return True
         if window.complete:
             return False
@@ -222,6 +224,13 @@ class _Window:
         piece = data[: max(0, WINDOW_BYTES - offset)]
         self.data[offset : offset + len(piece)] = piece
         self._count(len(piece))
+
+    def start(self, writes: Sequence[tuple[int, memoryview]]) -> None:
+        for offset, data in writes:
+            self.write(offset, data)
+
+    def finish(self) -> None:
+        """Nothing is under way."""
 
     def zero(self, offset: int, length: int) -> None:
         # The window is zeros from the start.

@@ -2,11 +2,16 @@
 the disk.
 """
 
-from agent.errors import Blame, ChecksumMismatch, ImageChanged, ImageDownload, ImageTruncated
+from agent.errors import Blame, ChecksumMismatch, ImageChanged, ImageDamaged, ImageDownload, ImageTruncated
 from agent.formats.image import WINDOW_BYTES, examine
 from agent.formats.tables.layout import is_cut
 from agent.host.faults import disk_fault
 from agent.stages.context import Context
+
+_CUT_HINT = (
+    "The transfer was probably cut: deploy again, or use a server that sends Content-Length. "
+    "If it fails each time with as many bytes, check that checkSum belongs to the file behind the URL."
+)
 
 
 def verify(ctx: Context) -> None:
@@ -32,6 +37,13 @@ def verify(ctx: Context) -> None:
         )
 
 
+def may_be_cut(ctx: Context, error: ImageDamaged | ImageTruncated) -> None:
+    """Blame the network for an image without an end, where nothing but its own bytes could tell a cut."""
+    if ctx.info is None or ctx.info.length_checked:
+        return
+    error.blame, error.retryable, error.hint = Blame.NETWORK, True, _CUT_HINT
+
+
 def _mismatch(ctx: Context, got: str, expected: str) -> ChecksumMismatch:
     algorithm = ctx.digest.algorithm
     info, _ = ctx.examined()
@@ -42,8 +54,7 @@ def _mismatch(ctx: Context, got: str, expected: str) -> ChecksumMismatch:
         got=got,
         expected=expected,
         detail=f"{ctx.digest.length} bytes came, and the server did not tell how many there are",
-        hint="The transfer was probably cut: deploy again, or use a server that sends Content-Length. "
-        "If it fails each time with as many bytes, check that checkSum belongs to the file behind the URL.",
+        hint=_CUT_HINT,
         blame=Blame.NETWORK,
         retryable=True,
     )

@@ -1,7 +1,8 @@
 """Puts extents onto a sink: the blocking half of the copy loop, run in one thread at a time.
 
-Writes and zeros go straight through, but whole blocks of zeros in a write are zeroed instead: by a command the disk
-takes them at once, and a file stays sparse. Compressed extents are inflated on all cores, in groups that lie side by
+Short writes go to the sink many at a time, and are on their way while the decoder gives the next ones; long ones go
+straight through. Whole blocks of zeros in a write are zeroed instead: by a command the disk takes them at once, and a
+file stays sparse. Compressed extents are inflated on all cores, in groups that lie side by
 side on the guest disk, so that many small clusters become one write. What has been started is finished before `run`
 returns: a buffer may be filled again after it.
 """
@@ -15,6 +16,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoo
 from agent.errors import ImageDamaged
 from agent.formats.extent import Copy, Extent, Fetch, ImageTooLarge, Inflate, Recall, Write, Zero
 from agent.tracebacks import raise_first
+from agent.transfer.batch import WriteBatches
 from agent.transfer.inflate import inflate
 from agent.transfer.sink import Sink, SinkFailed
 from agent.units import KiB, MiB
@@ -44,6 +46,7 @@ class Applier:
         self._feeds: Iterator[Iterator[Extent]] = iter(())
         self._extents: Iterator[Extent] = iter(())
         self._inflater: _Inflater | None = None
+        self._batches = WriteBatches(sink)
 
     def begin(self, feeds: Iterator[Iterator[Extent]]) -> None:
         """What `run` shall apply: the extents of one feed of the decoder after the other."""
@@ -74,9 +77,12 @@ class Applier:
                     return extent
                 self._put(extent)
         finally:
-            # Also on a failure: no thread may still read a buffer when the caller gives it back.
-            if self._inflater is not None:
-                self._inflater.finish()
+            # Also on a failure: nothing may still read a buffer when the caller gives it back.
+            try:
+                self._batches.finish()
+            finally:
+                if self._inflater is not None:
+                    self._inflater.finish()
         return None
 
     def close(self) -> None:
@@ -94,7 +100,7 @@ class Applier:
                 case Write():
                     self._write(extent.offset, extent.data)
                 case Zero():
-                    self._sink.zero(extent.offset, extent.length)
+                    self._zero(extent.offset, extent.length)
                 case Inflate():
                     self._inflate(extent)
                 case Copy():
@@ -106,20 +112,27 @@ class Applier:
 
     def _write(self, offset: int, data: memoryview) -> None:
         done = 0
-        for start, end in zero_runs(offset, data):
-            if done < start:
-                self._sink.write(offset + done, data[done:start])
-            self._sink.zero(offset + start, end - start)
-            done = end
+        if len(data) >= ZERO_BLOCK:
+            for start, end in zero_runs(offset, data):
+                if done < start:
+                    self._batches.add(offset + done, data[done:start])
+                self._zero(offset + start, end - start)
+                done = end
         if done < len(data):
-            self._sink.write(offset + done, data[done:])
+            self._batches.add(offset + done, data[done:])
+
+    def _zero(self, offset: int, length: int) -> None:
+        self._batches.finish()  # they were to come before
+        self._sink.zero(offset, length)
 
     def _copy(self, extent: Copy) -> None:
         for at in range(0, extent.length, _COPY_BYTES):
             length = min(_COPY_BYTES, extent.length - at)
-            self._sink.write(extent.offset + at, memoryview(self._read_back(extent.source + at, length)))
+            data = self._read_back(extent.source + at, length)
+            self._sink.write(extent.offset + at, memoryview(data))
 
     def _read_back(self, offset: int, length: int) -> bytes:
+        self._batches.finish()
         if self._inflater is not None:
             self._inflater.finish()  # it may be just about to write what is read
         return self._sink.read(offset, length)

@@ -1,5 +1,6 @@
 """The sink protocol: where extents go. Blocking; called in one thread at a time, never on the event loop."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -15,6 +16,22 @@ class Sink(Protocol):
 
         Raises:
             OSError: with the path in it.
+        """
+
+    def start(self, writes: Sequence[tuple[int, memoryview]]) -> None:
+        """Begin several writes (offset, data), behind those that were begun before; the later one of two wins.
+
+        Their memory must not change, and nothing else must be asked of the sink for the same bytes, until `finish`.
+
+        Raises:
+            WriteFault: one of these failed, or one that was begun before.
+        """
+
+    def finish(self) -> None:
+        """Wait until all that was begun is written.
+
+        Raises:
+            WriteFault: one of those writes failed.
         """
 
     def zero(self, offset: int, length: int) -> None:

@@ -1,7 +1,9 @@
 """Disks to deploy to: loop devices over dirty files, and what the system's tools say of them afterwards."""
 
+import contextlib
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,3 +140,14 @@ def read_drive(tmp_path):
         return found
 
     return read
+
+
+@pytest.fixture
+def small_tmpfs(tmp_path):
+    """A filesystem of 24 MiB: less than the image."""
+    where = tmp_path / "full"
+    where.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=24m", "none", where)
+    yield where
+    with contextlib.suppress(subprocess.CalledProcessError):
+        run("umount", "--lazy", where)

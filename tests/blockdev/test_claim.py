@@ -1,9 +1,7 @@
 """Taking the disk: what of an old system must be gone, who must not be disturbed, and how a failing disk is told."""
 
-import contextlib
 import fcntl
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -249,17 +247,6 @@ def test_a_device_that_is_another_disk_by_now_is_left_alone(images, make_disk, s
 
 
 # -- a disk that fails ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_tmpfs(tmp_path):
-    """A filesystem of 24 MiB: less than the image."""
-    where = tmp_path / "full"
-    where.mkdir()
-    run("mount", "-t", "tmpfs", "-o", "size=24m", "none", where)
-    yield where
-    with contextlib.suppress(subprocess.CalledProcessError):
-        run("umount", "--lazy", where)
 
 
 def assert_disk_fault(outcome, web) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from agent.units import MiB
 from tests.kit.checks import assert_complete
-from tests.kit.crashes import Medium, Write, crashes, state
+from tests.kit.crashes import Medium, crashes, state, steps
 from tests.kit.deployments import Driver, Outcome, driving, job
 from tests.kit.images import Image, make_image, make_old_disk
 from tests.kit.server import serving
@@ -46,20 +46,6 @@ def disk(tmp_path: Path, old: bytes) -> Path:
 def url(image: Image) -> Iterator[str]:
     with serving(lambda request: request.file(image.data)) as server:
         yield server.url
-
-
-def steps(outcome: Outcome) -> Iterator[Write | None]:
-    """The record: what was written where, zeros as zeros; None for a flush."""
-    at = 0
-    for name, offset, length in outcome.calls:
-        if name == "flush":
-            yield None
-        elif name == "zero":
-            yield offset, bytes(length)
-        else:
-            yield offset, outcome.data[at : at + length]
-            at += length
-    assert at == len(outcome.data)
 
 
 def survey(outcome: Outcome, old: bytes, new: bytes | None) -> list[set[str]]:

@@ -1,5 +1,6 @@
 """The whole job through the command, against servers that misbehave: what the user is told, and what is on the disk."""
 
+import gzip
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -278,6 +279,22 @@ def test_close_delimited_and_cut_is_found_by_the_checksum(write: Write, image):
     assert (result.error["blame"], result.error["retryable"]) == ("network", True)
     assert f"{CUT} bytes came" in result.error["detail"]
     assert "cut" in result.error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("packed", "part"), [(False, 0.1), (False, 0.5), (True, 0.5)], ids=["raw", "raw, late", "gzip"]
+)
+def test_close_delimited_and_cut_is_of_the_network_whatever_finds_it(
+    write: Write, image, packed: bool, part: float
+):
+    """The decoder, or the image's own table, comes to see it before the checksum does."""
+    data = gzip.compress(image.data, 1) if packed else image.data
+    result = write(
+        lambda request: until_closed(request, data[: int(part * len(data))]), hashlib.sha256(data).hexdigest()
+    )
+    assert result.document["status"] == "error"
+    assert (result.error["blame"], result.error["retryable"]) == ("network", True), result.error
+    assert "probably cut" in result.error["hint"]
 
 
 def test_wrong_bytes_are_found_by_the_checksum(write: Write, image, disk: Path):

@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -36,6 +36,7 @@ from agent.model.events import DeployEvent, StageBegan, StageEnded
 from agent.model.job import parse_job
 from agent.stages.machine import LocalMachine
 from agent.transfer.http.limits import HttpLimits
+from tests.kit.sinks import one_by_one
 
 HANGS_AFTER = 60  # seconds; the fork is killed by SIGALRM then
 
@@ -103,6 +104,9 @@ class WatchedDisk(TargetDisk):
         self.watch.call(
             lambda: super(WatchedDisk, self).write(offset, data), "write", offset, len(data), bytes(data)
         )
+
+    def start(self, writes: Sequence[tuple[int, memoryview]]) -> None:
+        one_by_one(self.write, writes)
 
     def zero(self, offset: int, length: int) -> None:
         self.watch.call(lambda: super(WatchedDisk, self).zero(offset, length), "zero", offset, length, None)

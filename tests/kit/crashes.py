@@ -7,10 +7,25 @@ import random
 from collections.abc import Iterable, Iterator
 
 from agent.units import MiB
+from tests.kit.deployments import Outcome
 
 SECTOR = 512
 SAMPLES = 12
 Write = tuple[int, bytes]
+
+
+def steps(outcome: Outcome) -> Iterator[Write | None]:
+    """The record of a deployment: what was written where, zeros as zeros; None for a flush."""
+    at = 0
+    for name, offset, length in outcome.calls:
+        if name == "flush":
+            yield None
+        elif name == "zero":
+            yield offset, bytes(length)
+        else:
+            yield offset, outcome.data[at : at + length]
+            at += length
+    assert at == len(outcome.data)
 
 
 def in_sectors(write: Write, size: int) -> list[Write]:

@@ -33,7 +33,7 @@ _SPILL = 64 * KiB
 _NOTHING = memoryview(b"")
 
 # aiohttp closes the connection on a malformed chunk and tells nobody who waits: that is looked for this often.
-_LOOK_SECONDS = 1.0
+LOOK_SECONDS = 1.0
 
 CUT = "the connection was cut"
 MALFORMED = "the body is malformed"
@@ -263,9 +263,11 @@ class StreamBody:
 
     async def _receive(self) -> None:
         try:
-            async with asyncio.timeout(min(self._pace.patience(), _LOOK_SECONDS)):
+            async with asyncio.timeout(min(self._pace.patience(), LOOK_SECONDS)):
                 data = await self._response.content.readany()
         except TimeoutError:
+            if self._response.content.is_eof():
+                return  # it came meanwhile, and is there to be read
             self.fault = TransientFault(MALFORMED) if self._is_closing() else self._pace.verdict()
             self._ended = self.fault is not None
         except Exception as error:  # noqa: BLE001 - what aiohttp's stream and its parsers raise is not of one family

@@ -5,74 +5,30 @@ import subprocess
 
 import pytest
 
-from agent.errors import ImageDamaged, ImageType, ImageUnsafe
 from agent.formats.archives.unpack import Archive
 from agent.formats.chain import Chained
-from agent.formats.extent import ImageTooLarge
 from agent.formats.qcow2.decoder import Qcow2Decoder
 from agent.formats.raw import RawDecoder
 from agent.formats.vdi import VdiDecoder
 from agent.formats.vhd import VhdDecoder
 from agent.formats.vhdx.decoder import VhdxDecoder
 from agent.formats.vmdk.decoder import VmdkDecoder
-from agent.transfer.apply import Applier
 from agent.units import KiB, MiB
 from tests.kit.archives import disk_bytes
+from tests.kit.decoding import DISK, REFUSALS, deploy, guest
 from tests.kit.fuzz import examples
-
-DISK = 2 * MiB
-
-
-class Disk:
-    """A sink in memory. Dirty, so that what is not given is seen."""
-
-    size = DISK
-
-    def __init__(self):
-        self.content = bytearray(b"\xa5" * DISK)
-
-    def write(self, offset, data):
-        self.content[offset : offset + len(data)] = data
-
-    def zero(self, offset, length):
-        self.content[offset : offset + length] = bytes(length)
-
-    def read(self, offset, length):
-        return bytes(self.content[offset : offset + length])
-
-
-def deploy(decoder, data):
-    """The guest disk that the transfer writes."""
-    disk = Disk()
-    applier = Applier(disk)
-    try:
-        for extents in (decoder.feed(memoryview(data)), decoder.finish()):
-            applier.begin(iter([extents]))
-            assert applier.run() is None
-    finally:
-        applier.close()
-    return disk.content[: decoder.virtual_size]
 
 
 def archive(kind):
-    return lambda data: deploy(Chained(Archive(kind, DISK), lambda content: RawDecoder(None)), data)
+    return lambda data: deploy(Chained(Archive(kind, DISK), lambda content: RawDecoder(None)), [data])
 
 
 def vmdk(data):
-    return deploy(VmdkDecoder(DISK), data)
+    return deploy(VmdkDecoder(DISK), [data])
 
 
 def qcow2(data):
-    return deploy(Qcow2Decoder(len(data), DISK, can_fetch=False), data)
-
-
-def guest(size):
-    source = random.Random(5)
-    words = [source.randbytes(source.randrange(1, 12)) for _ in range(300)]
-    out = bytearray()
-    while len(out) < size:
-        out += source.choice(words)
-    return bytes(out[:size])
+    return deploy(Qcow2Decoder(len(data), DISK, can_fetch=False), [data])
 
 
 def convert(tmp_path, content, *options):
@@ -100,14 +56,11 @@ def by_qemu_img(tmp_path, data):
     return (tmp_path / "out").read_bytes() if done.returncode == 0 else None
 
 
-FAULTS = (ImageDamaged, ImageUnsafe, ImageType, ImageTooLarge)
-
-
 def attempt(read, data):
     """The guest disk, or None where the image is refused."""
     try:
         return read(data)
-    except FAULTS:
+    except REFUSALS:
         return None
 
 
@@ -194,15 +147,15 @@ def test_a_changed_bit_in_a_sparse_vmdk_is_found_where_qemu_img_finds_it(tmp_pat
 
 
 def vhd(data):
-    return deploy(VhdDecoder(len(data), DISK), data)
+    return deploy(VhdDecoder(len(data), DISK), [data])
 
 
 def vhdx(data):
-    return deploy(VhdxDecoder(len(data), DISK, can_fetch=False), data)
+    return deploy(VhdxDecoder(len(data), DISK, can_fetch=False), [data])
 
 
 def vdi(data):
-    return deploy(VdiDecoder(DISK), data)
+    return deploy(VdiDecoder(DISK), [data])
 
 
 BLOCKS = {

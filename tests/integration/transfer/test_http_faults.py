@@ -3,10 +3,12 @@
 import asyncio
 import itertools
 import threading
+import time
 
 import pytest
 
 from agent.errors import ImageChanged, ImageDownload
+from agent.transfer.http.body import LOOK_SECONDS
 from agent.transfer.http.limits import HttpLimits
 from agent.transfer.source import TransferRestart
 
@@ -252,6 +254,29 @@ async def test_malformed_chunk_is_a_fault_of_the_network(serve, probe, content, 
     assert await one.read() == content
     reasons = [retry["reason"] for retry in one.event("retrying")]
     assert reasons in (["the body is malformed"], ["the connection was cut"])
+
+
+async def test_body_that_ends_just_when_its_connection_is_looked_at_is_whole(serve, probe, content):
+    """The end comes together with the time to look: aiohttp has given the connection back by then."""
+    gate = threading.Event()
+
+    def handler(exchange):
+        exchange.head(200, Transfer_Encoding="chunked")
+        exchange.send(b"%x\r\n%s\r\n" % (len(content), content))
+        gate.wait(5)
+        exchange.send(b"2\r\nab\r\n0\r\n\r\n")
+
+    def hold_up():
+        gate.set()
+        time.sleep(0.5)
+
+    server = serve(handler)
+    one = probe(server.url)
+    await one.source.open()
+    assert await one.source.fill(memoryview(bytearray(len(content)))) == len(content)
+    asyncio.get_running_loop().call_later(LOOK_SECONDS - 0.2, hold_up)
+    assert await one.source.fill(memoryview(bytearray(10))) == 2
+    assert (one.restarts, one.event("retrying"), len(server.requests)) == (0, [], 1)
 
 
 async def test_reset_is_not_taken_for_the_end_of_a_body_without_length(serve, probe, content):

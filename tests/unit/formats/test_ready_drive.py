@@ -11,7 +11,7 @@ from agent.errors import ConfigDriveContent
 from agent.formats.ready_drive import filesystem_of, unpack
 from agent.host.iso import build_iso
 from agent.model.job import MAX_DRIVE_BYTES
-from agent.units import MiB
+from agent.units import KiB, MiB
 
 TREE = {"openstack/latest/meta_data.json": b'{"uuid": "1"}'}
 
@@ -61,6 +61,11 @@ def test_gzip_that_is_cut_or_damaged_is_told(iso):
     assert "was cut" in refusal(lambda: unpack(packed[:-1]))
     assert "damaged gzip" in refusal(lambda: unpack(packed[:-8] + bytes(8)))
     assert "damaged gzip" in refusal(lambda: unpack(packed + b"more"))
+
+
+def test_an_iso_that_is_cut_within_the_descriptor_of_its_length_is_told(iso):
+    for length in range(32 * KiB + 72, 32 * KiB + 200):
+        assert f"it has {length} bytes" in refusal(lambda length=length: filesystem_of(iso[:length]))
 
 
 @pytest.mark.parametrize("label", ["config-2", "CONFIG-2"])

@@ -3,6 +3,8 @@ import fcntl
 import mmap
 import os
 import random
+import resource
+import signal
 import tempfile
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.errors import WriteFault
 from agent.host.disk import TargetDisk, make_sparse
-from agent.units import KiB, MiB
+from agent.units import KiB, MiB, align_down
 
 SIZE = 3 * MiB + 512
 DIRT = 0xA5
@@ -104,6 +107,113 @@ def test_any_sequence_of_writes_and_zeros_equals_that_on_an_array(directory, how
             assert disk.read(0, SIZE) == model
         finally:
             disk.close()
+
+
+clusters = st.lists(
+    st.tuples(
+        st.integers(0, SIZE // 4096 - 2),
+        st.sampled_from([512, 4096, 8192]),
+        st.sampled_from([0, 0, 0, 512, 513]),  # of the memory: odd addresses are rare
+    ),
+    max_size=300,
+)
+
+
+@pytest.mark.parametrize("how", ["direct", "buffered", "refused"])
+@pytest.mark.parametrize("directory", [None, "/dev/shm"])
+@given(batches=st.lists(clusters, max_size=3), apart=st.booleans(), seed=st.integers(0, 2**32))
+@settings(max_examples=20)
+def test_writes_side_by_side_equal_those_one_after_the_other(directory, how, batches, apart, seed):
+    """Also where they overlap, within a batch and between two: the later one wins."""
+    dice = random.Random(seed)
+    with tempfile.TemporaryDirectory(dir=directory) as place:
+        path = Path(place) / "disk.img"
+        model = bytearray(bytes([DIRT]) * SIZE)
+        path.write_bytes(model)
+        disk = open_disk(path, how)
+        try:
+            for batch in batches:
+                # Every place once: all of them are in flight together.
+                places = list({place[0]: place for place in batch}.values()) if apart else batch
+                lengths = [min(length, 4096) if apart else length for _, length, _ in places]
+                writes = [
+                    (place * 4096, page_aligned(dice.randbytes(length), shift))
+                    for (place, _, shift), length in zip(places, lengths, strict=True)
+                ]
+                disk.start(writes)
+                for offset, data in writes:
+                    model[offset : offset + len(data)] = data
+            disk.finish()
+            disk.drop_cache()
+            assert path.read_bytes() == model
+        finally:
+            disk.close()
+
+
+def test_short_writes_are_in_flight_together(target):
+    disk = open_disk(target)
+    data = page_aligned(bytes(range(256)) * 16 * 100)
+    disk.start([(at * 8192, data[at * 4096 : (at + 1) * 4096]) for at in range(100)])
+    assert disk._in_flight._begun == 100
+    disk.finish()
+    assert disk._in_flight._begun == 0
+    disk.close()
+
+
+def test_a_disk_that_is_closed_writes_no_more(target):
+    """What is on its way is waited for: its memory belongs to somebody else then."""
+    disk = open_disk(target)
+    data = page_aligned(b"x" * MiB)
+    disk.start([(at * 8192, data[at * 4096 : (at + 1) * 4096]) for at in range(200)])
+    disk.close()
+    data[:] = b"y" * MiB
+    assert b"y" not in target.read_bytes()
+
+
+def test_a_machine_without_asynchronous_writes_writes_one_after_the_other(target, monkeypatch):
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "h", "6", "v", "s390x")))
+    disk = open_disk(target)
+    data = page_aligned(b"x" * 8192)
+    disk.start([(0, data[:4096]), (8192, data[4096:])])
+    disk.finish()
+    disk.close()
+    content = target.read_bytes()
+    assert content[:4096] == content[8192:12288] == b"x" * 4096
+
+
+def test_of_several_writes_the_one_that_failed_is_told(tmp_path):
+    """The disk ends where the file may not grow any more: of joined neighbours only the last one does not fit."""
+    path = tmp_path / "disk.img"
+    make_sparse(str(path), 16 * 4096)
+    disk = TargetDisk(str(path))
+    os.truncate(path, 0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    data = page_aligned(b"x" * 16 * 4096)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10 * 4096, limits[1]))
+    try:
+        disk.start([(at * 4096, data[at * 4096 : (at + 1) * 4096]) for at in (9, 2, 10, 1)])
+        with pytest.raises(WriteFault) as caught:
+            disk.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+        disk.close()
+    assert (caught.value.offset, caught.value.errno, caught.value.filename) == (
+        10 * 4096,
+        errno.EFBIG,
+        str(path),
+    )
+    content = path.read_bytes()
+    assert content[4096 : 3 * 4096] == b"x" * 8192
+    assert content[9 * 4096 : 10 * 4096] == b"x" * 4096
+
+
+def test_a_write_beyond_the_end_is_refused_by_its_offset(disk):
+    data = page_aligned(b"x" * 8192)
+    with pytest.raises(WriteFault) as caught:
+        disk.start([(0, data[:4096]), (align_down(SIZE, 4096), data[4096:])])
+    assert (caught.value.offset, caught.value.errno) == (align_down(SIZE, 4096), errno.EINVAL)
 
 
 def _carry_out(disk: TargetDisk, act: str, offset: int, data: bytes, shift: int) -> None:

@@ -22,6 +22,7 @@ from agent.stages.verify import verify
 from agent.stages.write import write_image
 from agent.transfer.source import SourceInfo, TransferRestart
 from agent.units import GiB, MiB
+from tests.kit.sinks import OneByOne
 
 PATH = "/dev/memory"
 SECTOR = 512
@@ -66,7 +67,7 @@ OLD_DISK = gpt_disk(DISK_BYTES, b"old system")
 IMAGE = gpt_disk()
 
 
-class MemoryDisk:
+class MemoryDisk(OneByOne):
     """The bytes of a disk, every call that changed them, and a fault in place of one of the calls."""
 
     def __init__(self, content: bytes = OLD_DISK, *, identity: tuple[int, ...] = IDENTITY) -> None:

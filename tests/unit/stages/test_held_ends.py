@@ -3,11 +3,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.stages.held_ends import HeldEnds
+from tests.kit.sinks import OneByOne
 
 SIZE, HEAD, TAIL = 4096, 512, 256
 
 
-class MemorySink:
+class MemorySink(OneByOne):
     def __init__(self, size):
         self.size = size
         self.content = bytearray(b"\xa5" * size)
@@ -27,14 +28,19 @@ extents = st.integers(0, SIZE - 1).flatmap(
 )
 
 
-@given(st.lists(extents, max_size=12))
-def test_the_ends_stay_in_memory_and_all_else_goes_through(writes):
+@given(st.lists(extents, max_size=12), st.booleans())
+def test_the_ends_stay_in_memory_and_all_else_goes_through(writes, together):
     inner = MemorySink(SIZE)
     held = HeldEnds(inner, HEAD, TAIL)
     wanted = bytearray(HEAD) + b"\xa5" * (SIZE - HEAD - TAIL) + bytearray(TAIL)
     for offset, length, value in writes:
         if value is None:
             held.zero(offset, length)
+        elif together:
+            half = length // 2
+            data = memoryview(bytes([value]) * length)
+            held.start([(offset, data[:half]), (offset + half, data[half:])])
+            held.finish()
         else:
             held.write(offset, memoryview(bytes([value]) * length))
         wanted[offset : offset + length] = bytes([value or 0]) * length

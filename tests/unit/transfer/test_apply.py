@@ -12,15 +12,17 @@ from agent.errors import ImageDamaged
 from agent.formats.extent import Copy, Fetch, ImageTooLarge, Inflate, Write, Zero
 from agent.stages.held_ends import HeldEnds
 from agent.transfer.apply import ZERO_BLOCK, Applier
+from agent.transfer.batch import BATCH_BYTES, BATCH_WRITES
 from agent.transfer.sink import SinkFailed
 from agent.units import MiB
 from tests.kit.fuzz import examples
+from tests.kit.sinks import OneByOne
 
 SIZE = 4 * 1024 * 1024
 CLUSTER = 65536
 
 
-class MemorySink:
+class MemorySink(OneByOne):
     def __init__(self, fail_at=None):
         self.size, self.fail_at = SIZE, fail_at
         self.content = bytearray(b"\xa5" * SIZE)
@@ -356,3 +358,92 @@ def test_a_failure_keeps_nothing_alive(clusters):
         assert gone() is None
     finally:
         gc.enable()
+
+
+class SlowStart(MemorySink):
+    """Takes writes, and does them only when it is waited for, as a disk may."""
+
+    def __init__(self, fail_at=None):
+        super().__init__(fail_at)
+        self.begun = []
+        self.most = 0
+
+    def start(self, writes):
+        self.finish()
+        self.begun = writes
+        self.most = max(self.most, len(writes))
+
+    def finish(self):
+        begun, self.begun = self.begun, []
+        super().start(begun)
+
+
+pieces = st.tuples(
+    st.just("write"), st.integers(0, 63), st.sampled_from([1, 1, 1, 3, 80]), st.integers(1, 255)
+)
+others = st.tuples(
+    st.sampled_from(["zero", "copy"]), st.integers(0, 63), st.integers(1, 3), st.integers(0, 60)
+)
+
+
+@given(feeds=st.lists(st.lists(st.one_of(pieces, pieces, pieces, others), max_size=40), max_size=3))
+@settings(max_examples=examples(60))
+def test_extents_that_overlap_are_applied_as_if_one_by_one(feeds):
+    sink, model = SlowStart(), bytearray(b"\xa5" * SIZE)
+    extents = []
+    for feed in feeds:
+        extents.append([])
+        for kind, at, count, value in feed:
+            offset, length = at * 4096, count * 4096
+            if kind == "write":
+                extents[-1].append(Write(offset, memoryview(bytes([value]) * length)))
+                model[offset : offset + length] = bytes([value]) * length
+            elif kind == "zero":
+                extents[-1].append(Zero(offset, length))
+                model[offset : offset + length] = bytes(length)
+            else:
+                extents[-1].append(Copy(value * 4096, offset, length))
+                model[offset : offset + length] = model[value * 4096 : value * 4096 + length]
+    apply(sink, *extents)
+    assert sink.content == model
+
+
+def test_short_writes_reach_the_sink_many_at_a_time_and_bounded():
+    sink = SlowStart()
+    data = memoryview(bytes(range(256)) * 16)
+    apply(sink, [Write(at * 4096, data) for at in range(1000)])
+    assert sink.most == BATCH_WRITES
+    sink = SlowStart()
+    apply(sink, [Write(at * 65536, memoryview(bytes(65535) + b"x")) for at in range(64)])
+    assert sink.most == BATCH_BYTES // 65536
+
+
+@pytest.mark.parametrize("number", [0, 3, 255, 256, 299])
+@pytest.mark.parametrize("sink", [MemorySink, SlowStart])
+def test_of_many_writes_the_one_that_failed_is_named(sink, number):
+    data = memoryview(b"x" * 4096)
+    with pytest.raises(SinkFailed, match=f"at byte {number * 8192}: Input/output error"):
+        apply(sink(fail_at=number * 8192), [Write(at * 8192, data) for at in range(300)])
+
+
+@pytest.mark.parametrize("fault", [ImageDamaged(format="qcow2", reason="for the test"), MemoryError()])
+def test_a_decoder_that_fails_finds_no_write_under_way(fault):
+    def feed():
+        for at in range(300):
+            yield Write(at * 4096, memoryview(b"x" * 4096))
+        raise fault
+
+    sink = SlowStart()
+    with pytest.raises(type(fault)):
+        apply(sink, feed())
+    assert sink.begun == []
+
+
+def test_a_fetch_finds_no_write_under_way():
+    sink, fetch = SlowStart(), Fetch(512, 4)
+    applier = Applier(sink)
+    applier.begin(iter([iter([Write(0, memoryview(b"x" * 4096)), fetch])]))
+    assert applier.run() is fetch
+    assert sink.begun == []
+    assert sink.content[:4096] == b"x" * 4096
+    applier.close()

@@ -22,6 +22,7 @@ from agent.transfer.pool import BUFFER_COUNT, BUFFER_SIZE, SHARED_BYTES, SMALL_C
 from agent.transfer.sink import SinkFailed
 from agent.transfer.source import TransferRestart
 from agent.units import MiB
+from tests.kit.sinks import OneByOne
 
 PAGE = 4096
 
@@ -42,7 +43,7 @@ class MemorySource:
         return len(piece)
 
 
-class SlowSink:
+class SlowSink(OneByOne):
     def __init__(self, size, fault=None, fault_at=0, pause=0.0):
         self.size, self.fault, self.fault_at, self.pause = size, fault, fault_at, pause
         self.content = bytearray(size)

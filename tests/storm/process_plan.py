@@ -1,4 +1,4 @@
-"""What the soak does to the daemon: jobs, faults of the network and of disks, interruptions, and what each may end in.
+"""What the process storm does to the daemon: jobs, faults of the network and of disks, interruptions, and their ends.
 
 Everything random is drawn from the seed when a job is planned. The same seed gives the same jobs, faults and instants;
 what an instant hits depends on the machine.
@@ -6,8 +6,7 @@ what an instant hits depends on the machine.
 
 import os
 import random
-import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +19,6 @@ from tests.kit.server import Answer, Request
 SMALL, LARGE, FULL = "512", "4096", "full"
 """The disks: sectors of 512 bytes, of 4096 bytes, and one that fails where an image goes on."""
 
-STACK = resource.getrlimit(resource.RLIMIT_STACK)[0]
-"""Bytes of a thread's stack, reserved and hardly used."""
 HEALTHY = "healthy"
 STAGES = ("preflight", "claim", "write", "verify", "finish", "commit")
 
@@ -193,7 +190,7 @@ class Instant:
 
 @dataclass(frozen=True)
 class Job:
-    """One job of the soak."""
+    """One job of the storm."""
 
     number: int
     disk: str
@@ -204,7 +201,7 @@ class Job:
     by_plane: bool
     """Given by the control plane; else posted."""
     interruptions: tuple[tuple[str, Instant], ...]
-    """`delete`, `kill`, `term`, `delete-kill`; of the control plane `cancel` and `gone`."""
+    """`delete`, `kill`, `term`, `delete-kill`, `stop`, `reload`; of the control plane `cancel` and `gone`."""
     afterwards: str
     """What is done once it is over."""
     with_checksum: bool
@@ -245,7 +242,7 @@ def plan(rng: random.Random, number: int, *, deaths: bool) -> Job:
     by_plane = rng.random() < 0.15
     disk = rng.choices((SMALL, LARGE, FULL), (10, 7, 2))[0]
     fault = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
-    kinds = ["delete"] * 6 + (["cancel", "gone"] * 6 if by_plane else [])
+    kinds = ["delete"] * 6 + ["stop"] * 2 + ["reload"] * 2 + (["cancel", "gone"] * 6 if by_plane else [])
     kinds += (["kill"] * 5 + ["term"] * 3 + ["delete-kill"] * 1) if deaths else []
     if deaths and not by_plane and rng.random() < 0.04:
         interruptions: tuple[tuple[str, Instant], ...] = (("post-kill", Instant(rng.uniform(0, 0.05))),)
@@ -276,75 +273,7 @@ def _instant(rng: random.Random) -> Instant:
     return Instant(rng.choice((0.0, 0.0, rng.uniform(0, 0.1))), rng.choice(STAGES))
 
 
-# -- what a daemon holds -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Holdings:
-    """What a process holds while it has nothing to do."""
-
-    resident: int
-    """Bytes in memory."""
-    shared: int
-    """Of these, in shared anonymous mappings: the pool's buffers, and what unaligned writes bounce off."""
-    data: int
-    """Bytes of writable private mappings, above all the heaps, without the threads' stacks."""
-    maps: int
-    """Mappings, without those of the stacks."""
-    threads: int
-    children: int
-    files: Mapping[int, str] = field(repr=False)
-
-    def summary(self) -> str:
-        return (
-            f"resident {self.resident / MiB:.1f} MiB, shared {self.shared / MiB:.1f} MiB, "
-            f"data {self.data / MiB:.1f} MiB, {self.maps} mappings, {len(self.files)} descriptors, "
-            f"{self.threads} threads, {self.children} children"
-        )
-
-
-def holdings(pid: int) -> Holdings:
-    """Look at a process."""
-    status = {}
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        status[name] = value.split()
-    maps = _text(Path(f"/proc/{pid}/maps")).splitlines()
-    # glibc keeps up to 40 MiB of stacks for the next threads, so their number says more than their memory.
-    stacks = sum(map(_is_stack, maps))
-    tasks = list(Path(f"/proc/{pid}/task").iterdir())
-    children = sum(len(_text(task / "children").split()) for task in tasks)
-    return Holdings(
-        resident=int(status["VmRSS"][0]) * KiB,
-        shared=int(status["RssShmem"][0]) * KiB,
-        data=int(status["VmData"][0]) * KiB - stacks * STACK,
-        maps=len(maps) - 2 * stacks,
-        threads=int(status["Threads"][0]),
-        children=children,
-        files=dict(_files(Path(f"/proc/{pid}/fd"))),
-    )
-
-
-def _is_stack(mapping: str) -> bool:
-    """Whether a line of /proc/PID/maps may be a thread's stack; the page that guards it has a line of its own."""
-    place, access, *_, last = mapping.split()
-    begin, end = (int(at, 16) for at in place.split("-"))
-    return access == "rw-p" and end - begin == STACK and last == "0"  # no inode, and no name behind it
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
-        return ""
-
-
-def _files(directory: Path) -> Iterator[tuple[int, str]]:
-    for path in directory.iterdir():
-        try:
-            yield int(path.name), str(path.readlink())
-        except FileNotFoundError:
-            continue
+# -- a disk that somebody has --------------------------------------------------------------------------------
 
 
 @contextmanager
