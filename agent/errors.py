@@ -105,7 +105,9 @@ class JobInvalid(DeployError):
         if len(self.faults) == 1 and self.faults[0].code != self.code:
             # A single fault with a code of its own is one for which the OVH API has a message: it stays as it is.
             self.code = self.faults[0].code
-            hints = {cls.code: cls.default_hint for cls in (ImageFormat, ConfigDriveContent)}
+            hints = {
+                cls.code: cls.default_hint for cls in (ImageFormat, ConfigDriveContent, SignatureMissing)
+            }
             own_hint = hints.get(self.code, "")
             super().__init__(summary=self.faults[0].message, hint=hint or own_hint)
         else:
@@ -306,6 +308,40 @@ class ChecksumMismatch(DeployError):
     blame = Blame.IMAGE
     template = "Bad {algorithm} for downloaded file, got: {got} while expecting {expected}."
     default_hint = "Check that checkSum belongs to the file behind the URL."
+
+
+class SignatureMissing(DeployError):
+    """There is no signature to check, or it cannot be had."""
+
+    code = "signature.missing"
+    blame = Blame.REQUEST
+    template = "There is no signature of {what}: {reason}."
+    default_hint = (
+        "Name the signature's file in signature.url, or give it in signature.data; docs/provenance.md has what "
+        "distributors publish."
+    )
+
+
+class SignatureInvalid(DeployError):
+    """A signature that is damaged, of other bytes, weak, expired, or could not be checked."""
+
+    code = "signature.invalid"
+    blame = Blame.IMAGE
+    template = "The signature of {what} is not accepted: {reason}."
+    default_hint = (
+        "Check that the signature belongs to this very file, and fetch both again from their publisher."
+    )
+
+
+class SignatureKey(DeployError):
+    """No trusted key vouches: it is unknown, another one, expired, revoked, too short, or no key at all."""
+
+    code = "signature.key"
+    blame = Blame.REQUEST
+    template = "No trusted key vouches for {what}: {reason}."
+    default_hint = (
+        "Give the publisher's key as it is now: in signature.publicKey, or among the operator's keys."
+    )
 
 
 class GptRelocate(DeployError):

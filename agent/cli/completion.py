@@ -7,6 +7,7 @@ import shtab
 
 from agent.model.job import CHECKSUM_DIGITS, IMAGE_TYPES
 from agent.model.selector import ANY, KEYS
+from agent.model.signature import OVER, SIGNATURE_TYPES
 
 # Whole disks: no partitions, no memory, no loop or optical drives, and nothing that is made of disks.
 _DISKS = (
@@ -43,6 +44,12 @@ def _tell_values(action: argparse.Action) -> None:
         case "checksum":
             # And then a colon, which bash and zsh would take for their own.
             action.choices = tuple(CHECKSUM_DIGITS)
+        case "signature":
+            action.choices = SIGNATURE_TYPES
+        case "signature_over":
+            action.choices = OVER
+        case "trusted_key":
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
         case _:
             if action.metavar in _FILES:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]

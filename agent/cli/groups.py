@@ -1,4 +1,4 @@
-"""The configured disk groups, for commands that work without the daemon: a group number means the same to both."""
+"""Configured disk groups and keys, for commands without the daemon: a number or a name means the same to both."""
 
 from agent.model.disks import GroupSpec
 
@@ -16,3 +16,11 @@ def configured_groups(path: str | None) -> tuple[GroupSpec, ...]:
     from agent.service.config.sources import kernel_command_line  # noqa: PLC0415
 
     return load_disk_groups(path, cmdline=kernel_command_line())
+
+
+def configured_keys(path: str | None) -> str:
+    """The directory of the operator's keys. Blocking; see `configured_groups`."""
+    from agent.service.config.model import load_trusted_keys  # noqa: PLC0415 - not needed where the job brings a key
+    from agent.service.config.sources import kernel_command_line  # noqa: PLC0415
+
+    return load_trusted_keys(path, cmdline=kernel_command_line())

@@ -17,7 +17,9 @@ from agent.command_line import suggestion
 from agent.errors import Fault, ImageFormat, JobInvalid
 from agent.model.job import BAD_CHECKSUM_TYPE, CHECKSUM_DIGITS, IMAGE_TYPES, MAX_DRIVE_BYTES
 from agent.model.job_text import MAX_JOB_BYTES, TextRefused, bounded_text
+from agent.model.signature import CHECKSUM, MAX_PUBLIC_KEY_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE_TYPES
 from agent.model.url import redact_url
+from agent.units import format_size
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +39,23 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE:HEX",
         help="md5, sha1, sha256 or sha512 of the file behind the URL; without TYPE the length tells it. TYPE:URL names "
         "a checksum file (SHA256SUMS)",
+    )
+    job.add_argument(
+        "--signature",
+        metavar="TYPE[:FILE|URL]",
+        help="who has to vouch for the image: openpgp, minisign, ssh or cosign, and where the signature is; TYPE "
+        "alone: in the checksum file (clear-signed)",
+    )
+    job.add_argument(
+        "--signature-over",
+        metavar="image|checkSum",
+        help="what is signed; the image is, unless the signature is in the checksum file",
+    )
+    job.add_argument(
+        "--trusted-key",
+        action="append",
+        metavar="FILE|NAME",
+        help="the public key that counts: a file, or names of the operator's; without it all of the operator's do",
     )
     job.add_argument(
         "--header", action="append", metavar="NAME:VALUE", help="HTTP header; @FILE reads lines of them"
@@ -65,7 +84,8 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
 
 _DRIVE_OPTIONS = ("config_drive", "hostname", "ssh_key", "user_data", "vendor_data", "network_data", "meta")
 _JOB_OPTIONS = (
-    "url", "mirror", "type", "checksum", "header", "efi_bootloader", *_DRIVE_OPTIONS,
+    "url", "mirror", "type", "checksum", "signature", "signature_over", "trusted_key", "header", "efi_bootloader",
+    *_DRIVE_OPTIONS,
 )  # fmt: skip
 
 
@@ -78,6 +98,12 @@ _OPTION_OF = {
     "type": "--type",
     "checkSum": "--checksum",
     "checkSumType": "--checksum",
+    "signature.type": "--signature",
+    "signature.url": "--signature",
+    "signature.data": "--signature",
+    "signature.over": "--signature-over",
+    "signature.keys": "--trusted-key",
+    "signature.publicKey": "--trusted-key",
     "efiBootloaderPath": "--efi-bootloader",
     "httpHeader": "--header",
     "configdrive.content": "--config-drive",
@@ -160,6 +186,7 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
         "type": options.type,
         "checkSum": digest,
         "checkSumType": algorithm,
+        "signature": _signature(options.signature, options.signature_over, options.trusted_key or ()),
         "efiBootloaderPath": options.efi_bootloader,
         "httpHeader": [_pair(line, ":", "--header") for line in _header_lines(options.header or ())] or None,
         "configdrive": drive if wants_drive else None,
@@ -206,6 +233,45 @@ def _checksum(text: str | None) -> tuple[str | None, str | None]:
         f"expected TYPE:HEX, such as sha256:9f86d0..., or TYPE:URL, with {', '.join(CHECKSUM_DIGITS)} as TYPE; got "
         f"{_shown(text)!r}",
     )
+
+
+def _signature(text: str | None, over: str | None, keys: Sequence[str]) -> dict[str, Any] | None:
+    """The job's signature. Whether its parts fit each other is for the check of the job."""
+    if text is None:
+        for option, given in (("--signature-over", over), ("--trusted-key", keys)):
+            if given:
+                raise usage(option, "needs --signature TYPE[:FILE|URL]")
+        return None
+    kind, colon, place = text.partition(":")
+    if kind not in SIGNATURE_TYPES:
+        close = suggestion(kind, SIGNATURE_TYPES)
+        raise usage(
+            "--signature",
+            f"expected TYPE:FILE or TYPE:URL, with {', '.join(SIGNATURE_TYPES)} as TYPE; got {_shown(text)!r}{close}",
+        )
+    is_url = "://" in place
+    files = [key for key in keys if "/" in key or Path(key).is_file()]
+    if files and len(keys) > 1:
+        raise usage("--trusted-key", "give one file, or names of the operator's keys")
+    return {
+        "type": kind,
+        "over": over or (None if colon else CHECKSUM),
+        "url": place if is_url else None,
+        "data": _packed(place, "--signature", MAX_SIGNATURE_BYTES) if colon and not is_url else None,
+        "keys": None if files else list(keys) or None,
+        "publicKey": _packed(files[0], "--trusted-key", MAX_PUBLIC_KEY_BYTES) if files else None,
+    }
+
+
+def _packed(path: str, option: str, limit: int) -> str:
+    """A file as text, or base64 of it where it is none."""
+    data = _read(path, option, limit + 1)
+    if len(data) > limit:
+        raise usage(option, f"{path} is larger than {format_size(limit)}")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(data).decode()
 
 
 def _shown(text: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.cli.disk_choice import read_hints
-from agent.cli.groups import configured_groups
+from agent.cli.groups import configured_groups, configured_keys
 from agent.cli.interrupt import cancel_on_signals
 from agent.cli.job_options import by_option, job_text, usage
 from agent.cli.losses import is_person
@@ -43,7 +43,7 @@ async def run(options: argparse.Namespace) -> int:
     job = _read_job(options)
     from agent.cli.local import agree, deploy, preview  # noqa: PLC0415 - not for a job that is refused
 
-    deploy_options = _deploy_options(options)
+    deploy_options = _deploy_options(options, job)
     cancel_on_signals()
     with _new_file(options.disk, options.size) as keep:
         if options.dry_run:
@@ -82,19 +82,21 @@ def _read_job(options: argparse.Namespace) -> Job:
     return dataclasses.replace(job, disk_group_id=options.disk_group, disk_selector=None)
 
 
-def _deploy_options(options: argparse.Namespace) -> "Options":
-    """How the deployment runs. Reads the agent's configuration where --disk names no disk; blocking.
+def _deploy_options(options: argparse.Namespace, job: Job) -> "Options":
+    """How the deployment runs. Reads the agent's configuration where it needs its disk groups or its keys; blocking.
 
     Raises:
         ConfigInvalid: the configuration cannot be read or has faults.
     """
     from agent.deploy.target import Options  # noqa: PLC0415 - loaded with agent.cli.local
 
+    needs_keys = job.signature is not None and job.signature.public_key is None
     return Options(
         disk=options.disk,
         firmware=None if options.firmware == "auto" else options.firmware,
         ca_file=options.ca_file,
         groups=() if options.disk is not None else configured_groups(options.config),
+        trusted_keys=configured_keys(options.config) if needs_keys else "",
     )
 
 

@@ -21,6 +21,7 @@ from agent.stages.context import Context
 from agent.stages.finish import finish
 from agent.stages.libparted import examine_table
 from agent.stages.preflight import find_own_drive, probe_image
+from agent.stages.signature import prepare_signature, verify_signature
 from agent.stages.verify import examine_written, verify
 from agent.stages.write import write_image
 
@@ -50,6 +51,8 @@ Act = Callable[[Work], Awaitable[None]]
 async def _preflight(work: Work) -> None:
     ctx = work.ctx
     await resolve_checksum(ctx)
+    work.tracker.signature = ctx.vouched
+    await prepare_signature(ctx)
     if await fetch_drive(ctx):
         await _make_drive(ctx, ctx.target.logical_sector_size)
     try:
@@ -74,6 +77,8 @@ async def _write(work: Work) -> None:
 async def _verify(work: Work) -> None:
     ctx = work.ctx
     await run_blocking(verify, ctx)
+    await run_blocking(verify_signature, ctx)
+    work.tracker.signature = ctx.vouched
     _, image = ctx.examined()
     if not image.examined:
         # The guest's first bytes came late in the file: what preflight left open is decided now.

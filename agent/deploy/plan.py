@@ -42,6 +42,7 @@ from agent.model.contents import Contents
 from agent.model.disks import Disk, describe, require_eligible
 from agent.model.job import Job
 from agent.model.policy import Policy, require_allowed
+from agent.model.signature import CHECKSUM
 from agent.model.stage import STAGES, State
 from agent.model.url import redact_url
 from agent.units import MiB, format_size
@@ -282,11 +283,19 @@ def _others(job: Job) -> str:
 
 
 def _checked(job: Job) -> str:
+    if job.signature is None:
+        return _compared(job)
+    if job.signature.over == CHECKSUM:
+        return f"{_compared(job)}, which is signed ({job.signature.type})"
+    return f"{_compared(job)}, and check the {job.signature.type} signature of the image"
+
+
+def _compared(job: Job) -> str:
     if job.checksum is not None:
         return f"{job.checksum_type} {job.checksum}"
     if job.checksum_url is not None:
         return f"the {job.checksum_type} that {redact_url(job.checksum_url)} names"
-    return "the length (the job names no checksum)"
+    return "the length" if job.tells_content else "the length (the job names no checksum)"
 
 
 def _notes(job: Job, facts: Facts) -> tuple[str, ...]:
@@ -296,7 +305,7 @@ def _notes(job: Job, facts: Facts) -> tuple[str, ...]:
     drive = job.configdrive
     if not drive.enable and (drive.content or drive.hostname or drive.ssh_key or drive.user_data):
         notes.append("configdrive.enable is not true: no config drive is written")
-    if not job.has_checksum:
+    if not job.tells_content:
         notes.append("the job names no checksum: only the length of the download is verified")
     return (*notes, *(_image_notes(facts.image) if facts.image is not None else ()))
 

@@ -227,7 +227,7 @@ class Deployment:
             job.url,
             headers=headers,
             mirrors=job.mirrors,
-            checksummed=job.has_checksum,
+            checksummed=job.tells_content,
             ca_file=options.ca_file,
             limits=options.limits,
             on_event=self._tracker.source_event,
@@ -246,6 +246,7 @@ class Deployment:
             drive_tree=tree,
             note=note,
             machine=self._machine,
+            trusted_keys=options.trusted_keys,
             fetcher=Fetcher(job.url, headers, options.ca_file, options.limits, self._tracker.fetch_event),
         )
         self._ctx = ctx
@@ -291,6 +292,8 @@ class Deployment:
         finally:
             ctx.close()  # also where closing the source was cancelled: the disk must not stay claimed
             self._ctx = None
+            if ctx.signature is not None:
+                await run_blocking(ctx.signature.close)
 
 
 async def _with_contents(facts: Facts) -> Facts:

@@ -15,6 +15,7 @@ from agent.formats.ready_drive import filesystem_of, unpack
 from agent.host import firmware, holders, inventory
 from agent.host.drive import Drive, build_drive, fit_drive
 from agent.host.same import shared_storage
+from agent.host.trusted_keys import DEFAULT_DIRECTORY
 from agent.model.disks import Disk, DiskGroup, GroupSpec, configured_groups, disk_groups, select_disk
 from agent.model.job import Job
 from agent.model.policy import Policy
@@ -29,7 +30,8 @@ class Options:
     `disk` names the target and overrides the job's disk group and selector. `agreed` is the disk that somebody has
     agreed to lose (`Disk.identity`): no other one is taken then. `firmware` is `uefi`, `bios`, or None for what this
     machine booted with; a regular file is checked for neither unless it is named. `ca_file` replaces
-    the system's certificates. `groups` replace those of the inventory where there are any.
+    the system's certificates. `groups` replace those of the inventory where there are any. `trusted_keys` is the
+    directory of the operator's keys.
     """
 
     disk: str | None = None
@@ -40,6 +42,7 @@ class Options:
     policy: Policy = Policy()
     limits: HttpLimits = DEFAULT_LIMITS
     groups: tuple[GroupSpec, ...] = ()
+    trusted_keys: str = DEFAULT_DIRECTORY
 
 
 def find_target(job: Job, options: Options) -> Disk:

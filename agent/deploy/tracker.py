@@ -4,6 +4,7 @@ Owned by the runner and used on the event loop only. A state changes by the tabl
 nowhere else; the percentage never goes back, whatever is restarted.
 """
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -87,6 +88,7 @@ class Tracker:
         self.finished_at: float | None = None
         self.error: DeployError | None = None
         self.checksum: str | None = None
+        self.signature: dict[str, Any] | None = None
         self.disk: dict[str, Any] | None = None
         self.image_type: str | None = None
         self.image_packing: str | None = None
@@ -167,13 +169,14 @@ class Tracker:
         """The status now."""
         progress = self.progress()
         self._percent = max(self._percent, self._percent_now(progress))
-        messages = MESSAGES if self._job.has_checksum else UNCHECKED_MESSAGES
+        messages = MESSAGES if self._job.tells_content else UNCHECKED_MESSAGES
         message = messages[self.state] if self.error is None else self.error.message
         return Status(
             server_name=self._server_name,
             state=self.state,
             message=message,
             checksum=self.checksum,
+            signature=self.signature,
             percent=self._percent,
             attempt=self.attempt,
             progress=progress
@@ -247,6 +250,7 @@ def concluded(
         tracker.fail(outcome)
         return tracker.snapshot()
     tracker.checksum = outcome.checksum
+    tracker.signature = json.loads(outcome.signature) if outcome.signature else None
     tracker.disk = {"path": outcome.path, "size": outcome.size}
     tracker.image_type = outcome.image_type or None
     tracker.image_packing = outcome.image_packing or None

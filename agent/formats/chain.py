@@ -74,6 +74,16 @@ class Chained:
         self._content: str | None = None
 
     @property
+    def outer(self) -> Unpacker:
+        """What unpacks."""
+        return self._outer
+
+    @property
+    def block_bytes(self) -> int:
+        """How long the blocks are that the inner decoder gets; it is asked once the first ones have been unpacked."""
+        return BLOCK_BYTES if self._outer.held + self._beside <= LONG_WINDOW else SMALL_BLOCK_BYTES
+
+    @property
     def content(self) -> str | None:
         """What is inside, behind all that is around it; None until enough of it has come."""
         return self._inner.content if isinstance(self._inner, Chained) else self._content
@@ -124,13 +134,12 @@ class Chained:
             DeployError: it is not.
         """
         self._outer.finish()
-        yield from self._decode(self._take())
-        if self._inner is not None:
-            yield from _without_fetch(self._inner.finish())
+        yield from self.decode(self._take())
+        yield from self.decode_rest()
 
     def _pass(self, piece: memoryview) -> Iterator[Extent]:
         for block in self._gather(piece):
-            yield from self._decode(block)
+            yield from self.decode(block)
 
     def _pass_hole(self, length: int) -> Iterator[Extent]:
         """Zeros that the file does not have: a raw image's decoder is told of them, any other gets them as bytes."""
@@ -146,7 +155,7 @@ class Chained:
 
     def _gather(self, piece: memoryview) -> Iterator[memoryview]:
         if not self._block:
-            self._block = BLOCK_BYTES if self._outer.held + self._beside <= LONG_WINDOW else SMALL_BLOCK_BYTES
+            self._block = self.block_bytes
         while piece:
             missing = self._block - len(self._gathered)
             part, piece = piece[:missing], piece[missing:]
@@ -162,7 +171,14 @@ class Chained:
         gathered, self._gathered = self._gathered, bytearray()
         return memoryview(gathered)
 
-    def _decode(self, block: memoryview) -> Iterator[Extent]:
+    def decode(self, block: memoryview) -> Iterator[Extent]:
+        """The second half of `feed`, for whoever lets `outer` unpack by himself: the next bytes of what is inside.
+
+        The first block has at least `SNIFF_BYTES`, if there are so many.
+
+        Raises:
+            DeployError: as `feed`.
+        """
         if self._inner is None:
             content = self._content = sniff(bytes(block[:SNIFF_BYTES]))
             for check, alike in (("nested_compression", COMPRESSED), ("nested_archive", ARCHIVES)):
@@ -174,6 +190,14 @@ class Chained:
                     )
             self._inner = self._make_inner(content)
         return _without_fetch(self._inner.feed(block))
+
+    def decode_rest(self) -> Iterator[Extent]:
+        """The second half of `finish`: all that is inside has been decoded.
+
+        Raises:
+            DeployError: it is not whole.
+        """
+        return iter(()) if self._inner is None else _without_fetch(self._inner.finish())
 
 
 def _without_fetch(extents: Iterator[Extent]) -> Iterator[Extent]:

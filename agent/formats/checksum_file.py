@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from agent.errors import ChecksumFile
+from agent.formats.signatures.armour import split_clear_signed
+from agent.formats.signatures.findings import Refused
 from agent.model.job import CHECKSUM_DIGITS
 from agent.text import printable
 from agent.units import MiB
@@ -22,7 +24,6 @@ _SHOWN = 8
 """Names or digests that an error repeats."""
 _SHOWN_CHARACTERS = 80
 
-_BEGIN, _SIGNATURE = "-----BEGIN PGP SIGNED MESSAGE-----", "-----BEGIN PGP SIGNATURE-----"
 _HEX = "[0-9A-Fa-f]{8,256}"
 # Two characters stand between digest and name in what coreutils write; `md5 -r` of the BSDs puts one.
 _GNU = re.compile(rf"(\\?)({_HEX})(?: [ *]|[ \t])(.+)")
@@ -56,7 +57,7 @@ def find_digest(data: bytes, name: str, kind: str, url: str) -> str:
     Raises:
         ChecksumFile: it does not say what that digest is, or says two things.
     """
-    entries = tuple(read_entries(_signed_part(_text(data, url), url)))
+    entries = tuple(read_entries(_text(signed_part(data, url), url).split("\n")))
     told = _shown_name(name)
     found = _of_file(entries, name)
     if not found:
@@ -69,6 +70,21 @@ def find_digest(data: bytes, name: str, kind: str, url: str) -> str:
             url=url, reason=f"has several different entries for {told}", detail=_listed(list(digests))
         )
     return next(iter(digests))
+
+
+def signed_part(data: bytes, url: str) -> bytes:
+    """A checksum file as it is; of a clear-signed one what was signed.
+
+    Raises:
+        ChecksumFile: it was cut.
+    """
+    try:
+        parts = split_clear_signed(data)
+    except Refused as refusal:
+        raise ChecksumFile(
+            url=url, reason="is a clear-signed text that was cut", detail=str(refusal)
+        ) from None
+    return data if parts is None else parts.signed
 
 
 def read_entries(lines: Iterable[str]) -> Iterator[Entry]:
@@ -90,23 +106,6 @@ def _text(data: bytes, url: str) -> str:
     if b"\0" in data or not data.strip():
         raise ChecksumFile(url=url, reason="holds no text", detail=f"it has {len(data)} bytes")
     return data.decode("utf-8-sig", "replace")
-
-
-def _signed_part(text: str, url: str) -> Sequence[str]:
-    """The lines of a text; of a clear-signed one those that were signed, without the dashes put before them."""
-    lines = text.split("\n")
-    bare = [line.rstrip() for line in lines]
-    if _BEGIN not in bare:
-        return lines
-    begin = bare.index(_BEGIN)
-    try:
-        first = bare.index("", begin) + 1  # the headers (Hash: ...) end with an empty line
-        stop = bare.index(_SIGNATURE, first)
-    except ValueError:
-        raise ChecksumFile(
-            url=url, reason="is a clear-signed text that was cut", detail="its signature is not there"
-        ) from None
-    return [line.removeprefix("- ") for line in lines[first:stop]]
 
 
 def _name(text: str, *, escaped: bool) -> str:

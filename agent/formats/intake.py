@@ -24,16 +24,18 @@ class Intake:
         self.offset = 0
         """Offset of the next byte in the input."""
         self._view = memoryview(b"")
+        self._behind: list[memoryview] = []
+        """What follows the view, the next last: an input that bytes were given back to is not copied for them."""
         self._ended = False
 
     @property
     def left(self) -> int:
         """Number of bytes that have arrived and were not taken."""
-        return len(self._view)
+        return len(self._view) + sum(map(len, self._behind))
 
     def add(self, data: memoryview) -> None:
         """Add the next bytes of the input; all earlier ones must have been taken."""
-        if self._view:
+        if self.left:
             raise RuntimeError("bytes were fed before the extents of the last ones were taken")
         self._view = data
 
@@ -44,13 +46,20 @@ class Intake:
     def give_back(self, data: bytes) -> None:
         """Put back the bytes that were taken last: they are the next ones again."""
         self.offset -= len(data)
-        self._view = memoryview(data + bytes(self._view)) if self._view else memoryview(data)
+        if self._view:
+            self._behind.append(self._view)
+        self._view = memoryview(data)
 
     def at_end(self) -> Generator[None, None, bool]:
         """Whether the input has ended and every byte was taken; waits for the next byte or the end."""
-        while not self._view and not self._ended:
-            yield
-        return not self._view
+        while not self._view:
+            if self._behind:
+                self._view = self._behind.pop()
+            elif self._ended:
+                return True
+            else:
+                yield
+        return False
 
     def some(self, limit: int, what: str) -> Generator[None, None, memoryview]:
         """At least one byte and at most `limit`; the view is valid until the next `feed`.

@@ -6,6 +6,7 @@ A frame has a checksum of its content unless whoever made it wanted none. Blocks
 import lz4.frame
 
 from agent.formats.intake import Intake
+from agent.formats.parts import Cuts
 from agent.formats.streams import Pieces, check_magic, frames, inflate
 
 
@@ -34,7 +35,7 @@ class _Frame:
             raise OSError(*error.args) from error
 
 
-def lz4_frames(intake: Intake) -> Pieces:
+def lz4_frames(intake: Intake) -> Cuts:
     """All frames of a file; what they inflate to."""
     return frames(intake, lambda: _frame(intake))
 

@@ -12,6 +12,7 @@ from isal import igzip_lib
 
 from agent.errors import ImageUnsafe
 from agent.formats.intake import Intake
+from agent.formats.parts import Cuts
 from agent.units import KiB
 
 # Large enough to write in one go, small enough to stay in the cache between here and there.
@@ -98,7 +99,7 @@ def check_magic(intake: Intake) -> Generator[None, None, None]:
     intake.give_back(found)
 
 
-def frames(intake: Intake, frame: Callable[[], Pieces]) -> Pieces:
+def frames(intake: Intake, frame: Callable[[], Cuts]) -> Cuts:
     """At least one frame, as `frame` reads it, and any number of skippable ones between them."""
     what, count = "a frame's header", 0
     while not (yield from intake.at_end()) or not count:
@@ -110,3 +111,16 @@ def frames(intake: Intake, frame: Callable[[], Pieces]) -> Pieces:
         intake.give_back(magic)
         yield from frame()
         count += 1
+
+
+def skip_zeros(intake: Intake) -> Generator[None, None, int]:
+    """Take zero bytes as long as there are any, and count them."""
+    count = 0
+    while not (yield from intake.at_end()):
+        chunk = bytes((yield from intake.some(CHUNK_BYTES, "padding")))
+        rest = chunk.lstrip(b"\0")
+        count += len(chunk) - len(rest)
+        if rest:
+            intake.give_back(rest)
+            break
+    return count

@@ -11,13 +11,12 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from agent.errors import WriteFault
 from agent.host import syscalls
 from agent.host.descriptor import FILE_ALIGNMENT, UNSUPPORTED, open_direct, open_exclusive, path_in_errors
-from agent.host.inflight import DEPTH, InFlight, join_neighbours
+from agent.host.inflight import DEPTH, SEVERAL, InFlight, join_neighbours
 from agent.units import MiB, align_down, align_up
 
 # Ranges are zeroed in steps of this length: one large WRITE SAME exceeds the command timeout of some SCSI disks.
@@ -60,6 +59,7 @@ class TargetDisk:
         self._lock = threading.RLock()
         self._bounce = memoryview(b"")
         self._in_flight: InFlight | None = None
+        self._no_queue = False
         self._started: Sequence[tuple[int, memoryview]] = ()
         try:
             with path_in_errors(path):
@@ -85,9 +85,6 @@ class TargetDisk:
         self._bounce = memoryview(mmap.mmap(-1, _BOUNCE))
         self._window_start = self._window_end = 0
         self._direct_fd = open_direct(self._fd, os.O_RDWR)
-        if self._direct_fd is not None:
-            with suppress(OSError):  # without it, one write follows the other
-                self._in_flight = InFlight(self._direct_fd)
 
     @property
     def direct(self) -> bool:
@@ -129,13 +126,25 @@ class TargetDisk:
         for at in range(0, len(writes), DEPTH):
             self.finish()
             some = writes[at : at + DEPTH]
-            requests = join_neighbours(some, self._alignment) if self.direct else None
-            if self._in_flight is None or not requests or requests[-1].end > self.size:
+            requests = (
+                join_neighbours(some, self._alignment) if self.direct and len(some) >= SEVERAL else None
+            )
+            queue = self._queue() if requests and requests[-1].end <= self.size else None
+            if queue is not None and requests is not None:
+                self._started = some
+                queue.start(requests)
+            else:
                 for offset, data in some:
                     self._write_alone(offset, data)
-            else:
-                self._started = some
-                self._in_flight.start(requests)
+
+    def _queue(self) -> InFlight | None:
+        """What keeps writes in flight; made when it is first needed, for few disks ever need it."""
+        if self._in_flight is None and self._direct_fd is not None and not self._no_queue:
+            try:
+                self._in_flight = InFlight(self._direct_fd)
+            except OSError:
+                self._no_queue = True  # the kernel has none to give: one write follows the other
+        return self._in_flight
 
     def finish(self) -> None:
         """Wait until everything that was begun is written.

@@ -14,7 +14,7 @@ from typing import Any
 
 from agent.formats.lldp import Tlv
 from agent.formats.smbios import installed_memory
-from agent.host import firmware, lldp
+from agent.host import firmware
 from agent.host.addresses import interface_addresses
 from agent.host.blocktree import read_attribute
 from agent.host.interfaces import Interface, list_interfaces
@@ -31,7 +31,7 @@ def hardware_inventory(
     root: str = "/",
     *,
     addresses: Mapping[str, Iterable[str]] | None = None,
-    lldp_seconds: float = 0,
+    heard: Mapping[str, Iterable[Tlv]] | None = None,
 ) -> dict[str, Any]:
     """The inventory: `interfaces`, `cpu`, `disks`, `memory`, `system_vendor`, `boot`, `hostname` and the BMC's members.
 
@@ -39,17 +39,14 @@ def hardware_inventory(
         disks: what `agent.host.inventory.list_disks` found; those that no system can be written to are left out.
         root: the directory that has `proc` and `sys`.
         addresses: IP addresses by interface; the kernel is asked by default.
-        lldp_seconds: how long to listen for LLDP; 0 not to. Switches send every 30 seconds.
+        heard: what was heard of switches (`agent.host.lldp`), by interface; None: nobody has listened.
 
     Raises:
-        OSError: sysfs cannot be read, or the kernel does not tell addresses or let us listen.
+        OSError: sysfs cannot be read, or the kernel does not tell addresses.
     """
     known = interface_addresses() if addresses is None else addresses
-    interfaces = list_interfaces(root, known)
-    names = [interface.name for interface in interfaces]
-    heard = lldp.listen(names, lldp_seconds) if lldp_seconds > 0 else None
     return {
-        "interfaces": [_interface(interface, heard) for interface in interfaces],
+        "interfaces": [_interface(interface, heard) for interface in list_interfaces(root, known)],
         "cpu": _cpu(Path(root)),
         "disks": [disk_entry(disk) for disk in disks if disk.kind in _DISK_KINDS and disk.size > 0],
         "memory": _memory(Path(root)),

@@ -18,6 +18,8 @@ from agent.host import syscalls
 
 # Writes in flight at a time. Most disks are as fast with a hundred of them as they ever become.
 DEPTH = 256
+# Fewer than these are written as soon one by one: the kernel takes up to 30 ms to take its room back (io_destroy).
+SEVERAL = 4
 # The most pieces of memory in one write: UIO_MAXIOV in linux/uio.h.
 _MAX_PIECES = 1024
 

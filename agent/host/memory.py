@@ -22,6 +22,11 @@ def available_memory(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
     return max(min(room), 0)
 
 
+def total_memory(proc: Path = _PROC) -> int:
+    """Bytes of memory that the machine has; 0 where unknown."""
+    return _numbers(_read(proc / "meminfo")).get("MemTotal:", 0) * KiB
+
+
 def _in_machine(meminfo: str) -> int:
     """`MemAvailable:   123 kB`, in bytes."""
     value = _numbers(meminfo).get("MemAvailable:", 0)

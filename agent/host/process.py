@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Protocol, Self
@@ -43,8 +43,8 @@ class ChildLimits:
 
     memory: int = 128 * MiB
     """Address space in bytes. The programs used here need less than half of it for any valid image."""
-    cpu: int = 20
-    """Processor time in seconds."""
+    cpu: int | None = 20
+    """Processor time in seconds; None for a program that works as long as it is fed."""
     file: int = 64 * MiB
     """Size of a written file in bytes."""
 
@@ -53,7 +53,12 @@ class ChildLimits:
 
         A `preexec_fn` of subprocess would not be safe in a process with threads.
         """
-        limits = (f"--as={self.memory}", f"--cpu={self.cpu}", f"--fsize={self.file}", "--core=0")
+        limits = (
+            f"--as={self.memory}",
+            f"--cpu={self.cpu or 'unlimited'}",
+            f"--fsize={self.file}",
+            "--core=0",
+        )
         return ["prlimit", *limits, "--", *argv]
 
 
@@ -107,28 +112,44 @@ def run(
         ProcessFailed: another exit status, death by a signal, the time limit, or too much output.
         OSError: the program could not be started.
     """
-    if shutil.which(argv[0], path=_PATH) is None:
-        raise ToolMissing(tool=argv[0])
+    stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
+    child = _start(argv, stdin, env_extra, limits)
+    with _ChildPipes(child, argv, input or b"", time.monotonic() + timeout) as pipes:
+        return pipes.end(ok)
+
+
+def require_tool(tool: str) -> None:
+    """Make sure that a program is installed.
+
+    Raises:
+        ToolMissing: it is not.
+    """
+    if shutil.which(tool, path=_PATH) is None:
+        raise ToolMissing(tool=tool)
+
+
+def _start(
+    argv: Sequence[str],
+    stdin: int,
+    env_extra: Mapping[str, str] | None,
+    limits: ChildLimits | None,
+    files: Collection[int] = (),
+) -> subprocess.Popen[bytes]:
+    require_tool(argv[0])
     try:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             list(argv) if limits is None else limits.command(argv),
-            stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=_BASE_ENVIRONMENT | dict(env_extra or {}),
             cwd="/",
             close_fds=True,
+            pass_fds=tuple(files),
             start_new_session=True,
         )
     except FileNotFoundError as error:
         raise ToolMissing(tool=error.filename) from error
-    with _ChildPipes(child, argv, input or b"", time.monotonic() + timeout) as pipes:
-        pipes.transfer()
-        status = pipes.reap()
-    if status not in ok:
-        what = f"exit status {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
-        raise ProcessFailed(errno.EIO, argv, what, bytes(pipes.stderr))
-    return subprocess.CompletedProcess(list(argv), status, bytes(pipes.stdout), bytes(pipes.stderr))
 
 
 class Tool(Protocol):
@@ -153,6 +174,59 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+class FedProcess:
+    """A program that is fed on its stdin piece by piece, as long as it takes. Used by one thread at a time.
+
+    `stop` alone may come from another thread. `close` has to be called in the end, whatever happened.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        files: Collection[int] = (),
+        env_extra: Mapping[str, str] | None = None,
+        limits: ChildLimits | None = None,
+    ) -> None:
+        """Start it, as `run` does.
+
+        Args:
+            argv: the program and its arguments.
+            files: descriptors that it inherits under their numbers.
+            env_extra: variables besides PATH and LC_ALL=C.
+            limits: resource limits.
+
+        Raises:
+            ToolMissing: the program is not installed.
+            OSError: it could not be started.
+        """
+        child = _start(argv, subprocess.PIPE, env_extra, limits, files)
+        self._stopped = False
+        self._pipes = _ChildPipes(child, argv, b"", 0.0)
+        self._pipes.__enter__()
+
+    def feed(self, data: memoryview, seconds: float) -> None:
+        """Have it read all of that; it may take none of it for so many seconds.
+
+        Raises:
+            ProcessFailed: it reads no more (EPIPE) or not in time (ETIMEDOUT), or `stop` was called (ECANCELED).
+        """
+        self._pipes.feed(data, seconds, lambda: self._stopped)
+
+    def stop(self) -> None:
+        """Have a `feed` that waits end soon."""
+        self._stopped = True
+
+    def finish(self, seconds: float, ok: Collection[int] = (0,)) -> subprocess.CompletedProcess[bytes]:
+        """Close its stdin and wait for its end; see `run` for what it returns and raises."""
+        self._pipes.feed_end(seconds)
+        return self._pipes.end(ok)
+
+    def close(self) -> None:
+        """Kill it if it still runs; safe to call twice."""
+        self._pipes.__exit__()
+
+
 class _ChildPipes:
     """The pipes to one child process. Leaving the context kills its process group if the child still runs."""
 
@@ -163,6 +237,11 @@ class _ChildPipes:
         self._argv = argv
         self._input = memoryview(stdin)
         self._deadline = deadline
+        self._closed = False
+        self._broken = False
+        """Whether the child has closed its stdin, or ended."""
+        self._more = False
+        """Whether more is to come for its stdin than what is there."""
         self._selector = selectors.DefaultSelector()
         self.stdout = bytearray()
         self.stderr = bytearray()
@@ -179,6 +258,9 @@ class _ChildPipes:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._closed:
+            return
+        self._closed = True
         if self._child.returncode is None:
             # The child was not reaped, so its process group id cannot have been reused.
             with suppress(ProcessLookupError):
@@ -191,6 +273,49 @@ class _ChildPipes:
             if pipe is not None:
                 with suppress(BrokenPipeError):
                     pipe.close()
+
+    def feed(self, data: memoryview, seconds: float, is_stopped: Callable[[], bool]) -> None:
+        """Write all of it to the child's stdin, which stays open.
+
+        Args:
+            data: is not kept.
+            seconds: how long the child may take none of it.
+            is_stopped: asked time and again whether to give up.
+
+        Raises:
+            ProcessFailed: the child takes no more (EPIPE), took nothing in time (ETIMEDOUT), or it was given up
+                (ECANCELED).
+        """
+        self._more, self._input = True, data
+        try:
+            while self._input:
+                self._deadline = time.monotonic() + seconds
+                left = len(self._input)
+                while len(self._input) == left:
+                    self._transfer_once(_POLL_SECONDS)
+                    if is_stopped():
+                        raise ProcessFailed(errno.ECANCELED, self._argv, "was stopped")
+                    if self._broken:
+                        raise ProcessFailed(
+                            errno.EPIPE, self._argv, "ended before it had read everything", bytes(self.stderr)
+                        )
+        finally:
+            self._input = memoryview(b"")
+
+    def feed_end(self, seconds: float) -> None:
+        """Nothing more comes for the child's stdin; from now on it may take so many seconds in all."""
+        self._more, self._deadline = False, time.monotonic() + seconds
+        if self._child.stdin is not None and not self._broken:
+            self._close_input(self._child.stdin)
+
+    def end(self, ok: Collection[int]) -> subprocess.CompletedProcess[bytes]:
+        """Transfer what is left, and wait for the end of the child."""
+        self.transfer()
+        status = self.reap()
+        if status not in ok:
+            what = f"exit status {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
+            raise ProcessFailed(errno.EIO, self._argv, what, bytes(self.stderr))
+        return subprocess.CompletedProcess(list(self._argv), status, bytes(self.stdout), bytes(self.stderr))
 
     def transfer(self) -> None:
         """Transfer data until all pipes are closed, or until the child has ended and the pipes are empty.
@@ -217,7 +342,8 @@ class _ChildPipes:
         return os.waitid(os.P_PID, self._child.pid, flags) is not None
 
     def _timed_out(self) -> ProcessFailed:
-        return ProcessFailed(errno.ETIMEDOUT, self._argv, "did not end in time", bytes(self.stderr))
+        what = "reads no more of what it is given" if self._more else "did not end in time"
+        return ProcessFailed(errno.ETIMEDOUT, self._argv, what, bytes(self.stderr))
 
     def _transfer_once(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for ready pipes, and transfer once; returns whether any data was transferred."""
@@ -242,16 +368,20 @@ class _ChildPipes:
             written = os.write(pipe.fileno(), self._input[:_PIECE])
         except BrokenPipeError:
             # The child has closed its stdin; its exit status says whether that is an error.
+            self._broken = True
             self._input = self._input[len(self._input) :]
             written = 0
         except BlockingIOError:
             return False
         self._input = self._input[written:]
-        if not self._input:
-            self._selector.unregister(pipe)
-            with suppress(BrokenPipeError):
-                pipe.close()
+        if self._broken or not (self._input or self._more):
+            self._close_input(pipe)
         return written > 0
+
+    def _close_input(self, pipe: IO[bytes]) -> None:
+        self._selector.unregister(pipe)
+        with suppress(BrokenPipeError):
+            pipe.close()
 
     def _read(self, pipe: IO[bytes], into: bytearray) -> bool:
         try:

@@ -15,6 +15,7 @@ from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.job_text import MAX_FAULTS, read_json, shortened
 from agent.model.object_reader import KeyValue, ObjectReader
 from agent.model.selector import DiskSelector, parse_selector
+from agent.model.signature import IMAGE, Signature, read_signature
 from agent.model.url import check_url, check_web_url, origin_of, redact_url
 from agent.text import HIDDEN
 from agent.units import MiB
@@ -87,11 +88,18 @@ class Job:
     efi_bootloader_path: str | None = None
     mirrors: tuple[str, ...] = field(default=(), repr=False)
     """More URLs of the same bytes, in the order in which they are tried."""
+    signature: Signature | None = None
+    """Who has to vouch for the image, or for the list of its checksums."""
 
     @property
     def has_checksum(self) -> bool:
         """Whether the job says which bytes the image has, be it by a file that has not been fetched."""
         return self.checksum is not None or self.checksum_url is not None
+
+    @property
+    def tells_content(self) -> bool:
+        """Whether something in the job tells another file from the one that is meant: a checksum, or a signature."""
+        return self.has_checksum or (self.signature is not None and self.signature.over == IMAGE)
 
     def type_for(self, found: str) -> str:
         """The type that a file is taken for: the job's, else what was found, which counts as `raw` if it is no type.
@@ -109,6 +117,7 @@ class Job:
             "type": self.type,
             "checkSum": self.checksum if self.checksum_url is None else redact_url(self.checksum_url),
             "checkSumType": self.checksum_type,
+            "signature": self.signature and self.signature.redacted(),
             "description": self.description,
             "diskGroupId": self.disk_group_id,
             "disk": self.disk_selector and dict(self.disk_selector.posted),
@@ -144,6 +153,11 @@ class Job:
                 owner[key] = len(owner[key])
         if self.disk_selector is not None:
             document["disk"] = str(self.disk_selector)
+        if "signature" in document:
+            document["signature"] = {
+                key: shortened(value, 200) if isinstance(value, str) else len(value)
+                for key, value in document["signature"].items()
+            }
         drive = document["configdrive"]
         if "content" in drive:
             drive["content"] = shortened(drive["content"], 1000)
@@ -159,6 +173,8 @@ class Job:
             document[key] = document[key].partition("?")[0]
         if self.mirrors:
             document["mirrors"] = [url.partition("?")[0] for url in document["mirrors"]]
+        if "url" in document.get("signature", {}):
+            document["signature"]["url"] = document["signature"]["url"].partition("?")[0]
         drive = document["configdrive"]
         for key in ("sshKey", "networkData"):  # *** is neither a key nor an object
             drive.pop(key, None)
@@ -209,6 +225,7 @@ def parse_job(document: object) -> Job:
         http_headers=_headers(reader),
         efi_bootloader_path=reader.text("efiBootloaderPath", check=_efi_path_fault),
         mirrors=_mirrors(reader, url),
+        signature=_signature(reader, None if checksum_url is None else checksum_type),
     )
     reader.refuse_unknown()
     if reader.faults:
@@ -247,6 +264,11 @@ def _checksum(reader: ObjectReader) -> tuple[str | None, str | None]:
             ),
         )
     return checksum.lower(), kind
+
+
+def _signature(reader: ObjectReader, listed: str | None) -> Signature | None:
+    child = reader.child("signature")
+    return read_signature(child, listed) if reader.has("signature") else None
 
 
 def _disk_selector(reader: ObjectReader) -> DiskSelector | None:

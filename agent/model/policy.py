@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.errors import Fault, JobInvalid
+from agent.errors import Fault, JobInvalid, SignatureMissing
 from agent.model.job import Job
+from agent.model.signature import CHECKSUM
 from agent.model.url import origin_of
 
 
@@ -24,6 +25,8 @@ class Policy:
     allow_http: bool = True
     allow_file: bool = False
     """Whether a job that comes over the network may name a file of the server itself."""
+    require_signature: bool = False
+    """Whether one of the operator's own keys has to vouch for every image."""
 
 
 def require_allowed(job: Job, policy: Policy, *, remote: bool) -> None:
@@ -46,13 +49,14 @@ def require_allowed(job: Job, policy: Policy, *, remote: bool) -> None:
 def _faults(job: Job, policy: Policy, *, remote: bool) -> Iterator[Fault]:
     scheme = origin_of(job.url).scheme
     image_is_plain = any(origin_of(url).scheme == "http" for url in (job.url, *job.mirrors))
+    list_is_signed = job.signature is not None and job.signature.over == CHECKSUM
     plain = [path for path, url in _urls(job) if origin_of(url).scheme == "http"]
     if policy.require_checksum and not job.has_checksum:
         if policy.require_checksum is True:
             yield Fault("checkSum", "is required by this server's policy")
         elif image_is_plain:
             yield Fault("checkSum", "is required by this server's policy of an image over plain http")
-    elif policy.require_checksum == "http" and image_is_plain and "checkSum" in plain:
+    elif policy.require_checksum == "http" and image_is_plain and "checkSum" in plain and not list_is_signed:
         # Whoever can change the image on its way can change the list of its digests as well.
         yield Fault(
             "checkSum",
@@ -64,6 +68,14 @@ def _faults(job: Job, policy: Policy, *, remote: bool) -> Iterator[Fault]:
         message = "names a file of the server itself, which this server's policy (allow_file) refuses over the network"
         yield Fault("URL", message)
 
+    if policy.require_signature and job.signature is None:
+        yield Fault("signature", "is required by this server's policy", SignatureMissing.code)
+    elif policy.require_signature and job.signature is not None and job.signature.public_key is not None:
+        message = (
+            "counts for nothing by this server's policy (require_signature): name one of the operator's keys"
+        )
+        yield Fault("signature.publicKey", message, SignatureMissing.code)
+
 
 def _urls(job: Job) -> Iterator[tuple[str, str]]:
     """All URLs of a job, each with the path of its member."""
@@ -71,5 +83,7 @@ def _urls(job: Job) -> Iterator[tuple[str, str]]:
     yield from ((f"mirrors[{index}]", url) for index, url in enumerate(job.mirrors))
     if job.checksum_url is not None:
         yield "checkSum", job.checksum_url
+    if job.signature is not None and job.signature.url is not None:
+        yield "signature.url", job.signature.url
     if job.configdrive.content_url is not None:
         yield "configdrive.content", job.configdrive.content_url

@@ -4,6 +4,7 @@ It is put into the journal when everything but the commit is done. After a crash
 it and so finds out whether the commit was complete: the first sector is the last that a commit writes.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,8 +15,9 @@ class Seal:
     """A disk after its commit. Sizes, lengths and offsets are in bytes; digests are SHA-256 in hexadecimal.
 
     `head` and `tail` are the first and the last part of the disk, `drive` is the config drive (length 0 without one),
-    `checksum` is the digest of the image as downloaded, `sector_size` that of the partition table. `image_type` and
-    `image_packing` are those of the status, empty where it has null, and in seals of agents before 0.2.
+    `checksum` is the digest of the image as downloaded, `sector_size` that of the partition table. `image_type`,
+    `image_packing` and `signature` (as JSON) are those of the status, empty where it has null, and in seals of agents
+    before 0.2.
     """
 
     path: str
@@ -31,6 +33,7 @@ class Seal:
     drive_sha256: str = ""
     image_type: str = ""
     image_packing: str = ""
+    signature: str = ""
 
     def document(self) -> dict[str, Any]:
         """The seal as JSON."""
@@ -56,6 +59,15 @@ class Seal:
             raise ValueError(
                 f"not a seal: a drive of {seal.drive_length} bytes at {seal.drive_offset} of {seal.size} bytes"
             )
+        if seal.signature and not isinstance(_json(seal.signature), dict):
+            raise ValueError("not a seal: its signature is no JSON object")
         if seal.sector_size not in (512, 4096):
             raise ValueError(f"not a seal: sectors of {seal.sector_size} bytes")
         return seal
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

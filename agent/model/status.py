@@ -58,6 +58,8 @@ class Status:
     """What the content of the file showed, without what is around it; None as long as that is not known."""
     image_packing: str | None = None
     """What is around it, such as `gzip`."""
+    signature: dict[str, Any] | None = None
+    """Who has signed what; None as long as nobody is known to have."""
     job: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -96,6 +98,7 @@ class Status:
             "disk": self.disk,
             "imageType": self.image_type,
             "imagePacking": self.image_packing,
+            "signature": self.signature,
             "job": self.job,
             "notes": list(self.notes),
         }
@@ -149,6 +152,7 @@ def read_status(document: Mapping[str, Any]) -> Status:
         disk=member.table("disk"),
         image_type=member.text("imageType"),
         image_packing=member.text("imagePacking"),
+        signature=member.table("signature"),
         job=member.table("job") or {},
         notes=tuple(member.items("notes", str)),
     )

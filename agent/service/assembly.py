@@ -286,6 +286,7 @@ class _Deployer:
                 server_name=self._config.service_name,
                 policy=self._config.policy,
                 groups=self._config.disk_groups,
+                trusted_keys=self._config.trust.keys,
             )
             return Deployment(
                 job,

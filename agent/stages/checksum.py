@@ -6,6 +6,7 @@ from agent.errors import Blame, ChecksumFile
 from agent.formats.checksum_file import MAX_FILE_BYTES, find_digest
 from agent.model.url import file_name, redact_url
 from agent.stages.context import Context
+from agent.stages.signature import check_list
 from agent.transfer.fetch import FetchFailed, FetchTooLarge
 from agent.units import format_size
 
@@ -15,6 +16,7 @@ async def resolve_checksum(ctx: Context) -> None:
 
     Raises:
         ChecksumFile: it cannot be had, or does not say what the image's digest is.
+        SignatureMissing, SignatureInvalid, SignatureKey: nobody who is trusted has signed it, and the job wants that.
     """
     job = ctx.job
     if job.checksum_url is None or job.checksum_type is None:
@@ -37,6 +39,7 @@ async def resolve_checksum(ctx: Context) -> None:
             blame=failure.blame,
             retryable=failure.retryable and failure.blame is Blame.NETWORK,
         ) from failure
+    data = await check_list(ctx, data, shown)
     # After a redirect the image may be called anything (a digest, a number): its list goes by the name that was posted.
     name = file_name(job.url)
     digest = find_digest(data, name, job.checksum_type, shown)

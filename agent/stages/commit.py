@@ -6,6 +6,7 @@ disk without a first sector, which no firmware boots.
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Callable
 
@@ -43,6 +44,7 @@ def seal(ctx: Context) -> Seal:
         drive_sha256=hashlib.sha256(written).hexdigest() if written else "",
         image_type=ctx.container,
         image_packing=ctx.packing or "",
+        signature="" if ctx.vouched is None else json.dumps(ctx.vouched),
     )
 
 

@@ -1,19 +1,23 @@
 """What the stages of one deployment share, filled in as they go."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from agent.formats.compressed import MAX_MEMORY
 from agent.formats.image import ImageFacts
+from agent.formats.signatures.findings import Finding
 from agent.formats.tables.gpt import Gpt
 from agent.formats.tables.layout import DriveSlot
 from agent.host.drive import Drive
+from agent.host.syscalls import return_free_memory
 from agent.host.wipe import END_BYTES
 from agent.model.disks import Disk
 from agent.model.job import Job
 from agent.stages.held_ends import HeldEnds
 from agent.stages.machine import LocalMachine, Machine, OpenDisk
-from agent.transfer.digest import DEFAULT_ALGORITHM, Digest
+from agent.transfer.digest import DEFAULT_ALGORITHM, Digest, Observer
 from agent.transfer.fetch import Fetcher
 from agent.transfer.meter import Meter
 from agent.transfer.pool import Buffer, BufferPool
@@ -22,6 +26,18 @@ from agent.transfer.source import Source, SourceInfo
 # Both ends of the disk stay in memory until the commit; all partition tables and boot code live within them.
 HEAD_BYTES = END_BYTES
 TAIL_BYTES = END_BYTES
+
+
+class SignatureCheck(Protocol):
+    """Checks a signature over bytes that its observers see; made by `agent.stages.signature`."""
+
+    observers: Sequence[Observer]
+
+    def conclude(self) -> Sequence[Finding]:
+        """What is found of each signature, once all bytes were seen. Blocking."""
+
+    def close(self) -> None:
+        """End what still runs for it; safe to call twice. Blocking."""
 
 
 @dataclass(slots=True)
@@ -42,6 +58,14 @@ class Context:
     digest: Digest = field(default_factory=Digest)
     fetcher: Fetcher = field(default_factory=Fetcher)
     """Fetches what belongs to the image."""
+    trusted_keys: str = ""
+    """The directory of the operator's keys."""
+    clock: Callable[[], float] = time.time
+    """Seconds since the epoch."""
+    signature: SignatureCheck | None = None
+    """What checks the signature over the image; None without one."""
+    vouched: dict[str, Any] | None = None
+    """Who has signed what, for the status; None as long as nobody is known to have."""
     drive_content: bytes | None = field(default=None, repr=False)
     """The ready-made drive that was fetched, until it has been fitted to the image."""
     # From preflight:
@@ -55,6 +79,8 @@ class Context:
     """What is around it: `gzip`, `tar in gzip`; None where nothing is."""
     window_memory: int = MAX_MEMORY
     """Bytes that the windows of compressed files may take together. What preflight takes, write takes too."""
+    parts_memory: int = 0
+    """Bytes that the parts of a compressed file may take together, which write inflates side by side."""
     window: bytes = field(default=b"", repr=False)
     """The guest's first bytes; dropped once the plan is made."""
     head_window: bytes = b""
@@ -70,6 +96,11 @@ class Context:
 
     def __post_init__(self) -> None:
         self.digest = Digest(self.job.checksum_type or DEFAULT_ALGORITHM)
+
+    @property
+    def observers(self) -> Sequence[Observer]:
+        """All that have to see the file as it is downloaded."""
+        return (self.digest, *(() if self.signature is None else self.signature.observers))
 
     def opened(self) -> tuple[OpenDisk, HeldEnds]:
         """The claimed disk and the sink over it."""
@@ -91,7 +122,8 @@ class Context:
         return sink.read(0, max(len(sink.head), reach))
 
     def close(self) -> None:
-        """Close the disk and let all memory go. No thread may be at work any more.
+        """Close the disk and let all memory go. No thread may be at work any more. `signature` is closed by others: it
+        may take a while.
 
         A traceback may keep the context itself (see `agent.tracebacks`): not with what is large in it.
         """
@@ -103,3 +135,4 @@ class Context:
         self.sink = self.drive = None
         self.drive_tree = {}
         self.drive_content = None
+        return_free_memory()  # a daemon lives on: 6 MiB between what it keeps

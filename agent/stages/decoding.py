@@ -32,6 +32,9 @@ LONGEST_WINDOW = 2 * GiB
 # What a deployment takes beside it at the most, with a large config drive; and some for everybody else on the machine.
 OTHER_MEMORY = 128 * MiB
 
+# The parts of a compressed file may take this fraction of the memory that the machine has.
+PARTS_FRACTION = 16
+
 # How many files may be around an image: a compressed archive in an archive, which the artifacts of CI systems are, or a
 # compressed image in a compressed archive. Two of a kind right in one another are refused by `Chained`.
 MAX_AROUND = 3
@@ -75,22 +78,35 @@ DISK_FORMATS: Mapping[str, Callable[[_File], Decoder]] = {
 _HIDDEN = {("tar", "ova"): "ova", ("raw", "vhd"): "vhd"}
 
 
-def new_decoder(ctx: Context) -> Decoder:
+def new_decoder(ctx: Context, *, divide: bool = False) -> Decoder:
     """A decoder for the content that was sniffed, and for what is inside where that is packed. Changes nothing.
+
+    With `divide` a compressed file is cut into parts, for whoever inflates them side by side.
 
     What does not match the job's type goes through as raw, for the plan to see what it is and to refuse it.
     """
     info, content = ctx.info, ctx.content
     if info is None:
         raise RuntimeError("the image is decoded before it was opened")
-    return _decoder(ctx, content, info.size, can_fetch=info.seekable)
+    parts = ctx.parts_memory if divide else 0
+    return _decoder(ctx, content, info.size, can_fetch=info.seekable, parts=parts)
 
 
 def _decoder(
-    ctx: Context, content: str, size: int | None, *, can_fetch: bool, beside: int = 0, around: int = 0
+    ctx: Context,
+    content: str,
+    size: int | None,
+    *,
+    can_fetch: bool,
+    beside: int = 0,
+    around: int = 0,
+    parts: int = 0,
 ) -> Decoder:
-    """For a content within `around` others, which hold `beside` bytes together; `size` is its length where known."""
-    outer = _unpacker(ctx, content, beside)
+    """For a content within `around` others, which hold `beside` bytes together; `size` is its length where known.
+
+    `parts`: bytes that its parts may take together.
+    """
+    outer = _unpacker(ctx, content, beside, parts)
     if outer is None:
         return _plain(ctx, content, size, can_fetch=can_fetch, beside=beside)
     if around == MAX_AROUND:
@@ -107,11 +123,11 @@ def _decoder(
     return Chained(outer, inner, beside=beside)
 
 
-def _unpacker(ctx: Context, content: str, beside: int) -> Unpacker | None:
+def _unpacker(ctx: Context, content: str, beside: int, parts: int) -> Unpacker | None:
     """What unpacks this content; None for what is no file around an image."""
     most = max_unpacked(ctx.target.size)
     if (kind := _COMPRESSED.get(content)) is not None:
-        return Decompressor(kind, most, max(ctx.window_memory - beside, MiB))
+        return Decompressor(kind, most, max(ctx.window_memory - beside, MiB), parts)
     if content == "zip" or (content == "tar" and ctx.job.type != "ova"):
         return Archive("zip" if content == "zip" else "tar", most)
     return None
@@ -139,6 +155,14 @@ def window_memory(available: int) -> int:
     docs/architecture.md promises.
     """
     return max(MAX_MEMORY, min(available - OTHER_MEMORY, LONGEST_WINDOW))
+
+
+def parts_memory(total: int, available: int) -> int:
+    """Bytes that the parts of a compressed file may take, of a machine that has `total` and so many available.
+
+    A sixteenth, and no less than a window always may: where memory is short, parts are inflated that fit into it.
+    """
+    return max(MAX_MEMORY, min(total // PARTS_FRACTION, available - OTHER_MEMORY))
 
 
 def max_unpacked(disk_size: int) -> int:

@@ -77,6 +77,9 @@ class Machine(Protocol):
     def available_memory(self) -> int:
         """Bytes that this process may still take."""
 
+    def total_memory(self) -> int:
+        """Bytes that the machine has."""
+
     def partitions_on(self, path: str) -> parttable.ParttableReport:
         """What libparted finds on a disk; raises TableRefused where it does not read the table, or PartedMissing."""
 
@@ -113,6 +116,10 @@ class LocalMachine:
     def available_memory(self) -> int:
         """See `Machine.available_memory`."""
         return memory.available_memory()
+
+    def total_memory(self) -> int:
+        """See `Machine.total_memory`."""
+        return memory.total_memory()
 
     def partitions_on(self, path: str) -> parttable.ParttableReport:
         """See `Machine.partitions_on`."""

@@ -11,16 +11,16 @@ from dataclasses import replace
 
 from agent.aio import run_blocking
 from agent.errors import Blame, ConfigDriveCreate, DiskSame, ImageDownload, ImageMemory, ImageType
-from agent.formats.compressed import check_xz_end
 from agent.formats.detect import END_BYTES, SNIFF_BYTES, is_dmg, is_vhd, sniff
 from agent.formats.extent import Decoder, Extent, ImageTooLarge
 from agent.formats.image import WINDOW_BYTES, ImageFacts, examine
 from agent.formats.tables.layout import drive_candidates, is_drive, place_drive
 from agent.formats.tables.read import TableError
 from agent.formats.tables.superblock import LABEL_BYTES
+from agent.formats.xz import check_xz_end
 from agent.model.url import redact_url
 from agent.stages.context import HEAD_BYTES, Context
-from agent.stages.decoding import container_of, new_decoder, packing_of, window_memory
+from agent.stages.decoding import container_of, new_decoder, packing_of, parts_memory, window_memory
 from agent.transfer.apply import Applier
 from agent.transfer.pipeline import apply_feeds
 from agent.transfer.pool import Buffer
@@ -48,7 +48,7 @@ async def probe_image(ctx: Context) -> None:
         shared = await run_blocking(ctx.machine.shared_storage, ctx.info.opened, ctx.target.path)
         if shared is not None:
             raise DiskSame(reason=shared)
-    if not ctx.info.length_checked and not ctx.job.has_checksum:
+    if not ctx.info.length_checked and not ctx.job.tells_content:
         raise ImageDownload(
             url=redact_url(ctx.job.url),
             detail="the server tells neither the length nor the end of the file, so a cut cannot be noticed",
@@ -56,7 +56,9 @@ async def probe_image(ctx: Context) -> None:
             blame=Blame.REQUEST,
             retryable=False,
         )
-    ctx.window_memory = window_memory(await run_blocking(ctx.machine.available_memory))
+    available = await run_blocking(ctx.machine.available_memory)
+    ctx.window_memory = window_memory(available)
+    ctx.parts_memory = parts_memory(await run_blocking(ctx.machine.total_memory), available)
     while True:
         try:
             ctx.image = await _probe(ctx)

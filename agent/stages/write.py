@@ -1,7 +1,7 @@
 """Write: stream the image to the disk, everything but its held ends, hashing the bytes as they come."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from agent.aio import run_blocking
 from agent.errors import ImageChanged, ImageSize, ImageWrite
@@ -12,6 +12,7 @@ from agent.model.url import redact_url
 from agent.stages.context import Context
 from agent.stages.decoding import container_of, new_decoder
 from agent.stages.held_ends import HeldEnds
+from agent.transfer.digest import Observer
 from agent.transfer.pipeline import copy
 from agent.transfer.sink import SinkFailed
 from agent.transfer.source import TransferRestart
@@ -31,11 +32,13 @@ async def write_image(ctx: Context, restarted: Callable[[], None]) -> None:
         except TransferRestart:
             ctx.pool.reclaim()
             ctx.meter.restart()
-            ctx.digest.reset()
+            await run_blocking(_reset, ctx.observers)
             restarted()
         else:
             # The stages that follow make copies of the config drive; the sum in docs/architecture.md counts on this.
             ctx.pool.close()
+            # What the parts of a compressed file took is free by now.
+            await run_blocking(return_free_memory)
             return
 
 
@@ -45,9 +48,9 @@ async def _copy_once(ctx: Context) -> None:
     # Preflight has freed copies of the first MiBs. Give them back to the system before the buffers fill.
     await run_blocking(return_free_memory)
     head, ctx.head_buffers = deque(ctx.head_buffers), []
-    decoder = new_decoder(ctx)
+    decoder = new_decoder(ctx, divide=True)
     try:
-        await copy(ctx.source, ctx.pool, ctx.digest, decoder, sink, ctx.meter, head)
+        await copy(ctx.source, ctx.pool, ctx.observers, decoder, sink, ctx.meter, head)
         ctx.guest_size = decoder.virtual_size or 0
         ctx.container = container_of(ctx, decoder)  # a restarted transfer may have brought another file
         for note in decoder.notes:
@@ -63,6 +66,11 @@ async def _copy_once(ctx: Context) -> None:
         raise ImageChanged(url=redact_url(ctx.job.url), detail=change.detail) from None
     except ImageTooLarge as failure:
         raise ImageSize(image_size=failure.size, device=disk.path, device_size=disk.size) from None
+
+
+def _reset(observers: Sequence[Observer]) -> None:
+    for observer in observers:
+        observer.reset()
 
 
 def _clean_scratch(decoder: Decoder, sink: HeldEnds) -> None:

@@ -34,6 +34,7 @@ def main() -> int:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     document = {
         "wall": wall,
+        "ended": time.time(),
         "user": usage.ru_utime,
         "system": usage.ru_stime,
         "peak": usage.ru_maxrss * 1024,

@@ -29,8 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from cold_start import used_by
-from image import build_image
-from raw_over_http import EXTRA, MIB, _size
+from images import EXTRA, MIB, build_image, sha256_of, size_from
 from server import serve
 
 HERE = Path(__file__).parent
@@ -89,7 +88,8 @@ def main() -> None:
             stack.enter_context(tempfile.TemporaryDirectory(prefix="byoi-bench-", dir=options.disk))
         )
         (work / "www").mkdir()
-        sha256 = build_image(work / "www/image.raw", options.size)
+        build_image(work / "www/image.raw", options.size)
+        sha256 = sha256_of(work / "www/image.raw")
         url, server = stack.enter_context(serve(work / "www"))
         job = {"URL": f"{url}/image.raw", "type": "raw", "checkSum": sha256, "checkSumType": "sha256"}
         disk = target / "disk.raw"
@@ -117,7 +117,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=_size, default=1 << 30, help="of the image (default: 1G)")
+    parser.add_argument("--size", type=size_from, default=1 << 30, help="of the image (default: 1G)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, default=500)
     parser.add_argument("--disk", default="/dev/shm", help="a directory for the target (default: in memory)")

@@ -1,4 +1,4 @@
-"""The HTTP server of a benchmark, in a process of its own: nginx with sendfile, or that of the tests."""
+"""The HTTP server of a benchmark, in a process of its own: nginx with sendfile, over http or https."""
 
 import os
 import shutil
@@ -25,56 +25,50 @@ http {{
     tcp_nopush on;
     client_body_temp_path {work}/t1; proxy_temp_path {work}/t2; fastcgi_temp_path {work}/t3;
     uwsgi_temp_path {work}/t4; scgi_temp_path {work}/t5;
-    server {{ listen 127.0.0.1:{port}; root {root}; {pace} }}
+    server {{ listen 127.0.0.1:{port} {tls}; root {root}; {pace} }}
 }}
 """
 START_SECONDS = 10.0
-ROOT = Path(__file__).parents[2]
+
+
+def make_certificate(path: Path) -> None:
+    """A key and the certificate of 127.0.0.1 for it, in one file."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{path}.key", "-out", path],
+        check=True, capture_output=True,
+    )  # fmt: skip
 
 
 @contextmanager
-def serve(root: Path, rate: int | None = None) -> Iterator[tuple[str, str]]:
+def serve(root: Path, rate: int | None = None, certificate: Path | None = None) -> Iterator[tuple[str, str]]:
     """Serve a directory on loopback, at `rate` MB/s a connection at most: gives the base URL and what the server is."""
     nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if nginx is None:
-        if rate is not None:
-            sys.exit("A pace needs nginx, and there is none: install nginx-light.")
-        with _serve_small(root) as url:
-            yield url, "tests/kit/server.py"
-        return
+        sys.exit("There is no nginx: install nginx-light.")
     version = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr
-    with _serve_nginx(nginx, root, rate) as url:
-        yield url, version.strip().rpartition(": ")[2]
-
-
-@contextmanager
-def _serve_nginx(nginx: str, root: Path, rate: int | None) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as work:
         port = _free_port()
-        user = "user root;" if os.geteuid() == 0 else ""
-        pace = "" if rate is None else f"limit_rate {rate * 1_000_000};"
         config = Path(work, "nginx.conf")
-        config.write_text(_NGINX.format(user=user, work=work, port=port, root=root, pace=pace))
-        with _ending(subprocess.Popen([nginx, "-p", work, "-c", config], stderr=subprocess.DEVNULL)):
-            _wait_for(port)
-            yield f"http://127.0.0.1:{port}"
-
-
-@contextmanager
-def _serve_small(root: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "tests.kit.server", root]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    with _ending(child):
-        yield f"http://127.0.0.1:{int(child.stdout.readline())}"
-
-
-@contextmanager
-def _ending(child: subprocess.Popen) -> Iterator[None]:
-    with child:
-        try:
-            yield
-        finally:
-            child.terminate()
+        config.write_text(
+            _NGINX.format(
+                user="user root;" if os.geteuid() == 0 else "",
+                work=work,
+                port=port,
+                root=root,
+                pace=f"limit_rate {rate * 1_000_000};" if rate else "",
+                tls=f"ssl; ssl_certificate {certificate}; ssl_certificate_key {certificate}.key"
+                if certificate
+                else "",
+            )
+        )
+        with subprocess.Popen([nginx, "-p", work, "-c", config], stderr=subprocess.DEVNULL) as child:
+            try:
+                _wait_for(port)
+                scheme = "https" if certificate else "http"
+                yield f"{scheme}://127.0.0.1:{port}", version.strip().rpartition(": ")[2]
+            finally:
+                child.terminate()
 
 
 def _free_port() -> int:

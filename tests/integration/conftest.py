@@ -16,6 +16,7 @@ from tests.kit.deployments import DRIVE
 from tests.kit.images import Image, ImageMaker
 from tests.kit.pages import Web, publishing
 from tests.kit.server import Server, serving
+from tests.kit.signing import GnuPg, gnupg
 from tests.kit.terminal import OnTerminal
 
 
@@ -89,6 +90,19 @@ def byoi(start_byoi) -> Callable[..., Outcome]:
         return start_byoi(*arguments, stdin=stdin, fresh=fresh, **env).finish()
 
     return finish
+
+
+@pytest.fixture(scope="session")
+def gpg() -> Iterator[GnuPg]:
+    """OpenPGP keys of every kind and condition."""
+    with gnupg() as keys:
+        for name in ("alice", "bob", "revoked"):
+            keys.make(name)
+        keys.make("rsa", "rsa2048")
+        keys.make("short", "rsa1024")
+        keys.make("expired", expires="1y", now="20200101T000000")
+        keys.make("future", now="20500101T000000")
+        yield keys
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ Ironic included, runs on this machine: what a figure says depends on its cores.
 """
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from tests.kit.ironic.conductor import Conductor, Options, conductor, ironic_env
 from tests.kit.ironic.machine import Machine, machine, source
 from tests.kit.ironic.network import Network, network
 from tests.kit.ironic.rest import Ironic
+from tests.kit.processes import cpu_seconds
 from tests.kit.server import Request, Server, serving
 
 CONDUCTOR: Options = {"api": {"ramdisk_heartbeat_timeout": 300}}
@@ -34,7 +34,6 @@ CONDUCTOR: Options = {"api": {"ramdisk_heartbeat_timeout": 300}}
 HANDS = 8
 LOOK_SECONDS = 1.0
 PATIENCE_SECONDS = 1800
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -83,14 +82,6 @@ def _session(leader: int) -> list[int]:
         if int(fields[3]) == leader:
             found.append(int(entry.parent.name))
     return found
-
-
-def _cpu_seconds(pids: list[int]) -> float:
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / TICKS
 
 
 def _memory_mib(pids: list[int]) -> float:
@@ -169,15 +160,15 @@ def _fleet(count: int, directory: Path, wires: Network, image: Image, *, cached:
             server.node.make_available()
         assert one.process is not None
         ironic = _session(one.process.pid)
-        before = _cpu_seconds(ironic)
+        before = cpu_seconds(ironic)
         seconds = _deploy(machines, one, source(f"{url}/image.raw", image.sha256))
         agents = [server.agent.process.pid for server in machines if server.agent.process is not None]
         row = Row(
             count,
             *(seconds[0], statistics.median(seconds), seconds[-1]),
-            _cpu_seconds(ironic) - before,
+            cpu_seconds(ironic) - before,
             _memory_mib(ironic),
-            _cpu_seconds(agents),
+            cpu_seconds(agents),
             _memory_mib(agents),
             one.log.count("POST /v1/heartbeat/"),
             one.log.count("skipping heartbeat processing"),

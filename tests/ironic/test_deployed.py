@@ -93,3 +93,4 @@ def test_a_config_drive_of_28_mb_is_84_mb_of_a_command(
     one.deploy(source(web.publish(image.path), image.sha256), drive)
     assert_complete(one.disk, image, tmp_path)
     assert config_drive(one.disk)[: len(iso)] == iso
+    assert one.agent.most_memory < 256 * MiB  # it keeps the drive once (docs/architecture.md)

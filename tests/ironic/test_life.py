@@ -27,6 +27,14 @@ def own_conductor(environment, wires: Network, tmp_path) -> Iterator[Conductor]:
         yield one
 
 
+@pytest.fixture
+def patient_conductor(environment, wires: Network, tmp_path) -> Iterator[Conductor]:
+    """That wants heartbeats every five minutes, as Ironic does by default."""
+    options = {"api": {"ramdisk_heartbeat_timeout": 300}}
+    with conductor(environment, tmp_path / "ironic", wires.address, options) as one:
+        yield one
+
+
 def part_way(one: Machine, web: Web, image: Image) -> None:
     """Deploy until the image stands still in the middle of the write."""
     one.order(source(web.publish(image.path, pause_at=PART_WAY), image.sha256))
@@ -62,8 +70,11 @@ def test_it_is_rebuilt(make_machine: MakeMachine, web: Web, image: Image):
     assert_system(one.disk, image)
 
 
-def test_what_the_operator_sees_while_it_is_written(make_machine: MakeMachine, web: Web, image: Image):
-    one = make_machine()
+def test_what_the_operator_sees_while_it_is_written(
+    make_machine: MakeMachine, patient_conductor: Conductor, web: Web, image: Image
+):
+    """Soon, however seldom heartbeats are."""
+    one = make_machine(patient_conductor)
     part_way(one, web, image)
 
     def told() -> bool:

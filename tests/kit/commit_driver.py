@@ -38,7 +38,7 @@ from agent.stages.machine import LocalMachine
 from agent.transfer.http.limits import HttpLimits
 from tests.kit.sinks import one_by_one
 
-HANGS_AFTER = 60  # seconds; the fork is killed by SIGALRM then
+HANGS_AFTER = 200  # seconds; the fork is killed by SIGALRM then
 
 
 class Watch:

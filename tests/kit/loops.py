@@ -36,10 +36,10 @@ class Loop:
             time.sleep(0.02)
 
 
-def attach(file: Path, sector_size: int = 512, *, read_only: bool = False) -> Loop:
+def attach(file: Path, sector_size: int = 512, *, read_only: bool = False, direct_io: bool = False) -> Loop:
     """Make a file a disk. Its size has to be a multiple of the sector size."""
     _make_free_node()
-    flags = ["--read-only"] if read_only else []
+    flags = ["--read-only"] * read_only + ["--direct-io=on"] * direct_io
     shown = run("losetup", "--find", "--show", "--sector-size", sector_size, *flags, file)
     device = Path(shown.strip())
     return Loop(device, backing_of(device))

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.kit.processes import cpu_seconds
 from tests.lab.disks import Disk
 from tests.lab.qmp import Qmp, QmpClosed
 from tests.lab.serial import Serial
@@ -197,6 +198,11 @@ class Machine:
     @property
     def is_on(self) -> bool:
         return self._process.returncode is None
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time that it has taken so far; it has to be on."""
+        return cpu_seconds([self._process.pid])
 
     @property
     def off_at(self) -> float:

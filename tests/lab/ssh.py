@@ -25,11 +25,12 @@ def make_key(directory: Path) -> Path:
 
 @dataclass(frozen=True)
 class Ssh:
-    """A way into a machine: a port on loopback, an account, and its key."""
+    """A way into a machine: a port on loopback, an account, its key, and how long a try may take."""
 
     port: int
     key: Path
     user: str = "debian"
+    attempt_seconds: int = ATTEMPT_SECONDS
 
     def command(self, command: str) -> list[str]:
         """The words that run a command in the machine."""
@@ -39,7 +40,7 @@ class Ssh:
             "LogLevel=ERROR",
             "BatchMode=yes",
         ]
-        options += ["IdentitiesOnly=yes", f"ConnectTimeout={ATTEMPT_SECONDS}"]
+        options += ["IdentitiesOnly=yes", f"ConnectTimeout={self.attempt_seconds}"]
         words = [word for option in options for word in ("-o", option)]
         way = ["-F", "none", "-i", str(self.key), "-p", str(self.port)]
         return ["ssh", *way, *words, f"{self.user}@127.0.0.1", command]
@@ -78,7 +79,9 @@ class Ssh:
             async with asyncio.timeout(seconds):
                 while True:
                     try:
-                        return await self.run("cat /proc/sys/kernel/random/boot_id", seconds=ATTEMPT_SECONDS)
+                        return await self.run(
+                            "cat /proc/sys/kernel/random/boot_id", seconds=self.attempt_seconds
+                        )
                     except (
                         SshFailed,
                         TimeoutError,

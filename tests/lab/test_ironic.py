@@ -4,20 +4,14 @@ Ironic's conductor is real and runs on the host. Its BMC is not: the test switch
 believes to have done so.
 """
 
-import socket
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.aio import run_blocking
-from tests.kit.ironic.conductor import conductor, ironic_environment
 from tests.kit.ironic.machine import source
-from tests.kit.ironic.network import network
 from tests.kit.ironic.rest import Ironic, Node
-from tests.kit.pages import Web, publishing
 from tests.lab import images, rescue
 from tests.lab.disks import Disk, make_dirty
+from tests.lab.ironic import IronicSite, free_port, ironic_site
 from tests.lab.machine import MAC, Spec, machine
 from tests.lab.matrix import Case
 from tests.lab.ssh import Ssh, make_key
@@ -37,32 +31,7 @@ OFF_SECONDS = 300
 UUID = "5b0c5e9b-1d6a-4d4e-9a3d-7f0d3d9b3c11"
 
 
-@dataclass(frozen=True)
-class Site:
-    """Where Ironic and the images are."""
-
-    url: str
-    web: Web
-
-
-@asynccontextmanager
-async def ironic_site(directory: Path) -> AsyncIterator[Site]:
-    """At an address that the conductor and a machine both reach: that of a bridge, which no machine is plugged into."""
-    with ExitStack() as stack:
-
-        def enter() -> Site:
-            wires = stack.enter_context(network())
-            web = stack.enter_context(publishing(wires.address))
-            one = stack.enter_context(conductor(ironic_environment(), directory, wires.address))
-            return Site(one.url, web)
-
-        try:
-            yield await run_blocking(enter)
-        finally:
-            await run_blocking(stack.close)
-
-
-def _ordered(site: Site, public_key: str) -> Node:
+def _ordered(site: IronicSite, public_key: str) -> Node:
     """A node, and the order to deploy it."""
     image = images.image("cloud", CASE.table, CASE.sector_size, CASE.form, esp=True)
     node = Ironic(site.url).enroll(MAC, {"capabilities": "boot_mode:uefi"})
@@ -78,12 +47,6 @@ def _ordered(site: Site, public_key: str) -> Node:
     return node
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 async def test_a_conductor_deploys_a_server_that_boots_with_its_config_drive(
     disk_file: Path, tmp_path: Path, record
 ) -> None:
@@ -93,7 +56,7 @@ async def test_a_conductor_deploys_a_server_that_boots_with_its_config_drive(
     disk = Disk(path=disk_file, bus=CASE.bus, sector_size=CASE.disk_sector_size)
     async with ironic_site(tmp_path / "ironic") as site:
         node = await run_blocking(_ordered, site, public_key)
-        port = _free_port()
+        port = free_port()
         words = f"ipa-api-url={site.url} ipa-advertise-host=127.0.0.1 ipa-listen-port={port}"
         with record.timing("deploy"):
             async with rescue.started(CASE.firmware, disk, words=words, same_ports=(port,)) as ramdisk:

@@ -142,6 +142,7 @@ def test_the_version_stands_in_one_place():
 def test_every_pin_has_its_hash():
     for name in (
         "requirements-build.txt", "requirements.txt", "requirements-dev.txt", "requirements-ironic.txt",
+        "requirements-ipa.txt",
     ):  # fmt: skip
         pins = re.split(r"^(?=[a-z])", (ROOT / "packaging" / name).read_text(), flags=re.MULTILINE)[1:]
         assert pins, name

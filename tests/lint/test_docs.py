@@ -5,6 +5,7 @@ from pathlib import Path
 
 from agent import errors
 from tests.kit.links import relative_links
+from tests.storm.frame import SUITES
 
 DOCS = Path(__file__).parents[2] / "docs"
 # Codes of single faults of a job, which have no class of their own.
@@ -55,6 +56,16 @@ def test_every_test_that_a_promise_names_exists():
             missing.append(f"{file}::{name}")
     assert count > 40
     assert missing == []
+
+
+def test_every_promise_names_its_storms_and_every_storm_has_its_promise():
+    rows = re.findall(r"^\| (.+) \|$", (DOCS / "reliability.md").read_text(), re.MULTILINE)
+    cells = [row.split(" | ") for row in rows if not row.startswith("promise |")]
+    assert [row[0] for row in cells if len(row) != 4] == []
+    named = [word for row in cells for word in row[3].split(", ")]
+    assert set(named) == {*SUITES, "none"}
+    proof = (DOCS / "proof.md").read_text()
+    assert [suite for suite in SUITES if f"\n| `{suite}` | " not in proof] == []
 
 
 def test_every_test_that_the_threat_model_names_exists_and_what_has_none_says_so():

@@ -11,6 +11,7 @@ from agent.units import MiB
 from tests.packaging.conftest import script
 
 ROOT = Path(__file__).parents[2]
+GENERATOR = ROOT / "packaging/rescue/tree/usr/lib/systemd/system-generators/byoi-lldp"
 SETUP = ROOT / "packaging/rescue/tree/usr/lib/byoi-rescue/setup"
 # The largest that docs/rescue.md promises: the initrd is in memory for good, and in memory twice while it is unpacked.
 LARGEST_INITRD = 96 * MiB
@@ -182,6 +183,28 @@ def test_the_kernel_command_line_is_read_as_the_kernel_does(tmp_path, line, valu
         check=True,
     ).stdout
     assert said.splitlines() == values
+
+
+@pytest.mark.parametrize(
+    ("line", "is_opened"),
+    [
+        ("quiet ipa-collect-lldp=1 ipa-api-url=http://i", True),
+        ("ipa-collect-lldp", True),
+        ("quiet byoi.ironic.collect_lldp=true", True),
+        ("quiet ipa-collect-lldp=0", False),
+        ("quiet xipa-collect-lldp=1 ipa-collect-lldp-more=1", False),
+        ("quiet", False),
+    ],
+)
+def test_raw_sockets_are_for_servers_whose_kernel_was_told_of_lldp(tmp_path, line, is_opened):
+    (tmp_path / "cmdline").write_text(line + "\n")
+    environment = os.environ | {"PROC_CMDLINE": str(tmp_path / "cmdline")}
+    subprocess.run([GENERATOR, tmp_path, tmp_path, tmp_path], env=environment, check=True)
+    made = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.conf")]
+    assert made == (["byoi-agent.service.d/lldp.conf"] if is_opened else [])
+    if is_opened:
+        text = (tmp_path / made[0]).read_text().splitlines()
+        assert text == ["[Service]", "CapabilityBoundingSet=CAP_NET_RAW", "RestrictAddressFamilies=AF_PACKET"]
 
 
 def test_the_ipxe_example_names_what_the_build_makes(rescue):

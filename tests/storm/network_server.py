@@ -9,11 +9,13 @@ from agent.transfer.http.limits import HttpLimits
 from agent.units import KiB
 from tests.kit.server import Answer, Request, Server
 
-LIMITS = HttpLimits(
+LIMITS = HttpLimits(backoff_base=0.01, backoff_cap=0.05, retry_after_cap=0.1)
+"""Patience that no busy machine uses up: a fault that nobody has drawn would spoil what must come."""
+HASTY = HttpLimits(
     connect_seconds=2.0, head_seconds=3.0, stall_seconds=1.5, window_seconds=1.5,
     backoff_base=0.01, backoff_cap=0.05, retry_after_cap=0.1,
 )  # fmt: skip
-"""Waits that thousands of runs can wait for, and that a busy machine does not make by itself."""
+"""For the faults that are about waiting."""
 DATE = "Mon, 05 Oct 2020 10:00:00 GMT"
 
 

@@ -55,7 +55,15 @@ def _fault() -> Schema:
     codes = [
         code
         for code in error_codes()
-        if code in (*_FAULT_CODES, "job.invalid", "image.format", "config.invalid", "configdrive.content")
+        if code
+        in (
+            *_FAULT_CODES,
+            "job.invalid",
+            "image.format",
+            "config.invalid",
+            "configdrive.content",
+            "signature.missing",
+        )
     ]
     properties = {
         "path": of("string", "The member that it is about."),

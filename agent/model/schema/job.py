@@ -29,6 +29,7 @@ from agent.model.object_reader import (
     MAX_PAIR_VALUE_BYTES,
 )
 from agent.model.schema.blocks import Schema, a_text, an_object, nullable, of, whole
+from agent.model.schema.signature import signature_schema
 from agent.model.selector import ANY, ANY_HELP, KEYS
 from agent.model.url import MAX_URL_LENGTH
 from agent.units import format_size
@@ -72,6 +73,7 @@ def job_schema() -> Schema:
         "checkSumType": nullable(
             of("string", "The kind of the digest: both members or neither.", enum=list(CHECKSUM_DIGITS))
         ),
+        "signature": nullable(signature_schema(_WEB_URL)),
         "configdrive": nullable(_configdrive()),
         "description": nullable(a_text("For people; kept in the status.")),
         "diskGroupId": nullable(

@@ -3,6 +3,7 @@
 from agent.model.schema.blocks import Schema, a_count, a_time, an_object, nullable, of
 from agent.model.schema.disks import disk_schema
 from agent.model.schema.errors import error_schema
+from agent.model.schema.signature import signed_schema
 from agent.model.stage import STAGES
 from agent.model.status import DOING, DONE, ERROR
 from agent.model.surroundings import ContactState, Trouble
@@ -49,6 +50,7 @@ def status_schema() -> Schema:
         "imagePacking": nullable(
             of("string", "What is around it, such as gzip or tar in gzip; null: nothing, or not known yet.")
         ),
+        "signature": nullable(signed_schema()),
         "job": of("object", "The job as posted, its secrets blanked."),
         "notes": _notes(),
         "id": nullable(of("string", "The id of the job: the control plane's, or one that the agent made.")),

@@ -23,6 +23,7 @@ from agent.service.config.options import TABLE, Option
 from agent.service.config.secrets import read_regular
 from agent.service.config.sources import DEFAULT
 from agent.service.config.text import plain, toml
+from agent.service.config.trust import trust_faults
 from agent.service.config.trusted_path import distrust
 from agent.text import HIDDEN
 from agent.units import MiB
@@ -79,6 +80,7 @@ def file_faults(config: Config) -> list[Fault]:
     # the socket can replace the socket.
     found.append(("state.directory", _directory_fault(config.journal_directory)))
     found.append(("api.socket", _directory_fault(Path(config.api.socket).parent, may_be_link=True)))
+    found += [("trust.keys", fault) for fault in trust_faults(config.trust)]
     if config.api.socket_group is not None:
         found.append(("api.socket_group", _group_fault(config.api.socket_group)))
     return [

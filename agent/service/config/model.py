@@ -72,6 +72,8 @@ class IronicConfig:
     listen: tuple[str, int] = DEFAULTS["ironic.listen"]
     advertise: str | None = None
     inspection_url: tuple[str, ...] | None = None
+    collect_lldp: bool = DEFAULTS["ironic.collect_lldp"]
+    lldp_seconds: float = DEFAULTS["ironic.lldp_seconds"]
     request_id: str | None = None
     power_off_command: tuple[str, ...] = DEFAULTS["ironic.power_off_command"]
 
@@ -81,6 +83,14 @@ class DownloadConfig:
     """How images are fetched."""
 
     ca_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrustConfig:
+    """Whose signatures count: the directory of their keys. Whether one is required is in the policy too."""
+
+    keys: str = DEFAULTS["trust.keys"]
+    require_signature: bool = DEFAULTS["trust.require_signature"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +128,7 @@ class Config:
     ironic: IronicConfig | None = None
     disk_groups: tuple[GroupSpec, ...] = ()
     policy: Policy = Policy()
+    trust: TrustConfig = TrustConfig()
     download: DownloadConfig = DownloadConfig()
     reboot: RebootConfig = RebootConfig()
     state: StateConfig = StateConfig()
@@ -199,12 +210,23 @@ def load_disk_groups(
         ConfigInvalid: a source cannot be read or has any fault. A mistyped table may have been meant as a group, and a
             group's number must mean the same disk as in the daemon.
     """
+    return _groups(_load_plain(path, cmdline, default_path))
+
+
+def load_trusted_keys(path: str | None, *, cmdline: str, default_path: Path = DEFAULT_PATH) -> str:
+    """The directory of the operator's keys alone; see `load_disk_groups`."""
+    keys: str = _load_plain(path, cmdline, default_path).values["trust.keys"]
+    return keys
+
+
+def _load_plain(path: str | None, cmdline: str, default_path: Path) -> Settings:
+    """What needs no secrets."""
     settings = Settings()
     take_file(settings, default_path if path is None else Path(path), may_be_absent=path is None)
     take_command_line(settings, cmdline)
     if settings.faults:
         raise ConfigInvalid(settings.faults)
-    return _groups(settings)
+    return settings
 
 
 def _groups(settings: Settings) -> tuple[GroupSpec, ...]:
@@ -269,8 +291,12 @@ def _build(settings: Settings) -> Config:
         ironic=_ironic(settings),
         disk_groups=_groups(settings),
         policy=Policy(
-            values["policy.require_checksum"], values["policy.allow_http"], values["policy.allow_file"]
+            require_checksum=values["policy.require_checksum"],
+            allow_http=values["policy.allow_http"],
+            allow_file=values["policy.allow_file"],
+            require_signature=values["trust.require_signature"],
         ),
+        trust=TrustConfig(values["trust.keys"], values["trust.require_signature"]),
         download=DownloadConfig(values["download.ca_file"]),
         reboot=RebootConfig(
             enabled=values["reboot.enabled"],

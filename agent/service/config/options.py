@@ -7,6 +7,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
+from agent.host.trusted_keys import DEFAULT_DIRECTORY
 from agent.model.policy import Policy
 from agent.service.config import kinds
 from agent.service.config.kinds import OptionKind
@@ -57,6 +58,7 @@ SECTION_HELP = {
     "docs/ironic.md) is read too; byoi.ironic.* outranks it.",
     "disk_group": "Disk groups by hand. Without any, groups are made from the inventory.",
     "policy": "What a job may ask for.",
+    "trust": "Whose signatures of images count.",
     "download": "How images are fetched.",
     "reboot": "The reboot into the deployed system.",
     "state": "What outlives a restart of the agent.",
@@ -225,6 +227,20 @@ TABLE = (
         example="https://ironic.example.net:6385/v1/continue_inspection",
     ),
     Option(
+        "ironic.collect_lldp",
+        kinds.BOOLEAN,
+        "Whether the inventory has what switches tell by LLDP. The agent needs raw sockets for that, which its unit "
+        "does not give it by itself: see docs/ironic.md.",
+        default=False,
+    ),
+    Option(
+        "ironic.lldp_seconds",
+        kinds.seconds(1, 300),
+        "For how long LLDP is listened to, unless each interface with a link has heard something before. Switches send "
+        "every 30 s.",
+        default=35.0,
+    ),
+    Option(
         "ironic.request_id",
         kinds.matching("string", r"req-[0-9A-Za-z-]{1,80}", "must be a request id, such as req-1a2b"),
         "Sent along with every request to Ironic, so that its log tells them together.",
@@ -255,6 +271,20 @@ TABLE = (
         "Take file: URLs in jobs that come over TLS or from the control plane: they read any file and disk of "
         "this server. On the Unix socket they are always taken.",
         default=_POLICY.allow_file,
+    ),
+    Option(
+        "trust.keys",
+        kinds.PATH,
+        "The directory of the keys that are trusted, each in a file of its name: NAME.asc or NAME.gpg (OpenPGP), "
+        "NAME.minisign (also of signify), NAME.ssh (a public key or allowed signers), NAME.cosign.pub (PEM). Read for "
+        "each job that has a signature.",
+        default=DEFAULT_DIRECTORY,
+    ),
+    Option(
+        "trust.require_signature",
+        kinds.BOOLEAN,
+        "Refuse a job without a signature, and let no key count but those in trust.keys.",
+        default=_POLICY.require_signature,
     ),
     Option(
         "download.ca_file",

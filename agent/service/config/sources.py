@@ -42,6 +42,8 @@ RAMDISK_KEYS = {
     "ipa-advertise-host": "ironic.advertise",
     "ipa-listen-port": "ironic.listen",
     INSPECTION_KEY: "ironic.inspection_url",
+    "ipa-collect-lldp": "ironic.collect_lldp",
+    "ipa-lldp-timeout": "ironic.lldp_seconds",
     "ipa-global-request-id": "ironic.request_id",
     "ipa-debug": "log.level",
 }
@@ -284,7 +286,7 @@ def _take_ramdisk_word(settings: Settings, key: str, value: str | None) -> None:
         value = f"[{host}]:{value}" if ":" in host else f"{host}:{value}"
     elif key == "ipa-debug":
         value = "debug" if value in (None, "1", "true", "yes") else "info"
-    elif key == "ipa-insecure" and value is None:
+    elif key in ("ipa-insecure", "ipa-collect-lldp") and value is None:
         value = "true"
     known = RAMDISK_KEYS.get(key)
     if key == RAMDISK_TOKEN:

@@ -6,7 +6,7 @@ their request: callers who have not authenticated yet cannot fill the memory wit
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import hdrs, web
@@ -61,18 +61,32 @@ class BodyReader:
         """The whole body; a second call gives the same bytes. Only inside of `reading(request)`.
 
         Raises:
+            ApiError: see `receive`.
+        """
+        if _BODY not in request:
+            parts: list[bytes] = []
+            await self.receive(request, parts.append)
+            request[_BODY] = b"".join(parts)
+        return request[_BODY]
+
+    async def receive(self, request: web.Request, take: Callable[[bytes], object]) -> None:
+        """Hand the body on as it comes, and keep nothing of it. Once, and only inside of `reading(request)`.
+
+        Args:
+            request: its head has been read.
+            take: is given each piece.
+
+        Raises:
             ApiError: 413 larger than the limit, 415 not said to be JSON (see `check_media_type`) or compressed (a
                 signature is of the bytes as sent, and a small body may unpack to a huge one), 408 not here in time,
                 503 too many large ones at once.
         """
-        if _BODY not in request:
-            self._check_head(request)
-            try:
-                async with asyncio.timeout(self._seconds):
-                    request[_BODY] = await self._read(request)
-            except TimeoutError:
-                raise self._late(request) from None
-        return request[_BODY]
+        self._check_head(request)
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._receive(request, take)
+        except TimeoutError:
+            raise self._late(request) from None
 
     def _check_head(self, request: web.Request) -> None:
         if request.content_length is not None and request.content_length > self._limit:
@@ -81,18 +95,17 @@ class BodyReader:
         if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
             raise ApiError(415, "The body must be sent as it is, without Content-Encoding.")
 
-    async def _read(self, request: web.Request) -> bytes:
+    async def _receive(self, request: web.Request, take: Callable[[bytes], object]) -> None:
         if (request.content_length or 0) > self._small:
             await self._count_as_large(request)
-        parts, length = [], 0
+        length = 0
         while part := await request.content.readany():
             length += len(part)
             if length > self._limit:
                 raise self._too_large()
             if length > self._small:
                 await self._count_as_large(request)
-            parts.append(part)
-        return b"".join(parts)
+            take(part)
 
     async def _count_as_large(self, request: web.Request) -> None:
         if _LARGE not in request:

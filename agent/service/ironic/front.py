@@ -59,6 +59,8 @@ EVERY_IPV4, EVERY_ADDRESS = "0.0.0.0", "::"  # noqa: S104 - the second takes IPv
 BACKOFF = BackoffLimits(backoff_base=1.0, backoff_cap=10.0)
 DEPLOYING_SECONDS = 30.0
 """Between two heartbeats while a command runs: so often an operator sees the percentage move."""
+BEGUN_SECONDS = 5.0
+"""From a command's beginning to the next heartbeat, if the pause between two would not end sooner."""
 MAX_NEWS = 40
 REFUSED_SECONDS = 2.0
 """Between a refused token and the next lookup."""
@@ -109,6 +111,8 @@ class IronicFront:
         """A node that the journal does not know yet."""
         self._hurry = asyncio.Event()
         """Set when the next heartbeat should not wait."""
+        self._patience: asyncio.Timeout | None = None
+        """Of the pause between two heartbeats, while there is one."""
         self._news = 0
         """How many heartbeats are still sent in quick succession, for the conductor to look at the commands."""
 
@@ -131,7 +135,7 @@ class IronicFront:
         certificate = await self._until(self._identity)
         listener = await self._until(lambda: self._listen(certificate))
         async with asyncio.TaskGroup() as tasks:
-            orders = Orders(self._store, self._work.abilities(), tasks, ended=self._tell)
+            orders = Orders(self._store, self._work.abilities(), tasks, begun=self._begin, ended=self._tell)
             app = make_app(orders, lambda: self._store.state.token, self._heard, self._failures)
             async with serve(app, [listener], LIMITS):
                 try:
@@ -275,9 +279,13 @@ class IronicFront:
         self._hurry.clear()
         await conductor.heartbeat(lookup, _callback_url(state), state.certificate, doing)
         self._answered()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._pause()):
+        try:
+            async with asyncio.timeout(self._pause()) as self._patience:
                 await self._hurry.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._patience = None
 
     def _pause(self) -> float:
         """Seconds until the next heartbeat."""
@@ -286,6 +294,12 @@ class IronicFront:
             return news_pause(MAX_NEWS - self._news) * self._rng.uniform(0.8, 1.2)
         seconds = self._store.state.heartbeat_seconds * self._rng.uniform(0.3, 0.6)
         return seconds if self._store.state.running is None else min(seconds, DEPLOYING_SECONDS)
+
+    def _begin(self) -> None:
+        """A command has begun: the pause was chosen while there was nothing to tell, and may be minutes."""
+        soon = asyncio.get_running_loop().time() + BEGUN_SECONDS
+        if self._patience is not None and soon < (self._patience.when() or soon):
+            self._patience.reschedule(soon)
 
     def _tell(self) -> None:
         """A command has ended: the conductor does not look by itself."""

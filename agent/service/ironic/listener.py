@@ -25,6 +25,7 @@ from agent.service.http.errors import ApiError
 from agent.service.http.limits import Limits
 from agent.service.http.request_body import BodyReader
 from agent.service.http.request_head import peer_of_request
+from agent.service.ironic.long_texts import LongTexts
 from agent.service.ironic.messages import MAX_COMMAND_BYTES, Refusal, read_order
 from agent.service.ironic.orders import Orders
 from agent.service.jobs.audit import Failures
@@ -112,7 +113,9 @@ class _Commands:
 
     async def run(self, request: web.Request) -> web.StreamResponse:
         async with self._bodies.reading(request):
-            order = await run_blocking(read_order, await self._bodies.read(request))
+            body = LongTexts()
+            await self._bodies.receive(request, body.feed)
+            order = await run_blocking(read_order, body)
         document = await self._orders.take(order, wait=request.query.get("wait", "false").lower() == "true")
         return web.Response(body=await run_blocking(_encoded, document), content_type="application/json")
 

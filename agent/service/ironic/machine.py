@@ -8,13 +8,18 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import structlog
+
 from agent.aio import run_blocking, run_together
+from agent.formats.lldp import Tlv
 from agent.host import firmware
 from agent.model.disks import Disk, GroupSpec
 from agent.service.config.model import Config, IronicConfig
 from agent.service.ironic import steps
 from agent.service.ironic.steps import Erasure
 from agent.service.jobs.reboot import run_command, sync_all
+
+log = structlog.get_logger(__name__)
 
 ERASED_AT_ONCE = 4
 LOG_COMMANDS: Mapping[str, tuple[str, ...]] = {
@@ -43,6 +48,8 @@ class Machine:
         self._config = config
         self._ironic = ironic
         self._stop = threading.Event()
+        self._heard: Mapping[str, Sequence[Tlv]] | None = None
+        """What switches have told, once somebody has listened."""
 
     def mac_addresses(self) -> list[str]:
         """The MAC addresses of its network cards. Blocking."""
@@ -51,13 +58,18 @@ class Machine:
         return list(mac_addresses())
 
     def inventory(self) -> dict[str, Any]:
-        """What an inspection wants to know of this machine, to be posted as it is. Blocking."""
+        """What an inspection wants to know of this machine, to be posted as it is. Blocking; where LLDP is listened to,
+        for that time when it is asked for the first time.
+        """
         from agent.deploy.target import list_groups  # noqa: PLC0415 - for an inspection only
         from agent.host.hardware import hardware_inventory, inspection_data  # noqa: PLC0415
         from agent.host.inventory import list_disks  # noqa: PLC0415
 
+        if self._ironic.collect_lldp and self._heard is None:
+            self._heard = _listen(self._ironic.lldp_seconds)
         default = next(iter(list_groups(self._config.disk_groups)), None)
-        return inspection_data(hardware_inventory(list_disks()), default.target if default else None)
+        inventory = hardware_inventory(list_disks(), heard=self._heard)
+        return inspection_data(inventory, default.target if default else None)
 
     async def erase(self, step: str, how: Erasure, erase_one: EraseOne | None = None) -> list[dict[str, Any]]:
         """Erase all disks of the disk groups, some of them at a time; what was done to each.
@@ -124,6 +136,18 @@ class Machine:
     async def collect_logs(self, status: Mapping[str, Any]) -> bytes:
         """The logs of this machine, and the status document, as a tar archive compressed by gzip."""
         return await run_blocking(_collect, status)
+
+
+def _listen(seconds: float) -> Mapping[str, Sequence[Tlv]]:
+    """What switches tell on the interfaces that have a link. An inventory without it is better than none."""
+    from agent.host import lldp  # noqa: PLC0415 - for an inspection only
+    from agent.host.interfaces import list_interfaces  # noqa: PLC0415
+
+    try:
+        return lldp.listen([one.name for one in list_interfaces() if one.has_carrier], seconds)
+    except OSError as error:
+        log.warning("lldp_not_heard", reason=error.strerror or str(error))
+        return {}
 
 
 def _targets(groups: Sequence[GroupSpec]) -> list[tuple[Disk, bool]]:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from agent.model.job_text import TextRefused, bounded_text, shortened
 from agent.model.surroundings import Trouble
+from agent.service.ironic.long_texts import LongTexts
 
 MAX_COMMAND_BYTES = 128 * 1024 * 1024
 """Of a command's body. Ironic sends a config drive three times in one."""
@@ -157,14 +158,14 @@ class Order:
         return self.name.rpartition(".")[2]
 
 
-def read_order(body: bytes) -> Order:
-    """Read the body of a command.
+def read_order(body: LongTexts) -> Order:
+    """Read the body of a command, once.
 
     Raises:
         Refusal: 400, it is no command.
     """
     try:
-        document = json.loads(bounded_text(body))
+        document = body.document()
     except (TextRefused, ValueError, RecursionError):
         raise _bad("the body is not a JSON object within bounds") from None
     if not isinstance(document, dict):

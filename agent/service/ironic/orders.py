@@ -63,6 +63,7 @@ class Orders:
         abilities: Mapping[str, Ability],
         tasks: asyncio.TaskGroup,
         *,
+        begun: Callable[[], object],
         ended: Callable[[], object],
         wait_seconds: float = WAIT_SECONDS,
     ) -> None:
@@ -72,12 +73,14 @@ class Orders:
             store: keeps the list.
             abilities: by the names of the protocol.
             tasks: where they are carried out.
+            begun: is called when a command begins that nobody waits for.
             ended: is called when a command comes to its end that nobody waits for.
             wait_seconds: for which an answer is held back.
         """
         self._store = store
         self._abilities = abilities
         self._tasks = tasks
+        self._begun = begun
         self._ended = ended
         self._wait_seconds = wait_seconds
         self._is_awaited = False
@@ -127,7 +130,9 @@ class Orders:
             waits = self._is_awaited = wait or ability.at_once
             task = self._tasks.create_task(self._carry_out(command, ability, order.params))
             self._task = task
-        if waits:
+        if not waits:
+            self._begun()
+        else:
             done, _ = await asyncio.wait({task}, timeout=self._wait_seconds)
             if not done:
                 self._is_awaited = False

@@ -42,6 +42,8 @@ MAX_BYTES = 192 * MiB
 OUTCOME_BYTES = 64 * KiB
 # What is still noted of it then: seen, told, the reboot.
 SLACK_BYTES = 4 * KiB
+# Spaces are written in pieces of this size.
+_PIECE = 64 * KiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,12 +287,20 @@ def _fill(fd: int, text: bytes, size: int) -> None:
     """Write a text and spaces behind it, `size` bytes in all or as many as there is room for, and flush."""
     with contextlib.suppress(OSError):
         os.posix_fallocate(fd, 0, size)
-    rest = memoryview(text.ljust(min(size, os.fstat(fd).st_size)))
+    spaces = min(size, os.fstat(fd).st_size) - len(text)
     os.lseek(fd, 0, os.SEEK_SET)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+    _write(fd, text)
+    while spaces > 0:
+        spaces -= _write(fd, b" " * min(spaces, _PIECE))
     os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
     os.fsync(fd)
+
+
+def _write(fd: int, data: bytes) -> int:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+    return len(data)
 
 
 def _cure(number: int | None, directory: str) -> str:

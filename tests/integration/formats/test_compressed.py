@@ -24,6 +24,7 @@ from tests.unit.formats.test_compressed import (
     inflate_with_notes,
     sample,
 )
+from tests.unit.transfer.test_unpack import outcome
 
 COMMANDS = {"gzip": ["gzip"], "xz": ["xz"], "zstd": ["zstd", "-q"], "bzip2": ["bzip2"], "lz4": ["lz4", "-q"]}
 
@@ -69,6 +70,25 @@ def test_every_setting_of_the_tools(kind, argv):
     compressed = tool(SAMPLE, *argv, "-c")
     for step in (777, 65536, None):
         assert inflate(kind, compressed, step) == SAMPLE
+
+
+@pytest.mark.parametrize(
+    ("kind", "argv"),
+    [
+        ("xz", ["xz", "-T2", "-0", "--block-size=300KiB"]),
+        ("xz", ["xz", "-T2", "-1", "--block-size=1MiB", "--check=sha256"]),
+        ("xz", ["xz", "-T2", "--block-size=500KiB", "--check=none", "--x86", "--lzma2=preset=0"]),
+        ("bzip2", ["bzip2", "-1"]),
+        ("bzip2", ["bzip2", "-9"]),
+        ("zstd", ["pzstd", "-q", "-p", "3", "-1"]),
+    ],
+)
+@pytest.mark.parametrize("step", [777, 65536, GiB])
+def test_what_the_tools_divide_is_divided(kind, argv, step):
+    data = SAMPLE * (10 if kind == "zstd" else 1)  # frames of pzstd have MiBs
+    out, fault, parts, _ = outcome(kind, tool(data, *argv, "-c"), step, GiB)
+    assert (out == data, fault) == (True, None)
+    assert parts > 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,16 +7,17 @@ import sys
 
 from tests.kit.commands import ROOT
 
-# Runs in the namespace: a switch at `far`, this machine at `near`, and `down`, which is not up.
+# Runs in the namespace: a switch at `far`, this machine at `near`, and `dark`, which is not up.
 IN_NAMESPACE = r"""
 import json, socket, subprocess, sys, threading, time
 from agent.host.addresses import interface_addresses
-from agent.host.hardware import hardware_inventory
+from agent.service.config.model import Config, IronicConfig
+from agent.service.ironic.machine import Machine
 from agent.host.lldp import listen
 
 for command in (
     "link add near type veth peer name far",
-    "link add down type veth peer name fardown",
+    "link add dark type veth peer name fardark",
     "address add 192.0.2.9/24 dev near",
     "link set near up",
     "link set far up",
@@ -40,7 +41,9 @@ def switch():
 thread = threading.Thread(target=switch)
 thread.start()
 found = listen(["near"], 20)
-down = listen(["down", "missing"], 20)
+down = listen(["dark", "missing"], 20)
+ironic = IronicConfig(url=("http://ironic",), collect_lldp=True, lldp_seconds=2)
+inspected = Machine(Config(service_name="n"), ironic).inventory()["inventory"]["interfaces"]
 heard.set()
 thread.join()
 begun = time.monotonic()
@@ -50,6 +53,7 @@ print(json.dumps({
     "down": {name: len(tlvs) for name, tlvs in down.items()},
     "silent": len(silent["near"]),
     "waited": time.monotonic() - begun >= 0.2,
+    "inspected": {entry["name"]: entry["lldp"] for entry in inspected},
     "addresses": interface_addresses().get("near"),
 }))
 """
@@ -57,7 +61,9 @@ print(json.dumps({
 
 def in_namespace(program: str) -> subprocess.CompletedProcess[str]:
     own = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    argv = ["unshare", *own, "--net", sys.executable, "-c", program]
+    # sysfs shows the interfaces of the namespace that it was mounted in.
+    inside = ["sh", "-c", 'mount -t sysfs sysfs /sys && exec "$@"', "sh", sys.executable, "-c", program]
+    argv = ["unshare", *own, "--net", "--mount", *inside]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
@@ -72,6 +78,9 @@ def test_what_a_switch_tells_is_heard_and_nothing_else():
         [3, "0078"],
         [5, "7377697463682d33"],
     ]
-    assert told["down"] == {"down": 0, "missing": 0}
+    assert told["down"] == {"dark": 0, "missing": 0}
     assert (told["silent"], told["waited"]) == (0, True)
+    # What has no link is not listened to, and all the same in the inventory.
+    assert told["inspected"]["near"] == told["near"]
+    assert told["inspected"]["dark"] == []
     assert told["addresses"][0] == "192.0.2.9"

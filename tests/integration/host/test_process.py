@@ -3,13 +3,14 @@
 import errno
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from agent.errors import ToolMissing
-from agent.host.process import MAX_OUTPUT, ChildLimits, ProcessFailed, run
+from agent.host.process import MAX_OUTPUT, ChildLimits, FedProcess, ProcessFailed, run
 from agent.units import MiB
 
 
@@ -184,3 +185,93 @@ def test_a_missing_program_is_named_behind_limits_too():
     with pytest.raises(ToolMissing) as caught:
         run(["no-such-tool-anywhere"], limits=ChildLimits())
     assert caught.value.message == "The rescue system lacks no-such-tool-anywhere."
+
+
+# -- fed piece by piece ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fed():
+    """Start a program that is fed: fed(script). Ended with the test."""
+    started = []
+
+    def start(script, **options):
+        started.append(FedProcess(["sh", "-c", script], **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.close()
+        process.close()
+
+
+def test_a_program_is_fed_and_ends(fed):
+    process = fed("wc -c; echo more >&2; exit 3")
+    piece = memoryview(bytearray(3 * MiB))
+    for _ in range(5):
+        process.feed(piece, 60)
+    piece.release()  # nothing of it is kept
+    done = process.finish(60, ok=(3,))
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (3, str(15 * MiB).encode(), b"more\n")
+
+
+def test_a_program_that_was_never_fed_ends_too(fed):
+    assert fed("wc -c").finish(60).stdout.strip() == b"0"
+
+
+def test_it_talks_while_it_is_fed(fed):
+    process = fed("cat")
+    for _ in range(8):
+        process.feed(memoryview(bytes(100_000)), 60)
+    assert len(process.finish(60).stdout) == 800_000
+
+
+def test_one_that_says_too_much_is_ended(fed):
+    process = fed("cat")
+    with pytest.raises(ProcessFailed) as failed:
+        process.feed(memoryview(bytes(4 * MAX_OUTPUT)), 60)
+    assert failed.value.errno == errno.EFBIG
+
+
+def test_one_that_ends_early_is_told(fed):
+    process = fed("echo why >&2; exit 0")
+    with pytest.raises(ProcessFailed, match="ended before it had read everything: why") as failed:
+        process.feed(memoryview(bytes(100 * MiB)), 60)
+    assert failed.value.errno == errno.EPIPE
+
+
+def test_one_that_reads_nothing_is_told(fed):
+    process = fed("sleep 100")
+    with pytest.raises(ProcessFailed, match="reads no more of what it is given") as failed:
+        process.feed(memoryview(bytes(10 * MiB)), 0.2)
+    assert failed.value.errno == errno.ETIMEDOUT
+
+
+def test_one_that_does_not_end_is_told(fed):
+    with pytest.raises(ProcessFailed, match="did not end in time"):
+        fed("exec sleep 100").finish(0.2)
+
+
+def test_to_feed_is_given_up_from_another_thread(fed):
+    process = fed("sleep 100")
+    stopping = threading.Timer(0.1, process.stop)
+    stopping.start()
+    with pytest.raises(ProcessFailed) as failed:
+        process.feed(memoryview(bytes(10 * MiB)), 60)
+    stopping.join()
+    assert failed.value.errno == errno.ECANCELED
+
+
+def test_it_is_killed_when_it_is_closed(fed, tmp_path):
+    process = fed(f"echo $$ >{tmp_path}/pid; exec sleep 100")
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.01)
+    process.close()
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_it_inherits_the_files_that_it_is_given(fed, tmp_path):
+    (tmp_path / "file").write_text("content")
+    with (tmp_path / "file").open() as file:
+        process = fed(f"cat /proc/self/fd/{file.fileno()}", files=(file.fileno(),))
+    assert process.finish(60).stdout == b"content"

@@ -166,6 +166,12 @@ def test_what_the_image_was_is_known_from_the_seal(sealed, told):
     assert (ended.image_type, ended.image_packing) == told
 
 
+def test_who_has_signed_is_known_from_the_seal():
+    outcome = Seal("/dev/sda", 100, 1, "", 1, "", "md5:x", signature='{"type": "ssh"}')
+    ended = concluded(JOB, None, attempt=1, outcome=outcome, disk_state=DiskState.COMMITTED)
+    assert ended.signature == {"type": "ssh"}
+
+
 def test_a_listener_that_fails_fails_nothing_but_itself(events, clock):
     def listen(event):
         events.append(event)

@@ -17,8 +17,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.errors import DeployError, ImageDamaged, ImageUnsafe
-from agent.formats.compressed import Decompressor, check_xz_end
+from agent.formats.compressed import Decompressor
 from agent.formats.extent import ImageTooLarge
+from agent.formats.xz import check_xz_end
 from agent.units import GiB, MiB
 from tests.kit.fuzz import examples
 

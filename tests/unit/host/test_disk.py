@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from agent.errors import WriteFault
 from agent.host.disk import TargetDisk, make_sparse
+from agent.host.inflight import SEVERAL
 from agent.units import KiB, MiB, align_down
 
 SIZE = 3 * MiB + 512
@@ -173,12 +174,22 @@ def test_a_disk_that_is_closed_writes_no_more(target):
 def test_a_machine_without_asynchronous_writes_writes_one_after_the_other(target, monkeypatch):
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "h", "6", "v", "s390x")))
     disk = open_disk(target)
-    data = page_aligned(b"x" * 8192)
-    disk.start([(0, data[:4096]), (8192, data[4096:])])
-    disk.finish()
+    data = page_aligned(b"x" * 4096)
+    for _ in range(2):
+        disk.start([(at * 8192, data) for at in range(10)])
+        assert disk._in_flight is None
+        disk.finish()
     disk.close()
     content = target.read_bytes()
-    assert content[:4096] == content[8192:12288] == b"x" * 4096
+    assert all(content[at * 8192 : at * 8192 + 4096] == data for at in range(10))
+
+
+def test_a_few_writes_are_not_worth_a_queue(target):
+    disk = open_disk(target)
+    data = page_aligned(b"x" * 4096)
+    disk.start([(at * 8192, data) for at in range(SEVERAL - 1)])
+    assert disk._in_flight is None
+    disk.close()
 
 
 def test_of_several_writes_the_one_that_failed_is_told(tmp_path):

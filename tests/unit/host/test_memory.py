@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.host.memory import available_memory
+from agent.host.memory import available_memory, total_memory
 from agent.units import KiB, MiB
 
 MEMINFO = "MemTotal:        8000000 kB\nMemFree:  1000 kB\nMemAvailable:    2048000 kB\nHugePages_Total: 0\n"
@@ -55,5 +55,12 @@ def test_what_cannot_be_known_is_nothing(machine, meminfo):
     assert machine({}, meminfo) == 0
 
 
+def test_what_the_machine_has_is_told_apart(machine, tmp_path):
+    machine({})
+    assert total_memory(tmp_path / "proc") == 8000000 * KiB
+    assert total_memory(tmp_path / "nowhere") == 0
+
+
 def test_this_machine_has_some():
     assert available_memory() > MiB
+    assert total_memory() > available_memory()

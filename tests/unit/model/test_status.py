@@ -97,6 +97,7 @@ WRONG = {
     "disk": ("x", []),
     "imageType": (5, []),
     "imagePacking": (5, []),
+    "signature": ("x", 5, []),
     "job": ("x", []),
 }
 
@@ -112,7 +113,7 @@ def test_a_wrong_member_is_refused_by_its_name(member, value):
 
 
 @pytest.mark.parametrize("member", sorted(set(GOOD) - {"servername", "message", "checksum", "stage", "bytesTotal",
-    "eta", "waitingOn", "finishedAt", "error", "disk", "imageType", "imagePacking", "job"}))  # fmt: skip
+    "eta", "waitingOn", "finishedAt", "error", "disk", "imageType", "imagePacking", "signature", "job"}))  # fmt: skip
 def test_a_missing_member_is_refused(member):
     with pytest.raises(ValueError, match=member):
         read_status({key: value for key, value in GOOD.items() if key != member})

@@ -209,6 +209,9 @@ class MemoryMachine:
     def available_memory(self) -> int:
         return self.available
 
+    def total_memory(self) -> int:
+        return GiB
+
     def partitions_on(self, path: str) -> ParttableReport:
         return self._report(self.disk.read(0, MiB))
 

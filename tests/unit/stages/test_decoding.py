@@ -28,8 +28,10 @@ from agent.stages.decoding import (
     container_of,
     max_unpacked,
     new_decoder,
+    parts_memory,
     window_memory,
 )
+from agent.stages.preflight import probe_image
 from agent.transfer.source import SourceInfo
 from agent.units import GiB, MiB
 from tests.kit.extents import content_of
@@ -226,6 +228,29 @@ def test_there_is_no_decoder_before_the_image_was_opened():
 )
 def test_windows_may_take_what_is_available_beside_the_rest_but_not_without_bound(available, window):
     assert window_memory(available) == window
+
+
+@pytest.mark.parametrize(
+    ("total", "available", "parts"),
+    [
+        (0, 0, 66 * MiB),
+        (GiB, GiB, 66 * MiB),
+        (2 * GiB, GiB, 128 * MiB),
+        (64 * GiB, 48 * GiB, 4 * GiB),
+        (64 * GiB, 768 * MiB, 640 * MiB),  # MemoryMax= of the unit
+        (64 * GiB, 100 * MiB, 66 * MiB),
+    ],
+)
+def test_parts_may_take_a_sixteenth_of_the_memory(total, available, parts):
+    assert parts_memory(total, available) == parts
+
+
+async def test_a_compressed_file_is_divided_to_be_written_and_not_to_be_examined():
+    ctx = Stages(MemorySource(gzip.compress(IMAGE))).ctx
+    await probe_image(ctx)
+    assert ctx.parts_memory == 66 * MiB
+    assert new_decoder(ctx).outer.parts_memory == 0
+    assert new_decoder(ctx, divide=True).outer.parts_memory == 66 * MiB
 
 
 def zstd_frame(window_log: int) -> bytes:

@@ -72,7 +72,7 @@ async def run_copy(source, sink, pool=None, head=(), meter=None):
     digest = Digest("sha256")
     meter = meter or Meter(len(source.data))
     try:
-        await copy(source, pool, digest, RawDecoder(None), sink, meter, deque(head))
+        await copy(source, pool, [digest], RawDecoder(None), sink, meter, deque(head))
         assert pool.in_use == 0
     finally:
         pool.reclaim()
@@ -350,7 +350,7 @@ async def test_the_copy_goes_on_with_fewer_buffers_when_the_decoder_comes_to_hol
 
     data = random.Random(1).randbytes(60 * MiB)
     pool, sink = BufferPool(), SlowSink(len(data))
-    await copy(MemorySource(data), pool, Digest(), Greedy(None), sink, Meter())
+    await copy(MemorySource(data), pool, [Digest()], Greedy(None), sink, Meter())
     assert sink.content == data
     assert taken(pool) == [SMALL_SIZE] * SMALL_COUNT
 
@@ -374,7 +374,7 @@ async def test_a_copy_that_failed_keeps_nothing_alive(at_fault):
     gc.disable()
     try:
         with suppress(TransferRestart, SinkFailed, ImageDamaged):
-            await copy(source, pool, Digest("sha256"), decoder, sink, Meter(len(data)))
+            await copy(source, pool, [Digest("sha256")], decoder, sink, Meter(len(data)))
         del source.fault, sink.fault, decoder
         for _ in range(200):  # the thread that raised may still be on its way out
             if gone() is None:

@@ -243,8 +243,8 @@ def test_options_of_our_own_outrank_those_of_the_ramdisk(load):
 
 
 def test_what_only_the_other_ramdisk_knows_is_left_alone_with_a_note(load):
-    [warning] = load(cmdline=f"{NAME} ipa-collect-lldp=1").warnings
-    assert (warning.path, "nothing like it" in warning.message) == ("ipa-collect-lldp", True)
+    [warning] = load(cmdline=f"{NAME} ipa-ip-version=4").warnings
+    assert (warning.path, "nothing like it" in warning.message) == ("ipa-ip-version", True)
 
 
 def test_no_ironic_is_configured_by_its_other_options(load):

@@ -17,6 +17,7 @@ from agent.service.config.model import (
     LogConfig,
     RebootConfig,
     StateConfig,
+    TrustConfig,
     load_config,
     load_remains,
 )
@@ -53,6 +54,10 @@ disks = ["/dev/disk/by-id/wwn-1", "/srv/trial.img"]
 require_checksum = true
 allow_http = false
 allow_file = true
+
+[trust]
+keys = "/srv/keys"
+require_signature = true
 
 [download]
 ca_file = "/etc/byoi-agent/image-ca.crt"
@@ -108,7 +113,8 @@ def test_every_option_is_read(load):
             GroupSpec(1, ("/dev/disk/by-id/wwn-1", "/srv/trial.img")),
             GroupSpec(2, ("/dev/disk/by-id/wwn-2",)),
         ),
-        policy=Policy(require_checksum=True, allow_http=False, allow_file=True),
+        policy=Policy(require_checksum=True, allow_http=False, allow_file=True, require_signature=True),
+        trust=TrustConfig("/srv/keys", require_signature=True),
         download=DownloadConfig("/etc/byoi-agent/image-ca.crt"),
         reboot=RebootConfig(enabled=False, command=("sh", "-c", "sync; reboot -f"), grace_seconds=0.0),
         state=StateConfig("/var/lib/byoi-agent"),

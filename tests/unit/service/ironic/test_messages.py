@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from agent.service.ironic.long_texts import LongTexts
 from agent.service.ironic.messages import (
     ConductorFault,
     Refusal,
@@ -92,14 +93,20 @@ def test_why_a_request_was_refused(body, text):
     assert fault_text(body) == text
 
 
+def body_of(data: bytes) -> LongTexts:
+    texts = LongTexts()
+    texts.feed(data)
+    return texts
+
+
 def test_a_command():
-    order = read_order(b'{"name": "deploy.execute_deploy_step", "params": {"step": {}}}')
+    order = read_order(body_of(b'{"name": "deploy.execute_deploy_step", "params": {"step": {}}}'))
     assert (order.name, order.command_name, order.params) == (
         "deploy.execute_deploy_step",
         "execute_deploy_step",
         {"step": {}},
     )
-    assert read_order(b'{"name": "standby.sync"}').params == {}
+    assert read_order(body_of(b'{"name": "standby.sync"}')).params == {}
 
 
 @pytest.mark.parametrize(
@@ -116,7 +123,7 @@ def test_a_command():
 )
 def test_no_command(body):
     with pytest.raises(Refusal) as caught:
-        read_order(body)
+        read_order(body_of(body))
     assert caught.value.status == 400
     assert caught.value.document()["faultstring"].startswith("Invalid request body")
 

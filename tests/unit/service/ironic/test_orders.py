@@ -38,6 +38,7 @@ class Bench:
                 "a.large": Ability(self.quick, at_once=True, is_kept=False),
             },
             tasks,
+            begun=lambda: None,
             ended=self.tell,
             wait_seconds=wait_seconds,
         )
