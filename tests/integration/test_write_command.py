@@ -29,6 +29,7 @@ MEMBERS = SEED_MEMBERS | {
         "disk",
         "imageType",
         "imagePacking",
+        "signature",
         "job",
         "notes",
     ),
