@@ -27,6 +27,12 @@ class Command:
     add_options: Callable[[argparse.ArgumentParser], None]
 
 
+def _connections(text: str) -> int:
+    if text not in map(str, range(1, 17)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 16")
+    return int(text)
+
+
 def _size(text: str) -> int:
     try:
         return parse_size(text)
@@ -98,6 +104,13 @@ def _write_options(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--ca-file", metavar="FILE", help="trust these certificates for https instead of the system's"
+    )
+    how.add_argument(
+        "--connections",
+        type=_connections,
+        metavar="N",
+        default=8,
+        help="the most connections of the download; it has more than one only where that is faster (default: 8)",
     )
     how.add_argument("--quiet", action="store_true", help="no progress on stderr")
     how.add_argument("--verbose", action="store_true", help="log to stderr")

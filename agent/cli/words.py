@@ -23,7 +23,7 @@ NO_DEPLOYMENT = "no deployment"
 
 
 def amounts(status: Status) -> str:
-    """Bytes downloaded, rate, remaining time, what is waited for, and the attempt from the second on."""
+    """Bytes downloaded, rate, remaining time, what is waited for, connections and attempt from the second on."""
     progress = status.progress
     done = format_size(progress.bytes_downloaded)
     parts = [done if progress.bytes_total is None else f"{done} of {format_size(progress.bytes_total)}"]
@@ -33,6 +33,8 @@ def amounts(status: Status) -> str:
         parts.append(f"{format_duration(progress.eta)} left")
     if progress.waiting_on is not None:
         parts.append(f"waiting on {printable(progress.waiting_on)}")
+    if progress.connections > 1:
+        parts.append(f"{progress.connections} connections")
     if status.attempt > 1:
         parts.append(f"attempt {status.attempt}")
     return ", ".join(parts)

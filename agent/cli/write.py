@@ -95,6 +95,7 @@ def _deploy_options(options: argparse.Namespace, job: Job) -> "Options":
         disk=options.disk,
         firmware=None if options.firmware == "auto" else options.firmware,
         ca_file=options.ca_file,
+        connections=options.connections,
         groups=() if options.disk is not None else configured_groups(options.config),
         trusted_keys=configured_keys(options.config) if needs_keys else "",
     )

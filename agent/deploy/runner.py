@@ -40,7 +40,9 @@ from agent.stages.machine import LocalMachine, Machine, OpenDisk
 from agent.stages.verify import may_be_cut
 from agent.tracebacks import without_traceback
 from agent.transfer.fetch import Fetcher
+from agent.transfer.meter import Meter
 from agent.transfer.open import open_source
+from agent.transfer.pool import BufferPool
 
 log = structlog.get_logger(__name__)
 
@@ -223,6 +225,7 @@ class Deployment:
         job, options = self._job, self._options
         facts, drive, tree = await self._find_facts()
         headers = [(header.key, header.value or "") for header in job.http_headers]
+        pool = BufferPool()
         source = open_source(
             job.url,
             headers=headers,
@@ -231,6 +234,8 @@ class Deployment:
             ca_file=options.ca_file,
             limits=options.limits,
             on_event=self._tracker.source_event,
+            lender=pool,
+            connections=options.connections,
         )
         loop = asyncio.get_running_loop()
 
@@ -246,6 +251,8 @@ class Deployment:
             drive_tree=tree,
             note=note,
             machine=self._machine,
+            pool=pool,
+            meter=Meter(connections=lambda: source.connections),
             trusted_keys=options.trusted_keys,
             fetcher=Fetcher(job.url, headers, options.ca_file, options.limits, self._tracker.fetch_event),
         )

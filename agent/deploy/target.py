@@ -21,6 +21,7 @@ from agent.model.job import Job
 from agent.model.policy import Policy
 from agent.model.url import file_path, origin_of
 from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
+from agent.transfer.http.ramp import MOST_CONNECTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Options:
     agreed to lose (`Disk.identity`): no other one is taken then. `firmware` is `uefi`, `bios`, or None for what this
     machine booted with; a regular file is checked for neither unless it is named. `ca_file` replaces
     the system's certificates. `groups` replace those of the inventory where there are any. `trusted_keys` is the
-    directory of the operator's keys.
+    directory of the operator's keys. `connections` is the most that a download may have.
     """
 
     disk: str | None = None
@@ -41,6 +42,7 @@ class Options:
     server_name: str | None = None
     policy: Policy = Policy()
     limits: HttpLimits = DEFAULT_LIMITS
+    connections: int = MOST_CONNECTIONS
     groups: tuple[GroupSpec, ...] = ()
     trusted_keys: str = DEFAULT_DIRECTORY
 

@@ -181,7 +181,7 @@ class Tracker:
             attempt=self.attempt,
             progress=progress
             if self.state in _FLOWING
-            else replace(progress, rate=0.0, eta=None, waiting_on=None),
+            else replace(progress, rate=0.0, eta=None, waiting_on=None, connections=0),
             started_at=self.started_at,
             updated_at=self._clock(),
             finished_at=self.finished_at,

@@ -33,6 +33,8 @@ class Progress:
     rate: float = 0.0
     eta: float | None = None
     waiting_on: str | None = None
+    connections: int = 0
+    """To the image's servers; 0 where none is open."""
     waits: Mapping[str, float] = field(default_factory=dict)
     """Seconds that the transfer has waited for network, disk and cpu; for the metrics, not in the document."""
 
@@ -89,6 +91,7 @@ class Status:
             "rate": round(progress.rate),
             "eta": _rounded(progress.eta),
             "waitingOn": progress.waiting_on,
+            "connections": progress.connections,
             "attempt": self.attempt,
             "startedAt": timestamp(self.started_at),
             "updatedAt": timestamp(self.updated_at),
@@ -143,6 +146,8 @@ def read_status(document: Mapping[str, Any]) -> Status:
             rate=member.number("rate"),
             eta=None if document.get("eta") is None else member.number("eta"),
             waiting_on=member.text("waitingOn"),
+            # An older agent did not tell it, and its document may still be in the journal.
+            connections=0 if "connections" not in document else member.count("connections"),
         ),
         started_at=member.time("startedAt"),
         updated_at=member.time("updatedAt"),

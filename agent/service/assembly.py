@@ -283,6 +283,7 @@ class _Deployer:
 
             options = Options(
                 ca_file=self._config.download.ca_file,
+                connections=self._config.download.connections,
                 server_name=self._config.service_name,
                 policy=self._config.policy,
                 groups=self._config.disk_groups,

@@ -12,6 +12,10 @@ _CUT_HINT = (
     "The transfer was probably cut: deploy again, or use a server that sends Content-Length. "
     "If it fails each time with as many bytes, check that checkSum belongs to the file behind the URL."
 )
+_MIRRORS_HINT = (
+    "Compare the file behind the URL and behind each of the mirrors with checkSum: one may have other bytes. "
+    "Leave that one out, or all of them."
+)
 
 
 def verify(ctx: Context) -> None:
@@ -48,7 +52,8 @@ def _mismatch(ctx: Context, got: str, expected: str) -> ChecksumMismatch:
     algorithm = ctx.digest.algorithm
     info, _ = ctx.examined()
     if info.length_checked:
-        return ChecksumMismatch(algorithm=algorithm, got=got, expected=expected)
+        hint = _MIRRORS_HINT if ctx.job.mirrors else ""
+        return ChecksumMismatch(algorithm=algorithm, got=got, expected=expected, hint=hint)
     return ChecksumMismatch(
         algorithm=algorithm,
         got=got,

@@ -72,6 +72,11 @@ class FileSource:
             await run_blocking(self._read, memoryview(data), offset)
         return bytes(data)
 
+    @property
+    def connections(self) -> int:
+        """None at all; see `Source.connections`."""
+        return 0
+
     async def close(self) -> None:
         """Close the file; see `Source.close`."""
         async with self._lock:

@@ -16,8 +16,14 @@ NETWORK, DISK, CPU = "network", "disk", "cpu"
 class Meter:
     """Counters of one transfer. All methods belong to the event loop's thread."""
 
-    def __init__(self, total: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        total: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        connections: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._clock = clock
+        self._connections = connections
         self.total = total
         self.downloaded = 0
         self.written = 0
@@ -67,5 +73,6 @@ class Meter:
             rate=rate,
             eta=eta,
             waiting_on=slowest if recent[slowest] > 0 else None,
+            connections=self._connections(),
             waits=dict(self.waits),
         )

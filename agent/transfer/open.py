@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from agent.model.url import file_path, origin_of
 from agent.transfer.file import FileSource
 from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
+from agent.transfer.http.ramp import MOST_CONNECTIONS, Ramp
+from agent.transfer.http.slices import Lender
 from agent.transfer.source import EventHook, Source, ignore_events
 
 
@@ -27,6 +29,8 @@ def open_source(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     clock: Callable[[], float] = time.monotonic,
     rng: random.Random | None = None,
+    lender: Lender | None = None,
+    connections: int = MOST_CONNECTIONS,
 ) -> Source:
     """The source for a URL; nothing is opened until its `open` is awaited.
 
@@ -41,6 +45,8 @@ def open_source(
         sleep: waits so many seconds between attempts.
         clock: monotonic seconds.
         rng: the jitter of the waits.
+        lender: has memory to spare for bytes that come early; without one an HTTP transfer has a single connection.
+        connections: the most that an HTTP transfer may have.
     """
     if origin_of(url).scheme == "file":
         return FileSource(file_path(url))
@@ -57,4 +63,6 @@ def open_source(
         sleep=sleep,
         clock=clock,
         rng=rng,
+        lender=lender,
+        ramp=Ramp(connections),
     )

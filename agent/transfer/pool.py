@@ -20,6 +20,8 @@ BUFFER_COUNT = 8
 SHARED_BYTES = 70 * MiB
 SMALL_SIZE = 512 * KiB
 SMALL_COUNT = 4
+KEPT_COUNT = 3
+"""So many buffers are never lent: one that fills, and one each for hash and disk."""
 
 
 class Buffer:
@@ -59,8 +61,10 @@ class BufferPool:
             raise ValueError(f"a buffer of {size} bytes is not a whole number of pages")
         self.count = count
         self.size = size
+        self.lent = 0
+        """Buffers that a source has, for bytes that came early. They are part of `count`."""
         self._free: deque[Buffer] = deque()
-        self._made: list[Buffer] = []
+        self._made: list[Buffer] = []  # without those that are lent
         self._waiters: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -88,7 +92,7 @@ class BufferPool:
         """A free buffer, held once, or None. The one that was used last comes first: its pages are
         warmest.
         """
-        if not self._free and len(self._made) < self.count:
+        if not self._free and len(self._made) < self._own:
             buffer = Buffer(self, memoryview(mmap.mmap(-1, self.size)))
             self._made.append(buffer)
             self._free.append(buffer)
@@ -98,6 +102,30 @@ class BufferPool:
         buffer.length = 0
         buffer.hold(1)
         return buffer
+
+    @property
+    def _own(self) -> int:
+        """How many there may be beside those that are lent. At least one, or these would never come back."""
+        return max(1, self.count - self.lent)
+
+    @property
+    def lends(self) -> bool:
+        """Whether there are any to lend: a decoder may need their memory for itself."""
+        return self.count > KEPT_COUNT and self.size > SMALL_SIZE
+
+    def lend(self) -> Buffer | None:
+        """A free buffer for whoever brings the bytes, if enough are left; `take_back` ends it, and no `reclaim`."""
+        if not self.lends or self._own <= KEPT_COUNT or (buffer := self.take()) is None:
+            return None
+        self._made.remove(buffer)
+        self.lent += 1
+        return buffer
+
+    def take_back(self, buffer: Buffer) -> None:
+        """A buffer that was lent is free again."""
+        self.lent -= 1
+        self._made.append(buffer)
+        self.give_back(buffer)
 
     async def acquire(self) -> Buffer:
         """Wait for a free buffer; it is held once."""
@@ -129,7 +157,7 @@ class BufferPool:
             self._put_back(buffer)
 
     def _put_back(self, buffer: Buffer) -> None:
-        if len(buffer.view) == self.size and len(self._made) <= self.count:
+        if len(buffer.view) == self.size and len(self._made) <= self._own:
             self._free.append(buffer)
         elif buffer in self._made:
             self._made.remove(buffer)

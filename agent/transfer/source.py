@@ -58,6 +58,10 @@ class Source(Protocol):
             ImageDownload, ImageChanged: as for `fill`.
         """
 
+    @property
+    def connections(self) -> int:
+        """Connections over which the file comes now; 0 for one that comes over none."""
+
     async def close(self) -> None:
         """Drop the connection; safe to call twice, and at any time."""
 

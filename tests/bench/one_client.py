@@ -9,6 +9,7 @@ of a fresh daemon, and five seconds after its first and its last job.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -18,9 +19,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from image import build_image
+from images import MIB, build_image, sha256_of, size_from
 from pollers import EXTRA, Daemon, _daemon, deploy
-from raw_over_http import MIB, _run, _size
+from runner import ROOT, measured
 from server import serve
 
 WRITE, ALONE, ASKED = "byoi write", "daemon, nobody asks", "daemon, asked all the time"
@@ -42,14 +43,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=_size, default=1 << 30, help="of the image (default: 1G)")
+    parser.add_argument("--size", type=size_from, default=1 << 30, help="of the image (default: 1G)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--every", type=float, default=0.005, help="seconds between two questions")
     options = parser.parse_args()
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="byoi-bench-", dir="/dev/shm")))
         (work / "www").mkdir()
-        sha256 = build_image(work / "www/image.raw", options.size)
+        build_image(work / "www/image.raw", options.size)
+        sha256 = sha256_of(work / "www/image.raw")
         url, _ = stack.enter_context(serve(work / "www"))
         job = {"URL": f"{url}/image.raw", "type": "raw", "checkSum": sha256, "checkSumType": "sha256"}
         daemon = stack.enter_context(_daemon(work / "daemon", work / "disk.raw", options.size + EXTRA))
@@ -78,10 +80,11 @@ def main() -> None:
 
 def written(job: dict[str, Any], disk: Path) -> tuple[float, float]:
     """The write stage of `byoi write`, and the processor time of all of it."""
-    output, usage = _run(
+    command = [
         sys.executable, "-m", "agent.cli", "write", "--url", job["URL"], "--type", "raw", "--checksum",
         f"sha256:{job['checkSum']}", "--disk", disk, "--quiet", "--json",
-    )  # fmt: skip
+    ]  # fmt: skip
+    output, usage = measured(command, os.environ | {"PYTHONPATH": str(ROOT)})
     stages = {stage["name"]: stage["seconds"] for stage in json.loads(output)["stages"]}
     return stages["write"], usage["user"] + usage["system"]
 

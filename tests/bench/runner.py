@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -75,7 +76,7 @@ class Place:
         steps.write_text("")
         self._make_dirty(image)
         environment = self._environment(row, image, url) | {"STEPS": str(steps)}
-        output, usage = _measured(self._shell(row, command), environment)
+        output, usage = measured(self._shell(row, command), environment)
         if self.checked and command.name not in {limit.name for limit in LIMITS.values()}:
             self._check(command, image)
         shutil.rmtree(self.stage)
@@ -137,10 +138,15 @@ class Place:
             raise CommandFailed(f"{command.name}: {compared.stdout}{compared.stderr}")
 
 
-def _measured(command: list[str], environment: dict[str, str]) -> tuple[str, dict[str, float]]:
+def measured(command: list[object], environment: Mapping[str, str]) -> tuple[str, dict[str, float]]:
+    """Run a command in the project's tree; gives its output and what it used.
+
+    Raises:
+        CommandFailed: it ended with another status than 0.
+    """
     with tempfile.NamedTemporaryFile() as report:
         done = subprocess.run(
-            [sys.executable, HERE / "measure.py", report.name, *command],
+            [sys.executable, HERE / "measure.py", report.name, *map(str, command)],
             capture_output=True, text=True, check=False, cwd=ROOT, env=environment,
         )  # fmt: skip
         if done.returncode == TIMED_OUT:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import struct
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import zstandard
 
 from agent.units import GiB, KiB, MiB
 from tests.kit.commands import ROOT
-from tests.kit.server import serving
+from tests.kit.server import SO_MAX_PACING_RATE, serving
 from tests.kit.xz import stored_xz
 
 LIMIT = 128 * MiB
@@ -74,6 +75,21 @@ def deploy(url: str, disk: Path, size: int, *options: object, kind: str = "raw")
 def test_an_image_of_4_gib_takes_less_than_128_mib_of_memory(served, tmp_path):
     make_image(tmp_path / "image.raw", 4 * GiB)
     peak = deploy(f"{served}/image.raw", tmp_path / "disk.img", 5 * GiB, "--hostname", "web1")
+    assert peak < LIMIT
+
+
+def test_several_connections_take_no_more(tmp_path):
+    make_image(tmp_path / "image.raw", 256 * MiB)
+    asked = set()
+
+    def shaped(request):
+        asked.add(request.connection)
+        request.connection.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, 12 * MiB)
+        request.file(tmp_path / "image.raw")
+
+    with serving(shaped, keep=True) as server:
+        peak = deploy(server.url, tmp_path / "disk.img", 512 * MiB, "--hostname", "web1")
+    assert len(asked) > 2
     assert peak < LIMIT
 
 

@@ -1,6 +1,6 @@
 """A qcow2 whose clusters lie in the file in random order, each a run of its own: an image that grew by random writes.
 
-PYTHONPATH=. python tests/bench/fragments.py IMAGE.raw OUT.qcow2 [--bits 12]
+PYTHONPATH=. python tests/kit/fragments.py IMAGE.raw OUT.qcow2 [--bits 12]
 """
 
 import argparse

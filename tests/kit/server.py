@@ -3,7 +3,8 @@
     with serving(lambda request: request.file(data, upto=1000 if request.number == 0 else None)) as server:
         ... server.url ... server.ranges ...
 
-It writes to the socket itself, so that an answer may be anything at all. A connection carries one request.
+It writes to the socket itself, so that an answer may be anything at all. A connection carries one request, or with
+`keep` as many as come, also such as are sent ahead, until an answer ends it.
 
 `python -m tests.kit.server DIRECTORY` serves the files of a directory without ranges, from a process of its own, and
 prints its port.
@@ -24,6 +25,7 @@ from pathlib import Path
 from agent.formats.image import WINDOW_BYTES
 
 PIECE = 256 * 1024
+SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; Python has no name for it
 MAX_HEAD = 1024 * 1024
 STOP_SECONDS = 25
 
@@ -40,6 +42,10 @@ class Request:
     target: str
     headers: list[tuple[str, str]]
     body: bytes = b""
+    over: bool = False
+    """Whether the connection ends with the answer, even if others are kept."""
+    ahead: bool = False
+    """Whether it had come before the answer to the one before it was sent."""
 
     def header(self, name: str) -> str | None:
         """The value of the first header of this name."""
@@ -99,6 +105,7 @@ class Request:
             status, start, stop = 206, self.span[0], self.span[1] or size
             headers["Content_Range"] = f"bytes {start}-{stop - 1}/{size}"
         self.head(status, **headers, Content_Length=stop - start)
+        self.over = upto is not None and upto < stop
         stop = stop if upto is None else min(stop, upto)
         if isinstance(data, Path):
             self.stretch(data, start, stop)
@@ -140,6 +147,7 @@ class Server:
     answer: Answer
     tls: ssl.SSLContext | None = None
     address: str = "127.0.0.1"
+    keep: bool = False
     requests: list[Request] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -197,7 +205,7 @@ class Server:
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        """Answer one request. Clients may go away at any time."""
+        """Answer the requests of a connection. Clients may go away at any time."""
         if self.tls is not None:
             connection = self.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         with self._lock:
@@ -206,16 +214,22 @@ class Server:
             with suppress(OSError), connection:
                 if isinstance(connection, ssl.SSLSocket):
                     connection.do_handshake()
-                request = self._read_request(connection)
-                if request is not None:
+                ahead = bytearray()
+                while (request := self._read_request(connection, ahead)) is not None:
                     self.answer(request)
+                    if not self.keep or request.over:
+                        break
         finally:
             with self._lock:
                 self._connections.discard(connection)
 
-    def _read_request(self, connection: socket.socket) -> Request | None:
-        """Read a request with its body; None where the client goes away before it is whole."""
-        text = b""
+    def _read_request(self, connection: socket.socket, ahead: bytearray) -> Request | None:
+        """Read a request with its body; None where the client goes away before it is whole.
+
+        `ahead` has what has come of the next one.
+        """
+        text = bytes(ahead) or (_waiting(connection) if self.keep else b"")
+        came_ahead = bool(text)
         while b"\r\n\r\n" not in text:
             piece = connection.recv(65536)
             if not piece or len(text) > MAX_HEAD:
@@ -226,7 +240,7 @@ class Server:
         method, target, _ = first.split()
         headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
         with self._lock:
-            request = Request(self, connection, len(self.requests), method, target, headers)
+            request = Request(self, connection, len(self.requests), method, target, headers, ahead=came_ahead)
             self.requests.append(request)
         length = int(request.header("Content-Length") or 0)
         while len(body) < length:
@@ -234,16 +248,27 @@ class Server:
             if not piece:
                 return None
             body += piece
-        request.body = body
+        request.body, ahead[:] = body[:length], body[length:]
         return request
+
+
+def _waiting(connection: socket.socket) -> bytes:
+    """What has come and was not read."""
+    connection.settimeout(0)
+    try:
+        return connection.recv(65536)
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return b""
+    finally:
+        connection.settimeout(None)
 
 
 @contextmanager
 def serving(
-    answer: Answer, *, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1"
+    answer: Answer, *, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1", keep: bool = False
 ) -> Iterator[Server]:
     """A server that runs while the block does."""
-    server = Server(answer, tls, address)
+    server = Server(answer, tls, address, keep)
     try:
         yield server
     finally:

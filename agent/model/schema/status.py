@@ -37,6 +37,7 @@ def status_schema() -> Schema:
         "rate": a_count("Bytes a second."),
         "eta": nullable(of("number", "Seconds until the download is complete.", minimum=0)),
         "waitingOn": nullable(of("string", "Which side is the slowest.", enum=list(WAITING_ON))),
+        "connections": a_count("Connections over which the image comes; 0 where none is open."),
         "attempt": of("integer", minimum=1),
         "startedAt": a_time(),
         "updatedAt": a_time(),

@@ -225,6 +225,9 @@ def _deployment(status: Status | None, percent: float | None) -> "Iterator[Metri
     yield _gauge(
         "rate_bytes", "Bytes downloaded a second, over the last seconds", progress.rate if active else 0
     )
+    yield _gauge(
+        "connections", "Connections over which the image comes now", progress.connections if active else 0
+    )
     yield _labelled(
         "deployment_wait_seconds",
         "How long the transfer has stood still because of this side",

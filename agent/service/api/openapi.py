@@ -331,6 +331,7 @@ def _status_example(service_name: str) -> dict[str, Any]:
             rate=110_000_000.0,
             eta=5.0,
             waiting_on="network",
+            connections=2,
         ),
         started_at=began,
         updated_at=began + 7.5,

@@ -83,6 +83,7 @@ class DownloadConfig:
     """How images are fetched."""
 
     ca_file: str | None = None
+    connections: int = DEFAULTS["download.connections"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +298,7 @@ def _build(settings: Settings) -> Config:
             require_signature=values["trust.require_signature"],
         ),
         trust=TrustConfig(values["trust.keys"], values["trust.require_signature"]),
-        download=DownloadConfig(values["download.ca_file"]),
+        download=DownloadConfig(values["download.ca_file"], values["download.connections"]),
         reboot=RebootConfig(
             enabled=values["reboot.enabled"],
             command=values["reboot.command"],

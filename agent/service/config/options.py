@@ -293,6 +293,13 @@ TABLE = (
         example="/etc/byoi-agent/image-ca.crt",
     ),
     Option(
+        "download.connections",
+        kinds.integer(1, 16),
+        "The most connections that one download has, to all its servers together. It begins with one, and has more "
+        "only where that is faster. With 1 it never has a second one.",
+        default=8,
+    ),
+    Option(
         "reboot.enabled",
         kinds.BOOLEAN,
         "Reboot once a deployment is done and that was seen.",

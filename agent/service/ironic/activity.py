@@ -45,6 +45,8 @@ def _progress(document: Mapping[str, Any]) -> str:
         parts.append(f"{format_size(done)} of {format_size(total)}")
     if document.get("waitingOn"):
         parts.append(f"waits for {document['waitingOn']}")
+    if document.get("connections", 0) > 1:
+        parts.append(f"{document['connections']} connections")
     return f": {', '.join(parts)}"
 
 

@@ -11,7 +11,7 @@ import asyncio
 import base64
 import ssl
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -58,6 +58,20 @@ class Answer:
 
     head: Head
     response: aiohttp.ClientResponse = field(repr=False)
+    proxied: bool = False
+    """Whether a proxy was asked for it that is told whole URLs."""
+
+    def request_again(self, extra: Mapping[str, str]) -> bytes:
+        """The request that it answers, once more over its connection, with other values of some headers.
+
+        All others are those that this server was sent before, so nothing goes where it may not.
+        """
+        info = self.response.request_info
+        headers = CIMultiDict(info.headers)
+        headers.update(extra)
+        target = str(info.url) if self.proxied else info.url.raw_path_qs
+        lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     def close(self) -> None:
         """Drop the connection at once; safe to call twice."""
@@ -193,7 +207,7 @@ class HttpClient:
         except _Failed as failed:
             fault = _describe(failed.error, origin_of(url))
         else:
-            return _answer(response)
+            return _answer(response, proxied=proxy is not None and urlsplit(url).scheme == "http")
         raise fault  # outside of the handler: the foreign exception must not become its context
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -322,9 +336,9 @@ def _blame_of(status: int) -> Blame:
     return Blame.REQUEST if 400 <= status < 500 else Blame.NETWORK
 
 
-def _answer(response: aiohttp.ClientResponse) -> Answer:
+def _answer(response: aiohttp.ClientResponse, *, proxied: bool) -> Answer:
     try:
-        return Answer(parse_head(response.status, response.headers), response)
+        return Answer(parse_head(response.status, response.headers), response, proxied)
     except BaseException:
         drop(response)
         raise

@@ -15,6 +15,18 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 # The name of a unit is the same in any case; a server may leave the total open.
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
 _UNSATISFIED = re.compile(r"bytes \*/([0-9]{1,18})", re.IGNORECASE)
+_STATUS_LINE = re.compile(r"HTTP/1\.1 ([0-9]{3})(?: [^\x00-\x1f\x7f]*)?")
+_FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
+_SINGLE = {
+    name.lower(): name
+    for name in (
+        *("Content-Length", "Accept-Ranges", "Content-Range", "ETag", "Last-Modified", "Content-Encoding"),
+        *("Retry-After", "Location", "Connection", "Repr-Digest", "Digest"),
+    )
+}
+# Of algorithms that are good for it; RFC 9530 puts colons around the value, RFC 3230 did not.
+_DIGEST = re.compile(r"\s*(sha-256|sha-512)=:?([A-Za-z0-9+/]{1,88}={0,2}):?\s*", re.IGNORECASE)
+_DIGEST_LIMIT = 1024
 _SHOWN = 120
 """Characters of a header's value that an error message repeats."""
 
@@ -36,6 +48,10 @@ class Head:
     encoding: str | None
     retry_after: str | None = None
     location: str | None = None
+    digests: tuple[tuple[str, str], ...] = ()
+    """Digests of the whole file, whatever part of it the body has: algorithm in lower case, and base64."""
+    persists: bool = True
+    """Whether the connection may be asked for more, as far as the head says."""
 
     @property
     def length_checked(self) -> bool:
@@ -84,7 +100,41 @@ def parse_head(status: int, headers: Mapping[str, str]) -> Head:
         encoding=headers.get("Content-Encoding"),
         retry_after=headers.get("Retry-After"),
         location=headers.get("Location"),
+        digests=_digests(headers),
+        persists="close" not in headers.get("Connection", "").lower(),
     )
+
+
+def _digests(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What `Repr-Digest` (RFC 9530, section 3) or `Digest` (RFC 3230) say; what cannot be read says nothing."""
+    text = ",".join(headers.get(name, "") for name in ("Digest", "Repr-Digest"))[:_DIGEST_LIMIT]
+    matches = map(_DIGEST.fullmatch, text.split(","))
+    return tuple((match[1].lower(), match[2]) for match in matches if match is not None)
+
+
+def read_head(text: bytes) -> Head | None:
+    """Read a head that came over a connection of ours, without the empty line; None where anything is unusual.
+
+    For the answers behind the first one of a connection, which is aiohttp's to read. There are a thousand ways to
+    write a head and the one way that each server has: what is not plain is asked for anew, by a connection of its own.
+    """
+    first, *lines = text.decode("latin-1").split("\r\n")
+    status = _STATUS_LINE.fullmatch(first)
+    fields = [match for match in map(_FIELD.fullmatch, lines) if match is not None]
+    if status is None or len(fields) < len(lines):
+        return None
+    headers: dict[str, str] = {}
+    for match in fields:
+        name = match[1].lower()
+        if name in headers and name in _SINGLE:
+            return None
+        headers[name] = match[2].strip(" \t")
+    if any(name in headers for name in ("transfer-encoding", "trailer", "upgrade")):
+        return None
+    length = headers.get("content-length")
+    if length is None or _LENGTH.fullmatch(length) is None:
+        return None
+    return parse_head(int(status[1]), {name: headers[key] for key, name in _SINGLE.items() if key in headers})
 
 
 def range_headers(first: Head, start: int, stop: int | None = None) -> dict[str, str]:
@@ -180,6 +230,7 @@ def _check_validators(first: Head, now: Head) -> None:
     pairs = (
         ("ETag", first.etag, now.etag),
         ("Last-Modified date", first.last_modified, now.last_modified),
+        *((f"{name} digest", value, dict(now.digests).get(name)) for name, value in first.digests),
     )
     for name, before, after in pairs:
         if before is not None and after is not None and before != after:

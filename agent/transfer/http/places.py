@@ -33,6 +33,8 @@ class Place:
     """None: it has not shown it yet."""
     cuts: list[int] = field(default_factory=list)
     """Where the transfer was when it had to begin again there."""
+    strikes: int = 0
+    """Connections beside the single one that have brought nothing."""
 
     def known(self, file: Head) -> Head:
         """What its answers are compared with: its own first answer, or else the file but for what one URL has of it."""

@@ -13,12 +13,12 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 from agent.errors import ImageChanged, ImageDownload
 from agent.model.url import origin_of, redact_url
 from agent.transfer.http.attempts import Attempts
-from agent.transfer.http.body import Body, take_body
+from agent.transfer.http.body import Body
 from agent.transfer.http.client import Answer, HttpClient
 from agent.transfer.http.faults import ChangedFault, FatalFault, TransientFault
 from agent.transfer.http.head import (
@@ -27,12 +27,14 @@ from agent.transfer.http.head import (
     check_again,
     check_first,
     check_range,
-    is_same_file,
     range_headers,
-    tells_length,
 )
 from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
 from agent.transfer.http.places import TURN, Place, Places
+from agent.transfer.http.ramp import Ramp
+from agent.transfer.http.ranges import Ranges
+from agent.transfer.http.slices import Lender
+from agent.transfer.http.width import Width
 from agent.transfer.source import EventHook, SourceInfo, TransferRestart, ignore_events
 from agent.units import MiB
 
@@ -59,6 +61,9 @@ class HttpSource:
         sleep: waits so many seconds between attempts.
         clock: monotonic seconds, for the stall clock.
         rng: the jitter of the waits.
+        lender: has memory to spare for bytes that come early; without one there is one connection.
+        ramp: says how many connections are wanted.
+        cpu: seconds of processor time of this thread.
     """
 
     def __init__(
@@ -74,9 +79,12 @@ class HttpSource:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
+        lender: Lender | None = None,
+        ramp: Ramp | None = None,
+        cpu: Callable[[], float] = time.thread_time,
     ) -> None:
         self._shown_url = redact_url(url)
-        self._checksummed = checksummed
+        self._ranges = Ranges(checksummed, limits, clock)
         self._limits = limits
         self._on_event = on_event
         self._sleep = sleep
@@ -93,9 +101,10 @@ class HttpSource:
         self._file: Head | None = None  # the first answer of all, which says what SourceInfo says
         self._begun_at: Place | None = None  # where the bytes from byte 0 on come from
         self._body: Body | None = None
+        self._width = Width(self._ranges, ramp or Ramp(), lender, clock, cpu)
         self._position = 0
+        self._rejoins = False  # a single connection goes on where a crew was let go: that is no news
         self._ended = False
-        self._closed = False
 
     async def open(self) -> SourceInfo:
         """Connect and learn the size; see `Source.open`. The body waits, paused, for the first `fill`."""
@@ -119,10 +128,8 @@ class HttpSource:
         with self._reported():
             while self._position < begin + len(buffer) and not self._ended:
                 async with self._failures_met():
-                    if self._body is None:
-                        self._body = await self._connect()
-                    with buffer[self._position - begin :] as rest:  # see agent.tracebacks
-                        await self._receive(self._body, rest)
+                    with buffer[self._position - begin :] as rest, self._width.measured():
+                        await self._bring(rest)
         return self._position - begin
 
     async def read_at(self, offset: int, length: int) -> bytes | None:
@@ -148,11 +155,35 @@ class HttpSource:
             done = await self._read_anywhere(file, offset, memoryview(data))
         return bytes(data) if done else None
 
+    @property
+    def connections(self) -> int:
+        """Those that bring the file now; see `Source.connections`."""
+        return self._width.connections + (self._body is not None)
+
     async def close(self) -> None:
         """Drop the connection; see `Source.close`. A `fill` that is still waiting fails."""
-        self._closed = True
+        self._ranges.closed = True
         self._drop_body()
+        await self._width.ended()
         await self._places.close()
+
+    # -- one connection or several ---------------------------------------------------------------------------
+
+    async def _bring(self, view: memoryview) -> None:
+        """Move on by one reading, over a single connection or by several."""
+        width = self._width
+        if self._body is not None and self._file is not None:
+            width.consider(self._position, tuple(self._places), self._begun_at, self._file)
+            if await width.takes_over(self._position):
+                self._drop_single()
+        if self._body is None and width.has_crew:
+            self._move(await width.fill(self._position, view))
+            self._rejoins = not width.has_crew
+            return
+        if self._body is None:
+            self._body = await self._connect()
+        with view[: width.until(self._position, len(view))] as part:  # see agent.tracebacks
+            await self._receive(self._body, part)
 
     # -- the connection in use -------------------------------------------------------------------------------
 
@@ -163,11 +194,11 @@ class HttpSource:
             TransferRestart: there is only one that begins at byte 0; it is kept for the next `fill`.
         """
         place, file = self._places.current, self._file
-        if file is not None and self._position > 0 and self._can_resume(place, file):
+        if file is not None and self._position > 0 and self._ranges.has_parts(place, file, self._begun_at):
             body = await self._resume(place, file)
             if body is not None:
                 return body
-        answer = await self._get(place, {})
+        answer = await self._ranges.get(place, {})
         with answer.closed_on_error():
             if file is None:
                 check_first(answer.head)
@@ -177,48 +208,37 @@ class HttpSource:
         place.first = place.first or answer.head
         return self._from_zero(place, answer)
 
-    def _can_resume(self, place: Place, file: Head) -> bool:
-        known = place.known(file)
-        has_ranges = file.length is not None and not known.refuses_ranges and place.has_ranges is not False
-        if self._checksummed:
-            return has_ranges
-        return has_ranges and place is self._begun_at and is_same_file(known, known)
-
     async def _resume(self, place: Place, file: Head) -> Body | None:
         """The rest of the file; None if nothing shows that the rest is of the same file."""
         known = place.known(file)
-        answer = await self._get(place, range_headers(known, self._position))
+        answer = await self._ranges.get(place, range_headers(known, self._position))
         with answer.closed_on_error():
             length = check_range(known, answer.head, self._position)
         place.has_ranges = length is not None
         if length is None:
             place.first = place.first or answer.head
             return self._from_zero(place, answer)
-        if not self._is_of_the_file(place, known, answer.head):
+        if not self._ranges.belongs(place, known, answer.head):
             answer.close()
             return None
         place.note_range(file, answer.head)
-        self._on_event("resumed", {"position": self._position})
-        return self._take(answer, length)
-
-    def _is_of_the_file(self, place: Place, known: Head, now: Head) -> bool:
-        """Whether a range may be put behind what has come: a mirror has to tell a length that is the same."""
-        if self._checksummed:
-            return place.first is not None or tells_length(now)
-        return is_same_file(known, now)
+        if not self._rejoins:
+            self._on_event("resumed", {"position": self._position})
+        self._rejoins = False
+        return self._ranges.take(answer, length)
 
     def _from_zero(self, place: Place, answer: Answer) -> Body:
         """The body of an answer with the whole file; the caller has to know if it is past byte 0 already."""
         if self._position == 0:
             self._begun_at = place
-            return self._take(answer, answer.head.length)
+            return self._ranges.take(answer, answer.head.length)
         place.cuts.append(self._position)
         restarts = len(place.cuts)
         if restarts > self._limits.restarts:
             answer.close()
             raise self._cut_too_often(place)
         self._position, self._begun_at = 0, place
-        self._body = self._take(answer, answer.head.length)
+        self._body = self._ranges.take(answer, answer.head.length)
         self._on_event("restarted", {"restart": restarts, "restarts": self._limits.restarts})
         raise TransferRestart
 
@@ -239,14 +259,19 @@ class HttpSource:
     async def _receive(self, body: Body, view: memoryview) -> None:
         """Move on by what the body has for the view, and see whether the file is at its end."""
         count = await body.fill(view)
+        total = None if self._file is None else self._file.length
+        self._ended = total is None and count < len(view) and body.fault is None
+        self._move(count)
+        if not self._ended and count < len(view):
+            raise body.fault or TransientFault("the server sent less than the whole file")
+
+    def _move(self, count: int) -> None:
+        """So many bytes further on; at the end of the file nothing is open any more."""
         self._position += count
         self._places.current.attempts.note(count)
-        total = None if self._file is None else self._file.length
-        self._ended = self._position == total or (total is None and count < len(view) and body.fault is None)
+        self._ended = self._ended or (self._file is not None and self._position == self._file.length)
         if self._ended:
             self._drop_body()
-        elif count < len(view):
-            raise body.fault or TransientFault("the server sent less than the whole file")
 
     @asynccontextmanager
     async def _failures_met(self) -> AsyncIterator[None]:
@@ -278,7 +303,7 @@ class HttpSource:
 
     def _may_pass_over(self) -> bool:
         """Whether another place can go on here. Else this one is tried to the last: the others would begin again."""
-        goes_on = self._checksummed and self._file is not None and self._file.length is not None
+        goes_on = self._ranges.checksummed and self._file is not None and self._file.length is not None
         return not self._places.is_only and (goes_on or self._position == 0)
 
     def _leave(self, fault: FatalFault | ChangedFault) -> None:
@@ -288,7 +313,7 @@ class HttpSource:
             FatalFault, ChangedFault: there is none.
         """
         self._drop_body()
-        if self._closed:
+        if self._ranges.closed:
             raise fault
         self._places.leave(fault)
 
@@ -297,69 +322,24 @@ class HttpSource:
 
         Without a checksum only the place is asked that the rest of the file comes from: two may differ.
         """
-        places = [place for place in self._places if self._checksummed or place is self._begun_at]
+        places = [place for place in self._places if self._ranges.checksummed or place is self._begun_at]
         for index, place in enumerate(places):
             try:
-                if await self._read_range(place, file, offset, view):
+                if await self._ranges.read(place, file, offset, view, self._new_attempts()):
                     return True
             except (FatalFault, ChangedFault):
-                if self._closed or index == len(places) - 1:
+                if self._ranges.closed or index == len(places) - 1:
                     raise
         return False
 
-    async def _read_range(self, place: Place, file: Head, offset: int, view: memoryview) -> bool:
-        """Fill the view from the offset on; False if the server has no byte ranges."""
-        attempts = self._new_attempts()
-        done = 0
-        while done < len(view):
-            try:
-                body = await self._open_range(place, file, offset + done, offset + len(view))
-                if body is None:
-                    return False
-                with closing(body):
-                    count = await body.fill(view[done:])
-                    done += count
-                    attempts.note(count)
-                    if done < len(view):
-                        raise body.fault or TransientFault("the server sent less than was asked for")
-            except TransientFault as fault:
-                await attempts.wait(fault, position=offset + done, total=file.length)
-        return True
-
-    async def _open_range(self, place: Place, file: Head, start: int, stop: int) -> Body | None:
-        """The bytes from `start` up to, not including, `stop`, or fewer; None if the server has no byte ranges."""
-        known = place.known(file)
-        if known.refuses_ranges or place.has_ranges is False:
-            return None
-        answer = await self._get(place, range_headers(known, start, stop))
-        with answer.closed_on_error():
-            length = check_range(known, answer.head, start)
-        place.has_ranges = length is not None
-        if length is None or (place.first is None and not tells_length(answer.head)):
-            answer.close()
-            return None
-        place.note_range(file, answer.head)
-        return self._take(answer, length)
-
     # -- small helpers ---------------------------------------------------------------------------------------
 
-    async def _get(self, place: Place, extra: dict[str, str]) -> Answer:
-        answer = await place.client.get(extra)
-        if self._closed:
-            answer.close()
-            raise FatalFault("the transfer was closed")
-        return answer
-
-    def _take(self, answer: Answer, length: int | None) -> Body:
-        return take_body(
-            answer.response,
-            length=length,
-            chunked=answer.head.chunked,
-            limits=self._limits,
-            clock=self._clock,
-        )
-
     def _drop_body(self) -> None:
+        """Drop all connections that bring the file."""
+        self._drop_single()
+        self._width.drop()
+
+    def _drop_single(self) -> None:
         body, self._body = self._body, None
         if body is not None:
             body.close()

@@ -1,6 +1,8 @@
 """Mirrors: the same bytes by another server, when one fails before the file or in the midst of it."""
 
 import asyncio
+import base64
+import hashlib
 
 import pytest
 
@@ -145,6 +147,28 @@ async def test_a_mirror_of_another_length_is_no_mirror(serve, probe, content, go
     assert await one.read() == content
     assert len(wrong.requests) == 1
     assert "300004" in one.event("mirror")[-1]["reason"]
+
+
+@pytest.mark.parametrize("name", ["Repr-Digest", "Digest"])
+async def test_a_mirror_that_tells_another_digest_is_no_mirror(serve, probe, content, good, name):
+    """The same length, and ranges as if nothing were wrong."""
+
+    def told(data: bytes) -> dict[str, str]:
+        value = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        return {name: f"sha-256=:{value}:" if name == "Repr-Digest" else f"SHA-256={value}"}
+
+    def first(ex):
+        if ex.number == 0:
+            ex.file(content, upto=100_000, **told(content))
+        else:
+            ex.reply(404)
+
+    other = content[::-1]
+    wrong = serve(lambda ex: ex.file(other, etag='"m"', **told(other)))
+    one = probe(serve(first).url, mirrors=[wrong.url, good.url], checksummed=True)
+    assert await one.read() == content
+    assert one.restarts == 0
+    assert "digest was" in one.event("mirror")[-1]["reason"]
 
 
 async def test_a_range_that_does_not_tell_the_length_is_not_put_behind_other_bytes(serve, probe, content):

@@ -23,7 +23,9 @@ RUNNING = Status(
     checksum=None,
     percent=41.27,
     attempt=2,
-    progress=Progress(512 * MiB, GiB, 512 * MiB, rate=100 * MiB, eta=5.12, waiting_on="network"),
+    progress=Progress(
+        512 * MiB, GiB, 512 * MiB, rate=100 * MiB, eta=5.12, waiting_on="network", connections=4
+    ),
     started_at=1000.0,
     updated_at=1010.0,
     stages=(StageTime("preflight", 1000.0, 0.5), StageTime("write", 1000.5, None)),
@@ -52,7 +54,7 @@ def test_what_status_shows_while_it_runs():
         "status:   doing: Downloading the image and writing it to the disk.",
         "image:    https://images.example.net/a.qcow2 (qcow2)",
         "disk:     /dev/sda (SSD 860, serial S3Z9, 20.0 GiB)",
-        "progress: 41.3 %, 512.0 MiB of 1.0 GiB, 100.0 MiB/s, 5.1 s left, waiting on network, attempt 2",
+        "progress: 41.3 %, 512.0 MiB of 1.0 GiB, 100.0 MiB/s, 5.1 s left, waiting on network, 4 connections, attempt 2",
         "started:  1970-01-01 00:16:40 UTC, 20.5 s ago",
         "stage:    preflight  0.5 s",
         "          write      20.0 s so far",

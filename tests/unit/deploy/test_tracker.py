@@ -118,12 +118,18 @@ def test_the_percentage_follows_the_bytes_written(tracker):
 
 def test_rate_and_waits_are_told_only_while_bytes_flow(tracker):
     tracker.progress = lambda: Progress(
-        bytes_downloaded=7, bytes_written=7, rate=1e6, eta=3.0, waiting_on="disk", waits={"disk": 1.0}
+        bytes_downloaded=7,
+        bytes_written=7,
+        rate=1e6,
+        eta=3.0,
+        waiting_on="disk",
+        connections=2,
+        waits={"disk": 1.0},
     )
     flowing = set()
     while True:
         document = tracker.snapshot().document()
-        if document["rate"] or document["eta"] or document["waitingOn"]:
+        if any(document[member] for member in ("rate", "eta", "waitingOn", "connections")):
             flowing.add(tracker.state)
         assert document["bytesDownloaded"] == 7
         if tracker.state is State.DONE:
@@ -135,7 +141,7 @@ def test_rate_and_waits_are_told_only_while_bytes_flow(tracker):
     failed.progress = tracker.progress
     failed.fail(JobCancelled())
     document = failed.snapshot().document()
-    assert (document["rate"], document["eta"], document["waitingOn"]) == (0, None, None)
+    assert [document[member] for member in ("rate", "eta", "waitingOn", "connections")] == [0, None, None, 0]
 
 
 def test_an_agent_that_comes_back_goes_on_from_the_percentage_that_was_shown():

@@ -41,6 +41,7 @@ def statuses(draw) -> Status:
             rate=draw(st.floats(0, 1e12)),
             eta=draw(st.none() | SECONDS),
             waiting_on=draw(st.sampled_from([None, "network", "disk", "cpu"])),
+            connections=draw(st.integers(0, 16)),
         ),
         started_at=draw(TIMES),
         updated_at=draw(TIMES),
@@ -113,7 +114,8 @@ def test_a_wrong_member_is_refused_by_its_name(member, value):
 
 
 @pytest.mark.parametrize("member", sorted(set(GOOD) - {"servername", "message", "checksum", "stage", "bytesTotal",
-    "eta", "waitingOn", "finishedAt", "error", "disk", "imageType", "imagePacking", "signature", "job"}))  # fmt: skip
+    "eta", "waitingOn", "finishedAt", "error", "disk", "imageType", "imagePacking", "signature", "job",
+    "connections"}))  # fmt: skip
 def test_a_missing_member_is_refused(member):
     with pytest.raises(ValueError, match=member):
         read_status({key: value for key, value in GOOD.items() if key != member})

@@ -25,6 +25,14 @@ async def test_another_digest_is_told_with_both():
     assert not stages.disk.is_bootable
 
 
+async def test_where_there_are_mirrors_each_may_be_the_one_with_other_bytes():
+    stages = Stages(**sha256(b"another image"), mirrors=["https://mirror.example.net/image.raw"])
+    await stages.written()
+    with pytest.raises(ChecksumMismatch) as caught:
+        verify(stages.ctx)
+    assert "each of the mirrors" in caught.value.hint
+
+
 async def test_a_digest_that_is_wrong_where_a_cut_cannot_be_told_blames_the_network():
     source = MemorySource(size=None)
     source.length_checked = False

@@ -17,6 +17,7 @@ def status(state: State = State.WRITE, *, started_at: float = 1000, **members) -
         bytes_total=1000,
         bytes_written=200,
         rate=50,
+        connections=4,
         waits={"network": 2.5, "disk": 0.0},
     )
     fields = {
@@ -67,6 +68,7 @@ def test_the_present_deployment_is_shown():
     assert found["byoi_deployment_written_bytes",] == found["byoi_written_bytes_total",] == 200
     assert found["byoi_deployment_image_bytes",] == 1000
     assert found["byoi_deployment_rate_bytes",] == 50
+    assert found["byoi_deployment_connections",] == 4
     assert found["byoi_deployment_wait_seconds", "network"] == 2.5
     assert found["byoi_deployment_stage_seconds", "preflight"] == 1.25
     assert ("byoi_deployment_stage_seconds", "write") not in found

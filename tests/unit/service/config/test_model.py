@@ -61,6 +61,7 @@ require_signature = true
 
 [download]
 ca_file = "/etc/byoi-agent/image-ca.crt"
+connections = 3
 
 [reboot]
 enabled = false
@@ -115,7 +116,7 @@ def test_every_option_is_read(load):
         ),
         policy=Policy(require_checksum=True, allow_http=False, allow_file=True, require_signature=True),
         trust=TrustConfig("/srv/keys", require_signature=True),
-        download=DownloadConfig("/etc/byoi-agent/image-ca.crt"),
+        download=DownloadConfig("/etc/byoi-agent/image-ca.crt", 3),
         reboot=RebootConfig(enabled=False, command=("sh", "-c", "sync; reboot -f"), grace_seconds=0.0),
         state=StateConfig("/var/lib/byoi-agent"),
         log=LogConfig("debug", "json"),

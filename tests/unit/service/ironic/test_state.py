@@ -71,10 +71,11 @@ def test_a_deployment_is_told_with_its_progress():
         "bytesDownloaded": 2**30,
         "bytesTotal": 2**31,
         "waitingOn": "network",
+        "connections": 4,
     }
     assert activity(WRITE, document) == (
         "start",
-        "write_image: 42 %, stage write, 1.0 GiB of 2.0 GiB, waits for network",
+        "write_image: 42 %, stage write, 1.0 GiB of 2.0 GiB, waits for network, 4 connections",
     )
 
 

@@ -1,10 +1,19 @@
 """Heads of responses: what they say, and whether they belong to the same file."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from agent.transfer.http.faults import ChangedFault, FatalFault
-from agent.transfer.http.head import check_again, check_first, check_range, parse_head, range_headers
+from agent.transfer.http.head import (
+    check_again,
+    check_first,
+    check_range,
+    parse_head,
+    range_headers,
+    read_head,
+)
 
 
 def head(status: int = 200, **headers):
@@ -115,3 +124,62 @@ def test_file_that_ends_where_the_transfer_was_cut_was_announced_too_long():
 def test_unsatisfiable_range_is_a_change():
     with pytest.raises(ChangedFault, match="1000 bytes at first and 300 now: no byte 400"):
         check_range(FIRST, head(416, content_range="bytes */300"), 400)
+
+
+# -- heads that are read here ------------------------------------------------------------------------------------
+
+PLAIN = (
+    b"HTTP/1.1 206 Partial Content\r\nServer: nginx/1.22.1\r\nContent-Length:  100\r\nConnection: keep-alive\r\n"
+    b'ETag: "v1"\r\ncontent-range: bytes 0-99/1000\r\nX-A: b:c\r\nX-A: d\r\nX-Empty:'
+)
+
+
+def test_a_plain_head_is_read_as_aiohttp_would():
+    head = read_head(PLAIN)
+    assert head is not None
+    assert (head.status, head.length, head.etag) == (206, 100, '"v1"')
+    assert (head.content_range, head.chunked, head.persists) == ("bytes 0-99/1000", False, True)
+
+
+@pytest.mark.parametrize("word", [b"close", b"Close", b"keep-alive, close"])
+def test_a_connection_that_ends_is_noticed(word):
+    head = read_head(PLAIN.replace(b"keep-alive", word))
+    assert head is not None
+    assert not head.persists
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"HTTP/1.1 206 Partial Content", b"HTTP/1.0 206 Partial Content"),
+        (b"HTTP/1.1 206 Partial Content", b"HTTP/1.1 2060 Partial Content"),
+        (b"HTTP/1.1 206 Partial Content", b"ICY 206 OK"),
+        (b"HTTP/1.1 206 Partial Content", b"\r\nHTTP/1.1 206 Partial Content"),
+        (b"Content-Length:  100\r\n", b""),
+        (b"Content-Length:  100\r\n", b"Content-Length: 100\r\nContent-Length: 100\r\n"),
+        (b"100", b"100, 100"),
+        (b"100", b"+100"),
+        (b"100", b"1e2"),
+        (b"100", b"9" * 19),
+        (b"Content-Length: ", b"Content-Length : "),
+        (b"Server:", b"Transfer-Encoding: chunked\r\nServer:"),
+        (b"Server:", b"Upgrade: h2c\r\nServer:"),
+        (b"Server:", b" folded: yes\r\nServer:"),
+        (b"Server:", b": nameless\r\nServer:"),
+        (b"Server:", b"nothing\r\nServer:"),
+        (b"X-A: d", b"ETag: d"),
+        (b"b:c", b"b\nc"),
+        (b"b:c", b"b\rc"),
+        (b"b:c", b"b\0c"),
+        (b"\r\nContent-Length", b"\nContent-Length"),
+    ],
+)
+def test_what_is_not_plain_is_not_read(old, new):
+    assert old in PLAIN
+    assert read_head(PLAIN.replace(old, new, 1)) is None
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_make_it_raise(data):
+    read_head(data)
+    read_head(PLAIN + data)
