@@ -4,7 +4,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.units import MiB
@@ -20,7 +20,17 @@ PATIENCE = 40.0
 """Seconds after which a tool that does not end is taken to wait for ever."""
 SECRET = "s3cret"
 
-Answer = Callable[[Request, bytes], None]
+
+@dataclass(frozen=True)
+class Served:
+    """What the server of one run has."""
+
+    data: bytes
+    half_sent: threading.Event = field(default_factory=threading.Event)
+    """Set once the first half has gone out in a case that ends the tool then."""
+
+
+Answer = Callable[[Request, Served], None]
 Script = Callable[[Path], None]
 
 
@@ -55,27 +65,38 @@ class Case:
     patience: float = PATIENCE
 
 
-def whole(request: Request, data: bytes) -> None:
+def _send(request: Request, data: bytes, upto: int | None = None) -> None:
+    """Serve a file as it should be, up to some byte."""
+    request.file(data, upto=0 if request.method == "HEAD" else upto)
+
+
+def whole(request: Request, served: Served) -> None:
     """Serve it as it should be."""
-    request.file(data)
+    _send(request, served.data)
 
 
-def _truncated(request: Request, data: bytes) -> None:
-    request.file(data[:HALF])
+def slow(request: Request, served: Served) -> None:
+    """Serve it in some seconds."""
+    request.file(served.data, upto=0 if request.method == "HEAD" else None, pause=0.02)
 
 
-def _flipped(request: Request, data: bytes) -> None:
-    request.file(data[:HALF] + bytes([data[HALF] ^ 1]) + data[HALF + 1 :])
+def _truncated(request: Request, served: Served) -> None:
+    _send(request, served.data[:HALF])
 
 
-def _page(request: Request, data: bytes) -> None:
-    request.reply(
-        200, b"<!DOCTYPE html><title>Login</title><p>Please sign in." * 100, Content_Type="text/html"
-    )
+def _flipped(request: Request, served: Served) -> None:
+    data = served.data
+    _send(request, data[:HALF] + bytes([data[HALF] ^ 1]) + data[HALF + 1 :])
 
 
-def _cut(request: Request, data: bytes) -> None:
-    request.file(data, upto=CUT if request.start < CUT else None)
+def _page(request: Request, _: Served) -> None:
+    page = b"<!DOCTYPE html><title>Login</title><p>Please sign in." * 100
+    request.head(200, Content_Type="text/html", Content_Length=len(page))
+    request.send(b"" if request.method == "HEAD" else page)
+
+
+def _cut(request: Request, served: Served) -> None:
+    _send(request, served.data, upto=CUT if request.start < CUT else None)
 
 
 def _is_of_first_half(request: Request) -> bool:
@@ -83,31 +104,27 @@ def _is_of_first_half(request: Request) -> bool:
     return request.span is not None and request.span[1] is not None and request.span[1] <= HALF
 
 
-def _stalled(request: Request, data: bytes) -> None:
+def _stalled(request: Request, served: Served) -> None:
     if request.method == "HEAD" or request.start >= HALF or _is_of_first_half(request):
-        request.file(data)
+        _send(request, served.data)
         return
-    request.file(data, upto=HALF)
+    _send(request, served.data, upto=HALF)
     request.hold()
 
 
-half_sent = threading.Event()
-"""Set once the first half has gone out in a case that ends the tool then."""
-
-
-def _halted(request: Request, data: bytes) -> None:
+def _halted(request: Request, served: Served) -> None:
     if request.method == "HEAD" or _is_of_first_half(request):
-        request.file(data)
+        _send(request, served.data)
         return
-    request.file(data, upto=max(HALF, request.start))
-    half_sent.set()
+    _send(request, served.data, upto=max(HALF, request.start))
+    served.half_sent.set()
     request.hold()
 
 
-def _elsewhere(request: Request, data: bytes) -> None:
+def _elsewhere(request: Request, served: Served) -> None:
     """The first origin sends on to a second one, which is asked under another name of the same machine."""
     if "localhost" in (request.header("Host") or ""):
-        request.file(data)
+        _send(request, served.data)
     else:
         request.reply(302, Location=f"http://localhost:{request.server.port}/image.raw")
 
@@ -160,7 +177,7 @@ CASES = (
     Case("flipped", "one byte of the file has changed", _flipped),
     Case("page", "an HTML page comes instead, with status 200", _page),
     Case("cut", "the connection breaks at 90 %; the server has ranges", _cut),
-    Case("stalled", "the server falls silent at the half; a new connection would go on", _stalled, patience=90.0),
+    Case("stalled", "the server falls silent at the half; a new connection would go on", _stalled, patience=75.0),
     Case("redirect", "a redirect to another origin, and a header that is a secret", _elsewhere, variant="header"),
     Case("backing", "a qcow2 that names a file of the rescue as its backing file", whole, image="backing",
          variant="qcow2", refused=True),

@@ -17,9 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from tests.kit.disks import make_disk
 from tests.kit.images import BIOS_PIECE, NOISE, ROOT_PIECE, ImageMaker, install, make_system
 from tests.kit.loops import attach
 from tests.kit.server import Request, Server
-from tests.peers.cases import CASES, IMAGE_BYTES, SECRET, Case, half_sent, mounted_at
+from tests.peers.cases import CASES, IMAGE_BYTES, SECRET, Case, Served, mounted_at, slow
 from tests.peers.judge import Outcome, what_is_on
 from tests.peers.tools import TOOLS, Tool
 
@@ -36,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/comparison.md"
 BEGIN, END = "<!-- made by tests/peers/run: begin -->", "<!-- made by tests/peers/run: end -->"
 RESCUE_SECRET = b"what only the rescue knows\n" * 100
-SLOW = Case("percent", "", lambda request, data: request.file(data, pause=0.02))
+SLOW = Case("percent", "", slow)
 DRAIN_SECONDS = 3
 """For what the server has given to come to the disk."""
 _PERCENT = re.compile(r"\b(\d{1,3})(?:\.\d+)? ?%|\((\d{1,3})\.\d+/100%\)")
@@ -114,7 +116,8 @@ def try_out(tool: Tool, case: Case, file: File, environment: dict[str, str], dir
             run("mount", "-t", "tmpfs", "-o", f"size={case.memory}", "tmpfs", stage)
             stack.callback(run, "umount", "--lazy", stage)
         old = backing.read_bytes()
-        server = Server(lambda request: case.answer(request, file.data))
+        served = Served(file.data)
+        server = Server(lambda request: case.answer(request, served))
         stack.callback(server.stop)
         of_case = {
             "URL": server.url,
@@ -125,8 +128,7 @@ def try_out(tool: Tool, case: Case, file: File, environment: dict[str, str], dir
             "TMPDIR": str(stage),
             "STEPS": "/dev/null",
         }
-        half_sent.clear()
-        ended, told = _run(script, environment | of_case, case, stage.with_suffix(".output"))
+        ended, told = _run(script, environment | of_case, case, served, stage.with_suffix(".output"))
         with suppress(OSError):  # of a disk that fails
             run("blockdev", "--flushbufs", disk)
         content = backing.read_bytes()
@@ -140,7 +142,7 @@ def try_out(tool: Tool, case: Case, file: File, environment: dict[str, str], dir
         )
 
 
-def _run(script: str, environment: dict[str, str], case: Case, said: Path) -> tuple[str, str]:
+def _run(script: str, environment: dict[str, str], case: Case, served: Served, said: Path) -> tuple[str, str]:
     """How it ended, and its last words; all that it said goes into a file."""
     with said.open("w+", errors="replace") as output:
         process = subprocess.Popen(
@@ -149,7 +151,7 @@ def _run(script: str, environment: dict[str, str], case: Case, said: Path) -> tu
         )  # fmt: skip
         try:
             if case.signal:
-                half_sent.wait(case.patience)
+                served.half_sent.wait(case.patience)
                 time.sleep(DRAIN_SECONDS)
                 os.killpg(process.pid, getattr(signal, f"SIG{case.signal}"))
                 process.wait(case.patience)
@@ -180,7 +182,8 @@ def tells_percent(tool: Tool, file: File, environment: dict[str, str], directory
     with ExitStack() as stack:
         disk, _ = stack.enter_context(disk_for(SLOW, directory))
         stage = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory)))
-        server = Server(lambda request: SLOW.answer(request, file.data))
+        served = Served(file.data)
+        server = Server(lambda request: SLOW.answer(request, served))
         stack.callback(server.stop)
         output = stage.with_suffix(".output")
         of_run = {
@@ -191,7 +194,7 @@ def tells_percent(tool: Tool, file: File, environment: dict[str, str], directory
             "STEPS": "/dev/null",
         }
         digest = hashlib.sha256(file.data).hexdigest()
-        _run(tool.percent, environment | of_run | {"SHA256": digest}, SLOW, output)
+        _run(tool.percent, environment | of_run | {"SHA256": digest}, SLOW, served, output)
         said = output.read_text(errors="replace")
         output.unlink()
     found = {next(filter(None, match)) for match in _PERCENT.findall(said)}
@@ -217,23 +220,29 @@ def with_ipa(environment: dict[str, str]) -> dict[str, str]:
 
 
 def measure(cases: list[Case], tools: list[Tool]) -> dict[str, dict[str, Outcome]]:
-    """All cells that are asked for, by case and tool."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+    """All cells that are asked for, by case and tool. The tools of a case run side by side, each on a disk of its own."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name, ThreadPoolExecutor(len(tools)) as threads:
         directory = Path(name)
         files, environment = make_files(directory), with_ipa(environment_of(directory))
+
+        def row(cell: Callable[[Tool], Outcome]) -> dict[str, Outcome]:
+            return dict(zip((tool.name for tool in tools), threads.map(cell, tools), strict=True))
+
         table: dict[str, dict[str, Outcome]] = {}
         for case in cases:
-            table[case.name] = {}
-            for tool in tools:
-                found = try_out(tool, case, files[case.image], environment, directory)
-                table[case.name][tool.name] = found
+            table[case.name] = row(
+                partial(
+                    try_out, case=case, file=files[case.image], environment=environment, directory=directory
+                )
+            )
+            for tool, found in table[case.name].items():
                 print(
-                    f"{case.name:10} {tool.name:30} {found.ended}; {found.disk}; {found.traces} [{found.told[:100]}]",
+                    f"{case.name:10} {tool:30} {found.ended}; {found.disk}; {found.traces} [{found.told[:100]}]",
                     flush=True,
                 )
-        table["percent"] = {
-            tool.name: tells_percent(tool, files["gpt"], environment, directory) for tool in tools
-        }
+        table["percent"] = row(
+            partial(tells_percent, file=files["gpt"], environment=environment, directory=directory)
+        )
         return table
 
 
