@@ -102,7 +102,7 @@ class Request:
         headers = ({"ETag": etag, "Accept_Ranges": "bytes"} if ranges else {}) | headers
         status, start, stop = 200, 0, size
         if ranges and self.span is not None and self.header("If-Range") in (None, etag):
-            status, start, stop = 206, self.span[0], self.span[1] or size
+            status, start, stop = 206, self.span[0], min(self.span[1] or size, size)
             headers["Content_Range"] = f"bytes {start}-{stop - 1}/{size}"
         self.head(status, **headers, Content_Length=stop - start)
         self.over = upto is not None and upto < stop

@@ -16,18 +16,21 @@ CUT = 43 * MiB
 """Nine tenths of the image."""
 IMAGE_BYTES = 48 * MiB
 DISK_BYTES = 64 * MiB
+"""Where the disk is larger than the image."""
 PATIENCE = 40.0
 """Seconds after which a tool that does not end is taken to wait for ever."""
 SECRET = "s3cret"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Served:
     """What the server of one run has."""
 
     data: bytes
+    sent: int = 0
+    """Bytes of ranges that have gone out in a case that ends the tool at the half."""
     half_sent: threading.Event = field(default_factory=threading.Event)
-    """Set once the first half has gone out in a case that ends the tool then."""
+    """Set once half of the image has gone out in such a case."""
 
 
 Answer = Callable[[Request, Served], None]
@@ -44,7 +47,7 @@ class Case:
     """Of the image server; handed the request and the file."""
     image: str = "gpt"
     """A recipe of run.py."""
-    disk_bytes: int = DISK_BYTES
+    disk_bytes: int = IMAGE_BYTES
     sector_size: int = 512
     room: int | None = None
     """Bytes that the file below the disk may really take; what is written beyond them is an error of the disk."""
@@ -67,7 +70,7 @@ class Case:
 
 def _send(request: Request, data: bytes, upto: int | None = None) -> None:
     """Serve a file as it should be, up to some byte."""
-    request.file(data, upto=0 if request.method == "HEAD" else upto)
+    request.file(data, upto=0 if request.method == "HEAD" else upto, Connection="close")
 
 
 def whole(request: Request, served: Served) -> None:
@@ -77,7 +80,7 @@ def whole(request: Request, served: Served) -> None:
 
 def slow(request: Request, served: Served) -> None:
     """Serve it in some seconds."""
-    request.file(served.data, upto=0 if request.method == "HEAD" else None, pause=0.02)
+    request.file(served.data, upto=0 if request.method == "HEAD" else None, pause=0.1, Connection="close")
 
 
 def _truncated(request: Request, served: Served) -> None:
@@ -113,10 +116,13 @@ def _stalled(request: Request, served: Served) -> None:
 
 
 def _halted(request: Request, served: Served) -> None:
-    if request.method == "HEAD" or _is_of_first_half(request):
+    """The image from its beginning up to its half, or pieces of it, wherever they are, as long as they are no more."""
+    _, stop = request.span or (0, None)
+    if request.method == "HEAD" or (stop is not None and served.sent < HALF):
+        served.sent += 0 if stop is None else stop - request.start
         _send(request, served.data)
         return
-    _send(request, served.data, upto=max(HALF, request.start))
+    _send(request, served.data, upto=max(HALF, request.start) if stop is None else request.start)
     served.half_sent.set()
     request.hold()
 
@@ -171,7 +177,7 @@ def _volume_group(disk: Path) -> str:
 
 
 CASES = (
-    Case("sound", "nothing is wrong, and the disk just as large as the image", whole, disk_bytes=IMAGE_BYTES),
+    Case("sound", "nothing is wrong, and the disk just as large as the image", whole),
     Case("gpt", "the disk is larger than the image: the backup GPT has to move", whole, disk_bytes=DISK_BYTES),
     Case("truncated", "the file on the server was cut", _truncated),
     Case("flipped", "one byte of the file has changed", _flipped),
@@ -185,7 +191,7 @@ CASES = (
     Case("small", "the disk is smaller than the image", whole, disk_bytes=40 * MiB, refused=True),
     Case("busy", "a file system of the disk is mounted", whole, before=_use, refused=True),
     Case("stale", "an old system had LVM where the new one will grow to", whole,
-         before=_old_volume_group, traces=_volume_group),
+         before=_old_volume_group, traces=_volume_group, disk_bytes=DISK_BYTES),
     Case("sparse", "the image has holes, the disk is full of old data", whole, image="sparse"),
     Case("EIO", "the disk fails at the half", whole, room=HALF),
     Case("killed", "kill -9 at the half", _halted, signal="KILL"),

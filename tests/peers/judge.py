@@ -8,6 +8,8 @@ from agent.units import MiB
 
 BLOCK = 4096
 SECTOR = 512
+ENTRIES = slice(2 * SECTOR, 3 * SECTOR)
+"""The first partitions in a GPT of 512-byte sectors, which stay where they are on a larger disk."""
 
 
 def what_is_on(disk: Path, content: bytes, old: bytes, image: bytes) -> str:
@@ -27,10 +29,7 @@ def what_is_on(disk: Path, content: bytes, old: bytes, image: bytes) -> str:
     body, wanted = content[MiB : len(image) - MiB], image[MiB:-MiB]
     if body == wanted:
         return _table_of(disk)
-    if (
-        content[:SECTOR][510:] == image[:SECTOR][510:]
-        and content[SECTOR : 2 * SECTOR] == image[SECTOR : 2 * SECTOR]
-    ):
+    if content[ENTRIES] == image[ENTRIES]:
         return (
             "old data in its holes"
             if _differs_in_holes(body, wanted)
@@ -41,13 +40,9 @@ def what_is_on(disk: Path, content: bytes, old: bytes, image: bytes) -> str:
 
 def _table_of(disk: Path) -> str:
     said = subprocess.run(["sgdisk", "--verify", disk], capture_output=True, text=True, check=False).stdout
-    if "No problems found" in said:
-        return "whole"
-    return (
-        "whole, the backup GPT not at the end"
-        if "disk's end" in said or "end of the disk" in said
-        else "whole, no table to be read"
-    )
+    if "Creating new GPT entries" in said:
+        return "whole, no table that this disk's sectors show"
+    return "whole" if "No problems found" in said else "whole, the backup GPT not at the end"
 
 
 def _differs_in_holes(body: bytes, wanted: bytes) -> bool:

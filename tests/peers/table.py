@@ -39,9 +39,10 @@ PAGE = ROOT / "docs/comparison.md"
 BEGIN, END = "<!-- made by tests/peers/run: begin -->", "<!-- made by tests/peers/run: end -->"
 RESCUE_SECRET = b"what only the rescue knows\n" * 100
 SLOW = Case("percent", "", slow)
+MAX_HANGS = 2
 DRAIN_SECONDS = 3
 """For what the server has given to come to the disk."""
-_PERCENT = re.compile(r"\b(\d{1,3})(?:\.\d+)? ?%|\((\d{1,3})\.\d+/100%\)")
+_PERCENT = re.compile(r"\b(\d{1,3})(?:\.\d+)?(?: ?%|/100\b)")
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def make_files(directory: Path) -> dict[str, File]:
 def disk_for(case: Case, directory: Path) -> Iterator[tuple[Path, Path]]:
     """A dirty loop device, and the file below it."""
     with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory)))
         if case.room is not None:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory)))
             stack.callback(run, "umount", "--lazy", directory)
             run("mount", "-t", "tmpfs", "-o", f"size={case.room}", "tmpfs", directory)
         backing = directory / "disk"
@@ -101,6 +102,14 @@ def disk_for(case: Case, directory: Path) -> Iterator[tuple[Path, Path]]:
 
 def try_out(tool: Tool, case: Case, file: File, environment: dict[str, str], directory: Path) -> Outcome:
     """One cell."""
+    outcome = _try_once(tool, case, file, environment, directory)
+    for _ in range(MAX_HANGS if tool.hangs else 0):
+        if outcome.ended == "waits":
+            outcome = _try_once(tool, case, file, environment, directory)
+    return outcome
+
+
+def _try_once(tool: Tool, case: Case, file: File, environment: dict[str, str], directory: Path) -> Outcome:
     script = getattr(tool, case.variant) if case.variant else tool.script
     if not script:
         return Outcome(
@@ -197,8 +206,8 @@ def tells_percent(tool: Tool, file: File, environment: dict[str, str], directory
         _run(tool.percent, environment | of_run | {"SHA256": digest}, SLOW, served, output)
         said = output.read_text(errors="replace")
         output.unlink()
-    found = {next(filter(None, match)) for match in _PERCENT.findall(said)}
-    return Outcome("told" if len(found) > 2 else "not told")
+    found = set(_PERCENT.findall(said))
+    return Outcome("told" if len(found) > 1 else "not told")
 
 
 def environment_of(home: Path) -> dict[str, str]:
@@ -220,7 +229,7 @@ def with_ipa(environment: dict[str, str]) -> dict[str, str]:
 
 
 def measure(cases: list[Case], tools: list[Tool]) -> dict[str, dict[str, Outcome]]:
-    """All cells that are asked for, by case and tool. The tools of a case run side by side, each on a disk of its own."""
+    """All cells that are asked for, by case and tool. The tools of a case run side by side, each on its own disk."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name, ThreadPoolExecutor(len(tools)) as threads:
         directory = Path(name)
         files, environment = make_files(directory), with_ipa(environment_of(directory))
@@ -236,10 +245,7 @@ def measure(cases: list[Case], tools: list[Tool]) -> dict[str, dict[str, Outcome
                 )
             )
             for tool, found in table[case.name].items():
-                print(
-                    f"{case.name:10} {tool:30} {found.ended}; {found.disk}; {found.traces} [{found.told[:100]}]",
-                    flush=True,
-                )
+                print(f"{case.name:10} {tool:30} {found}", flush=True)
         table["percent"] = row(
             partial(tells_percent, file=files["gpt"], environment=environment, directory=directory)
         )

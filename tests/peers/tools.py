@@ -28,6 +28,8 @@ class Tool:
     """How it is given a qcow2; empty: it writes any file as it is."""
     header: str = ""
     """How it is given `X-Secret: s3cret` for the image; empty: it takes no header."""
+    hangs: bool = False
+    """Seen to wait for ever where nothing was wrong: it is run again then, a few times."""
     percent: str = ""
     """How it tells whoever called it how far it is; empty: not at all."""
 
@@ -57,6 +59,7 @@ TOOLS = (
         "qemu-img convert",
         'qemu-img convert -n -t none -W -f "$KIND" -O raw "$URL" "$DISK"\nsync "$DISK"',
         "qemu-img --version",
+        hangs=True,  # 7.2, for one of its own requests
         qcow2='qemu-img convert -n -t none -W -f "$KIND" -O raw "$URL" "$DISK"\nsync "$DISK"',
         percent='qemu-img convert -p -n -t none -W -f "$KIND" -O raw "$URL" "$DISK"',
     ),
