@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-SUITES = ("network", "process", "disk", "power", "images")
+SUITES = ("network", "process", "disk", "power", "api", "images")
 ENOUGH = 10
 """Violations after which a storm ends: there is something to be mended first."""
 

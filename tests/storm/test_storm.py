@@ -9,7 +9,7 @@ from tests.kit.commands import attempt
 from tests.storm.frame import SUITES
 from tests.storm.process import SPAN
 
-RUNS = {"network": 25, "images": 150, "process": 18, "power": 200, "disk": 10}
+RUNS = {"network": 25, "images": 150, "process": 18, "power": 200, "api": 8, "disk": 10}
 
 
 def seed_for(suite: str) -> int:
