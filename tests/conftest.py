@@ -112,6 +112,8 @@ def _event_loops_never_block(request: pytest.FixtureRequest) -> Iterator[None]:
             # A command reads what it was called with before anything else runs on its loop.
             function.can_block_in("agent/cli/job_options.py", {"_read", "_url"})
             function.can_block_in("agent/cli/groups.py", "configured_groups")
+            # Its lock is held for a few lines at a time, and never while something is unpacked or waited for.
+            function.can_block_in("agent/transfer/unpack.py", "stop")
             # A few bytes of /proc, which no disk is asked for.
             function.can_block_in("prometheus_client/process_collector.py", "collect")
         yield

@@ -14,6 +14,7 @@ from agent.host.inventory import describe_path, list_disks
 from agent.model.disks import eligibility, require_eligible
 from agent.model.selector import parse_selector
 from agent.units import MiB
+from tests.kit.partitions import add_partition, remove_partition
 
 SIZE = 64 * MiB
 
@@ -159,8 +160,7 @@ def test_an_exclusive_user_that_sysfs_does_not_show_is_noticed(attach):
 
 def test_a_partition_is_refused_and_its_mount_holds_the_disk(attach, partition_node, tmp_path):
     device = attach()
-    # Made through the kernel's own call: it works where the kernel does not read partition tables.
-    tool("addpart", device, "1", "2048", "65536")
+    add_partition(device, 1, MiB, 32 * MiB)
     partition, point = str(partition_node(Path(device), 1)), tmp_path / "mnt"
     point.mkdir()
     try:
@@ -176,7 +176,7 @@ def test_a_partition_is_refused_and_its_mount_holds_the_disk(attach, partition_n
             tool("umount", str(point))
         assert_free(device)
     finally:
-        tool("delpart", device, "1")
+        remove_partition(device, 1)
 
 
 def test_the_disk_under_the_root_is_the_boot_medium():

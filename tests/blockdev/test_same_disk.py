@@ -15,6 +15,7 @@ from agent.stages.preflight import probe_image
 from agent.transfer.open import open_source
 from agent.units import MiB
 from tests.kit.commands import run
+from tests.kit.partitions import add_partition, remove_partition
 
 BEFORE = 40 * MiB
 
@@ -76,7 +77,7 @@ def test_a_device_its_partition_and_what_is_made_of_them(byoi, loop_device, part
     before = backing.read_bytes()
     disk = loop_device(backing)
     assert "is the target" in refused(byoi, disk, disk)["message"]
-    run("addpart", disk, "1", "2048", "40960")
+    add_partition(disk, 1, MiB, 20 * MiB)
     try:
         part = partition_node(disk, 1)
         assert f"{part} lies on the target" in refused(byoi, part, disk)["message"]
@@ -86,7 +87,7 @@ def test_a_device_its_partition_and_what_is_made_of_them(byoi, loop_device, part
         refused(byoi, disk, above)
         run("losetup", "--detach", above)
     finally:
-        run("delpart", disk, "1")
+        remove_partition(disk, 1)
     assert backing.read_bytes() == before
 
 

@@ -24,11 +24,11 @@ def exposure(unit: Path) -> float:
     return float(found[1])
 
 
-@pytest.mark.parametrize(("unit", "limit"), [(UNIT, 2.6), (CONSOLE, 1.0)], ids=["daemon", "console"])
-def test_the_units_are_confined_as_far_as_the_documentation_says(unit, limit):
-    found = exposure(unit)
-    assert found <= limit
-    assert f"**{found}**" in (ROOT / "docs/packaging.md").read_text()
+@pytest.mark.parametrize(("unit", "documented"), [(UNIT, 2.6), (CONSOLE, 0.9)], ids=["daemon", "console"])
+def test_the_units_are_confined_as_far_as_the_documentation_says(unit, documented):
+    """By the systemd of Debian 12; a later one may count otherwise, but finds no more."""
+    assert exposure(unit) <= documented
+    assert f"**{documented}**" in (ROOT / "docs/packaging.md").read_text()
 
 
 def test_the_daemon_leaves_no_core_and_reaches_no_link_local_service():

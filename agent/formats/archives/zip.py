@@ -139,7 +139,8 @@ class ZipReader:
     def _descriptor(self, name: str, passed: _Passed) -> Generator[None, None, None]:
         """Take what stands behind a member (4.3.9): with a signature or without, with numbers of 32 bits or of 64.
 
-        It does not say which of the four it is. The one that tells what has passed is it.
+        It does not say which of the four it is. The one that tells what has passed is it, if a record follows: the zeros
+        that a disk may begin with are no descriptor of nothing.
         """
         intake = self._intake
         found = yield from intake.up_to(24)
@@ -147,8 +148,9 @@ class ZipReader:
             for form in ("<IQQ", "<III"):
                 numbers = (passed.crc, passed.packed & _mask(form), passed.size & _mask(form))
                 expected = signature + struct.pack(form, *numbers)
-                if found.startswith(expected):
-                    intake.give_back(found[len(expected) :])
+                rest = found[len(expected) :]
+                if found.startswith(expected) and rest[:2] in (b"", _DESCRIPTOR[:2]):
+                    intake.give_back(rest)
                     return
         if passed.method == _STORED and not passed.size:
             raise ImageUnsafe(

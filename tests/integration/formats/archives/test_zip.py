@@ -20,7 +20,6 @@ MADE_BY = {
     "zip, a pipe": "cat disk.raw | zip -q - -",
     "zip, zip64": "zip -q -fz image.zip disk.raw && cat image.zip",
     "bsdtar": "bsdtar --format=zip -cf image.zip README disk.raw && cat image.zip",
-    "bsdtar, stored": "bsdtar --format=zip --options zip:compression=store -cf image.zip disk.raw && cat image.zip",
 }
 
 

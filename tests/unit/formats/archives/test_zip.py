@@ -106,6 +106,12 @@ def test_a_stored_member_whose_length_comes_behind_it_is_refused():
     assert "README" in caught.value.detail
 
 
+def test_zeros_at_the_beginning_of_such_a_member_are_no_descriptor_of_an_empty_one():
+    """As libarchive 3.7 stores a disk without boot code."""
+    with pytest.raises(ImageUnsafe, match="zip_method"):
+        read(archive({"disk.raw": bytes(4096)}, method=zipfile.ZIP_STORED, forward=True))
+
+
 @pytest.mark.parametrize(("method", "name"), [(zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "lzma")])
 def test_other_methods_are_refused_by_their_names(method, name):
     out = io.BytesIO()
