@@ -139,8 +139,8 @@ class ZipReader:
     def _descriptor(self, name: str, passed: _Passed) -> Generator[None, None, None]:
         """Take what stands behind a member (4.3.9): with a signature or without, with numbers of 32 bits or of 64.
 
-        It does not say which of the four it is. The one that tells what has passed is it, if a record follows: the zeros
-        that a disk may begin with are no descriptor of nothing.
+        It does not say which of the four it is. The one that tells what has passed is it, if a record follows: zeros
+        that a disk begins with are no descriptor of nothing.
         """
         intake = self._intake
         found = yield from intake.up_to(24)
