@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -88,6 +89,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 seconds[Path(report.nodeid).parts[1]] += report.duration
     rings = (f"{ring} {round(seconds[ring])}" for ring in RINGS if ring in seconds)
     terminalreporter.write_line(f"seconds by ring: {', '.join(rings)}")
+
+
+def pytest_configure() -> None:
+    """A shell's background job ignores SIGINT, and so would every process of the tests."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

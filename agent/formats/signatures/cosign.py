@@ -26,7 +26,15 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from agent.formats.signatures.findings import MIN_RSA_BITS, WHOLE, Finding, KeyFile, Refused, judged
+from agent.formats.signatures.findings import (
+    MIN_RSA_BITS,
+    WHOLE,
+    Finding,
+    KeyFile,
+    Refused,
+    judged,
+    usable_keys,
+)
 
 DIGEST = "sha256"
 _PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
@@ -104,13 +112,7 @@ def read_keys(file: KeyFile) -> list[_Key]:
     Raises:
         Refused: it holds none, or one that is too short; the text names the file.
     """
-    try:
-        keys = list(_keys(file))
-        if not keys:
-            raise Refused("it holds no PUBLIC KEY in PEM")
-    except Refused as refusal:
-        raise Refused(f"{file} cannot be used: {refusal}", about="key") from None
-    return keys
+    return usable_keys(file, _keys, "it holds no PUBLIC KEY in PEM")
 
 
 def _keys(file: KeyFile) -> Iterator[_Key]:

@@ -1,9 +1,9 @@
 """What is found about signatures: one finding for each, and the two ways in which one is at fault."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from agent.text import printable
 
@@ -17,6 +17,7 @@ MAX_SIGNATURES = 16
 _SHOWN_USER = 200
 
 About = Literal["signature", "key"]
+Key = TypeVar("Key")
 
 
 class Refused(Exception):
@@ -40,6 +41,26 @@ class KeyFile:
 
     def __str__(self) -> str:
         return "the job's publicKey" if self.name is None else f"the trusted key {self.name}"
+
+
+def usable_keys(file: KeyFile, read: Callable[[KeyFile], Iterable[Key]], none: str) -> list[Key]:
+    """The keys of a file.
+
+    Args:
+        file: the file.
+        read: gives its keys one by one, and refuses what it does not understand.
+        none: why it cannot be used where it holds none.
+
+    Raises:
+        Refused: it cannot be used; the text names the file.
+    """
+    try:
+        keys = list(read(file))
+        if not keys:
+            raise Refused(none)
+    except Refused as refusal:
+        raise Refused(f"{file} cannot be used: {refusal}", about="key") from None
+    return keys
 
 
 @dataclass(frozen=True, slots=True)

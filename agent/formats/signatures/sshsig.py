@@ -40,6 +40,7 @@ from agent.formats.signatures.findings import (
     expired_fault,
     judged,
     same_bytes_fault,
+    usable_keys,
 )
 from agent.text import printable
 
@@ -141,13 +142,7 @@ def read_keys(file: KeyFile) -> list[_Key]:
     Raises:
         Refused: it holds none, or a line that is not understood; the text names the file.
     """
-    try:
-        keys = list(_keys(file))
-        if not keys:
-            raise Refused("it holds no public SSH key")
-    except Refused as refusal:
-        raise Refused(f"{file} cannot be used: {refusal}", about="key") from None
-    return keys
+    return usable_keys(file, _keys, "it holds no public SSH key")
 
 
 def _keys(file: KeyFile) -> Iterator[_Key]:
