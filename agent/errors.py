@@ -183,6 +183,29 @@ class DiskIneligible(DeployError):
 # -- the image -----------------------------------------------------------------------------------------------
 
 
+class RaidDisks(DeployError):
+    """There are not as many disks as the job wants, or they cannot be members of one mirror."""
+
+    code = "raid.disks"
+    blame = Blame.REQUEST
+    template = "The image cannot go to several disks: {reason}."
+    default_hint = (
+        "`byoi disks` shows the disks and their groups; choose a group with enough of them, or fewer disks."
+    )
+
+
+class RaidLayout(DeployError):
+    """The image's partitions cannot become a mirror."""
+
+    code = "raid.layout"
+    blame = Blame.IMAGE
+    template = "The image cannot become a mirror: {reason}."
+    default_hint = (
+        "Use an image whose last partition is its root (ext4 or XFS) beside ESP and BIOS boot partition alone, "
+        "or leave raid out."
+    )
+
+
 class ImageFormat(DeployError):
     """The job names an unknown image type. The message is the OVH API's, and names its three types only."""
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.cli.job_options import add_job_options
+from agent.model.raid import MAX_DISKS
 from agent.units import parse_size
 
 DEFAULT_SOCKET = "/run/byoi-agent/api.sock"
@@ -40,9 +41,21 @@ def _size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _count(text: str) -> int:
+    if text not in map(str, range(1, MAX_DISKS + 1)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MAX_DISKS}")
+    return int(text)
+
+
 def _add_choice_options(target: argparse._ActionsContainer) -> None:
     target.add_argument(
         "--disk-group", type=int, metavar="N", help="the first disk of group N (0: the default group)"
+    )
+    target.add_argument(
+        "--disks",
+        type=_count,
+        metavar="N",
+        help="so many disks of the group, or of those that the hints leave",
     )
     target.add_argument(
         "--disk-hint",
@@ -81,7 +94,10 @@ def _write_options(parser: argparse.ArgumentParser) -> None:
     add_job_options(parser)
     target = parser.add_argument_group("where to")
     target.add_argument(
-        "--disk", metavar="PATH", help="a whole disk, or a regular file that stands in for one"
+        "--disk",
+        action="append",
+        metavar="PATH",
+        help="a whole disk, or a regular file that stands in for one; several: the image goes to all of them",
     )
     target.add_argument(
         "--size", type=_size, help="make --disk a new sparse file of this size (20G is 20 GiB)"

@@ -14,7 +14,7 @@ from agent.cli.output import EXIT_DONE, print_json, print_stderr
 from agent.cli.report import Report
 from agent.cli.status import watch
 from agent.errors import JobInvalid
-from agent.model.disks import select_disk
+from agent.model.disks import select_disks
 from agent.model.job import Job, load_job
 
 
@@ -31,9 +31,11 @@ async def run(options: argparse.Namespace) -> int:
     job = job_text(options)
     selector = read_hints(options)
     if selector is not None:
-        job = _with_choice(options, job, {"disk": dict(selector.posted)})
+        job = _with_choice(options, job, {"disk": dict(selector.posted), "diskGroupId": None})
     elif options.disk_group is not None:
-        job = _with_choice(options, job, {"diskGroupId": options.disk_group})
+        job = _with_choice(options, job, {"diskGroupId": options.disk_group, "disk": None})
+    if options.disks is not None:
+        job = _with_choice(options, job, {"disks": options.disks})
     client = Client(socket_path(options.socket))
     cancel_on_signals()
     report = await client.report()
@@ -54,7 +56,7 @@ async def run(options: argparse.Namespace) -> int:
 
 
 async def _agree(client: Client, report: Report, job: Job) -> None:
-    """Ask whether what is on the disk may be destroyed, that the daemon would choose now.
+    """Ask whether what is on the disks may be destroyed, that the daemon would choose now.
 
     Raises:
         JobCancelled: it may not.
@@ -65,10 +67,11 @@ async def _agree(client: Client, report: Report, job: Job) -> None:
         raise Refused(409, {"message": "A deployment is under way on this server."})
     inventory = await client.inventory()
     if job.disk_selector is not None:
-        disk = job.disk_selector.select(inventory.disks, inventory.groups)
+        disks = job.disk_selector.select(inventory.disks, inventory.groups, count=job.disk_count)
     else:
-        disk = select_disk(inventory.groups, job.disk_group_id)
-    await confirm(disk, inventory.contents[disk.path], "Nothing was given to byoi-agent.")
+        disks = select_disks(inventory.groups, job.disk_group_id, job.disk_count)
+    losses = [(disk, inventory.contents[disk.path]) for disk in disks]
+    await confirm(losses, "Nothing was given to byoi-agent.")
 
 
 def server_name(client: Client, report: Report) -> str:
@@ -83,10 +86,9 @@ def server_name(client: Client, report: Report) -> str:
 
 
 def _with_choice(options: argparse.Namespace, job: bytes, choice: dict[str, Any]) -> bytes:
-    """The job with another member that chooses its disk."""
+    """The job with other members that choose its disks."""
     _checked(options, job)  # only a job without faults can be decoded and changed
-    others = {key: value for key, value in json.loads(job).items() if key not in ("disk", "diskGroupId")}
-    return json.dumps(others | choice).encode()
+    return json.dumps(json.loads(job) | choice).encode()
 
 
 def _checked(options: argparse.Namespace, job: bytes) -> Job:

@@ -64,6 +64,11 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         "--efi-bootloader", metavar="PATH", help=r"must exist on the ESP, such as \EFI\debian\grubx64.efi"
     )
     job.add_argument(
+        "--raid",
+        metavar="LEVEL",
+        help="make a mirror of the image's root over two disks: raid1 (docs/raid.md)",
+    )
+    job.add_argument(
         "--config-drive",
         nargs="?",
         const=True,
@@ -85,7 +90,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
 _DRIVE_OPTIONS = ("config_drive", "hostname", "ssh_key", "user_data", "vendor_data", "network_data", "meta")
 _JOB_OPTIONS = (
     "url", "mirror", "type", "checksum", "signature", "signature_over", "trusted_key", "header", "efi_bootloader",
-    *_DRIVE_OPTIONS,
+    "raid", *_DRIVE_OPTIONS,
 )  # fmt: skip
 
 
@@ -106,6 +111,8 @@ _OPTION_OF = {
     "signature.publicKey": "--trusted-key",
     "efiBootloaderPath": "--efi-bootloader",
     "httpHeader": "--header",
+    "raid.level": "--raid",
+    "disks": "--disks",
     "configdrive.content": "--config-drive",
     "configdrive.hostname": "--hostname",
     "configdrive.sshKey": "--ssh-key",
@@ -188,6 +195,7 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
         "checkSumType": algorithm,
         "signature": _signature(options.signature, options.signature_over, options.trusted_key or ()),
         "efiBootloaderPath": options.efi_bootloader,
+        "raid": None if options.raid is None else {"level": options.raid},
         "httpHeader": [_pair(line, ":", "--header") for line in _header_lines(options.header or ())] or None,
         "configdrive": drive if wants_drive else None,
     }

@@ -34,7 +34,7 @@ async def deploy(job: Job, options: Options, *, quiet: bool, as_json: bool) -> i
 
 
 async def agree(job: Job, options: Options) -> Options:
-    """Ask whether what is on the disk may be destroyed; returns the options for a deployment to that very disk.
+    """Ask whether what is on the disks may be destroyed; returns the options for a deployment to these very disks.
 
     Raises:
         JobCancelled: it may not.
@@ -43,9 +43,8 @@ async def agree(job: Job, options: Options) -> Options:
     plan = await Deployment(job, options).outline()
     if plan.refusals:
         raise plan.refusals[0]
-    if plan.contents is not None:
-        await confirm(plan.target, plan.contents, "Nothing was written.")
-    return dataclasses.replace(options, agreed=plan.target.identity)
+    await confirm(list(zip(plan.targets, plan.contents, strict=True)), "Nothing was written.")
+    return dataclasses.replace(options, agreed=tuple(disk.identity for disk in plan.targets))
 
 
 async def preview(job: Job, options: Options, *, as_json: bool) -> int:
@@ -66,9 +65,9 @@ async def preview(job: Job, options: Options, *, as_json: bool) -> int:
 
 def _plan_lines(plan: Plan) -> Iterator[str]:
     yield from plan.notes
-    if plan.contents is not None:
-        yield "on the disk, and lost:"
-        yield from (f"  {line}" for line in lines_of(plan.contents))
+    for disk, contents in zip(plan.targets, plan.contents, strict=bool(plan.contents)):
+        yield "on the disk, and lost:" if len(plan.targets) == 1 else f"on {disk.path}, and lost:"
+        yield from (f"  {line}" for line in lines_of(contents))
     yield "stages:"
     for step in plan.steps:
         yield f"  {'!' if step.destructive else ' '} {step.stage.value:<10} {step.title}"

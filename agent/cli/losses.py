@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 import termios
+from collections.abc import Sequence
 
 from agent.cli.columns import Column, fold, table
 from agent.cli.output import print_stderr
@@ -86,25 +87,26 @@ def is_person(options: argparse.Namespace) -> bool:
     )
 
 
-async def confirm(disk: Disk, contents: Contents, untouched: str) -> None:
-    """Show what is on a disk, and return if that may be destroyed. Nobody is asked where nothing is on it.
+async def confirm(losses: Sequence[tuple[Disk, Contents]], untouched: str) -> None:
+    """Show what is on disks, and return if that may be destroyed. Nobody is asked where nothing is on them.
 
     Args:
-        disk: that will be written.
-        contents: what is on it.
+        losses: the disks that will be written, and what is on each.
         untouched: what to say where the answer is no.
 
     Raises:
         JobCancelled: the answer is no, or there is none: the end of the input, Ctrl-C.
     """
-    if contents.blank:
+    if all(contents.blank for _, contents in losses):
         return
     width = terminal_size(os.environ, sys.stderr).columns
-    heading = f"This destroys what is on {printable(describe(disk))}"
-    for line in [*fold(heading, width), *lines_of(contents, width)]:
-        print_stderr(line)
+    for disk, contents in losses:
+        heading = f"This destroys what is on {printable(describe(disk))}"
+        for line in [*fold(heading, width), *lines_of(contents, width)]:
+            print_stderr(line)
+    paths = " and ".join(printable(disk.path) for disk, _ in losses)
     try:
-        agreed = await _ask(f"Wipe {printable(disk.path)} and go on? [y/N] ")
+        agreed = await _ask(f"Wipe {paths} and go on? [y/N] ")
     except asyncio.CancelledError:
         print_stderr("\n")  # what follows begins on a line of its own
         agreed = False

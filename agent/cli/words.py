@@ -1,6 +1,7 @@
 """A deployment in words: the texts of the displays and of `byoi status`. Pure; only printable characters come out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from agent.cli.output import failure_lines
 from agent.cli.report import Reboot, Report
@@ -32,7 +33,8 @@ def amounts(status: Status) -> str:
     if progress.eta is not None:
         parts.append(f"{format_duration(progress.eta)} left")
     if progress.waiting_on is not None:
-        parts.append(f"waiting on {printable(progress.waiting_on)}")
+        slow = f" ({progress.slow_disk})" if progress.slow_disk else ""
+        parts.append(f"waiting on {printable(progress.waiting_on + slow)}")
     if progress.connections > 1:
         parts.append(f"{progress.connections} connections")
     if status.attempt > 1:
@@ -62,8 +64,8 @@ def _checked(status: Status) -> str:
 
 
 def _disk(status: Status) -> str:
-    path = (status.disk or {}).get("path")
-    return printable(path) if isinstance(path, str) else "the disk"
+    paths = [disk["path"] for disk in status.disks if isinstance(disk.get("path"), str)]
+    return printable(" and ".join(paths)) or "the disk"
 
 
 def reboot_line(reboot: Reboot | None, now: float) -> str | None:
@@ -100,16 +102,20 @@ def image_words(status: Status) -> str:
 
 
 def disk_words(status: Status) -> str:
-    """Path, model, serial number and size of the disk, as far as they are known."""
-    disk = status.disk or {}
+    """Path, model, serial number and size of the disks, as far as they are known."""
+    return " and ".join(_one_disk(disk) for disk in status.disks) or "the disk"
+
+
+def _one_disk(disk: Mapping[str, Any]) -> str:
     serial, size = disk.get("serial"), disk.get("size")
     known = [
         disk.get("model"),
         f"serial {serial}" if serial else None,
         format_size(size) if isinstance(size, int | float) else None,
     ]
+    path = disk.get("path") if isinstance(disk.get("path"), str) else "the disk"
     details = ", ".join(text.strip() for text in known if isinstance(text, str))
-    return printable(f"{_disk(status)} ({details})" if details else _disk(status))
+    return printable(f"{path} ({details})" if details else str(path))
 
 
 # -- `byoi status` -------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ that a job with faults is refused without loading it.
 import argparse
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ async def run(options: argparse.Namespace) -> int:
 
     deploy_options = _deploy_options(options, job)
     cancel_on_signals()
-    with _new_file(options.disk, options.size) as keep:
+    with _new_files(options.disk or (), options.size) as keep:
         if options.dry_run:
             return await preview(job, deploy_options, as_json=options.json)
         if is_person(options):
@@ -67,6 +67,8 @@ def _read_job(options: argparse.Namespace) -> Job:
         job = load_job(job_text(options))
     except JobInvalid as error:
         raise by_option(options, error.faults) from None
+    if options.disks is not None or options.disk is not None:
+        job = _with_count(job, options)
     if (selector := read_hints(options)) is not None:
         return dataclasses.replace(job, disk_selector=selector, disk_group_id=None)
     given = (options.disk, options.disk_group, job.disk_group_id, job.disk_selector)
@@ -82,6 +84,22 @@ def _read_job(options: argparse.Namespace) -> Job:
     return dataclasses.replace(job, disk_group_id=options.disk_group, disk_selector=None)
 
 
+def _with_count(job: Job, options: argparse.Namespace) -> Job:
+    """The job with as many disks as the command names.
+
+    Raises:
+        JobInvalid: these are not as many as the mirror has, or two numbers.
+    """
+    named = options.disk or ()
+    if named and options.disks is not None:
+        raise usage("--disks", "stands beside --disk; give one of them")
+    count = options.disks or len(named)
+    if job.raid is not None and count != job.raid.disks:
+        option = "--disk" if named else "--disks"
+        raise usage(option, f"{count} given, and a mirror has {job.raid.disks}")
+    return dataclasses.replace(job, disk_count=count)
+
+
 def _deploy_options(options: argparse.Namespace, job: Job) -> "Options":
     """How the deployment runs. Reads the agent's configuration where it needs its disk groups or its keys; blocking.
 
@@ -92,7 +110,7 @@ def _deploy_options(options: argparse.Namespace, job: Job) -> "Options":
 
     needs_keys = job.signature is not None and job.signature.public_key is None
     return Options(
-        disk=options.disk,
+        disks=tuple(options.disk or ()),
         firmware=None if options.firmware == "auto" else options.firmware,
         ca_file=options.ca_file,
         connections=options.connections,
@@ -102,26 +120,36 @@ def _deploy_options(options: argparse.Namespace, job: Job) -> "Options":
 
 
 @contextmanager
-def _new_file(path: str | None, size: int | None) -> Iterator[Callable[[], None]]:
-    """While the block runs, the sparse file of --size (bytes) is there.
+def _new_files(paths: Sequence[str], size: int | None) -> Iterator[Callable[[], None]]:
+    """While the block runs, the sparse files of --size (bytes) are there.
 
-    It is removed again, unless the block calls what it is given, or the file was there before.
+    They are removed again, unless the block calls what it is given; those that were there before stay.
 
     Raises:
         JobInvalid: --disk names no file to make, or it cannot be made.
     """
-    kept = False
+    with ExitStack() as on_failure:
+        if size is not None:
+            if not paths:
+                raise usage("--size", "needs --disk PATH, the file to make")
+            for path in paths:
+                if not Path(path).exists():
+                    on_failure.callback(_remove, path)
+                _make(path, size)
 
-    def keep() -> None:
-        nonlocal kept
-        kept = True
+        def keep() -> None:
+            on_failure.pop_all()
 
-    if size is None:
         yield keep
-        return
-    if path is None:
-        raise usage("--size", "needs --disk PATH, the file to make")
-    existed = Path(path).exists()
+
+
+def _remove(path: str) -> None:
+    if Path(path).exists():
+        print_stderr(f"{path} is removed again: --size had made it")
+        Path(path).unlink(missing_ok=True)
+
+
+def _make(path: str, size: int) -> None:
     try:
         make_sparse(path, size)
     except FileExistsError:
@@ -130,9 +158,3 @@ def _new_file(path: str | None, size: int | None) -> Iterator[Callable[[], None]
         ) from None
     except OSError as error:
         raise usage("--size", f"{path} could not be made: {error.strerror}") from None
-    try:
-        yield keep
-    finally:
-        if not (kept or existed):
-            print_stderr(f"{path} is removed again: --size had made it")
-            Path(path).unlink(missing_ok=True)

@@ -54,7 +54,7 @@ async def _preflight(work: Work) -> None:
     work.tracker.signature = ctx.vouched
     await prepare_signature(ctx)
     if await fetch_drive(ctx):
-        await _make_drive(ctx, ctx.target.logical_sector_size)
+        await _make_drive(ctx, ctx.sector_size)
     try:
         await probe_image(ctx)
     finally:
@@ -102,7 +102,7 @@ async def _commit(work: Work) -> None:
 async def _use_image_facts(ctx: Context) -> None:
     """Fit the config drive to the image, and look at the image's partitions."""
     _, image = ctx.examined()
-    if ctx.target.kind == "file" and image.sector_size is not None:
+    if ctx.to_file and image.sector_size is not None:
         # A file has no sectors of its own: the drive has to suit the disk that the image is for.
         await _make_drive(ctx, image.sector_size)
     if image.examined:

@@ -4,7 +4,7 @@ The runner carries out the steps of the plan, or raises its first refusal before
 the steps and all refusals.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from agent.errors import (
     ImageTruncated,
     ImageType,
     JobInvalid,
+    RaidDisks,
     SectorSize,
 )
 from agent.formats.advice import hint_for
@@ -68,19 +69,25 @@ _READING = (State.PREFLIGHT, State.VERIFY)
 class Facts:
     """All that a plan is made from. `image` is None as long as the image has not been opened."""
 
-    target: Disk
+    targets: tuple[Disk, ...]
+    """The disks that the image goes to, at least one."""
     explicit: bool
     firmware: str | None
     policy: Policy = Policy()
     drive_size: int | None = None
     """Size of the config drive's filesystem in bytes; None where the job wants no drive."""
     image: ImageFacts | None = None
-    contents: Contents | None = None
-    """What is on the target and will be lost; None where nobody wants to know."""
+    contents: tuple[Contents, ...] = ()
+    """What is on each target and will be lost; empty where nobody wants to know."""
     chosen_by: str = ""
-    """The disk selector by which the target was chosen, in words; empty where it was not."""
+    """The disk selector by which the targets were chosen, in words; empty where they were not."""
     shared: str | None = None
-    """Why the image and the target are on the same disk, in words; None where they are not."""
+    """Why the image and a target are on the same disk, in words; None where they are not."""
+
+    @property
+    def smallest(self) -> Disk:
+        """What fits on this disk fits on all."""
+        return min(self.targets, key=lambda disk: disk.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +109,14 @@ class Step:
 class Plan:
     """What will be done, in order, and every reason why it would be refused."""
 
-    target: Disk
+    targets: tuple[Disk, ...]
     steps: tuple[Step, ...]
     refusals: tuple[DeployError, ...]
     notes: tuple[str, ...]
     slot: DriveSlot | None
-    contents: Contents | None = None
-    """What is on the disk and will be lost; None where nobody wanted to know."""
+    """The config drive's partition on the first disk."""
+    contents: tuple[Contents, ...] = ()
+    """What is on each disk and will be lost; empty where nobody wanted to know."""
 
     @property
     def weights(self) -> dict[State, float]:
@@ -117,9 +125,14 @@ class Plan:
 
     def document(self) -> dict[str, Any]:
         """The plan as JSON."""
+        contents: Sequence[dict[str, Any] | None] = [found.to_json() for found in self.contents]
+        disks = [
+            {"disk": disk.to_json(), "contents": found}
+            for disk, found in zip(self.targets, contents or [None] * len(self.targets), strict=True)
+        ]
         return {
-            "disk": self.target.to_json(),
-            "contents": None if self.contents is None else self.contents.to_json(),
+            **disks[0],
+            "disks": disks,
             "steps": [
                 {"stage": step.stage.value, "title": step.title, "destructive": step.destructive}
                 for step in self.steps
@@ -148,7 +161,7 @@ def plan(job: Job, facts: Facts) -> Plan:
             slot, refusal = _slot(facts, facts.image)
             refusals += [refusal] if refusal is not None else []
     steps, notes = _steps(job, facts, slot), _notes(job, facts)
-    return Plan(facts.target, steps, tuple(refusals), notes, slot, facts.contents)
+    return Plan(facts.targets, steps, tuple(refusals), notes, slot, facts.contents)
 
 
 def _job_refusals(job: Job, policy: Policy) -> list[DeployError]:
@@ -160,9 +173,17 @@ def _job_refusals(job: Job, policy: Policy) -> list[DeployError]:
 
 
 def _disk_refusals(facts: Facts) -> list[DeployError]:
-    disk = facts.target
     if facts.shared is not None:
         return [DiskSame(reason=facts.shared)]
+    refusals = [refusal for disk in facts.targets for refusal in _eligibility_refusals(facts, disk)]
+    sizes = {disk.logical_sector_size for disk in facts.targets}
+    if len(sizes) > 1:
+        sectors = ", ".join(f"{disk.path} has {disk.logical_sector_size}" for disk in facts.targets)
+        refusals.append(RaidDisks(reason=f"their sectors are of different sizes ({sectors})"))
+    return refusals
+
+
+def _eligibility_refusals(facts: Facts, disk: Disk) -> list[DeployError]:
     try:
         require_eligible(disk, explicit=facts.explicit)
     except (DiskBusy, DiskIneligible) as error:
@@ -179,8 +200,9 @@ def _image_refusals(job: Job, facts: Facts, image: ImageFacts) -> list[DeployErr
         return [ImageNoTable(type=expected, found=found, hint=hint_for(found))]
     if expected != found:
         return [ImageType(found=found, expected=expected, hint=hint_for(found))]
-    if image.size is not None and image.size > facts.target.size:
-        return [ImageSize(image_size=image.size, device=facts.target.path, device_size=facts.target.size)]
+    smallest = facts.smallest
+    if image.size is not None and image.size > smallest.size:
+        return [ImageSize(image_size=image.size, device=smallest.path, device_size=smallest.size)]
     if not image.examined:
         return []
     if image.table_fault is not None:
@@ -196,13 +218,14 @@ def _image_refusals(job: Job, facts: Facts, image: ImageFacts) -> list[DeployErr
         return [ImageNoTable(type=expected, found=image.content, hint=hint_for(image.content))]
     if image.size is not None and is_cut(image.table, image.size):
         return [ImageTruncated(size=image.size, expected=image.reach)]
-    if isinstance(image.table, Mbr) and image.reach > facts.target.size:
-        return [ImageSize(image_size=image.reach, device=facts.target.path, device_size=facts.target.size)]
+    if isinstance(image.table, Mbr) and image.reach > smallest.size:
+        return [ImageSize(image_size=image.reach, device=smallest.path, device_size=smallest.size)]
     return []
 
 
 def _fit_refusals(facts: Facts, image: ImageFacts) -> list[DeployError]:
-    disk, refusals = facts.target, list[DeployError]()
+    # Their sectors are alike, and what fits on the smallest fits on all.
+    disk, refusals = facts.smallest, list[DeployError]()
     wanted = disk.logical_sector_size if disk.kind != "file" else None
     if (
         wanted is not None
@@ -236,7 +259,7 @@ def _slot(facts: Facts, image: ImageFacts) -> tuple[DriveSlot | None, DeployErro
     try:
         # One that is too small is emptied, and a new one added; so it is no place for the drive.
         own = image.own_drive if image.own_drive and image.own_drive.size >= facts.drive_size else None
-        disk_size, sector_size = facts.target.size, image.table.sector_size
+        disk_size, sector_size = facts.smallest.size, image.table.sector_size
         return place_drive(image.table, disk_size, sector_size, facts.drive_size, existing=own), None
     except ConfigDriveCreate as error:
         return None, error
@@ -256,12 +279,15 @@ def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
     drive = f", {slot.kind} config drive ({format_size(slot.size)} at byte {slot.start})" if slot else ""
     if slot is None and facts.drive_size is not None:
         drive = f", write the config drive ({format_size(facts.drive_size)})"
-    path = facts.target.path
+    paths = " and ".join(disk.path for disk in facts.targets)
+    disk, both = (
+        ("the disk", "both its ends") if len(facts.targets) == 1 else ("the disks", "both their ends")
+    )
     read_back = "read both" if facts.drive_size is None else "read both and the config drive"
     titles = {
         State.PREFLIGHT: f"open {redact_url(job.url)}{_others(job)} and check everything that can be checked",
-        State.CLAIM: f"take {path} and zero both its ends",
-        State.WRITE: f"stream {amount} to the disk, all but both its ends",
+        State.CLAIM: f"take {paths} and zero {both}",
+        State.WRITE: f"stream {amount} to {disk}, all but {both}",
         State.VERIFY: f"compare {checked}",
         State.FINISH: f"{table}{drive}",
         State.COMMIT: f"write the first and last MiB, {read_back} back and check",
@@ -299,7 +325,7 @@ def _compared(job: Job) -> str:
 
 
 def _notes(job: Job, facts: Facts) -> tuple[str, ...]:
-    notes = [f"target: {describe(facts.target)}"]
+    notes = [f"target: {describe(disk)}" for disk in facts.targets]
     if facts.chosen_by:
         notes.append(f"chosen by the disk selector: {facts.chosen_by}")
     drive = job.configdrive

@@ -1,8 +1,8 @@
-"""The runner: carries out a plan, step by step, and answers for the state of the disk.
+"""The runner: carries out a plan, step by step, and answers for the state of the disks.
 
-When `run` returns or raises, the disk is as it was (nothing was written), or it holds the verified system (committed),
-or both its ends are zero and nothing boots, whatever failed and whenever it was cancelled. Where the ends could not be
-zeroed, because the disk fails, the error says so.
+When `run` returns or raises, each disk is as it was (nothing was written), or they hold the verified system
+(committed), or both ends of each are zero and nothing boots, whatever failed and whenever it was cancelled. Where the
+ends could not be zeroed, because a disk fails, the error says so.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from agent.deploy.target import (
     chosen_by,
     find_firmware,
     find_shared,
-    find_target,
+    find_targets,
     is_chosen_by_name,
     make_drive,
 )
@@ -37,6 +37,7 @@ from agent.model.stage import UNCOMMITTED, State
 from agent.model.status import Status
 from agent.stages.context import Context
 from agent.stages.machine import LocalMachine, Machine, OpenDisk
+from agent.stages.targets import Target
 from agent.stages.verify import may_be_cut
 from agent.tracebacks import without_traceback
 from agent.transfer.fetch import Fetcher
@@ -56,7 +57,7 @@ async def _keep_nothing(_: DiskState | Seal) -> None:
 
 
 class Deployment:
-    """One job on its way to one disk. `run` is called once; `snapshot` at any time."""
+    """One job on its way to its disks. `run` is called once; `snapshot` at any time."""
 
     def __init__(
         self,
@@ -96,8 +97,8 @@ class Deployment:
             disk_state=disk_state,
         )
         self._ctx: Context | None = None
-        self._unwiped: str | None = None
-        """Why the ends of a disk that was not committed could not be wiped."""
+        self._unwiped = ""
+        """Why the ends of disks that were not committed could not be wiped."""
 
     def snapshot(self) -> Status:
         """The status now."""
@@ -108,12 +109,11 @@ class Deployment:
         bytes of the image).
         """
         tracker = self._tracker
-        disk = None if self._ctx is None else self._ctx.disk
-        moved = tracker.progress().bytes_downloaded, 0 if disk is None else disk.operations
+        moved = tracker.progress().bytes_downloaded, 0 if self._ctx is None else self._ctx.operations
         return tracker.state, tracker.attempt, tracker.noted, *moved
 
     async def outline(self) -> Plan:
-        """The plan as far as it is known without the image, with what is on the disk. Nothing is opened but the disk,
+        """The plan as far as it is known without the image, with what is on the disks. Nothing is opened but these,
         for reading.
 
         Raises:
@@ -159,7 +159,7 @@ class Deployment:
         # It was committed and verified before: what fails or is cancelled while cleaning up does not change that.
         if self._tracker.state is State.DONE:
             return
-        if self._unwiped is not None:
+        if self._unwiped:
             error.detail = f"{error.detail}; {self._unwiped}" if error.detail else self._unwiped
             error.hint = error.hint or DiskIo.default_hint
         self._tracker.fail(without_traceback(error))  # the tracker keeps it
@@ -197,26 +197,27 @@ class Deployment:
                 await step.act(work)
             tracker.next()
         except BaseException as error:
-            if ctx.disk is None:
+            claimed = [target.disk for target in ctx.targets if target.disk is not None]
+            if not claimed:
                 tracker.disk_state = before  # the claim did not come to it
             elif tracker.state in UNCOMMITTED:
-                await self._abandon(ctx.disk, error)
+                await self._abandon(claimed, error)
             raise
 
     async def _find_facts(self) -> tuple[Facts, Drive | None, dict[str, bytes]]:
         """Facts that need no image, and the config drive with its tree."""
         job, options = self._job, self._options
-        target = await run_blocking(find_target, job, options)
-        self._tracker.disk = target.to_json()
-        drive, tree = await run_blocking(make_drive, job, target.logical_sector_size)
+        targets = await run_blocking(find_targets, job, options)
+        self._tracker.disks = [disk.to_json() for disk in targets]
+        drive, tree = await run_blocking(make_drive, job, targets[0].logical_sector_size)
         facts = Facts(
-            target=target,
+            targets=targets,
             explicit=is_chosen_by_name(job, options),
             chosen_by=chosen_by(job, options),
-            firmware=find_firmware(target, options),
+            firmware=find_firmware(targets[0], options),
             policy=options.policy,
             drive_size=None if drive is None else len(drive.image),
-            shared=await run_blocking(find_shared, job, target),
+            shared=await run_blocking(find_shared, job, targets),
         )
         return facts, drive, tree
 
@@ -245,14 +246,14 @@ class Deployment:
 
         ctx = Context(
             job=job,
-            target=facts.target,
+            targets=tuple(Target(disk) for disk in facts.targets),
             source=source,
             drive=drive,
             drive_tree=tree,
             note=note,
             machine=self._machine,
             pool=pool,
-            meter=Meter(connections=lambda: source.connections),
+            meter=Meter(connections=lambda: source.connections, slow_disk=lambda: ctx.slow_disk),
             trusted_keys=options.trusted_keys,
             fetcher=Fetcher(job.url, headers, options.ca_file, options.limits, self._tracker.fetch_event),
         )
@@ -271,24 +272,21 @@ class Deployment:
             raise decided.refusals[0]
         self._tracker.weights = decided.weights
 
-    async def _abandon(self, disk: OpenDisk, reason: BaseException) -> None:
-        """Make sure once more that nothing boots from a disk that was not committed."""
+    async def _abandon(self, disks: Sequence[OpenDisk], reason: BaseException) -> None:
+        """Make sure once more that nothing boots from disks that were not committed."""
 
         def wipe() -> None:
             # Set in the thread: where a cancellation comes meanwhile, `run_blocking` drops its result.
             self._tracker.disk_state = DiskState.UNKNOWN
-            try:
-                wipe_ends(disk)
+            faults = [fault for disk in disks if (fault := _wipe_fault(disk)) is not None]
+            self._unwiped = "; ".join(faults)
+            if not faults:
                 self._tracker.disk_state = DiskState.EMPTY
-            except OSError as error:
-                self._unwiped = (
-                    f"the ends of {disk.path} could not be wiped: {error.strerror or type(error).__name__}"
-                )
 
         try:
             await run_blocking(wipe)
         finally:
-            if self._unwiped is not None:
+            if self._unwiped:
                 reason.add_note(self._unwiped)
                 self._tracker.note(self._unwiped)
 
@@ -303,9 +301,19 @@ class Deployment:
                 await run_blocking(ctx.signature.close)
 
 
+def _wipe_fault(disk: OpenDisk) -> str | None:
+    """Wipe the ends of a disk; says why they could not be."""
+    try:
+        wipe_ends(disk)
+    except OSError as error:
+        return f"the ends of {disk.path} could not be wiped: {error.strerror or type(error).__name__}"
+    return None
+
+
 async def _with_contents(facts: Facts) -> Facts:
-    """The facts with what is on the disk."""
-    return replace(facts, contents=await run_blocking(read_contents, facts.target))
+    """The facts with what is on the disks."""
+    contents = [await run_blocking(read_contents, disk) for disk in facts.targets]
+    return replace(facts, contents=tuple(contents))
 
 
 def _with_image(facts: Facts, ctx: Context) -> Facts:

@@ -9,14 +9,14 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.errors import ConfigDriveContent, ConfigDriveCreate, DiskBusy, DiskIo, DiskUnknown
+from agent.errors import ConfigDriveContent, ConfigDriveCreate, DiskBusy, DiskIo, DiskUnknown, RaidDisks
 from agent.formats.configdrive import DriveContent, build_tree
 from agent.formats.ready_drive import filesystem_of, unpack
 from agent.host import firmware, holders, inventory
 from agent.host.drive import Drive, build_drive, fit_drive
 from agent.host.same import shared_storage
 from agent.host.trusted_keys import DEFAULT_DIRECTORY
-from agent.model.disks import Disk, DiskGroup, GroupSpec, configured_groups, disk_groups, select_disk
+from agent.model.disks import Disk, DiskGroup, GroupSpec, configured_groups, disk_groups, select_disks
 from agent.model.job import Job
 from agent.model.policy import Policy
 from agent.model.url import file_path, origin_of
@@ -28,15 +28,15 @@ from agent.transfer.http.ramp import MOST_CONNECTIONS
 class Options:
     """How a deployment runs, apart from its job.
 
-    `disk` names the target and overrides the job's disk group and selector. `agreed` is the disk that somebody has
-    agreed to lose (`Disk.identity`): no other one is taken then. `firmware` is `uefi`, `bios`, or None for what this
+    `disks` name the targets and override the job's disk group and selector. `agreed` are the disks that somebody has
+    agreed to lose (`Disk.identity`): no other ones are taken then. `firmware` is `uefi`, `bios`, or None for what this
     machine booted with; a regular file is checked for neither unless it is named. `ca_file` replaces
     the system's certificates. `groups` replace those of the inventory where there are any. `trusted_keys` is the
     directory of the operator's keys. `connections` is the most that a download may have.
     """
 
-    disk: str | None = None
-    agreed: tuple[int, ...] | None = None
+    disks: tuple[str, ...] = ()
+    agreed: tuple[tuple[int, ...], ...] | None = None
     firmware: str | None = None
     ca_file: str | None = None
     server_name: str | None = None
@@ -47,29 +47,40 @@ class Options:
     trusted_keys: str = DEFAULT_DIRECTORY
 
 
-def find_target(job: Job, options: Options) -> Disk:
-    """The disk that a job goes to. Blocking.
+def find_targets(job: Job, options: Options) -> tuple[Disk, ...]:
+    """The disks that a job goes to, at least one. Blocking.
 
     Raises:
         DiskUnknown, DiskGroupUnknown, DiskIneligible: there is no such disk.
-        DiskNotSelected: the job's selector does not leave one.
-        DiskIo: it is not the disk any more that was agreed to.
+        DiskNotSelected: the job's selector does not leave as many as the job wants.
+        RaidDisks: fewer disks than the job wants, or one of them twice.
+        DiskIo: one is not the disk any more that was agreed to.
         OSError: the inventory cannot be read.
     """
-    if options.disk is not None:
-        target = inventory.describe_path(options.disk)
+    if options.disks:
+        targets = tuple(inventory.describe_path(path) for path in options.disks)
     elif job.disk_selector is not None:
-        target = job.disk_selector.select(*read_inventory(options.groups))
+        targets = job.disk_selector.select(*read_inventory(options.groups), count=job.disk_count)
     else:
-        target = select_disk(list_groups(options.groups), job.disk_group_id)
-    if options.agreed is not None and options.agreed != target.identity:
-        raise DiskIo(
-            device=target.path,
-            reason="it is another disk now than the one that you agreed to lose",
-            hint="Nothing was written. `byoi disks` shows what is there now; give the command again.",
-        )
-    _refuse_hidden_users(target)
-    return target
+        targets = select_disks(list_groups(options.groups), job.disk_group_id, job.disk_count)
+    _refuse_twice(targets)
+    for target, agreed in zip(targets, options.agreed or (), strict=False):
+        if agreed != target.identity:
+            raise DiskIo(
+                device=target.path,
+                reason="it is another disk now than the one that you agreed to lose",
+                hint="Nothing was written. `byoi disks` shows what is there now; give the command again.",
+            )
+    for target in targets:
+        _refuse_hidden_users(target)
+    return targets
+
+
+def _refuse_twice(targets: Sequence[Disk]) -> None:
+    for number, target in enumerate(targets):
+        for other in targets[:number]:
+            if target.identity == other.identity:
+                raise RaidDisks(reason=f"{other.path} and {target.path} are the same disk")
 
 
 def read_inventory(specs: Sequence[GroupSpec]) -> tuple[tuple[Disk, ...], tuple[DiskGroup, ...]]:
@@ -121,16 +132,16 @@ def _refuse_hidden_users(target: Disk) -> None:
 def is_chosen_by_name(job: Job, options: Options) -> bool:
     """Whether somebody named the disk, on the command line, in the configuration or in the job: nothing is guessed."""
     exact = job.disk_selector is not None and job.disk_selector.is_exact
-    return options.disk is not None or bool(options.groups) or exact
+    return bool(options.disks or options.groups) or exact
 
 
 def chosen_by(job: Job, options: Options) -> str:
-    """The disk selector by which the target was chosen, in words; empty where it was not."""
-    return "" if options.disk is not None or job.disk_selector is None else str(job.disk_selector)
+    """The disk selector by which the targets were chosen, in words; empty where they were not."""
+    return "" if options.disks or job.disk_selector is None else str(job.disk_selector)
 
 
-def find_shared(job: Job, target: Disk) -> str | None:
-    """Why the image and the target are on the same disk, in words; None where they are not. Blocking.
+def find_shared(job: Job, targets: Sequence[Disk]) -> str | None:
+    """Why the image and a target are on the same disk, in words; None where they are not. Blocking.
 
     Raises:
         OSError: sysfs or /proc cannot be read.
@@ -140,7 +151,9 @@ def find_shared(job: Job, target: Disk) -> str | None:
     with contextlib.suppress(
         FileNotFoundError, NotADirectoryError, PermissionError
     ):  # told when it is opened
-        return shared_storage(file_path(job.url), target.path)
+        for target in targets:
+            if (shared := shared_storage(file_path(job.url), target.path)) is not None:
+                return shared
     return None
 
 

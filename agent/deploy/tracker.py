@@ -89,7 +89,7 @@ class Tracker:
         self.error: DeployError | None = None
         self.checksum: str | None = None
         self.signature: dict[str, Any] | None = None
-        self.disk: dict[str, Any] | None = None
+        self.disks: list[dict[str, Any]] = []
         self.image_type: str | None = None
         self.image_packing: str | None = None
         self.disk_state = disk_state
@@ -181,13 +181,13 @@ class Tracker:
             attempt=self.attempt,
             progress=progress
             if self.state in _FLOWING
-            else replace(progress, rate=0.0, eta=None, waiting_on=None, connections=0),
+            else replace(progress, rate=0.0, eta=None, waiting_on=None, slow_disk=None, connections=0),
             started_at=self.started_at,
             updated_at=self._clock(),
             finished_at=self.finished_at,
             stages=tuple(self._stages),
             error=None if self.error is None else with_disk_state(self.error.document(), self.disk_state),
-            disk=self.disk,
+            disks=tuple(self.disks),
             image_type=self.image_type,
             image_packing=self.image_packing,
             job=self._job.redacted(),
@@ -251,7 +251,7 @@ def concluded(
         return tracker.snapshot()
     tracker.checksum = outcome.checksum
     tracker.signature = json.loads(outcome.signature) if outcome.signature else None
-    tracker.disk = {"path": outcome.path, "size": outcome.size}
+    tracker.disks = [{"path": disk.path, "size": disk.size} for disk in outcome.disks]
     tracker.image_type = outcome.image_type or None
     tracker.image_packing = outcome.image_packing or None
     while tracker.state is not State.DONE:

@@ -1,14 +1,15 @@
 """Disks and disk groups: their documents, the rules for which disk may be written, and the numbering of groups.
 
 `agent.host.inventory` creates the disks; everything else only reads them. The image goes to the first disk of the
-chosen group. If that disk may not be written, the job fails with the reasons; no other disk is chosen instead.
+chosen group, or to the first ones. If one of them may not be written, the job fails with the reasons; no other disk is
+chosen instead.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from agent.errors import DiskBusy, DiskGroupUnknown, DiskIneligible, DiskUnknown
+from agent.errors import DiskBusy, DiskGroupUnknown, DiskIneligible, DiskUnknown, RaidDisks
 from agent.model.disk_names import NO_NAMES, Names
 from agent.text import printable
 from agent.units import format_size
@@ -316,17 +317,19 @@ def configured_groups(specs: Sequence[GroupSpec], disks: Mapping[str, Disk]) -> 
     return tuple(groups[number] for number in sorted(groups))
 
 
-def select_disk(groups: Sequence[DiskGroup], disk_group_id: int | None) -> Disk:
-    """The disk that the image goes to: the first of the group, never another one instead.
+def select_disks(groups: Sequence[DiskGroup], disk_group_id: int | None, count: int = 1) -> tuple[Disk, ...]:
+    """The disks that the image goes to: the first ones of the group, never others instead.
 
     Args:
         groups: the groups of the inventory or of the configuration.
         disk_group_id: None or 0 for the default group, which is the first.
+        count: how many disks get the image.
 
     Raises:
         DiskGroupUnknown: the group does not exist.
         DiskUnknown: the first configured disk of the group does not exist.
-        DiskBusy, DiskIneligible: the first disk of the group must not be written.
+        RaidDisks: the group has fewer disks.
+        DiskBusy, DiskIneligible: one of these disks must not be written.
     """
     group = next((g for g in groups if not disk_group_id or g.id == disk_group_id), None)
     if group is None:
@@ -336,5 +339,15 @@ def select_disk(groups: Sequence[DiskGroup], disk_group_id: int | None) -> Disk:
     if group.target is None:
         path = group.missing[0] if group.missing else f"the first disk of group {group.id}"
         raise DiskUnknown(path=path, detail=f"it is configured as the first disk of group {group.id}")
-    require_eligible(group.target, explicit=group.configured)
-    return group.target
+    targets = group.disks[:count]
+    if len(targets) < count or (count > 1 and group.missing):
+        raise too_few(count, f"group {group.id} has {len(group.disks)}", group.missing)
+    for target in targets:
+        require_eligible(target, explicit=group.configured)
+    return targets
+
+
+def too_few(count: int, found: str, missing: Sequence[str] = ()) -> RaidDisks:
+    """The error for a job that wants more disks than there are; `found` tells how many there are."""
+    absent = f"; {', '.join(missing)} of its configuration is not there" if missing else ""
+    return RaidDisks(reason=f"the job wants {count} disks, {found}{absent}")

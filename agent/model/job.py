@@ -14,6 +14,7 @@ from agent.errors import ConfigDriveContent, Fault, ImageFormat, JobInvalid
 from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.job_text import MAX_FAULTS, read_json, shortened
 from agent.model.object_reader import KeyValue, ObjectReader
+from agent.model.raid import Raid, read_disk_count, read_raid
 from agent.model.selector import DiskSelector, parse_selector
 from agent.model.signature import IMAGE, Signature, read_signature
 from agent.model.url import check_url, check_web_url, origin_of, redact_url
@@ -84,6 +85,10 @@ class Job:
     description: str | None = None
     disk_group_id: int | None = None
     disk_selector: DiskSelector | None = None
+    disk_count: int = 1
+    """How many disks get the image."""
+    raid: Raid | None = None
+    """What they make together; None: each is a system of its own."""
     http_headers: tuple[KeyValue, ...] = ()
     efi_bootloader_path: str | None = None
     mirrors: tuple[str, ...] = field(default=(), repr=False)
@@ -121,6 +126,8 @@ class Job:
             "description": self.description,
             "diskGroupId": self.disk_group_id,
             "disk": self.disk_selector and dict(self.disk_selector.posted),
+            "disks": self.disk_count if self.disk_count > 1 and self.raid is None else None,
+            "raid": self.raid and self.raid.document(),
             "efiBootloaderPath": self.efi_bootloader_path,
             "httpHeader": [{"key": header.key, "value": HIDDEN} for header in self.http_headers] or None,
             "configdrive": _present(
@@ -212,6 +219,8 @@ def parse_job(document: object) -> Job:
         reader.fault("type", ImageFormat.template, "image.format")
     checksum, checksum_type = _checksum(reader)
     checksum_url = checksum if checksum is not None and _is_url(checksum) else None
+    disk_count = read_disk_count(reader)
+    raid = read_raid(reader.child("raid")) if reader.has("raid") else None
     job = Job(
         url=url or "",
         type=image_type,
@@ -222,6 +231,8 @@ def parse_job(document: object) -> Job:
         description=reader.text("description"),
         disk_group_id=reader.integer("diskGroupId"),
         disk_selector=_disk_selector(reader),
+        disk_count=disk_count if raid is None else raid.disks,
+        raid=raid,
         http_headers=_headers(reader),
         efi_bootloader_path=reader.text("efiBootloaderPath", check=_efi_path_fault),
         mirrors=_mirrors(reader, url),

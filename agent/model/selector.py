@@ -1,7 +1,7 @@
 """The disk selector of a job: chooses the disk by what it is, as Ironic's root device hints do. Pure.
 
 `parse_selector` reads the member `disk` of a job, or the root device hints of an Ironic node as they are.
-`DiskSelector.select` takes the one disk that all hints fit and that may be written, or refuses: it never guesses.
+`DiskSelector.select` takes the disks that all hints fit and that may be written, or refuses: it never guesses.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -99,15 +99,18 @@ class DiskSelector:
             for condition in self.conditions
         )
 
-    def select(self, disks: Iterable[Disk], groups: Iterable[DiskGroup] = ()) -> Disk:
-        """The disk that fits and may be written.
+    def select(
+        self, disks: Iterable[Disk], groups: Iterable[DiskGroup] = (), *, count: int = 1
+    ) -> tuple[Disk, ...]:
+        """The disks that fit and may be written.
 
         Args:
             disks: all that can be chosen from, just read from the inventory.
             groups: those of the inventory or of the configuration; disks that the configuration names are not guessed.
+            count: how many are wanted.
 
         Raises:
-            DiskNotSelected: there is none, or there are several and none is to be taken of them.
+            DiskNotSelected: there are fewer, or there are more and none is to be taken of them.
         """
         named = {disk.path for group in groups if group.configured for disk in group.disks}
         verdicts = [
@@ -119,9 +122,9 @@ class DiskSelector:
             for disk in in_stable_order(disks)
         ]
         found = [verdict.disk for verdict in verdicts if not verdict.failures and not verdict.reasons]
-        if len(found) == 1 or (found and self.takes_first):
-            return found[0]
-        raise _refusal(self, verdicts, len(found))
+        if len(found) == count or (len(found) > count and self.takes_first):
+            return tuple(found[:count])
+        raise _refusal(self, verdicts, len(found), count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,21 +157,29 @@ def hint_values(disk: Disk) -> dict[str, Any]:
     return names | {"size": disk.size // GiB, "rotational": disk.rotational}
 
 
-def _refusal(selector: DiskSelector, verdicts: Sequence[_Verdict], found: int) -> DiskNotSelected:
+def _refusal(selector: DiskSelector, verdicts: Sequence[_Verdict], found: int, count: int) -> DiskNotSelected:
     # Those that come closest first: the list may be cut.
     nearest = sorted(verdicts, key=lambda verdict: (len(verdict.failures), len(verdict.reasons)))
-    if found:
-        hint = "Add what tells them apart (serial, wwn), or `any`: true for the first of them."
+    if found > count:
+        first = "the first of them" if count == 1 else f"the first {count} of them"
+        hint = f"Add what tells them apart (serial, wwn), or `any`: true for {first}."
     elif nearest and not nearest[0].failures:
         hint = "Free the disk that fits; the detail says why it cannot be written. Or select another one."
     else:
         hint = DiskNotSelected.default_hint
     return DiskNotSelected(
         selector=printable(str(selector), 200),
-        found=f"{found} disks, and one is wanted" if found else "no disk that may be written",
+        found=_amount(found, count),
         detail=_listed([str(verdict) for verdict in nearest]),
         hint=hint,
     )
+
+
+def _amount(found: int, count: int) -> str:
+    if not found:
+        return "no disk that may be written"
+    wanted = "one is" if count == 1 else f"{count} are"
+    return f"{found} disk{'s' if found > 1 else ''}, and {wanted} wanted"
 
 
 def _listed(lines: Sequence[str]) -> str:

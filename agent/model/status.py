@@ -33,6 +33,8 @@ class Progress:
     rate: float = 0.0
     eta: float | None = None
     waiting_on: str | None = None
+    slow_disk: str | None = None
+    """The path of the one for which the transfer waits; None where it waits for no disk, or has one only."""
     connections: int = 0
     """To the image's servers; 0 where none is open."""
     waits: Mapping[str, float] = field(default_factory=dict)
@@ -55,7 +57,8 @@ class Status:
     finished_at: float | None = None
     stages: tuple[StageTime, ...] = ()
     error: dict[str, Any] | None = None
-    disk: dict[str, Any] | None = None
+    disks: tuple[dict[str, Any], ...] = ()
+    """Those that the image goes to; none as long as that is not known."""
     image_type: str | None = None
     """What the content of the file showed, without what is around it; None as long as that is not known."""
     image_packing: str | None = None
@@ -69,6 +72,11 @@ class Status:
     def status(self) -> str:
         """`doing`, `done` or `error`, as in the OVH API."""
         return {State.DONE: DONE, State.ERROR: ERROR}.get(self.state, DOING)
+
+    @property
+    def disk(self) -> dict[str, Any] | None:
+        """The first of the disks."""
+        return self.disks[0] if self.disks else None
 
     @property
     def is_over(self) -> bool:
@@ -91,6 +99,7 @@ class Status:
             "rate": round(progress.rate),
             "eta": _rounded(progress.eta),
             "waitingOn": progress.waiting_on,
+            "slowDisk": progress.slow_disk,
             "connections": progress.connections,
             "attempt": self.attempt,
             "startedAt": timestamp(self.started_at),
@@ -99,6 +108,7 @@ class Status:
             "stages": [stage.document() for stage in self.stages],
             "error": self.error,
             "disk": self.disk,
+            "disks": list(self.disks),
             "imageType": self.image_type,
             "imagePacking": self.image_packing,
             "signature": self.signature,
@@ -146,6 +156,7 @@ def read_status(document: Mapping[str, Any]) -> Status:
             rate=member.number("rate"),
             eta=None if document.get("eta") is None else member.number("eta"),
             waiting_on=member.text("waitingOn"),
+            slow_disk=member.text("slowDisk"),
             # An older agent did not tell it, and its document may still be in the journal.
             connections=0 if "connections" not in document else member.count("connections"),
         ),
@@ -154,7 +165,7 @@ def read_status(document: Mapping[str, Any]) -> Status:
         finished_at=None if document.get("finishedAt") is None else member.time("finishedAt"),
         stages=stages,
         error=_read_error(member.table("error")),
-        disk=member.table("disk"),
+        disks=_read_disks(member, document),
         image_type=member.text("imageType"),
         image_packing=member.text("imagePacking"),
         signature=member.table("signature"),
@@ -246,6 +257,13 @@ def _read_state(status: str | None, stages: tuple[StageTime, ...]) -> State:
             return State(stages[-1].name) if stages and stages[-1].name in STAGES else State.STARTING
         case _:
             raise _fault("status")
+
+
+def _read_disks(member: _Members, document: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    if "disks" in document:
+        return tuple(member.items("disks", dict))
+    disk = member.table("disk")  # of an older agent, which had one at most
+    return () if disk is None else (disk,)
 
 
 def _read_error(document: dict[str, Any] | None) -> dict[str, Any] | None:

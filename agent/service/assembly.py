@@ -244,7 +244,7 @@ def log_event(event: DeployEvent) -> None:
                 message=status.message,
                 detail=error.get("detail"),
                 disk_state=error.get("diskState"),
-                disk=status.disk["path"] if status.disk else None,
+                disks=[disk["path"] for disk in status.disks],
                 bytes_downloaded=status.progress.bytes_downloaded,
             )
 
@@ -301,13 +301,13 @@ class _Deployer:
 
         return await run_blocking(make)
 
-    async def is_committed(self, seal: Seal) -> bool:
-        """Whether the disk is as the seal says."""
+    async def count_committed(self, seal: Seal) -> int:
+        """How many disks are as the seal says."""
 
-        def look() -> bool:
+        def look() -> int:
             from agent.stages.commit import is_committed  # noqa: PLC0415 - only after a crash in the commit
 
-            return is_committed(seal)
+            return sum(is_committed(disk) for disk in seal.disks)
 
         return await run_blocking(look)
 

@@ -1,8 +1,9 @@
-"""Commit: the disk becomes bootable in one write, last; then its ends and the config drive are read back and checked.
+"""Commit: a disk becomes bootable in one write, last; then its ends and the config drive are read back and checked.
 
 Order of durability: everything else (flushed by `finish`), the tail with the backup table, the head but for
 its first sector, and the first sector, each flushed before the next. A power cut between any two leaves a
-disk without a first sector, which no firmware boots.
+disk without a first sector, which no firmware boots. Of several disks the first sectors come last, one after the
+other: each disk is blank or whole at any time.
 """
 
 import hashlib
@@ -18,38 +19,45 @@ from agent.host import drive as drives
 from agent.host import parttable
 from agent.host.faults import disk_fault
 from agent.host.readback import ReadBack
-from agent.model.seal import Seal
+from agent.model.seal import Seal, SealedDisk
 from agent.stages.context import Context
 from agent.stages.libparted import keep_missing, missing_partition
+from agent.stages.targets import Target
 
 # Seconds between the tries to read a disk that fails or is not there yet: 8 s in all.
 _RETRY_DELAYS = (0.5, 0.5, 1.0, 2.0, 4.0)
 
 
 def seal(ctx: Context) -> Seal:
-    """What the ends of the disk will hold after the commit. Blocking: it hashes two MiB."""
-    disk, sink = ctx.opened()
-    written = b"" if ctx.drive is None or ctx.slot is None else ctx.drive.image
+    """What the ends of the disks will hold after the commit. Blocking: it hashes two MiB of each."""
     return Seal(
-        path=disk.path,
-        size=disk.size,
-        head_length=len(sink.head),
-        head_sha256=hashlib.sha256(sink.head).hexdigest(),
-        tail_length=len(sink.tail),
-        tail_sha256=hashlib.sha256(sink.tail).hexdigest(),
+        disks=tuple(_sealed(ctx, target) for target in ctx.targets),
         checksum=f"{ctx.digest.algorithm}:{ctx.digest.hexdigest()}",
-        sector_size=_table_sector_size(ctx) or 512,
-        drive_offset=0 if ctx.slot is None else ctx.slot.start,
-        drive_length=len(written),
-        drive_sha256=hashlib.sha256(written).hexdigest() if written else "",
         image_type=ctx.container,
         image_packing=ctx.packing or "",
         signature="" if ctx.vouched is None else json.dumps(ctx.vouched),
     )
 
 
-def is_committed(sealed: Seal, sleep: Callable[[float], None] = time.sleep) -> bool:
-    """Whether the disk holds, on the device and not in a cache, what its seal says. Blocking.
+def _sealed(ctx: Context, target: Target) -> SealedDisk:
+    disk, sink = target.opened()
+    written = b"" if ctx.drive is None or target.slot is None else ctx.drive.image
+    return SealedDisk(
+        path=disk.path,
+        size=disk.size,
+        head_length=len(sink.head),
+        head_sha256=hashlib.sha256(sink.head).hexdigest(),
+        tail_length=len(sink.tail),
+        tail_sha256=hashlib.sha256(sink.tail).hexdigest(),
+        sector_size=_table_sector_size(ctx) or 512,
+        drive_offset=0 if target.slot is None else target.slot.start,
+        drive_length=len(written),
+        drive_sha256=hashlib.sha256(written).hexdigest() if written else "",
+    )
+
+
+def is_committed(sealed: SealedDisk, sleep: Callable[[float], None] = time.sleep) -> bool:
+    """Whether a disk holds, on the device and not in a cache, what its seal says. Blocking.
 
     The checks are those of the commit, but libparted is not asked. The disk is not claimed, so it does not matter
     whether something uses it by now.
@@ -69,7 +77,7 @@ def is_committed(sealed: Seal, sleep: Callable[[float], None] = time.sleep) -> b
     return _is_whole(sealed)
 
 
-def _is_whole(sealed: Seal) -> bool:
+def _is_whole(sealed: SealedDisk) -> bool:
     with ReadBack(sealed.path) as disk:
         if disk.size != sealed.size:
             return False
@@ -90,19 +98,40 @@ def commit(ctx: Context) -> None:
     """Blocking; run in a thread.
 
     Raises:
-        DiskIo: the disk failed.
+        DiskIo: a disk failed.
         VerifyFailed: what reads back is not what was written.
     """
-    disk, sink = ctx.opened()
     first = _table_sector_size(ctx) or 512
+    for step in (_write_ends, _write_first_sector):
+        for target in ctx.targets:
+            disk, _ = target.opened()
+            try:
+                step(target, first)
+            except OSError as error:
+                raise disk_fault(disk.path, error) from error
+    for target in ctx.targets:
+        _check(ctx, target)
+
+
+def _write_ends(target: Target, first: int) -> None:
+    """Write both ends but for the first sector, of `first` bytes."""
+    disk, sink = target.opened()
+    disk.write(sink.tail_offset, bytes(sink.tail))
+    disk.flush()
+    disk.write(first, bytes(sink.head[first:]))
+    disk.flush()
+
+
+def _write_first_sector(target: Target, first: int) -> None:
+    disk, sink = target.opened()
+    disk.write(0, bytes(sink.head[:first]))
+    disk.drop_cache()
+
+
+def _check(ctx: Context, target: Target) -> None:
+    disk, _ = target.opened()
     try:
-        disk.write(sink.tail_offset, bytes(sink.tail))
-        disk.flush()
-        disk.write(first, bytes(sink.head[first:]))
-        disk.flush()
-        disk.write(0, bytes(sink.head[:first]))
-        disk.drop_cache()
-        fault = _fault(ctx)
+        fault = _fault(ctx, target)
     except OSError as error:
         raise disk_fault(disk.path, error) from error
     if fault is not None:
@@ -110,22 +139,22 @@ def commit(ctx: Context) -> None:
 
 
 def settle(ctx: Context) -> None:
-    """Let the kernel and udev see the new table. Nothing that was written needs either, so their faults are notes."""
-    disk, _ = ctx.opened()
+    """Let the kernel and udev see the new tables. Nothing that was written needs either, so their faults are notes."""
     try:
-        if disk.reread_partitions():
+        told = [target.opened()[0].reread_partitions() for target in ctx.targets]
+        if any(told):
             ctx.machine.settle()
     except (OSError, ToolMissing) as error:
         ctx.note(f"the kernel was not told about the new partition table: {error}")
 
 
-def _fault(ctx: Context) -> str | None:
-    disk, sink = ctx.opened()
+def _fault(ctx: Context, target: Target) -> str | None:
+    disk, sink = target.opened()
     if disk.read(0, len(sink.head)) != sink.head:
         return "the first MiB differs"
     if disk.read(sink.tail_offset, len(sink.tail)) != sink.tail:
         return "the last MiB differs"
-    return _table_fault(ctx) or _drive_fault(ctx)
+    return _table_fault(ctx, target) or _drive_fault(ctx, target)
 
 
 def _table_sector_size(ctx: Context) -> int | None:
@@ -133,15 +162,16 @@ def _table_sector_size(ctx: Context) -> int | None:
     return image.table.sector_size if image.table is not None else None
 
 
-def _table_fault(ctx: Context) -> str | None:
-    disk, sink = ctx.opened()
+def _table_fault(ctx: Context, target: Target) -> str | None:
+    disk, sink = target.opened()
+    _, image = ctx.examined()
     try:
-        table = _sound_table(ctx.table_window(), bytes(sink.tail), _table_sector_size(ctx), disk.size)
+        table = _sound_table(target.table_window(image), bytes(sink.tail), _table_sector_size(ctx), disk.size)
     except TableError as error:
         return str(error)
     if disk.sector_size is None and table.sector_size != 512:
         return None  # libparted takes every regular file for a disk of 512-byte sectors
-    return _parted_fault(ctx, table)
+    return _parted_fault(ctx, target, table)
 
 
 def _sound_table(head: bytes, tail: bytes, sector_size: int | None, disk_size: int) -> Table:
@@ -158,9 +188,9 @@ def _sound_table(head: bytes, tail: bytes, sector_size: int | None, disk_size: i
     return table
 
 
-def _parted_fault(ctx: Context, table: Table) -> str | None:
+def _parted_fault(ctx: Context, target: Target, table: Table) -> str | None:
     """What libparted finds on the disk that it did not find in the image."""
-    disk, _ = ctx.opened()
+    disk, _ = target.opened()
     _, image = ctx.examined()
     if image.libparted or image.libparted_missing:
         return None  # it does not read this table on any disk, or is not there
@@ -178,9 +208,9 @@ def _parted_fault(ctx: Context, table: Table) -> str | None:
     return fault
 
 
-def _drive_fault(ctx: Context) -> str | None:
-    if ctx.drive is None or ctx.slot is None:
+def _drive_fault(ctx: Context, target: Target) -> str | None:
+    if ctx.drive is None or target.slot is None:
         return None
-    disk, _ = ctx.opened()
-    data = disk.read(ctx.slot.start, len(ctx.drive.image))
+    disk, _ = target.opened()
+    data = disk.read(target.slot.start, len(ctx.drive.image))
     return drives.verify_drive(data, ctx.drive, ctx.drive_tree)

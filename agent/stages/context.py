@@ -8,19 +8,18 @@ from typing import Any, Protocol
 from agent.formats.compressed import MAX_MEMORY
 from agent.formats.image import ImageFacts
 from agent.formats.signatures.findings import Finding
-from agent.formats.tables.gpt import Gpt
-from agent.formats.tables.layout import DriveSlot
 from agent.host.drive import Drive
 from agent.host.syscalls import return_free_memory
 from agent.host.wipe import END_BYTES
-from agent.model.disks import Disk
 from agent.model.job import Job
-from agent.stages.held_ends import HeldEnds
-from agent.stages.machine import LocalMachine, Machine, OpenDisk
+from agent.stages.machine import LocalMachine, Machine
+from agent.stages.targets import Target
 from agent.transfer.digest import DEFAULT_ALGORITHM, Digest, Observer
 from agent.transfer.fetch import Fetcher
 from agent.transfer.meter import Meter
 from agent.transfer.pool import Buffer, BufferPool
+from agent.transfer.several import SeveralSinks
+from agent.transfer.sink import Sink
 from agent.transfer.source import Source, SourceInfo
 
 # Both ends of the disk stay in memory until the commit; all partition tables and boot code live within them.
@@ -45,7 +44,8 @@ class Context:
     """What the stages of one deployment share; each fills in its part. The runner makes and closes it."""
 
     job: Job
-    target: Disk
+    targets: tuple[Target, ...]
+    """The disks that the image goes to, at least one. Their sectors are of the same size."""
     source: Source
     drive: Drive | None
     drive_tree: Mapping[str, bytes]
@@ -87,12 +87,10 @@ class Context:
     """The guest's first MiB as preflight saw it; empty where it comes late in the file."""
     head_buffers: list[Buffer] = field(default_factory=list)
     # From claim:
-    disk: OpenDisk | None = None
-    sink: HeldEnds | None = None
+    sink: Sink | None = None
+    """What is written here goes to all targets."""
     # From write:
     guest_size: int = 0
-    # From finish:
-    slot: DriveSlot | None = None
 
     def __post_init__(self) -> None:
         self.digest = Digest(self.job.checksum_type or DEFAULT_ALGORITHM)
@@ -102,11 +100,42 @@ class Context:
         """All that have to see the file as it is downloaded."""
         return (self.digest, *(() if self.signature is None else self.signature.observers))
 
-    def opened(self) -> tuple[OpenDisk, HeldEnds]:
-        """The claimed disk and the sink over it."""
-        if self.disk is None or self.sink is None:
-            raise RuntimeError("the disk is used before it was claimed")
-        return self.disk, self.sink
+    @property
+    def room(self) -> int:
+        """Bytes of the smallest disk: no image may be larger."""
+        return min(target.found.size for target in self.targets)
+
+    @property
+    def sector_size(self) -> int:
+        """Logical sector size of the disks in bytes."""
+        return self.targets[0].found.logical_sector_size
+
+    @property
+    def to_file(self) -> bool:
+        """Whether a regular file is in a disk's place, which has no sectors of its own."""
+        return any(target.found.kind == "file" for target in self.targets)
+
+    @property
+    def operations(self) -> int:
+        """How many reads, writes and zeroed steps have ended on all disks."""
+        return sum(target.disk.operations for target in self.targets if target.disk is not None)
+
+    @property
+    def slow_disk(self) -> str | None:
+        """The path of the disk for which the others wait; None where there is none."""
+        slowest = self.sink.slowest if isinstance(self.sink, SeveralSinks) else None
+        return None if slowest is None else self.targets[slowest].found.path
+
+    def open_sink(self) -> None:
+        """Make the sink over all targets, which have been claimed."""
+        sinks = [target.opened()[1] for target in self.targets]
+        self.sink = sinks[0] if len(sinks) == 1 else SeveralSinks(sinks)
+
+    def written(self) -> Sink:
+        """The sink over all targets."""
+        if self.sink is None:
+            raise RuntimeError("the disks are used before they were claimed")
+        return self.sink
 
     def examined(self) -> tuple[SourceInfo, ImageFacts]:
         """What preflight learned."""
@@ -114,21 +143,16 @@ class Context:
             raise RuntimeError("the image is used before it was examined")
         return self.info, self.image
 
-    def table_window(self) -> bytes:
-        """The first bytes of the guest disk as it will be, as far as its partition table reaches."""
-        _, sink = self.opened()
-        _, image = self.examined()
-        reach = image.table.primary_end if isinstance(image.table, Gpt) else 0
-        return sink.read(0, max(len(sink.head), reach))
-
     def close(self) -> None:
-        """Close the disk and let all memory go. No thread may be at work any more. `signature` is closed by others: it
+        """Close the disks and let all memory go. No thread may be at work any more. `signature` is closed by others: it
         may take a while.
 
         A traceback may keep the context itself (see `agent.tracebacks`): not with what is large in it.
         """
-        if self.disk is not None:
-            self.disk.close()
+        if isinstance(self.sink, SeveralSinks):
+            self.sink.close()
+        for target in self.targets:
+            target.close()
         self.pool.close()
         self.head_buffers = []
         self.window = self.head_window = b""

@@ -125,7 +125,7 @@ def _decoder(
 
 def _unpacker(ctx: Context, content: str, beside: int, parts: int) -> Unpacker | None:
     """What unpacks this content; None for what is no file around an image."""
-    most = max_unpacked(ctx.target.size)
+    most = max_unpacked(ctx.room)
     if (kind := _COMPRESSED.get(content)) is not None:
         return Decompressor(kind, most, max(ctx.window_memory - beside, MiB), parts)
     if content == "zip" or (content == "tar" and ctx.job.type != "ova"):
@@ -174,4 +174,4 @@ def _plain(ctx: Context, content: str, size: int | None, *, can_fetch: bool, bes
     container = _container(content, ctx.job.type)
     accepted = container == ctx.job.type_for(container)
     make = DISK_FORMATS[container if accepted else "raw"]
-    return make(_File(size, ctx.target.size, can_fetch, beside))
+    return make(_File(size, ctx.room, can_fetch, beside))

@@ -1,7 +1,7 @@
-"""Finish: make the tables fit the disk and write the config drive, while the disk still cannot boot.
+"""Finish: make the tables fit each disk and write the config drive, while the disks still cannot boot.
 
 The tables are changed by pure functions on the held ends; only the config drive, links of extended
-partitions and the zeroing of the image's own old backup table go to the disk. Both ends stay in memory for
+partitions and the zeroing of the image's own old backup table go to the disks. Both ends stay in memory for
 the commit.
 """
 
@@ -29,6 +29,7 @@ from agent.host.faults import disk_fault
 from agent.host.parttable import PartedMissing
 from agent.stages.context import Context
 from agent.stages.libparted import complaint_about, keep_complaint, keep_missing
+from agent.stages.targets import Target
 from agent.units import MiB
 
 
@@ -40,58 +41,61 @@ def finish(ctx: Context) -> None:
         ConfigDriveCreate: there is no room or no slot after all.
         ImageDamaged: the image's logical partitions cannot be followed.
         BootEsp: the named boot loader is not on the ESP.
-        DiskIo: the disk failed.
+        DiskIo: a disk failed.
     """
-    disk, _ = ctx.opened()
-    try:
-        table = _held_table(ctx)
-        _check_bootloader(ctx, table)
-        _place(ctx, table)
-        disk.flush()
-    except TableError as error:
-        raise GptRelocate(detail=str(error)) from error
-    except OSError as error:
-        raise disk_fault(disk.path, error) from error
+    for target in ctx.targets:
+        disk, _ = target.opened()
+        try:
+            table = _held_table(ctx, target)
+            _check_bootloader(ctx, target, table)
+            _place(ctx, target, table)
+            disk.flush()
+        except TableError as error:
+            raise GptRelocate(detail=str(error)) from error
+        except OSError as error:
+            raise disk_fault(disk.path, error) from error
 
 
-def _held_table(ctx: Context) -> Table:
+def _held_table(ctx: Context, target: Target) -> Table:
     _, image = ctx.examined()
-    table = read_table(ctx.table_window(), image.table.sector_size if image.table else None)
+    table = read_table(target.table_window(image), image.table.sector_size if image.table else None)
     if table is None:
         raise TableError("the partition table is gone")
     return table
 
 
-def _place(ctx: Context, table: Table) -> None:
-    disk, sink = ctx.opened()
-    logicals, records = _logicals(ctx, table)
+def _place(ctx: Context, target: Target, table: Table) -> None:
+    disk, sink = target.opened()
+    logicals, records = _logicals(target, table)
     if ctx.drive is not None:
-        own = _own_drive(ctx, (*table.partitions, *logicals))
-        ctx.slot = place_drive(table, disk.size, table.sector_size, len(ctx.drive.image), logicals, own)
+        own = _own_drive(ctx, target, (*table.partitions, *logicals))
+        target.slot = place_drive(table, disk.size, table.sector_size, len(ctx.drive.image), logicals, own)
     finished = finish_head(
         bytes(sink.head),
         table,
         disk.size,
-        ctx.slot,
+        target.slot,
         unique_guid=uuid.uuid4(),
         drive_type=ctx.drive.filesystem if ctx.drive else "iso9660",
         logicals=logicals,
     )
     if isinstance(table, Gpt):
-        _note_damaged_backup(ctx, table)
+        _note_damaged_backup(ctx, target, table)
         for offset, length in stale_backup(table, ctx.guest_size, disk.size):
             sink.zero(offset, length)
-    _empty_absent(ctx, table)
-    _write_drive(ctx)
+    _empty_absent(ctx, target, table)
+    _write_drive(ctx, target)
     for offset, data in (*finished.other_writes, *finished.tail_writes):
         sink.write(offset, memoryview(data))
     sink.head[:] = finished.head
-    _ask_libparted(ctx, finished, records)
+    _ask_libparted(ctx, target, finished, records)
 
 
-def _ask_libparted(ctx: Context, finished: FinishedTable, records: Mapping[int, bytes]) -> None:
+def _ask_libparted(
+    ctx: Context, target: Target, finished: FinishedTable, records: Mapping[int, bytes]
+) -> None:
     """Ask libparted where preflight could not: what it complains about before the commit is the image's doing."""
-    disk, _ = ctx.opened()
+    disk, _ = target.opened()
     _, image = ctx.examined()
     if image.libparted is not None or image.libparted_missing:
         return
@@ -102,47 +106,57 @@ def _ask_libparted(ctx: Context, finished: FinishedTable, records: Mapping[int, 
         keep_missing(ctx)
 
 
-def _note_damaged_backup(ctx: Context, table: Gpt) -> None:
+def _note_damaged_backup(ctx: Context, target: Target, table: Gpt) -> None:
     """The backup is made anew from the primary in any case; say so where the image's own was not sound."""
     length = min(ctx.guest_size, MiB)
     try:
-        tail = ctx.opened()[1].read(ctx.guest_size - length, length)
+        tail = target.opened()[1].read(ctx.guest_size - length, length)
         same = is_mirror(table, parse_backup(tail, table.sector_size, ctx.guest_size))
         fault = None if same else "it is not the copy of the primary"
     except TableError as error:
         fault = str(error)
     if fault is not None:
-        ctx.note(f"the image's own backup GPT is not sound ({fault}): a new one was made from the primary")
+        _note(
+            ctx,
+            target,
+            f"the image's own backup GPT is not sound ({fault}): a new one was made from the primary",
+        )
 
 
-def _empty_absent(ctx: Context, table: Table) -> None:
+def _note(ctx: Context, target: Target, text: str) -> None:
+    """Say something of the image, which is the same on all disks, once."""
+    if target is ctx.targets[0]:
+        ctx.note(text)
+
+
+def _empty_absent(ctx: Context, target: Target, table: Table) -> None:
     """Zero the partitions that the image did not bring: nothing of what the disk held before may show in them."""
-    _, sink = ctx.opened()
+    _, sink = target.opened()
     absent = absent_partitions(table, ctx.guest_size)
     for part in absent:
         sink.zero(part.start, part.size)
     if absent:
-        ctx.note(absent_note(absent, ctx.guest_size))
+        _note(ctx, target, absent_note(absent, ctx.guest_size))
 
 
-def _write_drive(ctx: Context) -> None:
-    if ctx.drive is None or ctx.slot is None:
+def _write_drive(ctx: Context, target: Target) -> None:
+    if ctx.drive is None or target.slot is None:
         return
-    _, sink = ctx.opened()
+    _, sink = target.opened()
     length = len(ctx.drive.image)
-    sink.write(ctx.slot.start, memoryview(ctx.drive.image))
+    sink.write(target.slot.start, memoryview(ctx.drive.image))
     # The rest of the partition may hold another user's bytes: they must not show through.
-    sink.zero(ctx.slot.start + length, ctx.slot.size - length)
+    sink.zero(target.slot.start + length, target.slot.size - length)
 
 
-def _logicals(ctx: Context, table: Table) -> tuple[tuple[Logical, ...], Mapping[int, bytes]]:
+def _logicals(target: Target, table: Table) -> tuple[tuple[Logical, ...], Mapping[int, bytes]]:
     """The logical partitions, and all EBRs by their offsets, those without a partition too."""
     records: dict[int, bytes] = {}
     if not isinstance(table, Mbr) or table.extended is None:
         return (), records
 
     def read(offset: int, length: int) -> bytes:
-        records[offset] = ctx.opened()[1].read(offset, length)
+        records[offset] = target.opened()[1].read(offset, length)
         return records[offset]
 
     try:
@@ -151,30 +165,34 @@ def _logicals(ctx: Context, table: Table) -> tuple[tuple[Logical, ...], Mapping[
         raise logicals_damaged(str(error)) from error
 
 
-def _own_drive(ctx: Context, partitions: Iterable[Partition]) -> Partition | None:
+def _own_drive(ctx: Context, target: Target, partitions: Iterable[Partition]) -> Partition | None:
     """The image's own config-2 partition, by the label of its filesystem."""
-    _, sink = ctx.opened()
+    _, sink = target.opened()
     for part in drive_candidates(partitions):
         if is_drive(sink.read(part.start, LABEL_BYTES)):
-            return _usable(ctx, part)
+            return _usable(ctx, target, part)
     return None
 
 
-def _usable(ctx: Context, part: Partition) -> Partition | None:
-    _, sink = ctx.opened()
+def _usable(ctx: Context, target: Target, part: Partition) -> Partition | None:
+    _, sink = target.opened()
     if ctx.drive is not None and len(ctx.drive.image) > part.size:
         # Readers take the first drive of that label that they find: the image's old one must not be it.
-        ctx.note(f"the image's own config drive (partition {part.number}) is too small and was emptied")
+        _note(
+            ctx,
+            target,
+            f"the image's own config drive (partition {part.number}) is too small and was emptied",
+        )
         sink.zero(part.start, part.size)
         return None
     return part
 
 
-def _check_bootloader(ctx: Context, table: Table) -> None:
+def _check_bootloader(ctx: Context, target: Target, table: Table) -> None:
     wanted = ctx.job.efi_bootloader_path
     if wanted is None:
         return
-    disk, sink = ctx.opened()
+    disk, sink = target.opened()
     esps = [part for part in table.partitions if part.is_esp]
     for esp in esps:
         if esp.start < len(sink.head) or esp.start + esp.size > sink.tail_offset:

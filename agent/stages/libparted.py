@@ -100,12 +100,12 @@ def missing_partition(report: parttable.ParttableReport, partitions: Iterable[Pa
 def _complaint_about_image(ctx: Context, table: Table, records: Mapping[int, bytes]) -> str | None:
     try:
         finished = finish_head(
-            ctx.head_window, table, ctx.target.size, None, unique_guid=uuid.uuid4(), drive_type="iso9660"
+            ctx.head_window, table, ctx.room, None, unique_guid=uuid.uuid4(), drive_type="iso9660"
         )
     except TableError:
         return None  # it does not fit on the disk: the plan says so
     writes: Writes = ((0, finished.head), *finished.tail_writes, *finished.other_writes)
-    return complaint_about(ctx.machine, table, (*writes, *records.items()), ctx.target.size)
+    return complaint_about(ctx.machine, table, (*writes, *records.items()), ctx.room)
 
 
 async def _extended_records(ctx: Context, table: Table) -> Mapping[int, bytes] | None:

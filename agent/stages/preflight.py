@@ -45,9 +45,10 @@ async def probe_image(ctx: Context) -> None:
     ctx.info = await ctx.source.open()
     ctx.meter.total = ctx.info.size
     if ctx.info.opened is not None:
-        shared = await run_blocking(ctx.machine.shared_storage, ctx.info.opened, ctx.target.path)
-        if shared is not None:
-            raise DiskSame(reason=shared)
+        for target in ctx.targets:
+            shared = await run_blocking(ctx.machine.shared_storage, ctx.info.opened, target.found.path)
+            if shared is not None:
+                raise DiskSame(reason=shared)
     if not ctx.info.length_checked and not ctx.job.tells_content:
         raise ImageDownload(
             url=redact_url(ctx.job.url),
@@ -74,7 +75,7 @@ async def _probe(ctx: Context) -> ImageFacts:
     ctx.content = sniff(bytes(first.data[:SNIFF_BYTES]))
     await _judge_by_end(ctx)
     decoder = new_decoder(ctx)
-    window = _Window(ctx.target.size, decoder)
+    window = _Window(ctx.room, decoder)
     applier = Applier(window)
     try:
         at_end = await _fill_window(ctx, decoder, applier, window)
@@ -176,7 +177,7 @@ def _has_place(ctx: Context, image: ImageFacts) -> bool:
     if ctx.drive is None or image.table is None:
         return True
     try:
-        place_drive(image.table, ctx.target.size, image.table.sector_size, len(ctx.drive.image))
+        place_drive(image.table, ctx.room, image.table.sector_size, len(ctx.drive.image))
     except (ConfigDriveCreate, TableError):
         return False
     return True

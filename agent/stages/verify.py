@@ -25,7 +25,7 @@ def verify(ctx: Context) -> None:
         ChecksumMismatch, ImageDownload, ImageTruncated, ImageChanged: it is not the image that the job names.
     """
     info, image = ctx.examined()
-    _, sink = ctx.opened()
+    _, sink = ctx.targets[0].opened()
     if info.size is not None and ctx.digest.length != info.size:
         detail = f"{ctx.digest.length} bytes came of {info.size}"
         raise ImageDownload(url=info.url, detail=detail)
@@ -71,9 +71,8 @@ def examine_written(ctx: Context) -> None:
     Raises:
         DiskIo: it does not read back.
     """
-    disk, sink = ctx.opened()
     try:
-        window = sink.read(0, min(WINDOW_BYTES, ctx.guest_size))
+        window = ctx.written().read(0, min(WINDOW_BYTES, ctx.guest_size))
     except OSError as error:
-        raise disk_fault(disk.path, error) from error
+        raise disk_fault(ctx.targets[0].found.path, error) from error
     ctx.image = examine(window, ctx.guest_size, ctx.container)

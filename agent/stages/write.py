@@ -1,7 +1,7 @@
 """Write: stream the image to the disk, everything but its held ends, hashing the bytes as they come."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from agent.aio import run_blocking
 from agent.errors import ImageChanged, ImageSize, ImageWrite
@@ -11,10 +11,10 @@ from agent.host.syscalls import return_free_memory
 from agent.model.url import redact_url
 from agent.stages.context import Context
 from agent.stages.decoding import container_of, new_decoder
-from agent.stages.held_ends import HeldEnds
+from agent.stages.targets import Target
 from agent.transfer.digest import Observer
 from agent.transfer.pipeline import copy
-from agent.transfer.sink import SinkFailed
+from agent.transfer.sink import Sink, SinkFailed
 from agent.transfer.source import TransferRestart
 
 
@@ -43,8 +43,9 @@ async def write_image(ctx: Context, restarted: Callable[[], None]) -> None:
 
 
 async def _copy_once(ctx: Context) -> None:
-    disk, sink = ctx.opened()
-    sink.reset()
+    for target in ctx.targets:
+        target.opened()[1].reset()
+    sink = ctx.written()
     # Preflight has freed copies of the first MiBs. Give them back to the system before the buffers fill.
     await run_blocking(return_free_memory)
     head, ctx.head_buffers = deque(ctx.head_buffers), []
@@ -57,15 +58,17 @@ async def _copy_once(ctx: Context) -> None:
             ctx.note(note)
         await run_blocking(_clean_scratch, decoder, sink)
         # The flush belongs to this stage: a disk that cannot keep the bytes that it took is told as a fault in writing.
-        await run_blocking(_flush, disk.flush, disk.path)
+        await run_blocking(_flush, ctx.targets)
     except SinkFailed as failure:
-        hint = full_hint(disk.path, failure.error)
+        path = failure.error.filename or ctx.targets[0].found.path
+        hint = full_hint(path, failure.error)
         found = ctx.job.type_for(container_of(ctx, decoder))
-        raise ImageWrite(type=found, detail=f"{disk.path}: {failure}", hint=hint) from failure.error
+        raise ImageWrite(type=found, detail=f"{path}: {failure}", hint=hint) from failure.error
     except ImageChanged as change:
         raise ImageChanged(url=redact_url(ctx.job.url), detail=change.detail) from None
     except ImageTooLarge as failure:
-        raise ImageSize(image_size=failure.size, device=disk.path, device_size=disk.size) from None
+        smallest = min((target.found for target in ctx.targets), key=lambda disk: disk.size)
+        raise ImageSize(image_size=failure.size, device=smallest.path, device_size=smallest.size) from None
 
 
 def _reset(observers: Sequence[Observer]) -> None:
@@ -73,7 +76,7 @@ def _reset(observers: Sequence[Observer]) -> None:
         observer.reset()
 
 
-def _clean_scratch(decoder: Decoder, sink: HeldEnds) -> None:
+def _clean_scratch(decoder: Decoder, sink: Sink) -> None:
     """Zero the scratch of the decoder: outside of the guest disk no bytes of the image may be left."""
     if decoder.used_scratch is None:
         return
@@ -84,8 +87,12 @@ def _clean_scratch(decoder: Decoder, sink: HeldEnds) -> None:
         raise SinkFailed(offset, error) from error
 
 
-def _flush(flush: Callable[[], None], path: str) -> None:
-    try:
-        flush()
-    except OSError as error:
-        raise SinkFailed(0, OSError(error.errno, f"{error.strerror} while flushing", path)) from error
+def _flush(targets: Iterable[Target]) -> None:
+    for target in targets:
+        disk, _ = target.opened()
+        try:
+            disk.flush()
+        except OSError as error:
+            raise SinkFailed(
+                0, OSError(error.errno, f"{error.strerror} while flushing", disk.path)
+            ) from error

@@ -21,9 +21,11 @@ class Meter:
         total: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         connections: Callable[[], int] = lambda: 0,
+        slow_disk: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._clock = clock
         self._connections = connections
+        self._slow_disk = slow_disk
         self.total = total
         self.downloaded = 0
         self.written = 0
@@ -66,13 +68,15 @@ class Meter:
         eta = (self.total - self.downloaded) / rate if self.total is not None and rate > 0 else None
         recent = {side: self.waits[side] - waits[side] for side in self.waits}
         slowest = max(recent, key=lambda side: recent[side])
+        waiting_on = slowest if recent[slowest] > 0 else None
         return Progress(
             bytes_downloaded=self.downloaded,
             bytes_total=self.total,
             bytes_written=self.written,
             rate=rate,
             eta=eta,
-            waiting_on=slowest if recent[slowest] > 0 else None,
+            waiting_on=waiting_on,
+            slow_disk=self._slow_disk() if waiting_on == DISK else None,
             connections=self._connections(),
             waits=dict(self.waits),
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.model.seal import Seal
+from agent.model.seal import SealedDisk
 from agent.stages.commit import is_committed
 from agent.units import MiB
 from tests.kit import deployments
@@ -141,7 +141,7 @@ def test_a_committed_device_is_known_by_what_is_on_it_whoever_holds_it(lab: Lab)
     lab.deploy()
     data = lab.disk.read_bytes()
     ends = hashlib.sha256(data[:MiB]).hexdigest(), hashlib.sha256(data[-MiB:]).hexdigest()
-    seal = Seal(str(lab.disk), len(data), MiB, ends[0], MiB, ends[1], "md5:x", lab.sector_size)
+    seal = SealedDisk(str(lab.disk), len(data), MiB, ends[0], MiB, ends[1], lab.sector_size)
     fd = os.open(lab.disk, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
     try:
         assert os.pread(fd, MiB, 0) == data[:MiB]

@@ -12,6 +12,7 @@ from agent.host.same import shared_storage
 from agent.model.job import parse_job
 from agent.stages.context import Context
 from agent.stages.preflight import probe_image
+from agent.stages.targets import Target
 from agent.transfer.open import open_source
 from agent.units import MiB
 from tests.kit.commands import run
@@ -58,7 +59,7 @@ async def test_what_counts_is_the_file_that_was_opened(backing):
     job = parse_job({"URL": backing.as_uri(), "type": "raw"})
     source = open_source(job.url)
     target = await run_blocking(describe_path, str(backing))
-    ctx = Context(job=job, target=target, source=source, drive=None, drive_tree={}, note=print)
+    ctx = Context(job=job, targets=(Target(target),), source=source, drive=None, drive_tree={}, note=print)
     try:
         with pytest.raises(DiskSame, match="is the target"):
             await probe_image(ctx)

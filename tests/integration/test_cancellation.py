@@ -184,7 +184,7 @@ def make(url: str, disk: Path, machine: QuickMachine) -> tuple[Deployment, list[
         kept.append(fact)
 
     job = parse_job({"URL": url, "type": "raw"} | sha256(IMAGE))
-    return Deployment(job, Options(disk=str(disk)), keep=keep, machine=machine), kept
+    return Deployment(job, Options(disks=(str(disk),)), keep=keep, machine=machine), kept
 
 
 def leftovers() -> set[str]:

@@ -30,7 +30,9 @@ async def test_before_anything_is_written_the_disk_is_as_the_attempt_before_has_
     await run_blocking(make_disk, disk, 8 * MiB, DIRT)
     with serving(hang) as server:
         job = parse_job({"URL": server.url, "type": "raw"})
-        deployment = Deployment(job, Options(disk=str(disk)), attempt=2, min_percent=50.0, disk_state=left)
+        deployment = Deployment(
+            job, Options(disks=(str(disk),)), attempt=2, min_percent=50.0, disk_state=left
+        )
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(deployment.run())
             assert await run_blocking(asked.wait, 30)
@@ -54,7 +56,7 @@ async def test_a_claim_that_is_refused_leaves_the_disk_as_it_was(tmp_path):
 
     with serving(lambda request: request.file(image.data)) as server:
         deployment = Deployment(
-            parse_job(deployments.job(server.url, None)), Options(disk=str(disk)), keep=keep
+            parse_job(deployments.job(server.url, None)), Options(disks=(str(disk),)), keep=keep
         )
         status = await deployment.run()
     assert status.error is not None
@@ -72,7 +74,7 @@ async def test_memory_that_runs_out_is_named(tmp_path, fault):
     await run_blocking(make_disk, disk, 24 * MiB, DIRT)
     with serving(lambda request: request.file(image.data)) as server:
         job = parse_job(deployments.job(server.url, image.sha256))
-        status = await Deployment(job, Options(disk=str(disk)), keep=keep).run()
+        status = await Deployment(job, Options(disks=(str(disk),)), keep=keep).run()
     assert status.error is not None
     assert (status.error["code"], status.error["blame"], status.error["retryable"]) == (
         "agent.memory",

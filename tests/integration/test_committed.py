@@ -1,6 +1,7 @@
 """After a crash in the commit: whether the disk is committed, by what is on it and whoever holds it."""
 
 import fcntl
+from dataclasses import replace
 
 import pytest
 
@@ -30,14 +31,14 @@ async def committed(tmp_path, image):
 
     async def keep(fact: DiskState | Seal) -> None:
         if isinstance(fact, Seal):
-            assert not await run_blocking(is_committed, fact, never)  # not yet
+            assert not await run_blocking(is_committed, fact.disks[0], never)  # not yet
             seals.append(Seal.parse(fact.document()))
 
     with serving(lambda request: request.file(image.data)) as server:
         job = parse_job(deployments.job(server.url, image.sha256))
-        status = await Deployment(job, Options(disk=str(disk)), keep=keep).run()
+        status = await Deployment(job, Options(disks=(str(disk),)), keep=keep).run()
     assert status.status == "done", status.error
-    return disk, seals[0]
+    return disk, seals[0].disks[0]
 
 
 def never(_: float) -> None:
@@ -79,13 +80,8 @@ def test_ends_without_a_sound_table_are_no_system_even_if_they_are_as_sealed(com
     blank = tmp_path / "blank"
     blank.write_bytes(bytes(seal.size))
     zeros = "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"  # of 1 MiB
-    document = seal.document() | {
-        "path": str(blank),
-        "head_sha256": zeros,
-        "tail_sha256": zeros,
-        "drive_length": 0,
-    }
-    assert not is_committed(Seal.parse(document), never)
+    blanked = replace(seal, path=str(blank), head_sha256=zeros, tail_sha256=zeros, drive_length=0)
+    assert not is_committed(blanked, never)
 
 
 def test_a_disk_that_comes_late_is_waited_for(committed):

@@ -123,7 +123,7 @@ class WatchedMachine(LocalMachine):
 
 
 async def deploy(order: dict[str, Any], watch: Watch) -> None:
-    options = Options(disk=order["disk"], limits=HttpLimits(**order.get("limits") or {}))
+    options = Options(disks=(order["disk"],), limits=HttpLimits(**order.get("limits") or {}))
     deployment = Deployment(parse_job(order["job"]), options, watch.listen, machine=WatchedMachine())
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()

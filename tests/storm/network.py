@@ -158,7 +158,7 @@ class Storm:
     def deploy(self, job: dict[str, Any], limits: HttpLimits = LIMITS) -> tuple[dict[str, Any], MemoryDisk]:
         path = self.directory / "shared/disk"
         machine = Machine(path)
-        options = Options(disk=str(path), ca_file=str(self.directory / "ca.pem"), limits=limits)
+        options = Options(disks=(str(path),), ca_file=str(self.directory / "ca.pem"), limits=limits)
         deployment = Deployment(parse_job(job), options, machine=machine)
 
         async def deploy() -> None:

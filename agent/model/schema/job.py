@@ -28,6 +28,7 @@ from agent.model.object_reader import (
     MAX_PAIR_KEY_BYTES,
     MAX_PAIR_VALUE_BYTES,
 )
+from agent.model.raid import MAX_DISKS, MIRROR_DISKS, RAID_LEVELS, UUID_TEXT
 from agent.model.schema.blocks import Schema, a_text, an_object, nullable, of, whole
 from agent.model.schema.signature import signature_schema
 from agent.model.selector import ANY, ANY_HELP, KEYS
@@ -80,6 +81,16 @@ def job_schema() -> Schema:
             of("integer", "The disk group; absent or 0: the first.", minimum=0, maximum=MAX_DISK_GROUP_ID)
         ),
         "disk": nullable(_selector()),
+        "disks": nullable(
+            of(
+                "integer",
+                "How many disks of the group, or of those that the selector leaves, get the image. Absent: one. Not in "
+                "the OVH API.",
+                minimum=1,
+                maximum=MAX_DISKS,
+            )
+        ),
+        "raid": nullable(_raid()),
         "httpHeader": nullable(
             _pairs("Sent to the origin of the URL, and to no other.", key={"pattern": whole(HEADER_NAME)})
         ),
@@ -111,6 +122,19 @@ def _checksum_pairs() -> list[Schema]:
         for kind, digits in CHECKSUM_DIGITS.items()
     ]
     return [neither, *both]
+
+
+def _raid() -> Schema:
+    properties = {
+        "level": of("string", "What the disks make together.", enum=list(RAID_LEVELS)),
+        "disks": nullable(of("integer", "How many of them.", minimum=MIRROR_DISKS, maximum=MIRROR_DISKS)),
+        "uuid": nullable(a_text("Of the array. Absent: a new one each time.", 36, pattern=whole(UUID_TEXT))),
+    }
+    return an_object(
+        properties,
+        required=["level"],
+        text="A mirror of the image's root over several disks, in sync from the start. Not in the OVH API.",
+    )
 
 
 def _selector() -> Schema:

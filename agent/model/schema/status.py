@@ -37,6 +37,9 @@ def status_schema() -> Schema:
         "rate": a_count("Bytes a second."),
         "eta": nullable(of("number", "Seconds until the download is complete.", minimum=0)),
         "waitingOn": nullable(of("string", "Which side is the slowest.", enum=list(WAITING_ON))),
+        "slowDisk": nullable(
+            of("string", "The path of the disk for which the others wait, where several get the image.")
+        ),
         "connections": a_count("Connections over which the image comes; 0 where none is open."),
         "attempt": of("integer", minimum=1),
         "startedAt": a_time(),
@@ -45,6 +48,11 @@ def status_schema() -> Schema:
         "stages": of("array", "Those that have begun.", items=an_object(stage)),
         "error": nullable(error_schema()),
         "disk": nullable(disk_schema(required=["path", "size"])),
+        "disks": of(
+            "array",
+            "All disks that get the image; the first is `disk`.",
+            items=disk_schema(required=["path", "size"]),
+        ),
         "imageType": nullable(
             of("string", "What the content of the file showed, such as qcow2; null: not known yet.")
         ),

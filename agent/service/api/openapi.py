@@ -340,7 +340,7 @@ def _status_example(service_name: str) -> dict[str, Any]:
             StageTime("claim", began + 1.5, 2.0),
             StageTime("write", began + 3.5, None),
         ),
-        disk={"path": "/dev/sda", "size": 480_000_000_000},
+        disks=({"path": "/dev/sda", "size": 480_000_000_000},),
         image_type="raw",
         image_packing="gzip",
         job={"URL": "https://images.example.net/debian-12.raw.gz", "type": "raw"},

@@ -84,8 +84,8 @@ class Deployer(Protocol):
     async def launch(self, job: Job, listener: Listener, keep: Keep, entry: JobEntry) -> Running:
         """A deployment of this job; `entry` tells what the attempts before it have come to."""
 
-    async def is_committed(self, seal: Seal) -> bool:
-        """Whether the disk is as the seal says. Raises OSError."""
+    async def count_committed(self, seal: Seal) -> int:
+        """How many disks are as the seal says. Raises OSError."""
 
     def observe(self, event: DeployEvent) -> None:
         """Is told what deployments do, for the log, the metrics and the subscribers."""
@@ -197,7 +197,7 @@ class JobRun:
             return (
                 "the agent is at its last step" if self.hand_over is None else "the hand-over has not ended"
             )
-        where = status.disk["path"] if status.disk else "the disk"
+        where = " or ".join(disk["path"] for disk in status.disks) or "the disk"
         still = f"{self.still_seconds:.0f} s"
         return f"{where} has not finished an operation of the stage {status.state.value} for {still}"
 
@@ -285,11 +285,14 @@ class JobRun:
         if seal is None or self._phase() is not Phase.SEALED:
             return False
         try:
-            if not await self._deployer.is_committed(seal):
-                return False
+            committed = await self._deployer.count_committed(seal)
         except OSError as error:
-            log.warning("seal_unreadable", path=seal.path, reason=error.strerror or str(error))
+            log.warning("seal_unreadable", path=error.filename, reason=error.strerror or str(error))
             await self._record(DiskChanged(DiskState.UNKNOWN))
+            return False
+        if committed < len(seal.disks):
+            if committed:
+                await self._record(DiskChanged(DiskState.UNKNOWN))
             return False
         note = "the agent was interrupted in the commit and found it complete on the disk"
         self._outcome = self._status_of(seal, note)

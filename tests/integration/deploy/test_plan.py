@@ -52,7 +52,7 @@ def image(tmp_path):
 def facts(target: Disk | None = None, image: ImageFacts | None = None, **members) -> Facts:
     drive = {"drive_size": DRIVE_SIZE}
     given = {"explicit": True, "firmware": None} | drive | members
-    return Facts(target=target or disk(), image=image, **given)
+    return Facts(targets=(target or disk(),), image=image, **given)
 
 
 def codes(*arguments) -> list[str]:
@@ -73,7 +73,7 @@ def test_the_selector_by_which_the_disk_was_chosen_is_noted():
 
 def test_what_is_on_the_disk_is_in_the_document_where_it_was_looked_at():
     assert plan(job(), facts()).document()["contents"] is None
-    document = plan(job(), facts(contents=Contents(blank=True))).document()["contents"]
+    document = plan(job(), facts(contents=(Contents(blank=True),))).document()["contents"]
     assert document == {"blank": True, "table": None, "pieces": [], "leftOut": 0, "unread": None}
 
 

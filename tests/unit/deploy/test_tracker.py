@@ -6,7 +6,7 @@ from agent.errors import ChecksumMismatch, JobCancelled, JobInterrupted
 from agent.model.disk_state import DiskState
 from agent.model.events import Finished, Noted, StageBegan, StageEnded
 from agent.model.job import parse_job
-from agent.model.seal import Seal
+from agent.model.seal import Seal, SealedDisk
 from agent.model.stage import STAGES, State
 from agent.model.status import Progress
 
@@ -167,13 +167,15 @@ def test_an_agent_that_comes_back_goes_on_from_the_percentage_that_was_shown():
     ("sealed", "told"), [(("raw", "gzip"), ("raw", "gzip")), (("qcow2", ""), ("qcow2", None)), (("", ""), (None, None))]
 )  # fmt: skip
 def test_what_the_image_was_is_known_from_the_seal(sealed, told):
-    outcome = Seal("/dev/sda", 100, 1, "", 1, "", "md5:x", image_type=sealed[0], image_packing=sealed[1])
+    outcome = Seal(
+        (SealedDisk("/dev/sda", 100, 1, "", 1, ""),), "md5:x", image_type=sealed[0], image_packing=sealed[1]
+    )
     ended = concluded(JOB, None, attempt=1, outcome=outcome, disk_state=DiskState.COMMITTED)
     assert (ended.image_type, ended.image_packing) == told
 
 
 def test_who_has_signed_is_known_from_the_seal():
-    outcome = Seal("/dev/sda", 100, 1, "", 1, "", "md5:x", signature='{"type": "ssh"}')
+    outcome = Seal((SealedDisk("/dev/sda", 100, 1, "", 1, ""),), "md5:x", signature='{"type": "ssh"}')
     ended = concluded(JOB, None, attempt=1, outcome=outcome, disk_state=DiskState.COMMITTED)
     assert ended.signature == {"type": "ssh"}
 

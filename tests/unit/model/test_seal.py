@@ -1,19 +1,44 @@
 import pytest
 
-from agent.model.seal import Seal
+from agent.model.seal import Seal, SealedDisk
 
-BEFORE = ("/dev/sda", 2**30, 2**20, "a" * 64, 2**20, "b" * 64, "md5:c", 4096, 2**25, 2**19, "d" * 64)
-SEAL = Seal(*BEFORE, image_type="vmdk", image_packing="zip", signature='{"type": "ssh"}')
-
-
-def test_a_seal_comes_back_as_it_was_written():
-    assert Seal.parse(SEAL.document()) == SEAL
+DISK = SealedDisk("/dev/sda", 2**30, 2**20, "a" * 64, 2**20, "b" * 64, 4096, 2**25, 2**19, "d" * 64)
+OTHER = SealedDisk("/dev/sdb", 2**31, 2**20, "a" * 64, 2**20, "c" * 64)
+TOLD = {"image_type": "vmdk", "image_packing": "zip", "signature": '{"type": "ssh"}'}
+SEAL = Seal((DISK,), "md5:c", **TOLD)
 
 
-def test_a_seal_of_an_agent_that_did_not_tell_the_image_is_read():
+@pytest.mark.parametrize("disks", [(DISK,), (DISK, OTHER)])
+def test_a_seal_comes_back_as_it_was_written(disks):
+    seal = Seal(disks, "md5:c", **TOLD)
+    assert Seal.parse(seal.document()) == seal
+
+
+def test_a_seal_of_an_agent_that_knew_one_disk_and_nothing_of_the_image_is_read():
     document = SEAL.document()
-    del document["image_type"], document["image_packing"], document["signature"]
-    assert Seal.parse(document) == Seal(*BEFORE)
+    (disk,) = document.pop("disks")
+    for name in TOLD:
+        del document[name]
+    assert Seal.parse(document | disk) == Seal((DISK,), "md5:c")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"disks": []},
+        {"disks": None},
+        {"disks": {}},
+        {"disks": ["/dev/sda"]},
+        {"image_type": None},
+        {"signature": None},
+        {"signature": "[]"},
+        {"signature": "{"},
+        {"more": 1},
+    ],
+)
+def test_what_is_no_seal_is_refused(change):
+    with pytest.raises(ValueError, match="not a seal"):
+        Seal.parse(SEAL.document() | change)
 
 
 @pytest.mark.parametrize(
@@ -29,13 +54,11 @@ def test_a_seal_of_an_agent_that_did_not_tell_the_image_is_read():
         {"drive_offset": True},
         {"drive_sha256": None},
         {"sector_size": 1000},
-        {"image_type": None},
-        {"signature": None},
-        {"signature": "[]"},
-        {"signature": "{"},
         {"more": 1},
     ],
 )
-def test_what_is_no_seal_is_refused(change):
+def test_a_disk_that_is_none_is_refused(change):
+    document = SEAL.document()
+    document["disks"][0] |= change
     with pytest.raises(ValueError, match="not a seal"):
-        Seal.parse(SEAL.document() | change)
+        Seal.parse(document)

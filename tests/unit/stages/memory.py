@@ -18,6 +18,7 @@ from agent.stages.claim import claim
 from agent.stages.context import Context
 from agent.stages.finish import finish
 from agent.stages.preflight import probe_image
+from agent.stages.targets import Target
 from agent.stages.verify import verify
 from agent.stages.write import write_image
 from agent.transfer.source import SourceInfo, TransferRestart
@@ -251,13 +252,18 @@ class Stages:
         document = {"URL": "http://a.example/image?t=secret", "type": "raw"} | job
         self.ctx = Context(
             job=parse_job(document),
-            target=Disk(PATH, self.disk.size, identity=IDENTITY),
+            targets=(Target(Disk(PATH, self.disk.size, identity=IDENTITY)),),
             source=self.source,
             drive=drive,
             drive_tree={},
             note=self.notes.append,
             machine=self.machine,
         )
+
+    @property
+    def target(self) -> Target:
+        """The only disk."""
+        return self.ctx.targets[0]
 
     async def preflight(self) -> None:
         await probe_image(self.ctx)

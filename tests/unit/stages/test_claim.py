@@ -71,7 +71,7 @@ def test_the_kernel_looks_at_the_disk_again_and_is_waited_for():
 
 
 def assert_untouched(stages: Stages) -> None:
-    assert stages.ctx.disk is None, "a disk that is not ours must not be wiped later"
+    assert stages.target.disk is None, "a disk that is not ours must not be wiped later"
     assert stages.disk.calls == []
     assert stages.disk.content == OLD_DISK
 
@@ -87,7 +87,7 @@ def test_another_disk_under_the_name_is_refused_before_its_stacks_are_stopped():
 
 def test_a_disk_that_was_replaced_right_before_it_was_opened_is_given_back():
     stages = Stages(disk=MemoryDisk(identity=(8, 2)))
-    stages.machine.identity = stages.ctx.target.identity
+    stages.machine.identity = stages.target.found.identity
     with pytest.raises(DiskIo, match="another disk"):
         claim(stages.ctx)
     assert stages.disk.closed
@@ -119,7 +119,7 @@ def test_a_disk_that_fails_in_the_claim_stays_ours_to_be_wiped():
         stages.disk.fails_at = number
         with pytest.raises(DiskIo, match="Input/output error"):
             claim(stages.ctx)
-        assert stages.ctx.disk is stages.disk
+        assert stages.target.disk is stages.disk
         assert stages.disk.is_bootable == (number == 0)
 
 

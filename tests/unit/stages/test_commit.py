@@ -78,7 +78,7 @@ async def test_a_config_drive_that_does_not_read_back_is_found_out():
         if not damaged:
             commit(stages.ctx)
             continue
-        at = stages.ctx.slot.start + stages.ctx.drive.image.index(b"CD001")
+        at = stages.target.slot.start + stages.ctx.drive.image.index(b"CD001")
         stages.disk.content[at : at + 5] = b"wrong"
         with pytest.raises(VerifyFailed):
             commit(stages.ctx)

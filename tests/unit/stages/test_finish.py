@@ -17,14 +17,14 @@ LOADER = "/EFI/BOOT/BOOTX64.EFI"
 
 
 def backup_of(stages: Stages) -> gpt.Gpt:
-    return gpt.parse_backup(bytes(stages.ctx.sink.tail), SECTOR, DISK_BYTES)
+    return gpt.parse_backup(bytes(stages.target.sink.tail), SECTOR, DISK_BYTES)
 
 
 async def test_the_backup_table_moves_to_the_end_of_the_disk_in_memory_alone():
     stages = Stages()
     await stages.written()
     finish(stages.ctx)
-    table = read_table(bytes(stages.ctx.sink.head), SECTOR)
+    table = read_table(bytes(stages.target.sink.head), SECTOR)
     assert gpt.is_mirror(table, backup_of(stages))
     assert not any(stages.disk.content[:HEAD_BYTES])
     assert not any(stages.disk.content[-TAIL_BYTES:])
@@ -42,10 +42,10 @@ async def test_the_config_drive_is_on_the_disk_and_in_the_table_that_is_still_he
     stages = Stages(drive=DRIVE)
     await stages.written()
     finish(stages.ctx)
-    slot = stages.ctx.slot
+    slot = stages.target.slot
     assert stages.disk.read(slot.start, len(DRIVE.image)) == DRIVE.image
     assert not any(stages.disk.read(slot.start + len(DRIVE.image), slot.size - len(DRIVE.image)))
-    part = read_table(bytes(stages.ctx.sink.head), SECTOR).partitions[-1]
+    part = read_table(bytes(stages.target.sink.head), SECTOR).partitions[-1]
     assert (part.start, part.size, part.name) == (slot.start, slot.size, "config-2")
     assert not stages.disk.is_bootable
 
@@ -60,7 +60,7 @@ async def test_all_that_was_written_is_flushed():
 async def test_a_backup_that_was_not_sound_is_told_and_made_anew():
     stages = Stages()
     await stages.written()
-    stages.ctx.sink.zero(IMAGE_BYTES - SECTOR, SECTOR)
+    stages.target.sink.zero(IMAGE_BYTES - SECTOR, SECTOR)
     finish(stages.ctx)
     assert any("backup GPT is not sound" in note for note in stages.notes)
     assert backup_of(stages).partitions

@@ -21,7 +21,7 @@ async def test_the_partition_table_is_known_and_nothing_was_written():
     assert (image.content, image.container, image.size) == ("raw", "raw", IMAGE_BYTES)
     assert (image.esp, image.boot_code, image.sector_size) == (True, True, 512)
     assert stages.disk.calls == []
-    assert stages.ctx.disk is None
+    assert stages.target.disk is None
 
 
 async def test_what_was_read_is_kept_for_the_write():

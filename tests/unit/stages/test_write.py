@@ -29,7 +29,7 @@ async def test_the_image_is_on_the_disk_but_for_its_ends_which_wait_in_memory():
     assert content[HEAD_BYTES : IMAGE_BYTES - TAIL_BYTES] == IMAGE[HEAD_BYTES : IMAGE_BYTES - TAIL_BYTES]
     assert not any(content[:HEAD_BYTES])
     assert not any(content[-TAIL_BYTES:])
-    assert stages.ctx.sink.head == IMAGE[:HEAD_BYTES]
+    assert stages.target.sink.head == IMAGE[:HEAD_BYTES]
     assert stages.ctx.guest_size == IMAGE_BYTES
 
 
@@ -39,7 +39,7 @@ async def test_a_disk_as_large_as_the_image_gets_neither_table_nor_backup():
     await stages.written()
     assert not any(stages.disk.content[:HEAD_BYTES])
     assert not any(stages.disk.content[-TAIL_BYTES:])
-    assert stages.ctx.sink.tail == image[-TAIL_BYTES:]
+    assert stages.target.sink.tail == image[-TAIL_BYTES:]
 
 
 async def test_the_first_sector_is_zero_after_every_single_call():
@@ -86,16 +86,16 @@ async def test_a_transfer_that_begins_again_leaves_no_trace_of_the_first_one():
     assert stages.restarts == 2
     assert stages.ctx.digest.hexdigest() == hashlib.sha256(source.data).hexdigest()
     assert stages.ctx.meter.downloaded == stages.ctx.meter.written == DISK_BYTES
-    assert stages.ctx.sink.head == source.data[:HEAD_BYTES]
+    assert stages.target.sink.head == source.data[:HEAD_BYTES]
     assert stages.disk.content[HEAD_BYTES:-TAIL_BYTES] == source.data[HEAD_BYTES:-TAIL_BYTES]
 
 
 async def test_the_ends_of_a_first_transfer_are_forgotten():
     stages = Stages()
     await stages.claimed()
-    stages.ctx.sink.write(DISK_BYTES - TAIL_BYTES, memoryview(b"of the first transfer"))
+    stages.target.sink.write(DISK_BYTES - TAIL_BYTES, memoryview(b"of the first transfer"))
     await stages.write()
-    assert not any(stages.ctx.sink.tail)
+    assert not any(stages.target.sink.tail)
 
 
 async def test_another_file_after_a_restart_is_seen_for_what_it_is():
@@ -180,7 +180,7 @@ async def test_what_waited_at_the_end_of_the_disk_is_zeroed():
     await stages.claimed()
     offset, length = Scratching.used_scratch
     stages.disk.content[offset : offset + length] = b"x" * length
-    _clean_scratch(Scratching(), stages.ctx.sink)
+    _clean_scratch(Scratching(), stages.target.sink)
     assert not any(stages.disk.content[offset : offset + length])
 
 

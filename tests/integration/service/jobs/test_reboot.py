@@ -11,7 +11,7 @@ from agent.deploy.tracker import concluded, starting
 from agent.errors import StateUnusable
 from agent.model.disk_state import DiskState
 from agent.model.job import parse_job
-from agent.model.seal import Seal
+from agent.model.seal import Seal, SealedDisk
 from agent.service.config.model import RebootConfig
 from agent.service.jobs.entry import JobEntry, Phase
 from agent.service.jobs.journal import Journal
@@ -25,7 +25,7 @@ from agent.service.jobs.view import idle_document
 
 DOCUMENT = {"URL": "https://a.example/x", "type": "raw"}
 JOB = parse_job(DOCUMENT)
-SEAL = Seal("/dev/sda", 100, 1, "0" * 64, 1, "0" * 64, f"sha256:{'1' * 64}")
+SEAL = Seal((SealedDisk("/dev/sda", 100, 1, "0" * 64, 1, "0" * 64),), f"sha256:{'1' * 64}")
 
 
 async def leave_a_cancellation_counted():
@@ -193,8 +193,8 @@ class Deployer:
     async def launch(self, job, listener, keep, entry):
         return Deployed(keep)
 
-    async def is_committed(self, seal):
-        return True
+    async def count_committed(self, seal):
+        return len(seal.disks)
 
     def observe(self, event):
         pass

@@ -11,7 +11,7 @@ from agent.deploy.tracker import concluded, starting
 from agent.errors import DeployError, JobCancelled
 from agent.model.disk_state import DiskState
 from agent.model.job import parse_job
-from agent.model.seal import Seal
+from agent.model.seal import Seal, SealedDisk
 from agent.model.status import DOING
 from agent.service.config.model import RebootConfig
 from agent.service.jobs.journal import Journal
@@ -26,7 +26,7 @@ DOCUMENT = {
     "httpHeader": [{"key": "Authorization", "value": "secret-value"}],
 }
 JOB = parse_job(DOCUMENT)
-SEAL = Seal("/dev/sda", 100, 1, "0" * 64, 1, "0" * 64, f"sha256:{'1' * 64}")
+SEAL = Seal((SealedDisk("/dev/sda", 100, 1, "0" * 64, 1, "0" * 64),), f"sha256:{'1' * 64}")
 NAME = "ns1"
 
 
@@ -99,7 +99,7 @@ class Deployer:
     """Makes such deployments, and knows what the disk holds."""
 
     reboot: RebootConfig
-    committed: bool | OSError = False
+    committed: int | OSError = 0
     launched: asyncio.Queue[Deployment] = field(default_factory=asyncio.Queue)
     prepare: Callable[[Deployment], None] = lambda _: None
 
@@ -109,10 +109,10 @@ class Deployer:
         self.launched.put_nowait(deployment)
         return deployment
 
-    async def is_committed(self, seal):
+    async def count_committed(self, seal):
         if isinstance(self.committed, OSError):
             raise self.committed
-        return self.committed
+        return int(self.committed)
 
     def observe(self, event):
         pass

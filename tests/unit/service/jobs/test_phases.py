@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from agent.model.disk_state import DiskState
-from agent.model.seal import Seal
+from agent.model.seal import Seal, SealedDisk
 from agent.service.jobs.entry import JobEntry, Phase
 from agent.service.jobs.phases import (
     MAX_ATTEMPTS,
@@ -41,7 +41,7 @@ from agent.service.jobs.phases import (
 )
 
 ARCHITECTURE = Path(__file__).parents[4] / "docs/architecture.md"
-SEAL = Seal("/dev/sda", 100, 1, "0" * 64, 1, "0" * 64, f"sha256:{'1' * 64}")
+SEAL = Seal((SealedDisk("/dev/sda", 100, 1, "0" * 64, 1, "0" * 64),), f"sha256:{'1' * 64}")
 NEW = JobEntry(id="1", origin="api", job={"secret": "s"}, accepted_at=1.0)
 SPENT = {"secret": None}
 DONE = Committed({"status": "done", "notes": []}, SPENT)
