@@ -220,7 +220,8 @@ def parse_job(document: object) -> Job:
     checksum, checksum_type = _checksum(reader)
     checksum_url = checksum if checksum is not None and _is_url(checksum) else None
     disk_count = read_disk_count(reader)
-    raid = read_raid(reader.child("raid")) if reader.has("raid") else None
+    mirror = reader.child("raid")
+    raid = read_raid(mirror) if reader.has("raid") else None
     job = Job(
         url=url or "",
         type=image_type,

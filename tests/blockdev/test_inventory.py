@@ -76,7 +76,7 @@ def test_a_loop_device_is_selected_by_its_name_alone(attach):
     exact, vague = (parse_selector({"name": hint}, "disk", found) for hint in (device, f"<in> {device}"))
     assert exact is not None
     assert vague is not None
-    assert exact.select(disks).path == device
+    assert exact.select(disks)[0].path == device
     with pytest.raises(DiskNotSelected) as caught:
         vague.select(disks)
     assert f"{device}: fits, cannot be written: not an ordinary disk but of kind loop" in caught.value.detail

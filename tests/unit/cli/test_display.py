@@ -29,7 +29,7 @@ STATUS = Status(
     started_at=1000.0,
     updated_at=1010.0,
     finished_at=1012.5,
-    disk={"path": "/dev/sda"},
+    disks=({"path": "/dev/sda"},),
     job={"checkSum": "abc"},
 )
 

@@ -29,7 +29,7 @@ RUNNING = Status(
     started_at=1000.0,
     updated_at=1010.0,
     stages=(StageTime("preflight", 1000.0, 0.5), StageTime("write", 1000.5, None)),
-    disk={"path": "/dev/sda", "model": "SSD 860 ", "serial": "S3Z9", "size": 20 * GiB},
+    disks=({"path": "/dev/sda", "model": "SSD 860 ", "serial": "S3Z9", "size": 20 * GiB},),
     job={"URL": "https://images.example.net/a.qcow2", "type": "qcow2"},
     notes=("resumed at byte 5",),
 )
@@ -143,7 +143,7 @@ def test_an_error_tells_what_it_leaves_of_which_disk_and_what_to_do(state):
         at = lines.index("hint: Check that checkSum belongs to the file behind the URL.")
         assert lines[at + 1] == "disk: /dev/sda (SSD 860, serial S3Z9, 20.0 GiB)"
         assert lines[at + 2].startswith(f"  {STATES[state]}")
-    before = dataclasses.replace(failed, disk=None)  # no disk was chosen yet
+    before = dataclasses.replace(failed, disks=())  # no disk was chosen yet
     assert any(line.startswith(f"disk: {STATES[state]}") for line in footer_lines(report(before), 0))
 
 
@@ -230,7 +230,7 @@ def test_nothing_that_a_terminal_obeys_gets_out(capsys):
         message=EVIL,
         checksum=EVIL,
         error=error,
-        disk={"path": EVIL, "model": EVIL, "serial": EVIL},
+        disks=({"path": EVIL, "model": EVIL, "serial": EVIL},),
         job={"URL": EVIL, "type": EVIL},
         notes=(EVIL,),
         stages=(StageTime(EVIL, 0.0, 1.0),),

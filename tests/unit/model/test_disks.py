@@ -17,7 +17,7 @@ from agent.model.disks import (
     disk_groups,
     eligibility,
     require_eligible,
-    select_disk,
+    select_disks,
 )
 from agent.units import GiB, TiB
 
@@ -187,26 +187,26 @@ def test_disks_without_any_name_of_their_own_are_ordered_as_the_kernel_names_the
 
 @pytest.mark.parametrize("number", [None, 0, 1])
 def test_the_default_is_the_first_group_and_its_first_disk(number):
-    assert select_disk(disk_groups(server()), number).path == "/dev/nvme1n1"
+    assert select_disks(disk_groups(server()), number)[0].path == "/dev/nvme1n1"
 
 
 @pytest.mark.parametrize("number", [7, -1, 99])
 def test_an_unknown_group_is_refused_with_the_known_ones(number):
     with pytest.raises(DiskGroupUnknown) as caught:
-        select_disk(disk_groups(server()), number)
+        select_disks(disk_groups(server()), number)
     assert f"group {number} does not exist" in caught.value.message
     assert caught.value.detail == "known groups: 1, 2, 3, 4, 5, 6"
 
 
 def test_a_server_without_disks_has_no_default_group():
     with pytest.raises(DiskGroupUnknown, match="no disk of this server"):
-        select_disk((), None)
+        select_disks((), None)
 
 
 def test_a_first_disk_in_use_fails_the_job_and_no_other_disk_is_taken():
     disks = [replace(disk, holders=(MOUNT,)) if disk.wwn == "eui.0024" else disk for disk in server()]
     with pytest.raises(DiskBusy, match="/dev/nvme1n1 is in use: mounted at /srv/data"):
-        select_disk(disk_groups(disks), 1)
+        select_disks(disk_groups(disks), 1)
 
 
 def test_the_document_of_a_group():
@@ -237,8 +237,8 @@ def test_configured_groups_keep_the_order_of_their_disks_and_may_name_files():
     groups = groups_of(GroupSpec(7, ("/dev/sdc", "/dev/disk/by-id/wwn-1")), GroupSpec(2, ("/srv/trial.img",)))
     assert [(group.id, group.target) for group in groups] == [(2, FILE), (7, HDD)]
     assert groups[1].disks == (HDD, SSD)
-    assert select_disk(groups, None) is FILE
-    assert select_disk(groups, 7) is HDD
+    assert select_disks(groups, None) == (FILE,)
+    assert select_disks(groups, 7) == (HDD,)
 
 
 def test_a_missing_first_disk_does_not_move_up_the_second():
@@ -246,12 +246,12 @@ def test_a_missing_first_disk_does_not_move_up_the_second():
     assert groups[0].disks == (HDD,)
     assert groups[0].to_json()["missing"] == ["/dev/gone"]
     with pytest.raises(DiskUnknown, match="/dev/gone"):
-        select_disk(groups, 1)
+        select_disks(groups, 1)
 
 
 def test_a_missing_later_disk_does_not_stop_a_deployment():
     groups = groups_of(GroupSpec(1, ("/dev/sdc", "/dev/gone")))
-    assert select_disk(groups, 1) is HDD
+    assert select_disks(groups, 1) == (HDD,)
 
 
 def test_a_group_of_which_nothing_is_left_can_still_be_shown():

@@ -8,7 +8,7 @@ import pytest
 
 from agent.model.contents import Contents, Piece, read_contents
 from agent.model.disk_names import Names
-from agent.model.disks import Disk, DiskGroup, Holder, select_disk
+from agent.model.disks import Disk, DiskGroup, Holder, select_disks
 from agent.model.inventory import read_disk, read_inventory
 
 PIECE = Piece("/dev/sda1", 2**20, "/dev/sda", "ext4", "root", "system")
@@ -34,7 +34,7 @@ def test_disks_groups_and_contents_come_back_as_they_were():
     assert inventory.disks == (DISK,)
     assert inventory.groups == GROUPS
     assert inventory.contents == {"/dev/sda": CONTENTS}
-    assert select_disk(inventory.groups, None) == DISK
+    assert select_disks(inventory.groups, None) == (DISK,)
 
 
 def test_a_disk_of_an_older_agent_has_no_further_names():

@@ -265,13 +265,13 @@ def test_a_full_status_is_of_the_schema():
             State.DONE,
             checksum="sha256:ab",
             progress=progress,
-            disk=SSD.to_json(),
+    disks=(SSD.to_json(),),
             job={"URL": "x"},
             notes=("resumed at byte 1",),
         )
         | {"id": "job-1"}
     )
-    STATUS.validate(status(State.DONE, disk={"path": "/dev/sda", "size": 1}))
+    STATUS.validate(status(State.DONE, disks=({"path": "/dev/sda", "size": 1},)))
 
 
 @pytest.mark.parametrize("error", every_error(), ids=lambda error: error.code)
@@ -348,7 +348,7 @@ def test_an_inventory_is_of_the_schema():
 def test_every_kind_of_holder_is_known():
     for kind in ("mount", "swap", "md", "lvm", "dm", "bcache", "other"):
         holder = Holder(kind, "/dev/x", "", "/dev/sda", stoppable=False)
-        STATUS.validate(status(State.DONE, disk=replace(SSD, holders=(holder,)).to_json()))
+        STATUS.validate(status(State.DONE, disks=(replace(SSD, holders=(holder,)).to_json(),)))
 
 
 @pytest.mark.parametrize("error", every_error(), ids=lambda error: error.code)

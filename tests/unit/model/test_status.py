@@ -48,7 +48,7 @@ def statuses(draw) -> Status:
         finished_at=draw(st.none() | TIMES),
         stages=tuple(stages),
         error=draw(ERRORS) if state is State.ERROR else None,
-        disk=draw(st.none() | st.dictionaries(st.text(), st.text())),
+        disks=tuple(draw(st.lists(st.dictionaries(st.text(), st.text()), max_size=3))),
         job=draw(st.dictionaries(st.text(), st.text())),
         notes=tuple(draw(st.lists(st.text()))),
     )
@@ -95,7 +95,8 @@ WRONG = {
     "stages": (None, {}, [5], [{"name": 5}], [{"name": "write", "startedAt": None}]),
     "notes": (None, [5], "x"),
     "error": ("x", {}, {"code": "a", "blame": "disk", "message": 5}),
-    "disk": ("x", []),
+    "disks": (None, {}, [5], "x"),
+    "slowDisk": (5, []),
     "imageType": (5, []),
     "imagePacking": (5, []),
     "signature": ("x", 5, []),
@@ -114,11 +115,17 @@ def test_a_wrong_member_is_refused_by_its_name(member, value):
 
 
 @pytest.mark.parametrize("member", sorted(set(GOOD) - {"servername", "message", "checksum", "stage", "bytesTotal",
-    "eta", "waitingOn", "finishedAt", "error", "disk", "imageType", "imagePacking", "signature", "job",
-    "connections"}))  # fmt: skip
+    "eta", "waitingOn", "slowDisk", "finishedAt", "error", "disk", "disks", "imageType", "imagePacking", "signature",
+    "job", "connections"}))  # fmt: skip
 def test_a_missing_member_is_refused(member):
     with pytest.raises(ValueError, match=member):
         read_status({key: value for key, value in GOOD.items() if key != member})
+
+
+@pytest.mark.parametrize("disk", [None, {"path": "/dev/sda", "size": 5}])
+def test_the_disk_of_an_agent_that_knew_one_is_read(disk):
+    older = {key: value for key, value in GOOD.items() if key != "disks"} | {"disk": disk}
+    assert read_status(older).disk == disk
 
 
 def test_a_stage_of_a_newer_agent_is_kept_and_is_no_state_of_ours():

@@ -132,14 +132,15 @@ async def test_that_there_is_no_libparted_may_show_in_the_plan_or_only_after_the
 
 
 def test_the_seal_tells_what_the_ends_will_hold_before_they_do(finished):
-    sealed = seal(finished.ctx)
+    whole = seal(finished.ctx)
+    (sealed,) = whole.disks
     assert not finished.disk.is_bootable
     commit(finished.ctx)
     content = finished.disk.content
     assert sealed.head_sha256 == hashlib.sha256(content[: sealed.head_length]).hexdigest()
     assert sealed.tail_sha256 == hashlib.sha256(content[-sealed.tail_length :]).hexdigest()
     assert (sealed.path, sealed.size) == (finished.disk.path, DISK_BYTES)
-    assert sealed.checksum == f"sha256:{finished.ctx.digest.hexdigest()}"
+    assert whole.checksum == f"sha256:{finished.ctx.digest.hexdigest()}"
 
 
 @pytest.mark.parametrize("fault", [OSError(errno.EBUSY, "busy"), ToolMissing(tool="udevadm")])
@@ -151,6 +152,8 @@ def test_a_kernel_that_does_not_see_the_new_table_is_a_note(finished, fault):
     assert any("new partition table" in note for note in finished.notes)
 
 
-def test_there_is_nothing_to_commit_on_a_disk_that_was_not_claimed():
+async def test_there_is_nothing_to_commit_on_a_disk_that_was_not_claimed():
+    stages = Stages(disk=MemoryDisk())
+    await stages.preflight()
     with pytest.raises(RuntimeError, match="before it was claimed"):
-        commit(Stages(disk=MemoryDisk()).ctx)
+        commit(stages.ctx)
