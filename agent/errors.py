@@ -181,41 +181,18 @@ class DiskIneligible(DeployError):
 
 
 class RaidDisks(DeployError):
-    """The disks that were found cannot be the members of the mirror that the job asks for."""
+    """There are not as many disks as the job wants, or they cannot get one image, or be the members of one mirror."""
 
     code = "raid.disks"
     blame = Blame.REQUEST
-    template = "The disks cannot become a mirror: {reason}."
+    template = "The image cannot go to these disks together: {reason}."
     default_hint = (
-        "Name as many disks as the mirror has members, all with sectors of one size and room for the "
-        "array's own data behind the image; `byoi disks` lists those that may be written."
+        "Name as many disks as the job wants, all with sectors of one size and, for a mirror, room for the array's own "
+        "data behind the image; `byoi disks` lists those that may be written."
     )
 
 
 # -- the image -----------------------------------------------------------------------------------------------
-
-
-class RaidDisks(DeployError):
-    """There are not as many disks as the job wants, or they cannot be members of one mirror."""
-
-    code = "raid.disks"
-    blame = Blame.REQUEST
-    template = "The image cannot go to several disks: {reason}."
-    default_hint = (
-        "`byoi disks` shows the disks and their groups; choose a group with enough of them, or fewer disks."
-    )
-
-
-class RaidLayout(DeployError):
-    """The image's partitions cannot become a mirror."""
-
-    code = "raid.layout"
-    blame = Blame.IMAGE
-    template = "The image cannot become a mirror: {reason}."
-    default_hint = (
-        "Use an image whose last partition is its root (ext4 or XFS) beside ESP and BIOS boot partition alone, "
-        "or leave raid out."
-    )
 
 
 class ImageFormat(DeployError):

@@ -20,6 +20,7 @@ from agent.stages.config_drive import fetch_drive
 from agent.stages.context import Context
 from agent.stages.finish import finish
 from agent.stages.libparted import examine_table
+from agent.stages.mirror import examine_root
 from agent.stages.preflight import find_own_drive, probe_image
 from agent.stages.signature import prepare_signature, verify_signature
 from agent.stages.verify import examine_written, verify
@@ -108,6 +109,7 @@ async def _use_image_facts(ctx: Context) -> None:
     if image.examined:
         ctx.drive_content = None  # it is not made again
     await find_own_drive(ctx)
+    await examine_root(ctx)
     await examine_table(ctx)
     ctx.window = b""
 

@@ -24,6 +24,7 @@ from agent.errors import (
     ImageType,
     JobInvalid,
     RaidDisks,
+    RaidLayout,
     SectorSize,
 )
 from agent.formats.advice import hint_for
@@ -38,6 +39,7 @@ from agent.formats.tables.layout import (
     place_drive,
 )
 from agent.formats.tables.mbr import Mbr
+from agent.formats.tables.mirror import layout_fault, room_fault, root_end
 from agent.formats.tables.read import TableError
 from agent.model.contents import Contents
 from agent.model.disks import Disk, describe, require_eligible
@@ -158,8 +160,12 @@ def plan(job: Job, facts: Facts) -> Plan:
         refusals += _image_refusals(job, facts, facts.image)
         if facts.image.table is not None:
             refusals += _fit_refusals(facts, facts.image)
-            slot, refusal = _slot(facts, facts.image)
-            refusals += [refusal] if refusal is not None else []
+            slots, faults = zip(
+                *(_slot(facts, facts.image, disk.size) for disk in facts.targets), strict=True
+            )
+            slot = slots[0]
+            refusals += [fault for fault in faults if fault is not None][:1]
+            refusals += _mirror_refusals(job, facts, facts.image)
     steps, notes = _steps(job, facts, slot), _notes(job, facts)
     return Plan(facts.targets, steps, tuple(refusals), notes, slot, facts.contents)
 
@@ -253,18 +259,34 @@ def _relocation_fault(image: ImageFacts, disk_size: int) -> DeployError | None:
     return None
 
 
-def _slot(facts: Facts, image: ImageFacts) -> tuple[DriveSlot | None, DeployError | None]:
+def _slot(facts: Facts, image: ImageFacts, disk_size: int) -> tuple[DriveSlot | None, DeployError | None]:
     if facts.drive_size is None or image.table is None:
         return None, None
     try:
         # One that is too small is emptied, and a new one added; so it is no place for the drive.
         own = image.own_drive if image.own_drive and image.own_drive.size >= facts.drive_size else None
-        disk_size, sector_size = facts.smallest.size, image.table.sector_size
-        return place_drive(image.table, disk_size, sector_size, facts.drive_size, existing=own), None
+        slot = place_drive(image.table, disk_size, image.table.sector_size, facts.drive_size, existing=own)
     except ConfigDriveCreate as error:
         return None, error
     except TableError:
         return None, None  # told by _relocation_fault
+    return slot, None
+
+
+def _mirror_refusals(job: Job, facts: Facts, image: ImageFacts) -> list[DeployError]:
+    if job.raid is None:
+        return []
+    if len(facts.targets) != job.raid.disks:
+        return [RaidDisks(reason=f"a mirror has {job.raid.disks} disks, and there are {len(facts.targets)}")]
+    fault = layout_fault(image.table, image.own_drive) or image.root_fault
+    if fault is not None or not isinstance(image.table, Gpt):
+        return [RaidLayout(reason=fault)]
+    refusals: list[DeployError] = []
+    for disk in facts.targets:
+        slot, _ = _slot(facts, image, disk.size)
+        if (fault := room_fault(image.table, root_end(image.table, disk.size, slot))) is not None:
+            refusals.append(RaidDisks(reason=f"{disk.path}: {fault}"))
+    return refusals
 
 
 def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
@@ -289,7 +311,7 @@ def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
         State.CLAIM: f"take {paths} and zero {both}",
         State.WRITE: f"stream {amount} to {disk}, all but {both}",
         State.VERIFY: f"compare {checked}",
-        State.FINISH: f"{table}{drive}",
+        State.FINISH: f"{table}{drive}{', make the root a mirror' if job.raid is not None else ''}",
         State.COMMIT: f"write the first and last MiB, {read_back} back and check",
     }
     return tuple(
@@ -331,6 +353,11 @@ def _notes(job: Job, facts: Facts) -> tuple[str, ...]:
     drive = job.configdrive
     if not drive.enable and (drive.content or drive.hostname or drive.ssh_key or drive.user_data):
         notes.append("configdrive.enable is not true: no config drive is written")
+    if job.raid is not None:
+        notes.append(
+            "raid1: that the image starts its root as an array (mdadm in its initramfs, the root by UUID or LABEL) "
+            "cannot be seen from outside"
+        )
     if not job.tells_content:
         notes.append("the job names no checksum: only the length of the download is verified")
     return (*notes, *(_image_notes(facts.image) if facts.image is not None else ()))

@@ -41,6 +41,8 @@ class ImageFacts:
     """Where the last partition ends."""
     own_drive: Partition | None = None
     """A partition whose filesystem is labelled config-2, as far as that is known before the first write."""
+    root_fault: str | None = None
+    """Why what is in the root cannot be in a mirror, as far as that is known before the first write."""
     examined: bool = True
     """False where the first bytes of the guest disk come late in the file: they are examined before the commit."""
 

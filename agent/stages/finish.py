@@ -6,10 +6,11 @@ the commit.
 """
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from agent.errors import BootEsp, GptRelocate
-from agent.formats.tables.gpt import Gpt, is_mirror, parse_backup
+from agent.formats.tables.gpt import Gpt, is_mirror, parse_backup, renewed
 from agent.formats.tables.layout import (
     FinishedTable,
     absent_note,
@@ -29,6 +30,7 @@ from agent.host.faults import disk_fault
 from agent.host.parttable import PartedMissing
 from agent.stages.context import Context
 from agent.stages.libparted import complaint_about, keep_complaint, keep_missing
+from agent.stages.mirror import Mirror, make_mirror, write_member
 from agent.stages.targets import Target
 from agent.units import MiB
 
@@ -43,17 +45,41 @@ def finish(ctx: Context) -> None:
         BootEsp: the named boot loader is not on the ESP.
         DiskIo: a disk failed.
     """
+    first = ctx.targets[0]
+    with _told(first):  # what is read here is the same on all disks
+        table = _held_table(ctx, first)
+        logicals, records = _logicals(first, table)
+        _check_bootloader(ctx, first, table)
     for target in ctx.targets:
-        disk, _ = target.opened()
-        try:
-            table = _held_table(ctx, target)
-            _check_bootloader(ctx, target, table)
-            _place(ctx, target, table)
-            disk.flush()
-        except TableError as error:
-            raise GptRelocate(detail=str(error)) from error
-        except OSError as error:
-            raise disk_fault(disk.path, error) from error
+        with _told(target):
+            _choose_slot(ctx, target, table, logicals)
+    with _told(first):
+        mirror = None if ctx.job.raid is None else make_mirror(ctx, table)
+    for number, target in enumerate(ctx.targets):
+        with _told(target):
+            own = _own_table(table, number, mirror)
+            _place(ctx, target, table, own, logicals, records)
+            if mirror is not None:
+                write_member(target, mirror, number)
+            target.opened()[0].flush()
+
+
+@contextmanager
+def _told(target: Target) -> Iterator[None]:
+    """Tell what goes wrong with the disk of a target."""
+    try:
+        yield
+    except TableError as error:
+        raise GptRelocate(detail=str(error)) from error
+    except OSError as error:
+        raise disk_fault(target.found.path, error) from error
+
+
+def _own_table(table: Table, number: int, mirror: Mirror | None) -> Table:
+    """The table of the disk `number`, not yet relocated: no two disks of a machine have the same GUIDs."""
+    if mirror is not None:
+        return mirror.tables[number]
+    return renewed(table, uuid.uuid4) if number and isinstance(table, Gpt) else table
 
 
 def _held_table(ctx: Context, target: Target) -> Table:
@@ -64,15 +90,27 @@ def _held_table(ctx: Context, target: Target) -> Table:
     return table
 
 
-def _place(ctx: Context, target: Target, table: Table) -> None:
+def _choose_slot(ctx: Context, target: Target, table: Table, logicals: Sequence[Logical]) -> None:
+    if ctx.drive is None:
+        return
+    disk, _ = target.opened()
+    own = _own_drive(ctx, target, (*table.partitions, *logicals))
+    target.slot = place_drive(table, disk.size, table.sector_size, len(ctx.drive.image), logicals, own)
+
+
+def _place(
+    ctx: Context,
+    target: Target,
+    table: Table,
+    own: Table,
+    logicals: Sequence[Logical],
+    records: Mapping[int, bytes],
+) -> None:
+    """Write all but the held ends, and put the disk's `own` table into these; `table` is the image's."""
     disk, sink = target.opened()
-    logicals, records = _logicals(target, table)
-    if ctx.drive is not None:
-        own = _own_drive(ctx, target, (*table.partitions, *logicals))
-        target.slot = place_drive(table, disk.size, table.sector_size, len(ctx.drive.image), logicals, own)
     finished = finish_head(
         bytes(sink.head),
-        table,
+        own,
         disk.size,
         target.slot,
         unique_guid=uuid.uuid4(),

@@ -21,6 +21,7 @@ from agent.formats.tables.read import Table, TableError
 from agent.host import parttable
 from agent.stages.context import Context
 from agent.stages.machine import Machine
+from agent.stages.preflight import guest_bytes
 
 _LIBPARTED_SECTOR = 512
 """The sector size that libparted assumes for a regular file, in bytes."""
@@ -127,21 +128,12 @@ async def _extended_records(ctx: Context, table: Table) -> Mapping[int, bytes] |
         try:
             parse_logicals(read, table.extended, table.sector_size)
         except _NotRead as wanted:
-            data = await _guest_bytes(ctx, wanted.offset, wanted.length)
+            data = await guest_bytes(ctx, wanted.offset, wanted.length)
             if data is None:
                 return None
             records[wanted.offset] = data
         else:
             return records
-
-
-async def _guest_bytes(ctx: Context, offset: int, length: int) -> bytes | None:
-    """Bytes of the guest disk that have been read already, or can be fetched."""
-    info, _ = ctx.examined()
-    data = bytes(ctx.window[offset : offset + length])
-    if len(data) == length or (info.size is not None and ctx.content == "raw" and info.size <= offset):
-        return data
-    return await ctx.source.read_at(offset, length) if ctx.content == "raw" and info.seekable else None
 
 
 class _NotRead(Exception):

@@ -173,6 +173,15 @@ async def find_own_drive(ctx: Context) -> None:
             return
 
 
+async def guest_bytes(ctx: Context, offset: int, length: int) -> bytes | None:
+    """Bytes of the guest disk that have been read already, or can be fetched."""
+    info, _ = ctx.examined()
+    data = bytes(ctx.window[offset : offset + length])
+    if len(data) == length or (info.size is not None and ctx.content == "raw" and info.size <= offset):
+        return data
+    return await ctx.source.read_at(offset, length) if ctx.content == "raw" and info.seekable else None
+
+
 def _has_place(ctx: Context, image: ImageFacts) -> bool:
     if ctx.drive is None or image.table is None:
         return True

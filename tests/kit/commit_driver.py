@@ -5,7 +5,7 @@ the fork has ended: `{"signal": N, "exit": N, "seconds": S}`. The fork is a real
 threads and writes; the parent only saves the time to import the agent. What the fork did stands in its trace
 file, one JSON object a line, written before the next thing happens, so that a kill cannot lose any of it.
 
-An order has `job`, `disk`, `trace`, and if wanted `limits` (fields of HttpLimits), `kill_after` (seconds until
+An order has `job`, `disk`, `trace`, and if wanted `others` (more disks), `limits` (fields of HttpLimits), `kill_after` (seconds until
 the parent kills the fork), `record` (a file for the bytes of all writes) and `stop`:
 
     {"by": "kill" | "cancel" | "eio", "at": "event" | "call", "number": N, "again": false}
@@ -50,6 +50,7 @@ class Watch:
         self._record = os.open(order["record"], flags, 0o600) if "record" in order else None
         self._stop = order.get("stop") or {"at": "never", "number": 0, "by": "nothing"}
         self._counts = {"event": 0, "call": 0}
+        self._lock = threading.RLock()
         self.cancel: Callable[[], None] = lambda: None
 
     def tell(self, **what: object) -> None:
@@ -82,7 +83,13 @@ class Watch:
             self.strike()
 
     def call(self, act: Callable[[], None], name: str, offset: int, length: int, data: bytes | None) -> None:
-        """Carry out one call of the disk, or fail in its place."""
+        """Carry out one call of a disk, or fail in its place."""
+        with self._lock:  # several disks are written side by side
+            self._call(act, name, offset, length, data)
+
+    def _call(
+        self, act: Callable[[], None], name: str, offset: int, length: int, data: bytes | None
+    ) -> None:
         hit = self.hits("call")
         if hit and self._stop["by"] == "eio":
             self.tell(failed=name, offset=offset, length=length)
@@ -123,7 +130,7 @@ class WatchedMachine(LocalMachine):
 
 
 async def deploy(order: dict[str, Any], watch: Watch) -> None:
-    options = Options(disks=(order["disk"],), limits=HttpLimits(**order.get("limits") or {}))
+    options = Options(disks=(order["disk"], *order.get("others", ())), limits=HttpLimits(**order.get("limits") or {}))
     deployment = Deployment(parse_job(order["job"]), options, watch.listen, machine=WatchedMachine())
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()

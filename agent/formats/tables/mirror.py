@@ -13,7 +13,7 @@ import uuid
 
 from agent.formats.tables import gpt as gpt_format
 from agent.formats.tables.gpt import ESP_TYPE, Gpt
-from agent.formats.tables.layout import is_named_drive
+from agent.formats.tables.layout import DriveSlot, is_named_drive
 from agent.formats.tables.mbr import Mbr
 from agent.formats.tables.md import ALIGNMENT, least_member
 from agent.formats.tables.partition import Partition
@@ -135,6 +135,13 @@ def widened(table: Gpt, end: int) -> Gpt:
     root = root_of(table)
     size = align_down(end - root.start, ALIGNMENT)
     return gpt_format.resized(table, root.number, size=size, type_guid=RAID_TYPE_GUID)
+
+
+def root_end(table: Gpt, disk_size: int, slot: DriveSlot | None) -> int:
+    """Where the root may end on a disk of `disk_size` bytes: before a new config drive, or at the last usable byte."""
+    if slot is not None and slot.kind == "new":
+        return slot.start
+    return (gpt_format.last_usable_lba(table, disk_size) + 1) * table.sector_size
 
 
 def room_fault(table: Gpt, end: int) -> str | None:

@@ -265,7 +265,7 @@ def test_a_full_status_is_of_the_schema():
             State.DONE,
             checksum="sha256:ab",
             progress=progress,
-    disks=(SSD.to_json(),),
+            disks=(SSD.to_json(),),
             job={"URL": "x"},
             notes=("resumed at byte 1",),
         )
