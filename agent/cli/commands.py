@@ -163,6 +163,19 @@ def _cancel_options(parser: argparse.ArgumentParser) -> None:
     _add_socket_option(parser)
 
 
+def _receipt_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the receipt itself, to be kept; with --verify: the statement in it",
+    )
+    parser.add_argument(
+        "--verify", metavar="FILE", help="check this receipt (- is stdin) instead of asking the agent for one"
+    )
+    parser.add_argument("--key", metavar="FILE", help="the public key, of Ed25519 and in PEM, for --verify")
+    _add_socket_option(parser)
+
+
 def _help_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "topic",
@@ -245,6 +258,22 @@ unbootable. A reboot that has been ordered is not called off any more: that is s
   byoi cancel
 """,
         add_options=_cancel_options,
+    ),
+    Command(
+        name="receipt",
+        help="show the receipt of the last deployment, or check one",
+        description="""\
+Show the receipt of the deployment that ended last: which image went to which disk, where it came from, who
+signed it, what was read back, and when. It is signed where receipt.key_file is configured. With --verify a
+receipt that was kept is checked by the public key, without the agent: the exit status is 0 where that key
+has signed it as it is, 1 where not, and 2 where the file or the key cannot be read.
+""",
+        examples="""\
+  byoi receipt
+  byoi receipt --json > receipt.json
+  byoi receipt --verify receipt.json --key receipt.pub
+""",
+        add_options=_receipt_options,
     ),
     Command(
         name="disks",

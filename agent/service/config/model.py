@@ -95,6 +95,13 @@ class TrustConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ReceiptConfig:
+    """The receipts: `key` is the private key that signs them, in PEM, not its file."""
+
+    key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class RebootConfig:
     """The reboot after a deployment."""
 
@@ -130,6 +137,7 @@ class Config:
     disk_groups: tuple[GroupSpec, ...] = ()
     policy: Policy = Policy()
     trust: TrustConfig = TrustConfig()
+    receipt: ReceiptConfig = ReceiptConfig()
     download: DownloadConfig = DownloadConfig()
     reboot: RebootConfig = RebootConfig()
     state: StateConfig = StateConfig()
@@ -298,6 +306,7 @@ def _build(settings: Settings) -> Config:
             require_signature=values["trust.require_signature"],
         ),
         trust=TrustConfig(values["trust.keys"], values["trust.require_signature"]),
+        receipt=ReceiptConfig(secrets.get("receipt.key_file")),
         download=DownloadConfig(values["download.ca_file"], values["download.connections"]),
         reboot=RebootConfig(
             enabled=values["reboot.enabled"],
