@@ -5,8 +5,8 @@ the fork has ended: `{"signal": N, "exit": N, "seconds": S}`. The fork is a real
 threads and writes; the parent only saves the time to import the agent. What the fork did stands in its trace
 file, one JSON object a line, written before the next thing happens, so that a kill cannot lose any of it.
 
-An order has `job`, `disk`, `trace`, and if wanted `others` (more disks), `limits` (fields of HttpLimits), `kill_after` (seconds until
-the parent kills the fork), `record` (a file for the bytes of all writes) and `stop`:
+An order has `job`, `disk`, `trace`, and if wanted `others` (more disks), `limits` (fields of HttpLimits), `kill_after`
+(seconds until the parent kills the fork), `record` (a file for the bytes of all writes) and `stop`:
 
     {"by": "kill" | "cancel" | "eio", "at": "event" | "call", "number": N, "again": false}
 
@@ -87,9 +87,7 @@ class Watch:
         with self._lock:  # several disks are written side by side
             self._call(act, name, offset, length, data)
 
-    def _call(
-        self, act: Callable[[], None], name: str, offset: int, length: int, data: bytes | None
-    ) -> None:
+    def _call(self, act: Callable[[], None], name: str, offset: int, length: int, data: bytes | None) -> None:
         hit = self.hits("call")
         if hit and self._stop["by"] == "eio":
             self.tell(failed=name, offset=offset, length=length)
@@ -130,7 +128,9 @@ class WatchedMachine(LocalMachine):
 
 
 async def deploy(order: dict[str, Any], watch: Watch) -> None:
-    options = Options(disks=(order["disk"], *order.get("others", ())), limits=HttpLimits(**order.get("limits") or {}))
+    options = Options(
+        disks=(order["disk"], *order.get("others", ())), limits=HttpLimits(**order.get("limits") or {})
+    )
     deployment = Deployment(parse_job(order["job"]), options, watch.listen, machine=WatchedMachine())
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()

@@ -320,3 +320,80 @@ def test_what_people_should_know_is_noted():
     assert any("configdrive.enable is not true" in note for note in notes)
     assert any("no checksum" in note for note in notes)
     assert notes[0].startswith("target: /dev/sda: 1.0 GiB")
+
+
+# -- several disks, and a mirror of them ---------------------------------------------------------------------
+
+OTHER = Disk("/dev/sdb", 2 * GiB)
+MIRROR = {"raid": {"level": "raid1"}}
+
+
+def both(image: ImageFacts | None = None, *disks: Disk, **members) -> Facts:
+    return dataclasses.replace(facts(image=image, **members), targets=disks or (disk(), OTHER))
+
+
+def refusals(*arguments) -> list[tuple[str, str]]:
+    return [(refusal.code, refusal.message) for refusal in plan(*arguments).refusals]
+
+
+def test_each_disk_has_to_be_fit_for_it():
+    busy = dataclasses.replace(OTHER, holders=(Holder("mount", "/dev/sdb1", "/srv", "/dev/sdb1", stoppable=False),))
+    assert codes(job(), both(None, disk(read_only=True), busy)) == ["disk.ineligible", "disk.busy"]
+
+
+def test_disks_with_sectors_of_two_sizes_get_no_image_together():
+    ((code, message),) = refusals(job(), both(None, disk(), disk(logical_sector_size=4096)))
+    assert code == "raid.disks"
+    assert "/dev/sda has 512, /dev/sda has 4096" in message
+
+
+def test_the_smallest_disk_decides_whether_the_image_fits(image):
+    ((code, message),) = refusals(job(), both(image(), disk(), Disk("/dev/sdb", SIZE - 512)))
+    assert code == "image.size"
+    assert "/dev/sdb" in message
+
+
+def test_nothing_stands_against_a_mirror(image):
+    decided = plan(job(**MIRROR), both(image()))
+    assert decided.refusals == ()
+    assert any("mdadm in its initramfs" in note for note in decided.notes)
+    assert "make the root a mirror" in decided.steps[4].title
+
+
+def test_a_mirror_has_two_disks(image):
+    ((code, message),) = refusals(job(**MIRROR), facts(image=image()))
+    assert (code, "2 disks, and there are 1" in message) == ("raid.disks", True)
+
+
+XBOOTLDR = "start=4096,size=2048,type=BC13C2FF-59E6-4262-A352-B275FD6F7172"
+
+
+@pytest.mark.parametrize(
+    ("partitions", "told"),
+    [
+        ((ESP, ROOT, "start=8192,size=2048,type=swap"), "swap"),
+        ((ESP, XBOOTLDR, "start=8192,size=4096,type=linux"), "/boot"),
+    ],
+)
+def test_an_image_with_more_than_a_root_is_no_mirror(image, partitions, told):
+    ((code, message),) = refusals(job(**MIRROR), both(image("gpt", *partitions)))
+    assert code == "raid.layout"
+    assert told in message
+
+
+def test_an_mbr_is_no_mirror(image):
+    assert codes(job(**MIRROR), both(image("dos"))) == ["raid.layout"]
+
+
+def test_what_the_root_holds_may_be_against_a_mirror(image):
+    encrypted = dataclasses.replace(image(), root_fault="its root is encrypted (LUKS)")
+    assert codes(job(**MIRROR), both(encrypted)) == ["raid.layout"]
+
+
+def test_a_disk_needs_room_for_the_arrays_own_data_behind_the_root(image):
+    reaching = image("gpt", ESP, f"start=4096,size={SIZE // 512 - 4096 - 40},type=linux")
+    exact = both(reaching, OTHER, Disk("/dev/sdc", SIZE), drive_size=None)
+    ((code, message),) = refusals(job(**MIRROR), exact)
+    assert code == "raid.disks"
+    assert message.startswith("The image cannot go to these disks together: /dev/sdc:")
+    assert codes(job(), exact) == []

@@ -51,7 +51,7 @@ DONE = Status(
     updated_at=1_700_000_009.0,
     finished_at=1_700_000_009.0,
     stages=tuple(StageTime(stage.value, 1_700_000_001.0 + at, 1.0) for at, stage in enumerate(STAGES)),
-    disk=SSD.to_json(),
+    disks=(SSD.to_json(),),
     image_type="qcow2",
     job=JOB.redacted(),
     notes=("a note",),
@@ -101,7 +101,7 @@ def test_a_deployment_that_failed_has_one_too_and_is_about_its_job():
 def test_one_that_never_had_a_disk_has_one_as_well():
     status = replace(
         failed(JobCancelled(), DiskState.UNTOUCHED),
-        disk=None,
+        disks=(),
         stages=(),
         image_type=None,
         progress=Progress(),

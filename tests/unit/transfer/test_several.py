@@ -50,7 +50,11 @@ def test_where_one_fails_all_have_ended_before_that_is_told(over, bad, call):
     fault = OSError(5, "Input/output error", f"/dev/{bad}")
     sinks = [SlowSink(SIZE, pause=0.05), SlowSink(SIZE, pause=0.05)]
     sinks[bad].fault = fault
-    arguments = {"write": (0, memoryview(b"x" * 512)), "start": ([(0, memoryview(b"x" * 512))],), "zero": (0, 512)}
+    arguments = {
+        "write": (0, memoryview(b"x" * 512)),
+        "start": ([(0, memoryview(b"x" * 512))],),
+        "zero": (0, 512),
+    }
     with pytest.raises(OSError, match="Input/output error") as caught:
         getattr(over(*sinks), call)(*arguments[call])
     assert caught.value.filename == f"/dev/{bad}"
