@@ -180,6 +180,18 @@ class DiskIneligible(DeployError):
     default_hint = "`byoi disks` shows every disk with the reasons why it is not eligible."
 
 
+class RaidDisks(DeployError):
+    """The disks that were found cannot be the members of the mirror that the job asks for."""
+
+    code = "raid.disks"
+    blame = Blame.REQUEST
+    template = "The disks cannot become a mirror: {reason}."
+    default_hint = (
+        "Name as many disks as the mirror has members, all with sectors of one size and room for the "
+        "array's own data behind the image; `byoi disks` lists those that may be written."
+    )
+
+
 # -- the image -----------------------------------------------------------------------------------------------
 
 
@@ -372,6 +384,18 @@ class ConfigDriveContent(DeployError):
     template = "The ready-made config drive cannot be used: {reason}."
     default_hint = (
         "Give an ISO 9660 or FAT image with the label config-2, as base64 (gzip allowed) or by its URL."
+    )
+
+
+class RaidLayout(DeployError):
+    """The image cannot become a mirror as it is laid out."""
+
+    code = "raid.layout"
+    blame = Blame.IMAGE
+    template = "The image cannot become a mirror: {reason}."
+    default_hint = (
+        "Use an image with a GPT whose last partition is the root (ext4 or XFS), with an ESP and a BIOS boot "
+        "partition before it at most; or deploy this one without raid, to one disk."
     )
 
 

@@ -1,4 +1,4 @@
-"""The GUID partition table: parses it, moves its backup copy, adds a partition, and encodes both copies.
+"""The GUID partition table: parses it, moves its backup copy, adds or changes a partition, and encodes both copies.
 
 A `Gpt` is immutable; functions return a new one. Fields that need not change are kept, reserved ones included. Source:
 UEFI specification 2.10, section 5.3.
@@ -7,6 +7,7 @@ UEFI specification 2.10, section 5.3.
 import struct
 import uuid
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from agent.formats.tables import mbr
@@ -21,6 +22,7 @@ ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 _HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
 # type GUID, unique GUID, first LBA, last LBA, attributes, name
 _ENTRY = struct.Struct("<16s16sQQQ72s")
+_UNIQUE_OFFSET, _LAST_OFFSET = 16, 40
 _UNUSED = bytes(16)
 _MAX_ENTRY_SIZE = 4096
 # System calls take disk offsets as signed 64-bit numbers.
@@ -214,6 +216,45 @@ def add_partition(
     entries[offset : offset + gpt.entry_size] = bytes(gpt.entry_size)
     _ENTRY.pack_into(entries, offset, type_guid.bytes_le, unique_guid.bytes_le, first, last, 0, encoded)
     return replace(gpt, entries=bytes(entries))
+
+
+def resized(gpt: Gpt, number: int, *, size: int, type_guid: uuid.UUID) -> Gpt:
+    """The partition `number` with another size, in bytes, and another type; its start and all else stay.
+
+    Whether the space is usable is not asked: the table may still be one for a smaller disk (see `relocate`).
+
+    Raises:
+        TableError: there is no such partition, the size is not whole sectors, or it would overlap another partition.
+    """
+    partition = next((p for p in gpt.partitions if p.number == number), None)
+    if partition is None or size % gpt.sector_size or size <= 0:
+        raise TableError(f"there is no partition {number} to have {size} bytes")
+    others = [(p.start, p.end) for p in gpt.partitions if p.number != number]
+    if first_overlap([(partition.start, partition.start + size), *others]) is not None:
+        raise TableError(f"partition {number} of {size} bytes would overlap another one")
+    entries = bytearray(gpt.entries)
+    offset = (number - 1) * gpt.entry_size
+    entries[offset : offset + 16] = type_guid.bytes_le
+    struct.pack_into("<Q", entries, offset + _LAST_OFFSET, (partition.start + size) // gpt.sector_size - 1)
+    return replace(gpt, entries=bytes(entries))
+
+
+def renewed(gpt: Gpt, new_guid: Callable[[], uuid.UUID]) -> Gpt:
+    """The table with a new disk GUID and new GUIDs of its partitions: for another disk in the same machine.
+
+    Two disks with the same GUIDs make one of two partitions an arbitrary one wherever PARTUUID is asked for. Types,
+    names and attributes stay.
+
+    Args:
+        gpt: the table to be renewed.
+        new_guid: gives a GUID that nothing else has; called for the disk first, then for each partition in order.
+    """
+    disk_guid = new_guid()
+    entries = bytearray(gpt.entries)
+    for partition in gpt.partitions:
+        start = (partition.number - 1) * gpt.entry_size + _UNIQUE_OFFSET
+        entries[start : start + 16] = new_guid().bytes_le
+    return replace(gpt, disk_guid=disk_guid, entries=bytes(entries))
 
 
 def encode_primary(gpt: Gpt) -> mbr.Writes:

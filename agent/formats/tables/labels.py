@@ -7,6 +7,7 @@ and may hold characters that are not printable.
 import re
 import struct
 
+from agent.formats.tables.md import super_offset
 from agent.formats.tables.superblock import sniff_filesystem, volume_label
 from agent.units import KiB
 
@@ -66,15 +67,10 @@ def md_at_end(tail: bytes, size: int) -> str | None:
         size: of the device in bytes.
     """
     base = size - len(tail)
-    for offset in (_md_1_0(size), (size & ~(64 * KiB - 1)) - 64 * KiB):
+    for offset in (super_offset(size), (size & ~(64 * KiB - 1)) - 64 * KiB):
         if offset >= base and tail[offset - base : offset - base + 4] == _MD_MAGIC:
             return _md_name(tail, offset - base)
     return None
-
-
-def _md_1_0(size: int) -> int:
-    """Where format 1.0 has its superblock: at least 8 KiB before the end, at a multiple of 4 KiB."""
-    return (size // 512 - 16) // 8 * 8 * 512
 
 
 def _md_name(data: bytes, offset: int) -> str:

@@ -151,6 +151,11 @@ def drive_candidates(partitions: Iterable[Partition]) -> list[Partition]:
     ]
 
 
+def is_named_drive(partition: Partition) -> bool:
+    """Whether the table calls the partition config-2, as it does where the image was made with a config drive."""
+    return partition.name.lower() == LABEL
+
+
 def is_drive(head: bytes) -> bool:
     """Whether the filesystem that begins with these `LABEL_BYTES` has the label config-2, in upper or lower case."""
     label = volume_label(head)
@@ -158,7 +163,7 @@ def is_drive(head: bytes) -> bool:
 
 
 def _named_drive(table: Gpt | Mbr) -> Partition | None:
-    return next((p for p in table.partitions if p.name.lower() == LABEL), None)
+    return next(filter(is_named_drive, table.partitions), None)
 
 
 def _reuse(table: Gpt | Mbr, own: Partition, drive_size: int) -> DriveSlot:

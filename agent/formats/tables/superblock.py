@@ -23,6 +23,7 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (4096, b"\xfc\x4e\x2b\xa9", "linux_raid_member"),
     (0, b"XFSB", "xfs"),
     (0, b"hsqs", "squashfs"),
+    (1024, b"\x10\x20\xf5\xf2", "f2fs"),
     (3, b"NTFS    ", "ntfs"),
     (3, b"EXFAT   ", "exfat"),
     (_BTRFS_OFFSET + 64, b"_BHRfS_M", "btrfs"),
