@@ -25,6 +25,8 @@ class Command:
     description: str
     examples: str
     add_options: Callable[[argparse.ArgumentParser], None]
+    module: str = ""
+    """Its module in `agent.cli`, where that has not its name."""
 
 
 def _connections(text: str) -> int:
@@ -147,6 +149,37 @@ def _cancel_options(parser: argparse.ArgumentParser) -> None:
     _add_socket_option(parser)
 
 
+def _receipt_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the receipt itself, to be kept; with --verify: the statement in it",
+    )
+    parser.add_argument(
+        "--verify", metavar="FILE", help="check this receipt (- is stdin) instead of asking the agent for one"
+    )
+    parser.add_argument("--key", metavar="FILE", help="the public key, of Ed25519 and in PEM, for --verify")
+    _add_socket_option(parser)
+
+
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="where to (- is stdout); default: byoi-report-SERVER-TIME.tar.gz in the working directory",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print what is in it, and what is missing, as JSON"
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"the agent's configuration (default: {DEFAULT_CONFIG}, where it exists)",
+    )
+    _add_socket_option(parser)
+
+
 def _help_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "topic",
@@ -229,6 +262,39 @@ unbootable. A reboot that has been ordered is not called off any more: that is s
   byoi cancel
 """,
         add_options=_cancel_options,
+    ),
+    Command(
+        name="receipt",
+        help="show the receipt of the last deployment, or check one",
+        description="""\
+Show the receipt of the deployment that ended last: which image went to which disk, where it came from, who
+signed it, what was read back, and when. It is signed where receipt.key_file is configured. With --verify a
+receipt that was kept is checked by the public key, without the agent: the exit status is 0 where that key
+has signed it as it is, 1 where not, and 2 where the file or the key cannot be read.
+""",
+        examples="""\
+  byoi receipt
+  byoi receipt --json > receipt.json
+  byoi receipt --verify receipt.json --key receipt.pub
+""",
+        add_options=_receipt_options,
+    ),
+    Command(
+        name="report",
+        help="pack what a support ticket needs into one file",
+        description="""\
+Pack what somebody needs who is to find out what went wrong: status and receipt, the inventory, the journal of
+byoi-agent, the kernel's messages, versions, and the configuration in force. Secrets are blanked. What cannot
+be had is left out, and the archive says why: root gets all of it, and byoi-agent need not run. A file that
+exists is not replaced.
+""",
+        examples="""\
+  byoi report
+  byoi report -o /tmp/report.tar.gz
+  byoi report -o - | ssh host 'cat > report.tar.gz'
+""",
+        add_options=_report_options,
+        module="support",
     ),
     Command(
         name="disks",

@@ -28,6 +28,7 @@ from agent.service.jobs.journal import Journal, JournalState
 from agent.service.jobs.lifecycle import Keep, Running
 from agent.service.jobs.peer import Peer
 from agent.service.jobs.publisher import StatusPublisher, event_teller
+from agent.service.jobs.receipts import Receipts
 from agent.service.jobs.slot import Slot
 from agent.service.jobs.store import JobStore
 from agent.service.jobs.view import idle_document
@@ -76,6 +77,7 @@ class Daemon:
         self._metrics = Metrics()
         self._failures = Failures()
         self._bodies = BodyReader()
+        self._receipts = Receipts(config.receipt.key)
 
     async def run(
         self,
@@ -114,6 +116,7 @@ class Daemon:
                     self._sockets,
                     authenticator,
                     client,
+                    self._receipts,
                     self._show_configuration,
                 )
                 rotating = _always("reload", lambda: self._rotate(rotation, server))
@@ -175,6 +178,7 @@ class Daemon:
             deployer=_Deployer(self._config, observers),
             tasks=tasks,
             boot_id=_boot_id(),
+            receipts=self._receipts,
         )
 
     def _make_authenticator(self) -> Authenticator:

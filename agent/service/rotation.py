@@ -18,6 +18,7 @@ from agent.service.config.model import Config
 from agent.service.config.options import OPTIONS
 from agent.service.http.server import Server
 from agent.service.http.sockets import Certificates, ListenError, ListeningSocket, tls_files
+from agent.service.jobs.receipts import Receipts
 
 if TYPE_CHECKING:
     from agent.service.control.poller import ControlClient  # only where one is configured
@@ -45,6 +46,7 @@ class Rotation:
         listeners: Sequence[ListeningSocket],
         authenticator: Authenticator,
         client: "ControlClient | None",
+        receipts: Receipts,
         show: Callable[[Sequence[Fault], Sequence[Fault]], None],
     ) -> None:
         """Args:
@@ -53,6 +55,7 @@ class Rotation:
         listeners: those with TLS get the new certificates.
         authenticator: checks callers by the new credentials.
         client: shows the control plane the new token; None where no control plane is configured.
+        receipts: are signed by the new key.
         show: is told the faults that kept a configuration from being taken up, and the warnings of one that was.
         """
         self._config = config
@@ -60,6 +63,7 @@ class Rotation:
         self._listeners = listeners
         self._authenticator = authenticator
         self._client = client
+        self._receipts = receipts
         self._show = show
 
     async def reload(self, server: Server) -> None:
@@ -79,6 +83,7 @@ class Rotation:
         self._show((), await run_blocking(find_warnings, config))
         api = config.api
         self._authenticator.take(api.token, accept_client_certificates=api.client_ca is not None, ovh=api.ovh)
+        self._receipts.renew(config.receipt.key)
         if self._client is not None and config.control_plane is not None:
             await self._client.renew(config.control_plane)
         dropped = server.drop_outdated(self._authenticator.is_current)

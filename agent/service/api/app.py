@@ -88,6 +88,7 @@ def make_app(parts: Parts) -> web.Application:
         ("GET", "/auth/time", api.time),
         ("GET", "/v1/status", api.status),
         ("GET", "/v1/events", api.events),
+        ("GET", "/v1/receipt", api.receipt),
         ("GET", "/v1/disks", api.disks),
         ("GET", "/healthz", api.healthz),
         ("GET", "/metrics", api.metrics),
@@ -255,6 +256,18 @@ class _Api:
                     break
                 await response.write(piece)
         return response
+
+    async def receipt(self, request: web.Request) -> web.StreamResponse:
+        del request
+        receipt = self._slot.receipt
+        if receipt is None:
+            raise ApiError(
+                404,
+                "There is no receipt on this server: no deployment has ended.",
+                cls="Client::NotFound::Receipt",
+                error_code="RECEIPT_NOT_FOUND",
+            )
+        return web.json_response(receipt, headers={"Cache-Control": "no-store"})
 
     async def disks(self, request: web.Request) -> web.StreamResponse:
         inventory = self._inventories[_flag(request, "contents")]

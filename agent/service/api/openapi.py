@@ -13,6 +13,7 @@ from agent.model.job import BAD_CHECKSUM_TYPE
 from agent.model.schema.disks import disks_schema
 from agent.model.schema.errors import error_body_schema
 from agent.model.schema.job import job_schema
+from agent.model.schema.receipt import envelope_schema
 from agent.model.schema.status import MAX_REVISION, idle_schema, status_schema
 from agent.model.stage import State
 from agent.model.status import Progress, StageTime, Status
@@ -74,6 +75,7 @@ def openapi_document(config: Config) -> dict[str, Any]:
                 "Job": job_schema(),
                 "Status": status_schema(),
                 "Idle": idle_schema(),
+                "Receipt": envelope_schema(),
                 "Disks": disks_schema(),
                 "Error": error_body_schema(),
             },
@@ -143,6 +145,14 @@ def _paths(service_name: str) -> dict[str, Any]:
         "/auth/time": {"get": _get_time()},
         "/v1/status": {"get": _get_status(service_name)},
         "/v1/events": {"get": _get_events()},
+        "/v1/receipt": {
+            "get": _operation(
+                "getReceipt",
+                "The receipt of the deployment, once that has ended; gone when its state is deleted or replaced.",
+                _json("The receipt", _ref("Receipt")),
+                (404,),
+            )
+        },
         "/v1/disks": {"get": _get_disks()},
         "/healthz": {"get": _get_health()},
         "/metrics": {

@@ -4,6 +4,7 @@ The checks of values, `byoi-agent --check`, the example file, docs/configuration
 """
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from agent.host.trusted_keys import DEFAULT_DIRECTORY
 from agent.model.policy import Policy
 from agent.service.config import kinds
 from agent.service.config.kinds import OptionKind
+from agent.service.config.secrets import Secret, check_secret, check_signing_key
 
 _POLICY = Policy()
 
@@ -32,6 +34,8 @@ class Option:
     required: bool = False
     secret: bool = False
     """Whether the value is the path of a file with a secret; the configuration then has the file's content."""
+    check: Callable[[str], Secret] = check_secret
+    """Refuses what is no such secret."""
 
     @property
     def section(self) -> str:
@@ -59,6 +63,7 @@ SECTION_HELP = {
     "disk_group": "Disk groups by hand. Without any, groups are made from the inventory.",
     "policy": "What a job may ask for.",
     "trust": "Whose signatures of images count.",
+    "receipt": "The receipt of each deployment (docs/provenance.md).",
     "download": "How images are fetched.",
     "reboot": "The reboot into the deployed system.",
     "state": "What outlives a restart of the agent.",
@@ -285,6 +290,15 @@ TABLE = (
         kinds.BOOLEAN,
         "Refuse a job without a signature, and let no key count but those in trust.keys.",
         default=_POLICY.require_signature,
+    ),
+    Option(
+        "receipt.key_file",
+        kinds.PATH,
+        "A file that holds the private key, of Ed25519 and in PEM, by which receipts are signed. Without it they are "
+        "not signed.",
+        example="/etc/byoi-agent/receipt.key",
+        secret=True,
+        check=check_signing_key,
     ),
     Option(
         "download.ca_file",

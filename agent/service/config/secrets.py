@@ -2,8 +2,11 @@
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from agent.formats.dsse import signing_key_fault
 
 MIN_CHARACTERS = 16
 MAX_BYTES = 4096
@@ -35,8 +38,12 @@ def read_regular(path: str | Path, most: int) -> tuple[bytes, os.stat_result]:
     return content, status
 
 
-def read_secret(path: str | Path) -> Secret:
+def read_secret(path: str | Path, check: Callable[[str], Secret] | None = None) -> Secret:
     """Read a secret from its file, without white space around it.
+
+    Args:
+        path: of the file.
+        check: refuses what is no such secret; without it that is `check_secret`.
 
     If the file's group has access, `warning` says so; if every user has, the file is refused. No message has any of the
     content.
@@ -51,7 +58,7 @@ def read_secret(path: str | Path) -> Secret:
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o007:
         raise ValueError(f"is open to every user (mode {mode:04o}): chmod 0600 it, and replace the secret")
-    secret = check_secret(content.decode("latin-1").strip())
+    secret = (check or check_secret)(content.decode("latin-1").strip())
     warning = f"the file is open to its group (mode {mode:04o}); 0600 is safer" if mode & 0o070 else ""
     return Secret(secret.value, warning)
 
@@ -66,4 +73,15 @@ def check_secret(text: str) -> Secret:
         raise ValueError("holds more than one word, or characters that a header cannot carry")
     if len(text) < MIN_CHARACTERS:
         raise ValueError(f"holds {len(text)} characters, a secret has at least {MIN_CHARACTERS}")
+    return Secret(text)
+
+
+def check_signing_key(text: str) -> Secret:
+    """A private key of Ed25519 in PEM.
+
+    Raises:
+        ValueError: it is none; the text is a predicate that has nothing of it.
+    """
+    if (fault := signing_key_fault(text)) is not None:
+        raise ValueError(fault)
     return Secret(text)

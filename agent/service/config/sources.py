@@ -367,7 +367,7 @@ def take_secrets(settings: Settings, credentials: Path | None) -> None:
 def _take_secret(settings: Settings, option: Option, path: Path, origin: str) -> None:
     settings.secrets[option.key] = ""  # counts as given, even if it is refused below
     try:
-        secret = read_secret(path)
+        secret = read_secret(path, option.check)
     except ValueError as error:
         # The path is not shown unless it exists: the value may be the secret itself instead of a path.
         shown = origin if os.path.lexists(path) else settings.origins[option.key]

@@ -33,6 +33,7 @@ from agent.service.control.answers import Action, ControlFault, Offer
 from agent.service.control.client import ControlPlaneApi, tls_context
 from agent.service.jobs.audit import Act, acted
 from agent.service.jobs.caller import AuthMethod, Caller
+from agent.service.jobs.outcomes import with_receipt
 from agent.service.jobs.peer import Peer
 from agent.service.jobs.publisher import StatusPublisher
 from agent.service.jobs.refusals import RebootOrdered, SlotClosing, SlotTaken, StillCancelling
@@ -259,6 +260,9 @@ class ControlClient:
         self._set_aside.add(job_id)
 
     async def _tell(self, api: ControlPlaneApi, document: Mapping[str, Any]) -> Action:
+        entry = self._slot.entry
+        if document.get("status") != DOING and entry is not None and entry.id == document.get("id"):
+            document = with_receipt(document, self._slot.receipt)
         try:
             return await api.report(str(document["id"]), document)
         except (ValueError, RecursionError) as error:

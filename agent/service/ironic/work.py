@@ -75,15 +75,13 @@ class Work:
         step = params["step"]
         name = step["step"]
         if kind == "deploy" and name == WRITE_IMAGE:
-            result: Any = await self._write_image(command, params)
-        elif name in _ERASURES:
-            result = await self._erase(name, params.get("node"))
-        else:
-            text = f"This agent has no {kind} step {name[:80]!r}; docs/ironic.md lists those that it has."
-            raise OrderFailed(error_members("step.unknown", text, None, None))
-        return _result(kind, command, result)
+            return await self._write_image(command, params)
+        if name in _ERASURES:
+            return _result(kind, command, await self._erase(name, params.get("node")))
+        text = f"This agent has no {kind} step {name[:80]!r}; docs/ironic.md lists those that it has."
+        raise OrderFailed(error_members("step.unknown", text, None, None))
 
-    async def _write_image(self, command: Command, params: Mapping[str, Any]) -> str:
+    async def _write_image(self, command: Command, params: Mapping[str, Any]) -> Mapping[str, Any]:
         node, args = params.get("node"), params["step"].get("args")
         document, job = await run_blocking(
             _read_job,
@@ -95,25 +93,26 @@ class Work:
             await self._slot.post(document, job, job_id=command.id, origin="ironic")
         except (SlotTaken, SlotClosing) as refusal:
             raise _refused(refusal) from None
-        return await self._outcome(command.id)
+        return await self._outcome(command)
 
     async def go_on(self, command: Command, _: Mapping[str, Any]) -> Mapping[str, Any]:
         """Wait for the outcome of a deployment that an agent before this one has begun."""
-        return _result("deploy", command, await self._outcome(command.id))
+        return await self._outcome(command)
 
-    async def _outcome(self, job_id: str) -> str:
-        """Wait for the end of a deployment.
+    async def _outcome(self, command: Command) -> Mapping[str, Any]:
+        """Wait for the end of a deployment; its result has the receipt beside what the protocol wants.
 
         Raises:
             OrderFailed: it failed.
         """
         while True:
             revision, entry = self._publisher.revision, self._slot.entry
-            if entry is None or entry.id != job_id:
+            if entry is None or entry.id != command.id:
                 text = "The deployment was deleted by somebody else, on the server itself."
                 raise OrderFailed(error_members("job.cancelled", text, None, None))
             if entry.status is not None and self._publisher.document.get("status") != "doing":
-                return _told(entry.status)
+                result = _result("deploy", command, _told(entry.status))
+                return result if entry.receipt is None else {**result, "receipt": entry.receipt}
             if not await self._publisher.wait(revision, _LOOK_SECONDS):
                 await asyncio.sleep(_REST_SECONDS)  # at the daemon's end it does not wait any more
 

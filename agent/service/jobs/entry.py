@@ -55,6 +55,8 @@ class JobEntry:
     """When the reboot was ordered, in seconds since the epoch: it is not ordered again in the same boot."""
     disk_state: DiskState = DiskState.UNTOUCHED
     """What the attempts so far have left of the disk."""
+    receipt: Mapping[str, Any] | None = field(default=None, repr=False)
+    """Its receipt, an envelope, once it is over."""
 
     @property
     def is_over(self) -> bool:
@@ -78,6 +80,7 @@ class JobEntry:
             "percent": self.percent,
             "orderedAt": self.ordered_at,
             "diskState": self.disk_state.value,
+            "receipt": None if self.receipt is None else dict(self.receipt),
         }
 
     @classmethod
@@ -103,6 +106,7 @@ class JobEntry:
             ordered_at=member(document, "orderedAt", float, int, type(None)),
             # An agent of an earlier version did not keep it.
             disk_state=DiskState(document.get("diskState", DiskState.UNKNOWN)),
+            receipt=member({"receipt": None} | dict(document), "receipt", dict, type(None)),
         )
         if entry.phase is Phase.SEALED and entry.seal is None:
             raise ValueError("a sealed entry without its seal")

@@ -38,8 +38,8 @@ NAME = "journal.json"
 LOCK = "lock"
 # A job of the largest size, each of its characters escaped by JSON, and statuses.
 MAX_BYTES = 192 * MiB
-# What the status of a job that is over takes, its job left out.
-OUTCOME_BYTES = 64 * KiB
+# What the status of a job that is over takes, and its receipt, the job left out.
+OUTCOME_BYTES = 128 * KiB
 # What is still noted of it then: seen, told, the reboot.
 SLACK_BYTES = 4 * KiB
 # Spaces are written in pieces of this size.

@@ -41,6 +41,7 @@ from agent.service.jobs.phases import (
     after_restart,
 )
 from agent.service.jobs.reboot import HandOver
+from agent.service.jobs.receipts import Receipts
 from agent.service.jobs.store import JobStore
 from agent.service.jobs.view import StatusView
 from agent.units import KiB
@@ -101,6 +102,7 @@ class JobRun:
         store: JobStore,
         view: StatusView,
         deployer: Deployer,
+        receipts: Receipts,
         *,
         resumed: bool,
     ) -> None:
@@ -112,6 +114,7 @@ class JobRun:
             store: where its facts are kept.
             view: shows them.
             deployer: what it works with.
+            receipts: makes that of its outcome.
             resumed: another agent had begun it.
         """
         self._entry = entry
@@ -119,6 +122,7 @@ class JobRun:
         self._store = store
         self._view = view
         self._deployer = deployer
+        self._receipts = receipts
         self._resumed = resumed
         self._called_off = False
         """Whether no reboot is to follow, also where the hand-over has not begun."""
@@ -328,9 +332,10 @@ class JobRun:
         """
         self._outcome = status
         document = status.document()
-        document["notes"] = last_notes(document["notes"])
+        receipt, note = await self._receipts.issue(self._latest(), document)
+        document["notes"] = last_notes([*document["notes"], *([note] if note else [])])
         outcome = Committed if status.status == DONE else Failed
-        await self._record(outcome(document, self._job.without_secrets()))
+        await self._record(outcome(document, self._job.without_secrets(), receipt))
         self._deployment = None
         if wait:
             self._view.show()

@@ -99,7 +99,8 @@ class Outcomes:
         entry = state.entry
         if entry is None or entry.origin != "control" or entry.acknowledged:
             return state.undelivered
-        return (*state.undelivered, {**self._last_document(entry), "id": entry.id})[-MAX_UNDELIVERED:]
+        document = with_receipt({**self._last_document(entry), "id": entry.id}, entry.receipt)
+        return (*state.undelivered, document)[-MAX_UNDELIVERED:]
 
     def disk_state(self, entry: JobEntry) -> DiskState:
         """What a job that leaves the slot has left of the disk; an agent of an earlier version did not tell."""
@@ -116,6 +117,11 @@ class Outcomes:
         if outcome is None or outcome.status == DOING:
             outcome = status_of(entry, self._view.require_job(), self._view.server_name, JobCancelled())
         return outcome.document()
+
+
+def with_receipt(status: Mapping[str, Any], receipt: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The last status as a control plane is told it: with the receipt, where there is one."""
+    return status if receipt is None else {**status, "receipt": receipt}
 
 
 def status_of(entry: JobEntry, job: Job, server_name: str, error: DeployError) -> Status:

@@ -58,18 +58,27 @@ class Sealed:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The outcome: the disk holds the image. The last status, and the job without its secrets."""
+    """The outcome: the disk holds the image. The last status, the job without its secrets, and the receipt if any."""
 
     status: Mapping[str, Any]
     job: Mapping[str, Any]
+    receipt: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The outcome: an error or a cancellation. The last status, and the job without its secrets."""
+    """The outcome: an error or a cancellation. The last status, the job without its secrets, the receipt if any."""
 
     status: Mapping[str, Any]
     job: Mapping[str, Any]
+    receipt: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptIssued:
+    """A job that is over gets the receipt that it has not yet."""
+
+    receipt: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +124,7 @@ class HandedOver:
 
 Event = (
     BegunAgain | DiskChanged | PercentPromised | Sealed | Committed | Failed | EndRequested | OutcomeSeen
-    | OutcomeAcknowledged | NoteAdded | RebootMarked | HandedOver
+    | OutcomeAcknowledged | NoteAdded | ReceiptIssued | RebootMarked | HandedOver
 )  # fmt: skip
 
 # -- the table -----------------------------------------------------------------------------------------------
@@ -132,6 +141,7 @@ _NOTED: dict[type[Event], tuple[Phase, ...]] = {
     OutcomeSeen: OVER,
     OutcomeAcknowledged: OVER,
     NoteAdded: OVER,
+    ReceiptIssued: OVER,
     RebootMarked: (Phase.DONE,),
     # The first outcome counts.
     Committed: OVER,
@@ -177,8 +187,9 @@ def _changed(entry: JobEntry, event: Event, phase: Phase) -> JobEntry:  # noqa: 
             return replace(entry, percent=max(entry.percent, percent))
         case Sealed(seal):
             return replace(entry, phase=phase, seal=seal)
-        case Committed(status, job) | Failed(status, job):
-            return entry if entry.is_over else replace(entry, phase=phase, status=status, job=job)
+        case Committed(status, job, receipt) | Failed(status, job, receipt):
+            over = replace(entry, phase=phase, status=status, job=job, receipt=receipt)
+            return entry if entry.is_over else over
         case EndRequested(end):
             return entry if entry.requested_end == "erase" else replace(entry, requested_end=end)
         case OutcomeSeen():
@@ -187,6 +198,8 @@ def _changed(entry: JobEntry, event: Event, phase: Phase) -> JobEntry:  # noqa: 
             return replace(entry, outcome_seen=True, acknowledged=True)
         case NoteAdded(text):
             return _with_note(entry, text)
+        case ReceiptIssued(receipt):
+            return replace(entry, receipt=receipt) if entry.receipt is None else entry
         case RebootMarked(at):
             return replace(entry, ordered_at=at)
         case HandedOver(reboot):

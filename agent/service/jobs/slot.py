@@ -31,8 +31,9 @@ from agent.service.jobs.entry import JobEntry, Origin, Phase, RequestedEnd
 from agent.service.jobs.journal import OUTCOME_BYTES, JournalState
 from agent.service.jobs.lifecycle import Deployer, JobRun
 from agent.service.jobs.outcomes import Outcomes, failed
-from agent.service.jobs.phases import EndRequested, may_be_replaced
+from agent.service.jobs.phases import EndRequested, NoteAdded, ReceiptIssued, may_be_replaced
 from agent.service.jobs.publisher import StatusPublisher
+from agent.service.jobs.receipts import Receipts
 from agent.service.jobs.refusals import RebootOrdered, SlotClosing, SlotTaken
 from agent.service.jobs.store import JobStore
 from agent.service.jobs.takeover import taken_up
@@ -59,6 +60,7 @@ class Slot:
         deployer: Deployer,
         tasks: asyncio.TaskGroup,
         boot_id: str = "",
+        receipts: Receipts | None = None,
     ) -> None:
         """Nothing is begun yet.
 
@@ -69,11 +71,13 @@ class Slot:
             deployer: makes deployments.
             tasks: where the task of a job runs; it outlives none of them.
             boot_id: of the present boot of the server.
+            receipts: makes those of outcomes; without it they are not signed.
         """
         self._store = store
         self._view = StatusView(server_name, store, publisher)
         self._deployer = deployer
         self._boot_id = boot_id
+        self._receipts = receipts or Receipts()
         self.current = CurrentRun(tasks)
         """Of the job in the slot."""
         self.outcomes = Outcomes(store, self._view, self.current)
@@ -110,6 +114,12 @@ class Slot:
         """Whether a reboot waits for something, or has been ordered."""
         state = self.current.reboot_state
         return state is not None and not state.is_settled
+
+    @property
+    def receipt(self) -> Mapping[str, Any] | None:
+        """That of the job in the slot, an envelope, once the journal has its outcome."""
+        entry = self._store.durable.entry
+        return None if entry is None else entry.receipt
 
     def was_taken(self, job_id: str) -> bool:
         """Whether the control plane's job of this id has been taken before."""
@@ -191,8 +201,8 @@ class Slot:
         new = JobEntry(id=job_id or str(uuid.uuid4()), origin=origin, job=document, accepted_at=time.time())
         async with self._accepting:
             await self._make_room()
-            # Its status holds the job once more, and an error may name the URL.
-            room = OUTCOME_BYTES + 2 * len(json.dumps(job.redacted()))
+            # Its status holds the job once more, so does its receipt, in base64, and an error may name the URL.
+            room = OUTCOME_BYTES + 4 * len(json.dumps(job.redacted()))
             try:
                 await self._store.change(lambda state: self._accept(state, new), room=room)
             finally:
@@ -210,7 +220,7 @@ class Slot:
     def _begin(self, entry: JobEntry, job: Job, *, resumed: bool = False) -> None:
         self.current.drop()
         if entry.phase in (Phase.RUNNING, Phase.SEALED, Phase.DONE):
-            run = JobRun(entry, job, self._store, self._view, self._deployer, resumed=resumed)
+            run = JobRun(entry, job, self._store, self._view, self._deployer, self._receipts, resumed=resumed)
             self.current.begin(run, self._carry(run))
         self._view.run = self.current.run
         self._view.show()
@@ -259,8 +269,20 @@ class Slot:
         self._view.job = None if kept is None else job
         if kept is not None and job is not None:
             log.info("resumed", id=kept.id, phase=kept.phase.value, attempt=kept.attempt)
+            await self._issue_receipt(kept.id)
             self._begin(kept, job, resumed=True)
         self._view.show()
+
+    async def _issue_receipt(self, job_id: str) -> None:
+        """Make the receipt of a job whose outcome no run has recorded, or an agent that did not make any."""
+        entry = self.entry
+        if entry is None or entry.id != job_id or entry.status is None or entry.receipt is not None:
+            return
+        receipt, note = await self._receipts.issue(entry, entry.status)
+        if receipt is not None:
+            await self._store.record(job_id, ReceiptIssued(receipt))
+        if note is not None:
+            await self._store.record(job_id, NoteAdded(note))
 
     def _read(self, entry: JobEntry) -> Job | None:
         try:
@@ -313,6 +335,7 @@ class Slot:
             # Cancelled before its task had taken its first step.
             error = failed(entry, self._view.require_job(), self._view.server_name, JobCancelled())
             await self._store.record(job_id, error)
+            await self._issue_receipt(job_id)
             self._view.show()
 
     async def stop(self, seconds: float) -> bool:

@@ -1,5 +1,7 @@
 """Pulling from a control plane, over TLS, as a server does that nobody can reach."""
 
+import base64
+import json
 import re
 import signal
 import ssl
@@ -63,6 +65,9 @@ def test_a_job_is_pulled_and_its_outcome_told_before_the_reboot(
     assert done["status"] == "done", done
     assert done["job"]["disk"] == {"name": str(disk)}
     assert done["id"] == record.id
+    receipt = json.loads(base64.b64decode(done["receipt"]["payload"]))
+    assert receipt["subject"][0]["digest"] == {"sha256": image.sha256}
+    assert [status for status in record.statuses[:-1] if "receipt" in status] == []
     assert_complete(disk, image, tmp_path)
     agent.wait(agent.rebooted.exists, "it reboots once the control plane has acknowledged")
     assert record.given == 1

@@ -30,6 +30,8 @@ async def test_a_deployment_from_the_lookup_to_its_end(ironic, run_front):
         [ended] = await ironic.commands()
         assert ended["command_status"] == "SUCCEEDED"
         assert ended["command_result"]["deploy_step"] == STEP
+        assert ended["command_result"]["receipt"] == agent.slot.receipt
+        assert ended["command_result"]["receipt"]["payloadType"] == "application/vnd.in-toto+json"
         assert TOKEN not in str(agent.document)
 
 

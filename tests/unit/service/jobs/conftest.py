@@ -152,12 +152,12 @@ class Agent:
 
 @pytest.fixture
 async def make_agent(tmp_path):
-    """A function `make(committed=, prepare=, boot=, **reboot)`: a context with an agent. It dies, as by a SIGKILL as
-    far as the journal knows, where the block is left without a stop.
+    """A function `make(committed=, prepare=, boot=, receipts=, **reboot)`: a context with an agent. It dies, as by a
+    SIGKILL as far as the journal knows, where the block is left without a stop.
     """
 
     @asynccontextmanager
-    async def make(*, committed=False, prepare=lambda _: None, boot="this boot", **reboot):
+    async def make(*, committed=False, prepare=lambda _: None, boot="this boot", receipts=None, **reboot):
         journal = Journal(tmp_path / "state", NAME)
         state, note = await journal.open()
         publisher = StatusPublisher(idle_document(NAME), state.revision)
@@ -172,6 +172,7 @@ async def make_agent(tmp_path):
                     deployer=deployer,
                     tasks=tasks,
                     boot_id=boot,
+                    receipts=receipts,
                 )
                 await slot.resume(note)
                 async with slot:

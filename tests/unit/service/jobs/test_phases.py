@@ -31,6 +31,7 @@ from agent.service.jobs.phases import (
     RebootEvent,
     RebootMarked,
     RebootState,
+    ReceiptIssued,
     Restart,
     Sealed,
     advance,
@@ -44,7 +45,7 @@ ARCHITECTURE = Path(__file__).parents[4] / "docs/architecture.md"
 SEAL = Seal("/dev/sda", 100, 1, "0" * 64, 1, "0" * 64, f"sha256:{'1' * 64}")
 NEW = JobEntry(id="1", origin="api", job={"secret": "s"}, accepted_at=1.0)
 SPENT = {"secret": None}
-DONE = Committed({"status": "done", "notes": []}, SPENT)
+DONE = Committed({"status": "done", "notes": []}, SPENT, {"payload": "of the outcome"})
 FAILED = Failed({"status": "error", "notes": []}, SPENT)
 EVENTS: tuple[Event, ...] = (
     BegunAgain(),
@@ -60,6 +61,7 @@ EVENTS: tuple[Event, ...] = (
     OutcomeSeen(),
     OutcomeAcknowledged(),
     NoteAdded("a note"),
+    ReceiptIssued({"payload": "made later"}),
     RebootMarked(2.0),
     RebootMarked(None),
     HandedOver({"state": "failed"}),
@@ -68,7 +70,9 @@ EVENTS: tuple[Event, ...] = (
 
 
 # What changes one member that decides nothing is left out of the walk, which would only be longer.
-WALKED = [event for event in EVENTS if not isinstance(event, DiskChanged | NoteAdded | OutcomeSeen)]
+WALKED = [
+    event for event in EVENTS if not isinstance(event, DiskChanged | NoteAdded | OutcomeSeen | ReceiptIssued)
+]
 
 
 def may_follow(entry: JobEntry) -> Iterator[tuple[Event, JobEntry]]:
@@ -119,6 +123,18 @@ def test_what_the_table_does_not_have_raises():
 def test_an_entry_that_can_be_reached_is_read_again_as_it_was(entries):
     for entry in entries:
         assert JobEntry.parse(entry.document()) == entry
+
+
+def test_a_receipt_that_was_issued_is_not_replaced_and_one_that_is_missing_is_made_later():
+    failed = advance(NEW, FAILED)
+    assert failed.receipt is None
+    issued = advance(failed, ReceiptIssued({"payload": "made later"}))
+    assert issued.receipt == {"payload": "made later"}
+    done = advance(advance(NEW, Sealed(SEAL)), DONE)
+    assert advance(done, ReceiptIssued({"payload": "made later"})).receipt == {"payload": "of the outcome"}
+    assert JobEntry.parse(issued.document()) == issued
+    older = {key: value for key, value in issued.document().items() if key != "receipt"}
+    assert JobEntry.parse(older).receipt is None
 
 
 def test_the_first_outcome_counts_and_the_secrets_are_gone_with_it(entries):

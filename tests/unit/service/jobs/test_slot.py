@@ -1,6 +1,7 @@
 """The slot and the run of a job, without a process: every end in every order, and what the next agent makes of it."""
 
 import asyncio
+import base64
 import json
 from contextlib import suppress
 
@@ -9,6 +10,7 @@ import pytest
 from agent.errors import ImageDownload, StateUnusable
 from agent.service.jobs.entry import Phase
 from agent.service.jobs.phases import MAX_ATTEMPTS
+from agent.service.jobs.receipts import Receipts
 from agent.service.jobs.refusals import SlotClosing, SlotTaken, StillCancelling
 
 WAITING = {"enabled": True, "command": ("true",), "grace_seconds": 3600, "untold_seconds": 3600}
@@ -499,3 +501,89 @@ async def test_a_note_is_added_to_an_outcome_once_and_to_nothing_else(make_agent
         for _ in range(2):
             await agent.slot.outcomes.note(job_id, "set aside")
         assert agent.document["notes"] == stored(tmp_path)["status"]["notes"] == ["set aside"]
+
+
+# -- receipts ------------------------------------------------------------------------------------------------
+
+
+def statement_of(receipt):
+    return json.loads(base64.b64decode(receipt["payload"]))
+
+
+async def test_every_outcome_has_its_receipt_which_the_next_agent_has_too(make_agent, tmp_path):
+    async with make_agent() as agent:
+        assert agent.slot.receipt is None
+        job_id = await agent.post()
+        deployment = await agent.deploying()
+        assert agent.slot.receipt is None
+        deployment.succeed()
+        await agent.until(is_over, "it is over")
+        kept = agent.slot.receipt
+        told = statement_of(kept)["predicate"]
+        assert (told["jobId"], told["outcome"]["status"], told["readBack"]) == (job_id, "done", "commit")
+        assert stored(tmp_path)["receipt"] == kept
+    async with make_agent() as agent:
+        assert agent.slot.receipt == kept
+        await agent.post()
+        assert agent.slot.receipt is None
+        (await agent.deploying()).fail(ImageDownload(url="https://a.example/x"))
+        await agent.until(is_over, "it is over")
+        told = statement_of(agent.slot.receipt)["predicate"]
+        assert told["outcome"]["error"]["code"] == "image.download"
+        await agent.slot.erase()
+        assert agent.slot.receipt is None
+        assert "payload" not in (tmp_path / "state/journal.json").read_text()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_job_that_was_cancelled_has_a_receipt_as_well(make_agent, begun):
+    async with make_agent() as agent:
+        job_id = await agent.post()
+        if begun:
+            await agent.deploying()
+        await agent.slot.cancel(job_id)
+        told = statement_of(agent.slot.receipt)["predicate"]
+        assert told["outcome"]["error"]["code"] == "job.cancelled"
+
+
+async def test_a_commit_that_the_last_agent_died_in_has_a_receipt_by_the_next_one(make_agent, tmp_path):
+    await _die_in_the_commit(make_agent, tmp_path, receipt=None)
+    async with make_agent(committed=True) as agent:
+        await agent.until(is_over, "it is over")
+        statement = statement_of(agent.slot.receipt)
+        assert statement["subject"][0]["digest"] == {"sha256": "1" * 64}
+        assert statement["predicate"]["outcome"]["diskState"] == "committed"
+
+
+async def test_an_outcome_that_an_agent_without_receipts_has_left_gets_one(make_agent, tmp_path):
+    async with make_agent() as agent:
+        await agent.post()
+        (await agent.deploying()).succeed()
+        await agent.until(is_over, "it is over")
+    path = tmp_path / "state/journal.json"
+    book = json.loads(path.read_text())
+    del book["entry"]["receipt"]
+    path.write_text(json.dumps(book))
+    async with make_agent() as agent:
+        assert statement_of(agent.slot.receipt)["predicate"]["outcome"]["status"] == "done"
+
+
+async def test_a_key_that_cannot_be_used_costs_the_signature_and_a_note_and_nothing_else(make_agent):
+    pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIE\n-----END PRIVATE KEY-----\n"
+    async with make_agent(receipts=Receipts(pem)) as agent:
+        await agent.post()
+        (await agent.deploying()).succeed()
+        done = await agent.until(is_over, "it is over")
+        assert done["status"] == "done"
+        assert "the receipt is not signed" in done["notes"][-1]
+        assert agent.slot.receipt["signatures"] == []
+
+
+async def test_what_the_control_plane_was_not_told_keeps_its_receipt(make_agent):
+    async with make_agent() as agent:
+        await agent.post("pulled", "control")
+        (await agent.deploying()).succeed()
+        await agent.until(is_over, "it is over")
+        receipt = agent.slot.receipt
+        await agent.slot.erase()
+        assert [left["receipt"] for left in agent.slot.outcomes.undelivered] == [receipt]
