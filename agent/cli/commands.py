@@ -26,6 +26,8 @@ class Command:
     description: str
     examples: str
     add_options: Callable[[argparse.ArgumentParser], None]
+    module: str = ""
+    """Its module in `agent.cli`, where that has not its name."""
 
 
 def _connections(text: str) -> int:
@@ -176,6 +178,24 @@ def _receipt_options(parser: argparse.ArgumentParser) -> None:
     _add_socket_option(parser)
 
 
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="where to (- is stdout); default: byoi-report-SERVER-TIME.tar.gz in the working directory",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print what is in it, and what is missing, as JSON"
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"the agent's configuration (default: {DEFAULT_CONFIG}, where it exists)",
+    )
+    _add_socket_option(parser)
+
+
 def _help_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "topic",
@@ -274,6 +294,23 @@ has signed it as it is, 1 where not, and 2 where the file or the key cannot be r
   byoi receipt --verify receipt.json --key receipt.pub
 """,
         add_options=_receipt_options,
+    ),
+    Command(
+        name="report",
+        help="pack what a support ticket needs into one file",
+        description="""\
+Pack what somebody needs who is to find out what went wrong: status and receipt, the inventory, the journal of
+byoi-agent, the kernel's messages, versions, and the configuration in force. Secrets are blanked. What cannot
+be had is left out, and the archive says why: root gets all of it, and byoi-agent need not run. A file that
+exists is not replaced.
+""",
+        examples="""\
+  byoi report
+  byoi report -o /tmp/report.tar.gz
+  byoi report -o - | ssh host 'cat > report.tar.gz'
+""",
+        add_options=_report_options,
+        module="support",
     ),
     Command(
         name="disks",

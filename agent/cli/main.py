@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
             epilog=f"examples:\n{command.examples}\n{EXIT_STATUS}",
         )
         command.add_options(sub)
-        sub.set_defaults(command=command.name)
+        sub.set_defaults(command=command.module or command.name)
     return parser
 
 

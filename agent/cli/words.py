@@ -14,6 +14,7 @@ from agent.cli.surroundings import (
     waiting_words,
 )
 from agent.cli.wrap import wrap
+from agent.errors import Blame
 from agent.model.disk_state import DiskState, without_disk_state
 from agent.model.stage import State
 from agent.model.status import Status
@@ -21,6 +22,7 @@ from agent.text import printable
 from agent.units import format_duration, format_size
 
 NO_DEPLOYMENT = "no deployment"
+REPORT = "for support: `byoi report` packs all that a ticket needs into one file"
 
 
 def amounts(status: Status) -> str:
@@ -192,6 +194,8 @@ def failure_words(status: Status, width: int | None = None) -> list[str]:
     if state is not None:
         left = state.sentence + _NEXT.get(state, "")
         lines += [f"disk: {disk_words(status)}", f"  {left}"] if status.disk else [f"disk: {left}"]
+    if error.get("blame") != Blame.REQUEST:  # whose job it is, can mend that
+        lines.append(REPORT)
     return lines if width is None else [part for line in lines for part in wrap(line, width, indent=2)]
 
 

@@ -33,7 +33,7 @@ def bzip2_streams(intake: Intake, notes: list[str]) -> Pieces:
     more = True
     while more:
         yield from check_magic(intake)
-        yield from inflate(intake, bz2.BZ2Decompressor())
+        yield from inflate(intake, bz2.BZ2Decompressor(), OSError)
         more = yield from another_follows(intake, notes)
 
 

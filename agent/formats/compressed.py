@@ -10,15 +10,10 @@ Sources: RFC 1951, RFC 1952, RFC 8878, the .xz file format 1.2.
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from agent.formats.bzip2 import bzip2_segments, bzip2_streams, join_segments
 from agent.formats.extent import ImageTooLarge
-from agent.formats.gzip import gzip_members
 from agent.formats.intake import Intake, Parser
-from agent.formats.lz4 import lz4_frames
 from agent.formats.parts import Cuts, Inflated, Part
 from agent.formats.streams import Window
-from agent.formats.xz import xz_streams
-from agent.formats.zstd import zstd_frames
 from agent.units import MiB
 
 Kind = Literal["gzip", "xz", "zstd", "bzip2", "lz4"]
@@ -104,6 +99,8 @@ class Decompressor:
             ImageTooLarge, ImageDamaged: as `feed`.
         """
         if self.kind == "bzip2" and self.parts_memory:
+            from agent.formats.bzip2 import join_segments  # noqa: PLC0415 - see _parse
+
             return self._count(join_segments(inflated, self.notes))
         return self._count(piece for _, pieces in inflated for piece in pieces)
 
@@ -124,14 +121,25 @@ def _inflated(cuts: Iterable[Part | bytes]) -> Iterator[bytes]:
 
 
 def _parse(kind: Kind, intake: Intake, window: Window, notes: list[str], parts_memory: int) -> Cuts:
+    """What takes the file apart. No library but its own is loaded: beside a long window there is little room."""
     match kind:
         case "gzip":
+            from agent.formats.gzip import gzip_members  # noqa: PLC0415
+
             return gzip_members(intake, notes, divide=parts_memory > 0)
         case "xz":
+            from agent.formats.xz import xz_streams  # noqa: PLC0415
+
             return xz_streams(intake, window, parts_memory)
         case "zstd":
+            from agent.formats.zstd import zstd_frames  # noqa: PLC0415
+
             return zstd_frames(intake, window, parts_memory)
         case "bzip2":
+            from agent.formats.bzip2 import bzip2_segments, bzip2_streams  # noqa: PLC0415
+
             return bzip2_segments(intake) if parts_memory else bzip2_streams(intake, notes)
         case "lz4":
+            from agent.formats.lz4 import lz4_frames  # noqa: PLC0415
+
             return lz4_frames(intake)

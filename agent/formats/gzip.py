@@ -9,11 +9,12 @@ import zlib
 from collections.abc import Generator, Iterator
 from functools import partial
 
-from isal import igzip_lib, isal_zlib
+from isal import isal_zlib
 
+from agent.formats.deflate import inflate_deflate
 from agent.formats.intake import Intake, Parser
 from agent.formats.parts import Cuts, Part
-from agent.formats.streams import Pieces, check_magic, inflate
+from agent.formats.streams import Pieces, check_magic
 from agent.formats.trailer import FCOMMENT, FEXTRA, FHCRC, FNAME, another_follows
 from agent.units import KiB
 
@@ -111,7 +112,7 @@ def _text(intake: Intake, what: str) -> Generator[None, None, bytes]:
 
 def _body(intake: Intake) -> Pieces:
     crc = size = 0
-    for piece in inflate(intake, igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)):
+    for piece in inflate_deflate(intake):
         if piece is not None:
             crc = isal_zlib.crc32(piece, crc)
             size += len(piece)

@@ -13,6 +13,9 @@ from agent.errors import ImageDamaged
 T = TypeVar("T")
 
 _SKIP_BYTES = 1 << 30
+# What is no longer than a header may be kept for long, and a view of it would keep the whole buffer that it came in, of
+# 4 MiB, which the pool has given up by then. (The longest header of a block of xz has so many bytes.)
+_COPIED_BYTES = 1024
 
 
 class Intake:
@@ -84,7 +87,7 @@ class Intake:
             return memoryview(b"")
         piece = yield from self.some(length, what)
         if len(piece) == length:
-            return piece
+            return piece if length > _COPIED_BYTES else memoryview(bytes(piece))
         gathered = bytearray(piece)
         while len(gathered) < length:
             gathered += yield from self.some(length - len(gathered), what)

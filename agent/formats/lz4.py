@@ -42,4 +42,4 @@ def lz4_frames(intake: Intake) -> Cuts:
 
 def _frame(intake: Intake) -> Pieces:
     yield from check_magic(intake)
-    yield from inflate(intake, _Frame())
+    yield from inflate(intake, _Frame(), OSError)

@@ -3,12 +3,9 @@
 Used by the formats of compressed files, and by archives of compressed members.
 """
 
-import lzma
 import struct
 from collections.abc import Callable, Generator
 from typing import Protocol
-
-from isal import igzip_lib
 
 from agent.errors import ImageUnsafe
 from agent.formats.intake import Intake
@@ -60,7 +57,7 @@ class Window:
 
 
 class _Library(Protocol):
-    """The decompressor objects of bz2, lzma and isal, which are alike; what they raise is in `inflate`."""
+    """The decompressor objects of bz2, lzma, isal and lz4, which are alike but for what they raise."""
 
     @property
     def eof(self) -> bool: ...
@@ -71,17 +68,15 @@ class _Library(Protocol):
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-def inflate(intake: Intake, library: _Library, window: Window | None = None) -> Pieces:
-    """One stream through a library; what follows the stream stays in the intake."""
+def inflate(intake: Intake, library: _Library, failure: type[Exception]) -> Pieces:
+    """One stream through a library, which raises `failure`; what follows the stream stays in the intake."""
     while not library.eof:
         chunk = b""
         if library.needs_input:
             chunk = bytes((yield from intake.some(CHUNK_BYTES, "the compressed data")))
         try:
             piece = library.decompress(chunk, PIECE_BYTES)
-        except (OSError, lzma.LZMAError, igzip_lib.error) as error:  # type: ignore[misc]  # isal's stub says instance
-            if window is not None and "emory usage limit" in str(error):
-                raise window.too_large("more") from error
+        except failure as error:
             raise intake.damaged(f"the data before byte {intake.offset} does not inflate: {error}") from error
         if piece:
             yield piece

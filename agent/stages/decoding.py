@@ -1,6 +1,9 @@
 """Which decoder an image goes through: the content decides, and the job's type says what is accepted.
 
 What is around the image is told apart from what it is: `new_decoder` unpacks, `_plain` makes the decoder of the image.
+
+A decoder is imported when the first of its kind is made: all of them take 2 MiB, with the libraries behind them, and
+a deployment needs one or two.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,14 +15,9 @@ from agent.formats.archives.unpack import Archive
 from agent.formats.chain import Chained, Unpacker
 from agent.formats.compressed import MAX_MEMORY, Decompressor, Kind
 from agent.formats.extent import Decoder
-from agent.formats.ova.decoder import OvaDecoder
 from agent.formats.qcow2.decoder import Qcow2Decoder
 from agent.formats.qcow2.header import DEFAULT_LIMITS
 from agent.formats.raw import RawDecoder
-from agent.formats.vdi import VdiDecoder
-from agent.formats.vhd import VhdDecoder
-from agent.formats.vhdx.decoder import VhdxDecoder
-from agent.formats.vmdk.decoder import VmdkDecoder
 from agent.stages.context import Context
 from agent.units import GiB, MiB
 
@@ -62,14 +60,44 @@ def _qcow2(file: _File) -> Decoder:
     return Qcow2Decoder(file.size, file.disk_size, can_fetch=file.can_fetch, can_recall=True, limits=limits)
 
 
+def _ova(file: _File) -> Decoder:
+    from agent.formats.ova.decoder import OvaDecoder  # noqa: PLC0415
+
+    return OvaDecoder(file.disk_size)
+
+
+def _vmdk(file: _File) -> Decoder:
+    from agent.formats.vmdk.decoder import VmdkDecoder  # noqa: PLC0415
+
+    return VmdkDecoder(file.disk_size)
+
+
+def _vhd(file: _File) -> Decoder:
+    from agent.formats.vhd import VhdDecoder  # noqa: PLC0415
+
+    return VhdDecoder(file.size, file.disk_size)
+
+
+def _vhdx(file: _File) -> Decoder:
+    from agent.formats.vhdx.decoder import VhdxDecoder  # noqa: PLC0415
+
+    return VhdxDecoder(file.size, file.disk_size, can_fetch=file.can_fetch)
+
+
+def _vdi(file: _File) -> Decoder:
+    from agent.formats.vdi import VdiDecoder  # noqa: PLC0415
+
+    return VdiDecoder(file.disk_size)
+
+
 DISK_FORMATS: Mapping[str, Callable[[_File], Decoder]] = {
     "raw": lambda file: RawDecoder(file.size),
     "qcow2": _qcow2,
-    "ova": lambda file: OvaDecoder(file.disk_size),
-    "vmdk": lambda file: VmdkDecoder(file.disk_size),
-    "vhd": lambda file: VhdDecoder(file.size, file.disk_size),
-    "vhdx": lambda file: VhdxDecoder(file.size, file.disk_size, can_fetch=file.can_fetch),
-    "vdi": lambda file: VdiDecoder(file.disk_size),
+    "ova": _ova,
+    "vmdk": _vmdk,
+    "vhd": _vhd,
+    "vhdx": _vhdx,
+    "vdi": _vdi,
 }
 """How the decoder of each type of image is made."""
 
@@ -80,6 +108,8 @@ _HIDDEN = {("tar", "ova"): "ova", ("raw", "vhd"): "vhd"}
 
 def new_decoder(ctx: Context, *, divide: bool = False) -> Decoder:
     """A decoder for the content that was sniffed, and for what is inside where that is packed. Changes nothing.
+
+    Blocks where it is the first of its kind, which is imported.
 
     With `divide` a compressed file is cut into parts, for whoever inflates them side by side.
 

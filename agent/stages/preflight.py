@@ -74,7 +74,7 @@ async def _probe(ctx: Context) -> ImageFacts:
     first = await _next_buffer(ctx)
     ctx.content = sniff(bytes(first.data[:SNIFF_BYTES]))
     await _judge_by_end(ctx)
-    decoder = new_decoder(ctx)
+    decoder = await run_blocking(new_decoder, ctx)  # what decodes it is imported now
     window = _Window(ctx.room, decoder)
     applier = Applier(window)
     try:

@@ -17,7 +17,6 @@ from agent.errors import ImageDamaged
 from agent.formats.extent import Copy, Extent, Fetch, ImageTooLarge, Inflate, Recall, Write, Zero
 from agent.tracebacks import raise_first
 from agent.transfer.batch import WriteBatches
-from agent.transfer.inflate import inflate
 from agent.transfer.sink import Sink, SinkFailed
 from agent.units import KiB, MiB
 
@@ -151,6 +150,9 @@ class _Inflater:
     """Groups neighbouring compressed extents and inflates the groups in parallel, a bounded number at a time."""
 
     def __init__(self, sink: Sink) -> None:
+        from agent.transfer.inflate import inflate  # noqa: PLC0415 - two libraries, for compressed clusters alone
+
+        self._inflate = inflate
         # One more than there are cores: while one waits for the disk, the others keep all cores busy.
         threads = min(len(os.sched_getaffinity(0)) + 1, MAX_THREADS)
         self._sink = sink
@@ -197,7 +199,7 @@ class _Inflater:
             buffer = self._local.buffer = memoryview(mmap.mmap(-1, max(GROUP_BYTES, MAX_CLUSTER)))
         at = 0
         for extent in group:
-            inflate(extent, buffer[at : at + extent.inflated])
+            self._inflate(extent, buffer[at : at + extent.inflated])
             at += extent.length
         try:
             self._sink.write(group[0].offset, buffer[:at])

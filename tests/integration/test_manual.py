@@ -198,7 +198,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 """
 
 BASH_CASES = {
-    ("byoi", ""): {"write", "deploy", "status", "cancel", "receipt", "disks", "help"},
+    ("byoi", ""): {"write", "deploy", "status", "cancel", "receipt", "report", "disks", "help"},
     ("byoi", "st"): {"status"},
     ("byoi", "status", "--"): {"--help", "--watch", "--forever", "--json", "--socket"},
     ("byoi", "write", "--disk-"): {"--disk-group", "--disk-hint"},
@@ -267,7 +267,7 @@ def test_zsh_completes(made, tmp_path, typed, wanted):
 
 
 FISH_CASES = {
-    "byoi ": {"write", "deploy", "status", "cancel", "receipt", "disks", "help"},
+    "byoi ": {"write", "deploy", "status", "cancel", "receipt", "report", "disks", "help"},
     "byoi write --type ": set(IMAGE_TYPES),
     "byoi status --fo": {"--forever"},
     "byoi-agent --ch": {"--check"},

@@ -10,7 +10,6 @@ from typing import Literal
 from agent.errors import ImageDamaged, ImageUnsafe
 from agent.formats.archives.member import Data, End, Event, Hole, Member, MemberCheck, Reader
 from agent.formats.archives.tar import TarReader
-from agent.formats.archives.zip import ZipReader
 from agent.formats.contents import ARCHIVES, COMPRESSED, DISK_IMAGES
 from agent.formats.detect import SNIFF_BYTES, sniff
 from agent.formats.extent import ImageTooLarge
@@ -43,7 +42,7 @@ class Archive:
         self._max_output = max_output
         self._output = 0
         self._tar = TarReader(_CHECK, sparse=True) if kind == "tar" else None
-        self._reader: Reader = self._tar or ZipReader(_CHECK)
+        self._reader: Reader = self._tar or _zip_reader()
         self._image: Member | None = None
         self._others: list[str] = []
         self._others_bytes = 0
@@ -166,3 +165,9 @@ class Archive:
 
     def _refused(self, detail: str) -> ImageUnsafe:
         return ImageUnsafe(check="archive_image", detail=detail, hint=_CHECK.hint)
+
+
+def _zip_reader() -> Reader:
+    from agent.formats.archives.zip import ZipReader  # noqa: PLC0415 - with a library that tar does without
+
+    return ZipReader(_CHECK)

@@ -12,12 +12,12 @@ import struct
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
-from isal import igzip_lib, isal_zlib
+from isal import isal_zlib
 
 from agent.errors import ImageUnsafe
 from agent.formats.archives.member import Data, End, Event, Member, MemberCheck, Names
+from agent.formats.deflate import inflate_deflate
 from agent.formats.intake import Intake, Parser
-from agent.formats.streams import inflate
 from agent.units import MiB
 
 _LOCAL, _DIRECTORY, _END = b"PK\3\4", b"PK\1\2", b"PK\5\6"
@@ -129,7 +129,7 @@ class ZipReader:
         self, name: str, method: int, packed: int
     ) -> Generator[bytes | memoryview | None, None, None]:
         if method == _DEFLATED:
-            yield from inflate(self._intake, igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE))
+            yield from inflate_deflate(self._intake)
             return
         while packed:
             piece = yield from self._intake.some(packed, f"the member {name!r}")

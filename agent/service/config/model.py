@@ -228,6 +228,24 @@ def load_trusted_keys(path: str | None, *, cmdline: str, default_path: Path = DE
     return keys
 
 
+def load_secrets(
+    path: str | None, *, cmdline: str, credentials: Path | None, default_path: Path = DEFAULT_PATH
+) -> tuple[str, ...]:
+    """The values of all secrets that can be read, whatever faults there are: to blank them in what others wrote.
+
+    Args:
+        path: as for `load_config`.
+        cmdline: as for `load_config`.
+        credentials: as for `load_config`.
+        default_path: another default, for tests.
+    """
+    settings = Settings()
+    take_file(settings, default_path if path is None else Path(path), may_be_absent=path is None)
+    take_command_line(settings, cmdline)
+    take_secrets(settings, credentials)
+    return tuple(secret for secret in settings.secrets.values() if secret)
+
+
 def _load_plain(path: str | None, cmdline: str, default_path: Path) -> Settings:
     """What needs no secrets."""
     settings = Settings()

@@ -1,9 +1,7 @@
 """What the conductor's commands do to this machine beside a deployment. Nothing of an image is ever run."""
 
 import asyncio
-import io
 import json
-import tarfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,10 +20,11 @@ from agent.service.jobs.reboot import run_command, sync_all
 log = structlog.get_logger(__name__)
 
 ERASED_AT_ONCE = 4
-LOG_COMMANDS: Mapping[str, tuple[str, ...]] = {
-    "journal": ("journalctl", "--boot", "--no-pager", "--lines=20000"),
-    "block-devices": ("lsblk", "--all", "--output-all", "--json"),
-    "addresses": ("ip", "address"),
+LOG_COMMANDS: Mapping[str, Sequence[tuple[str, ...]]] = {
+    # What one prints is at most 1 MiB: of long lines fewer are taken.
+    "journal": [("journalctl", "--boot", "--no-pager", f"--lines={lines}") for lines in (20000, 4000, 500)],
+    "block-devices": [("lsblk", "--all", "--output-all", "--json")],
+    "addresses": [("ip", "address")],
 }
 """What is gathered for `collect_system_logs`, by the names of the files in the archive."""
 LOG_SECONDS = 15.0
@@ -191,18 +190,8 @@ def _boot_entry(path: str, loader: str | None) -> str:
 
 
 def _collect(status: Mapping[str, Any]) -> bytes:
-    from agent.host import process  # noqa: PLC0415 - for this only
+    from agent.host.evidence import gather, pack  # noqa: PLC0415 - for this only
 
-    files = {"status.json": json.dumps(status, indent=2).encode()}
-    for name, command in LOG_COMMANDS.items():
-        try:
-            files[name] = process.run(command, timeout=LOG_SECONDS).stdout
-        except Exception as error:  # noqa: BLE001 - the others are wanted all the same
-            files[name] = f"{command[0]}: {error}\n".encode()
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    return archive.getvalue()
+    found, missing = gather(LOG_COMMANDS, LOG_SECONDS)
+    failed = {name: f"{text}\n".encode() for name, text in missing.items()}
+    return pack({"status.json": json.dumps(status, indent=2).encode(), **found, **failed})

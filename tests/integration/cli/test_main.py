@@ -1,9 +1,13 @@
 """What a command loads, and what it shows of this machine."""
 
+import lzma
 import subprocess
 import sys
 
 import pytest
+
+from agent.units import MiB
+from tests.unit.stages.memory import IMAGE as IMAGE_BYTES
 
 IMAGE = ("--url", "http://127.0.0.1:1/x", "--type", "raw")
 DISK = ("--disk", "disk.img")
@@ -53,6 +57,32 @@ def test_a_disk_that_is_not_there_is_found_before_http_is_loaded(url):
     loaded = loaded_by("write", "--url", url, "--type", "raw", "--disk", "/nonexistent/disk")
     assert "agent.deploy.runner" in loaded
     assert "aiohttp" not in loaded
+
+
+# What decodes the images that this one is not. (bz2 is loaded by Python's own shutil.)
+OF_OTHERS = (
+    "isal",
+    "lz4",
+    "zstandard",
+    "xml.etree.ElementTree",
+    "agent.formats.bzip2",
+    "agent.formats.archives.zip",
+)
+OTHER_FORMATS = ("ova", "vmdk", "vhd", "vhdx", "vdi")
+
+
+def test_a_deployment_loads_what_decodes_its_own_image(tmp_path):
+    """All of it together is 2 MiB, which a long window has not to spare."""
+    (tmp_path / "image.xz").write_bytes(lzma.compress(IMAGE_BYTES))
+    disk = tmp_path / "disk.img"
+    of_disk = ("--disk", str(disk), "--size", "64MiB")
+    loaded = loaded_by("write", "--url", f"file://{tmp_path}/image.xz", "--type", "raw", "--quiet", *of_disk)
+    assert "agent.formats.xz" in loaded
+    assert disk.stat().st_size == 64 * MiB
+    assert loaded & set(OF_OTHERS) == set()
+    assert {name for name in loaded if name.startswith("agent.formats.")}.isdisjoint(
+        f"agent.formats.{name}" for name in OTHER_FORMATS
+    )
 
 
 def test_disks_lists_the_machine(byoi):

@@ -337,7 +337,9 @@ def refusals(*arguments) -> list[tuple[str, str]]:
 
 
 def test_each_disk_has_to_be_fit_for_it():
-    busy = dataclasses.replace(OTHER, holders=(Holder("mount", "/dev/sdb1", "/srv", "/dev/sdb1", stoppable=False),))
+    busy = dataclasses.replace(
+        OTHER, holders=(Holder("mount", "/dev/sdb1", "/srv", "/dev/sdb1", stoppable=False),)
+    )
     assert codes(job(), both(None, disk(read_only=True), busy)) == ["disk.ineligible", "disk.busy"]
 
 

@@ -9,7 +9,7 @@ from agent.cli.console import footer_lines
 from agent.cli.output import failure_lines, print_json
 from agent.cli.report import Reboot, Report
 from agent.cli.surroundings import Contact, Surroundings
-from agent.cli.words import amounts, describe, reboot_line, summary
+from agent.cli.words import REPORT, amounts, describe, reboot_line, summary
 from agent.errors import ChecksumMismatch
 from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.stage import State
@@ -65,10 +65,11 @@ def test_what_status_shows_while_it_runs():
 def test_what_status_shows_in_the_end():
     lines = describe(report(FAILED), now=9999)
     assert "started:  1970-01-01 00:16:40 UTC, took 12.5 s" in lines
-    assert lines[-3:] == [
+    assert lines[-4:] == [
         "error: Bad sha256 for downloaded file, got: 1 while expecting 2.",
         "  of 3 bytes",
         "hint: Check that checkSum belongs to the file behind the URL.",
+        REPORT,
     ]
     assert "reboot:   rebooting to disk now" in describe(report(DONE, Reboot("due")), now=9999)
     idle = describe(report(None, notes=("the journal was set aside",)), now=0)
@@ -108,6 +109,7 @@ def test_what_stands_on_a_console():
         "error: Bad sha256 for downloaded file, got: 1 while expecting 2.",
         "  of 3 bytes",
         "hint: Check that checkSum belongs to the file behind the URL.",
+        REPORT,
         image,
     )
     assert footer_lines(report(DONE, Reboot("due")), 0) == ("rebooting to disk now",)
