@@ -322,6 +322,28 @@ class ChecksumMismatch(DeployError):
     default_hint = "Check that checkSum belongs to the file behind the URL."
 
 
+class RegistryDenied(DeployError):
+    """A registry, or the token service that it sends to, does not let the image be read."""
+
+    code = "registry.denied"
+    blame = Blame.REQUEST
+    template = "The registry denies access to {url}: {reason}."
+    default_hint = (
+        "Give a user and a password or token that may pull it (registryAuth); check the repository's name."
+    )
+
+
+class RegistryManifest(DeployError):
+    """What a registry says of an image cannot be used, or names no disk image that is meant."""
+
+    code = "registry.manifest"
+    blame = Blame.IMAGE
+    template = "What the registry has as {url} cannot be used: {reason}."
+    default_hint = (
+        "Look at it (skopeo inspect --raw), and push the disk image again; docs/provenance.md tells how."
+    )
+
+
 class SignatureMissing(DeployError):
     """There is no signature to check, or it cannot be had."""
 

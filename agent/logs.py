@@ -30,7 +30,18 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2, "exception": 3}
 _RENDER = structlog.processors.JSONRenderer(sort_keys=True)
 SECRET_KEYS = frozenset(
-    {"userData", "user_data", "sshKey", "ssh_key", "token", "authorization", "secret", "password", "value"}
+    {
+        "userData",
+        "user_data",
+        "sshKey",
+        "ssh_key",
+        "token",
+        "authorization",
+        "secret",
+        "password",
+        "value",
+        "auth",
+    }
 )
 """Members of an event, at any depth, whose values are blanked."""
 # How long the end of the process waits for stderr to take the lines.

@@ -13,11 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agent.cli.registry_auth import MAX_FILE_BYTES, read_registry_auth
 from agent.command_line import suggestion
 from agent.errors import Fault, ImageFormat, JobInvalid
 from agent.model.job import BAD_CHECKSUM_TYPE, CHECKSUM_DIGITS, IMAGE_TYPES, MAX_DRIVE_BYTES
 from agent.model.job_text import MAX_JOB_BYTES, TextRefused, bounded_text
-from agent.model.signature import CHECKSUM, MAX_PUBLIC_KEY_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE_TYPES
+from agent.model.signature import (
+    CHECKSUM,
+    IN_REGISTRY,
+    MAX_PUBLIC_KEY_BYTES,
+    MAX_SIGNATURE_BYTES,
+    SIGNATURE_TYPES,
+)
 from agent.model.url import redact_url
 from agent.units import format_size
 
@@ -26,7 +33,10 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     """Add JOB.json, and the options that make a job without a document."""
     parser.add_argument("job", nargs="?", metavar="JOB.json", help="the job document; - reads it from stdin")
     job = parser.add_argument_group("the job, without a document")
-    job.add_argument("--url", help="http:, https: or file: URL of the image, or a path")
+    job.add_argument(
+        "--url",
+        help="http:, https: or file: URL of the image, a path, or an image in a registry (oci://HOST/REPOSITORY:TAG)",
+    )
     job.add_argument(
         "--mirror",
         action="append",
@@ -44,7 +54,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         "--signature",
         metavar="TYPE[:FILE|URL]",
         help="who has to vouch for the image: openpgp, minisign, ssh or cosign, and where the signature is; TYPE "
-        "alone: in the checksum file (clear-signed)",
+        "alone: in the checksum file (clear-signed), or cosign's in the registry",
     )
     job.add_argument(
         "--signature-over",
@@ -56,6 +66,11 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="FILE|NAME",
         help="the public key that counts: a file, or names of the operator's; without it all of the operator's do",
+    )
+    job.add_argument(
+        "--registry-auth",
+        metavar="FILE",
+        help="credentials for the registry: a line USER:PASSWORD, or docker's config.json",
     )
     job.add_argument(
         "--header", action="append", metavar="NAME:VALUE", help="HTTP header; @FILE reads lines of them"
@@ -89,8 +104,8 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
 
 _DRIVE_OPTIONS = ("config_drive", "hostname", "ssh_key", "user_data", "vendor_data", "network_data", "meta")
 _JOB_OPTIONS = (
-    "url", "mirror", "type", "checksum", "signature", "signature_over", "trusted_key", "header", "efi_bootloader",
-    "raid", *_DRIVE_OPTIONS,
+    "url", "mirror", "type", "checksum", "signature", "signature_over", "trusted_key", "registry_auth", "header",
+    "efi_bootloader", "raid", *_DRIVE_OPTIONS,
 )  # fmt: skip
 
 
@@ -109,6 +124,10 @@ _OPTION_OF = {
     "signature.over": "--signature-over",
     "signature.keys": "--trusted-key",
     "signature.publicKey": "--trusted-key",
+    "registryAuth": "--registry-auth",
+    "registryAuth.auth": "--registry-auth",
+    "registryAuth.username": "--registry-auth",
+    "registryAuth.password": "--registry-auth",
     "efiBootloaderPath": "--efi-bootloader",
     "httpHeader": "--header",
     "raid.level": "--raid",
@@ -194,6 +213,7 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
         "checkSum": digest,
         "checkSumType": algorithm,
         "signature": _signature(options.signature, options.signature_over, options.trusted_key or ()),
+        "registryAuth": _registry_auth(options.registry_auth, options.url),
         "efiBootloaderPath": options.efi_bootloader,
         "raid": None if options.raid is None else {"level": options.raid},
         "httpHeader": [_pair(line, ":", "--header") for line in _header_lines(options.header or ())] or None,
@@ -206,8 +226,17 @@ def _url(text: str) -> str:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
         return text
     if not text or not Path(text).exists():
-        raise usage("--url", f"{text!r} is no URL (http:, https:, file:), and there is no such file")
+        raise usage("--url", f"{text!r} is no URL (http:, https:, file:, oci:), and there is no such file")
     return Path(text).absolute().as_uri()
+
+
+def _registry_auth(path: str | None, url: str) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    try:
+        return read_registry_auth(_read(path, "--registry-auth", MAX_FILE_BYTES), url)
+    except ValueError as error:
+        raise usage("--registry-auth", f"{path} cannot be used: {error}") from None
 
 
 def _ready_drive(given: str | bool | None) -> str | None:
@@ -244,7 +273,10 @@ def _checksum(text: str | None) -> tuple[str | None, str | None]:
 
 
 def _signature(text: str | None, over: str | None, keys: Sequence[str]) -> dict[str, Any] | None:
-    """The job's signature. Whether its parts fit each other is for the check of the job."""
+    """The job's signature. Whether its parts fit each other is for the check of the job.
+
+    A type alone means that the signature is where the image or its list is: in a registry, or in the checksum file.
+    """
     if text is None:
         for option, given in (("--signature-over", over), ("--trusted-key", keys)):
             if given:
@@ -263,7 +295,7 @@ def _signature(text: str | None, over: str | None, keys: Sequence[str]) -> dict[
         raise usage("--trusted-key", "give one file, or names of the operator's keys")
     return {
         "type": kind,
-        "over": over or (None if colon else CHECKSUM),
+        "over": over or (None if colon or kind in IN_REGISTRY else CHECKSUM),
         "url": place if is_url else None,
         "data": _packed(place, "--signature", MAX_SIGNATURE_BYTES) if colon and not is_url else None,
         "keys": None if files else list(keys) or None,

@@ -166,8 +166,9 @@ def job_page(date: str) -> str:
         f"{format_size(MAX_TEXT)} where nothing else is said."
     )
     page.paragraph(
-        "Secrets are the values of httpHeader and userMetadatas, sshKey, userData, networkData, vendorData, and of the "
-        "URL its password and the values of its query. They are blanked in every status, and in no log."
+        "Secrets are registryAuth, the values of httpHeader and userMetadatas, sshKey, userData, networkData, "
+        "vendorData, and of the URL its password and the values of its query. They are blanked in every status, and "
+        "in no log."
     )
     for name, members in job_members.objects(job_schema()):
         page.heading(f"MEMBERS OF {name}" if name else "MEMBERS")

@@ -22,6 +22,7 @@ from agent.stages.finish import finish
 from agent.stages.libparted import examine_table
 from agent.stages.mirror import examine_root
 from agent.stages.preflight import find_own_drive, probe_image
+from agent.stages.registry import resolve_image
 from agent.stages.signature import prepare_signature, verify_signature
 from agent.stages.verify import examine_written, verify
 from agent.stages.write import write_image
@@ -51,9 +52,12 @@ Act = Callable[[Work], Awaitable[None]]
 
 async def _preflight(work: Work) -> None:
     ctx = work.ctx
+    await resolve_image(ctx)
+    work.tracker.registry = None if ctx.resolved is None else ctx.resolved.document()
     await resolve_checksum(ctx)
     work.tracker.signature = ctx.vouched
     await prepare_signature(ctx)
+    work.tracker.signature = ctx.vouched
     if await fetch_drive(ctx):
         await _make_drive(ctx, ctx.sector_size)
     try:

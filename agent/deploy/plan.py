@@ -343,6 +343,8 @@ def _compared(job: Job) -> str:
         return f"{job.checksum_type} {job.checksum}"
     if job.checksum_url is not None:
         return f"the {job.checksum_type} that {redact_url(job.checksum_url)} names"
+    if job.is_in_registry:
+        return "the digest in the registry's manifest"
     return "the length" if job.tells_content else "the length (the job names no checksum)"
 
 

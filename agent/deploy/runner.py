@@ -42,8 +42,9 @@ from agent.stages.verify import may_be_cut
 from agent.tracebacks import without_traceback
 from agent.transfer.fetch import Fetcher
 from agent.transfer.meter import Meter
-from agent.transfer.open import open_source
+from agent.transfer.open import open_registry, open_source
 from agent.transfer.pool import BufferPool
+from agent.transfer.source import RegistryImage, Source
 
 log = structlog.get_logger(__name__)
 
@@ -227,17 +228,7 @@ class Deployment:
         facts, drive, tree = await self._find_facts()
         headers = [(header.key, header.value or "") for header in job.http_headers]
         pool = BufferPool()
-        source = open_source(
-            job.url,
-            headers=headers,
-            mirrors=job.mirrors,
-            checksummed=job.tells_content,
-            ca_file=options.ca_file,
-            limits=options.limits,
-            on_event=self._tracker.source_event,
-            lender=pool,
-            connections=options.connections,
-        )
+        source, registry = self._open_source(headers, pool)
         loop = asyncio.get_running_loop()
 
         def note(text: str) -> None:
@@ -254,12 +245,44 @@ class Deployment:
             machine=self._machine,
             pool=pool,
             meter=Meter(connections=lambda: source.connections, slow_disk=lambda: ctx.slow_disk),
+            registry=registry,
             trusted_keys=options.trusted_keys,
             fetcher=Fetcher(job.url, headers, options.ca_file, options.limits, self._tracker.fetch_event),
         )
         self._ctx = ctx
         self._tracker.progress = ctx.meter.progress
         return facts, ctx
+
+    def _open_source(
+        self, headers: Sequence[tuple[str, str]], pool: BufferPool
+    ) -> tuple[Source, RegistryImage | None]:
+        """The source of the image, and the same where it is in a registry."""
+        job, options, on_event = self._job, self._options, self._tracker.source_event
+        if job.is_in_registry:
+            registry = open_registry(
+                job.url,
+                auth=job.registry_auth,
+                headers=headers,
+                mirrors=job.mirrors,
+                ca_file=options.ca_file,
+                limits=options.limits,
+                on_event=on_event,
+                lender=pool,
+                connections=options.connections,
+            )
+            return registry, registry
+        source = open_source(
+            job.url,
+            headers=headers,
+            mirrors=job.mirrors,
+            checksummed=job.tells_content,
+            ca_file=options.ca_file,
+            limits=options.limits,
+            on_event=on_event,
+            lender=pool,
+            connections=options.connections,
+        )
+        return source, None
 
     def _work(self, facts: Facts, ctx: Context) -> Work:
         def decide() -> None:

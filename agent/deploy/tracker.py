@@ -89,6 +89,7 @@ class Tracker:
         self.error: DeployError | None = None
         self.checksum: str | None = None
         self.signature: dict[str, Any] | None = None
+        self.registry: dict[str, Any] | None = None
         self.disks: list[dict[str, Any]] = []
         self.image_type: str | None = None
         self.image_packing: str | None = None
@@ -177,6 +178,7 @@ class Tracker:
             message=message,
             checksum=self.checksum,
             signature=self.signature,
+            registry=self.registry,
             percent=self._percent,
             attempt=self.attempt,
             progress=progress
@@ -251,6 +253,7 @@ def concluded(
         return tracker.snapshot()
     tracker.checksum = outcome.checksum
     tracker.signature = json.loads(outcome.signature) if outcome.signature else None
+    tracker.registry = json.loads(outcome.registry) if outcome.registry else None
     tracker.disks = [{"path": disk.path, "size": disk.size} for disk in outcome.disks]
     tracker.image_type = outcome.image_type or None
     tracker.image_packing = outcome.image_packing or None

@@ -15,6 +15,7 @@ from agent.model.headers import HEADER_NAME, HEADER_VALUE, RESERVED_HEADERS
 from agent.model.job_text import MAX_FAULTS, read_json, shortened
 from agent.model.object_reader import KeyValue, ObjectReader
 from agent.model.raid import Raid, read_disk_count, read_raid
+from agent.model.registry import RegistryAuth, is_reference, read_reference, read_registry_auth
 from agent.model.selector import DiskSelector, parse_selector
 from agent.model.signature import IMAGE, Signature, read_signature
 from agent.model.url import check_url, check_web_url, origin_of, redact_url
@@ -95,16 +96,27 @@ class Job:
     """More URLs of the same bytes, in the order in which they are tried."""
     signature: Signature | None = None
     """Who has to vouch for the image, or for the list of its checksums."""
+    registry_auth: RegistryAuth | None = None
+    """The credentials for the registry of the URL."""
+
+    @property
+    def is_in_registry(self) -> bool:
+        """Whether the URL is a reference to an image in a registry, whose manifest has the digest of its bytes."""
+        return is_reference(self.url)
 
     @property
     def has_checksum(self) -> bool:
-        """Whether the job says which bytes the image has, be it by a file that has not been fetched."""
-        return self.checksum is not None or self.checksum_url is not None
+        """Whether the job says which bytes the image has, be it by a file that has not been fetched, or by the digest
+        of a manifest.
+        """
+        named = self.is_in_registry and read_reference(self.url).digest is not None
+        return self.checksum is not None or self.checksum_url is not None or named
 
     @property
     def tells_content(self) -> bool:
-        """Whether something in the job tells another file from the one that is meant: a checksum, or a signature."""
-        return self.has_checksum or (self.signature is not None and self.signature.over == IMAGE)
+        """Whether something tells another file from the one that is meant: a checksum, a signature, or a manifest."""
+        is_signed = self.signature is not None and self.signature.over == IMAGE
+        return self.has_checksum or is_signed or self.is_in_registry
 
     def type_for(self, found: str) -> str:
         """The type that a file is taken for: the job's, else what was found, which counts as `raw` if it is no type.
@@ -123,6 +135,7 @@ class Job:
             "checkSum": self.checksum if self.checksum_url is None else redact_url(self.checksum_url),
             "checkSumType": self.checksum_type,
             "signature": self.signature and self.signature.redacted(),
+            "registryAuth": self.registry_auth and self.registry_auth.redacted(),
             "description": self.description,
             "diskGroupId": self.disk_group_id,
             "disk": self.disk_selector and dict(self.disk_selector.posted),
@@ -176,6 +189,7 @@ class Job:
     def without_secrets(self) -> dict[str, Any]:
         """The document to keep when the job has ended: without secrets, and such that `parse_job` still accepts it."""
         document = self.redacted()
+        document.pop("registryAuth", None)
         for key in document.keys() & {"URL", "checkSum"}:
             document[key] = document[key].partition("?")[0]
         if self.mirrors:
@@ -219,6 +233,7 @@ def parse_job(document: object) -> Job:
         reader.fault("type", ImageFormat.template, "image.format")
     checksum, checksum_type = _checksum(reader)
     checksum_url = checksum if checksum is not None and _is_url(checksum) else None
+    headers = _headers(reader)
     disk_count = read_disk_count(reader)
     mirror = reader.child("raid")
     raid = read_raid(mirror) if reader.has("raid") else None
@@ -234,11 +249,16 @@ def parse_job(document: object) -> Job:
         disk_selector=_disk_selector(reader),
         disk_count=disk_count if raid is None else raid.disks,
         raid=raid,
-        http_headers=_headers(reader),
+        http_headers=headers,
         efi_bootloader_path=reader.text("efiBootloaderPath", check=_efi_path_fault),
         mirrors=_mirrors(reader, url),
-        signature=_signature(reader, None if checksum_url is None else checksum_type),
+        signature=_signature(reader, url, None if checksum_url is None else checksum_type),
+        registry_auth=_registry_auth(reader, url, headers),
     )
+    if url is not None and is_reference(url) and checksum_url is not None:
+        reader.fault(
+            "checkSum", "must be a digest of the layer: a registry has no files that a list could name"
+        )
     reader.refuse_unknown()
     if reader.faults:
         raise JobInvalid(reader.faults[:MAX_FAULTS])
@@ -278,9 +298,24 @@ def _checksum(reader: ObjectReader) -> tuple[str | None, str | None]:
     return checksum.lower(), kind
 
 
-def _signature(reader: ObjectReader, listed: str | None) -> Signature | None:
+def _signature(reader: ObjectReader, url: str | None, listed: str | None) -> Signature | None:
     child = reader.child("signature")
-    return read_signature(child, listed) if reader.has("signature") else None
+    if not reader.has("signature"):
+        return None
+    return read_signature(child, listed, in_registry=url is not None and is_reference(url))
+
+
+def _registry_auth(
+    reader: ObjectReader, url: str | None, headers: tuple[KeyValue, ...]
+) -> RegistryAuth | None:
+    child = reader.child("registryAuth")
+    if not reader.has("registryAuth"):
+        return None
+    if url is not None and not is_reference(url):
+        reader.fault("registryAuth", "is for an image in a registry (oci://); for others there is httpHeader")
+    elif any(header.key.lower() == "authorization" for header in headers):
+        reader.fault("registryAuth", "stands beside an Authorization in httpHeader; give one of them")
+    return read_registry_auth(child)
 
 
 def _disk_selector(reader: ObjectReader) -> DiskSelector | None:

@@ -47,8 +47,8 @@ class SealedDisk:
 class Seal:
     """A deployment right before its commit.
 
-    `checksum` is the digest of the image as downloaded. `image_type`, `image_packing` and `signature` (as JSON) are
-    those of the status, empty where it has null, and in seals of agents before 0.2.
+    `checksum` is the digest of the image as downloaded. `image_type`, `image_packing`, and `signature` and `registry`
+    (as JSON) are those of the status, empty where it has null, and in seals of agents before 0.2.
     """
 
     disks: tuple[SealedDisk, ...]
@@ -56,6 +56,7 @@ class Seal:
     image_type: str = ""
     image_packing: str = ""
     signature: str = ""
+    registry: str = ""
 
     def document(self) -> dict[str, Any]:
         """The seal as JSON."""
@@ -78,8 +79,9 @@ class Seal:
         for disk in sealed:
             disk.check()
         seal = _read(Seal, members | {"disks": sealed})
-        if seal.signature and not isinstance(_json(seal.signature), dict):
-            raise ValueError("not a seal: its signature is no JSON object")
+        for name in ("signature", "registry"):
+            if (text := getattr(seal, name)) and not isinstance(_json(text), dict):
+                raise ValueError(f"not a seal: its {name} is no JSON object")
         return seal
 
 

@@ -18,6 +18,8 @@ OVER = (IMAGE, CHECKSUM)
 """What a signature can be of: the file behind the URL as it is downloaded, or the checksum file."""
 IN_ITS_FILE = ("openpgp", "minisign")
 """Types whose signature can stand in the checksum file itself: clear-signed, or as `signify -e` puts it in front."""
+IN_REGISTRY = ("cosign",)
+"""Types whose signature of an image can be in the registry that has the image."""
 WEAK_DIGESTS = ("md5", "sha1")
 """Two files with one digest can be made: a list of these says little about an image, whoever has signed it."""
 MAX_SIGNATURE_BYTES = 256 * KiB
@@ -36,11 +38,16 @@ class Signature:
     over: str = IMAGE
     url: str | None = field(default=None, repr=False)
     data: str | None = field(default=None, repr=False)
-    """The signature itself: as text, or base64 of it. Without either it is in the checksum file."""
+    """The signature itself: as text, or base64 of it. Without either it is in the checksum file, or the registry."""
     keys: tuple[str, ...] = ()
     """Names of keys that the operator holds."""
     public_key: str | None = field(default=None, repr=False)
     """A key that the job brings, instead of the operator's: as text, or base64 of it."""
+
+    @property
+    def is_in_registry(self) -> bool:
+        """Whether it is to be found beside the image, in its registry."""
+        return self.over == IMAGE and self.url is None and self.data is None
 
     def redacted(self) -> dict[str, Any]:
         """The posted member without secrets of its URL; long texts are cut."""
@@ -55,12 +62,13 @@ class Signature:
         return {key: value for key, value in document.items() if value is not None}
 
 
-def read_signature(reader: ObjectReader, listed: str | None) -> Signature:
+def read_signature(reader: ObjectReader, listed: str | None, *, in_registry: bool = False) -> Signature:
     """Read the member; faults are kept in the reader.
 
     Args:
         reader: of the member.
         listed: the checkSumType where checkSum is the URL of a checksum file, else None.
+        in_registry: whether the image is in a registry, which may have its signatures too.
     """
     kind = reader.text("type", required=True, check=lambda text: _one_of(text, SIGNATURE_TYPES))
     over = reader.text("over", check=lambda text: _one_of(text, OVER)) or IMAGE
@@ -74,8 +82,10 @@ def read_signature(reader: ObjectReader, listed: str | None) -> Signature:
     )
     if reader.has("url") and reader.has("data"):
         reader.fault("data", "stands beside url; give one of them")
-    elif not reader.has("url") and not reader.has("data") and (over == IMAGE or kind not in IN_ITS_FILE):
-        reader.fault("url", "is required, or data: the signature is nowhere else")
+    elif not reader.has("url") and not reader.has("data"):
+        elsewhere = kind in IN_ITS_FILE if over == CHECKSUM else (in_registry and kind in IN_REGISTRY)
+        if not elsewhere:
+            reader.fault("url", "is required, or data: the signature is nowhere else")
     if over == CHECKSUM and listed is None:
         reader.fault("over", "is checkSum, but the job's checkSum is not the URL of a checksum file")
     elif over == CHECKSUM and listed in WEAK_DIGESTS:

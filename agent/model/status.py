@@ -65,6 +65,8 @@ class Status:
     """What is around it, such as `gzip`."""
     signature: dict[str, Any] | None = None
     """Who has signed what; None as long as nobody is known to have."""
+    registry: dict[str, Any] | None = None
+    """Digests of what the URL has led to in a registry; None elsewhere, and as long as that is not known."""
     job: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -112,6 +114,7 @@ class Status:
             "imageType": self.image_type,
             "imagePacking": self.image_packing,
             "signature": self.signature,
+            "registry": self.registry,
             "job": self.job,
             "notes": list(self.notes),
         }
@@ -169,6 +172,7 @@ def read_status(document: Mapping[str, Any]) -> Status:
         image_type=member.text("imageType"),
         image_packing=member.text("imagePacking"),
         signature=member.table("signature"),
+        registry=member.table("registry"),
         job=member.table("job") or {},
         notes=tuple(member.items("notes", str)),
     )

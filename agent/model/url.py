@@ -8,6 +8,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
+from agent.model.registry import CARRIERS, check_reference
 from agent.text import HIDDEN, printable
 
 MAX_URL_LENGTH = 8192
@@ -21,7 +22,10 @@ _QUERY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 
 
 class Origin(NamedTuple):
-    """Scheme, host and port of a URL (RFC 6454): the job's headers are sent to the origin of its URL only."""
+    """Scheme, host and port of a URL (RFC 6454): the job's headers are sent to the origin of its URL only.
+
+    That of a registry's URL is the one that is asked: https or http.
+    """
 
     scheme: str
     host: str
@@ -45,20 +49,28 @@ def check_url(text: str) -> str | None:
     parts = _split(text)
     if parts is None:
         return _MALFORMED
-    return _check_file(parts) if parts.scheme == "file" else _check_remote(parts)
+    if parts.scheme == "file":
+        return _check_file(parts)
+    if parts.scheme in CARRIERS:
+        return _check_authority(parts) or check_reference(parts)
+    return _check_remote(parts)
 
 
 def check_web_url(text: str) -> str | None:
     """The same, for a URL that has to be http or https."""
     fault = check_url(text)
-    if fault is None and origin_of(text).scheme not in _DEFAULT_PORTS:
+    if fault is None and urlsplit(text).scheme not in _DEFAULT_PORTS:
         return "the URL must begin with http:// or https://"
     return fault
 
 
 def _check_remote(parts: SplitResult) -> str | None:
     if parts.scheme not in _DEFAULT_PORTS:
-        return "the URL must begin with http://, https:// or file:///"
+        return "the URL must begin with http://, https://, oci:// or file:///"
+    return _check_authority(parts)
+
+
+def _check_authority(parts: SplitResult) -> str | None:
     if not parts.hostname:
         return "the URL names no host"
     if parts.port == 0 or _FORBIDDEN_IN_AUTHORITY.search(parts.netloc):
@@ -103,7 +115,8 @@ def _hide_value(item: str) -> str:
 def origin_of(url: str) -> Origin:
     """The origin of a URL that passed `check_url`."""
     parts = urlsplit(url)
-    return Origin(parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 0))
+    scheme = CARRIERS.get(parts.scheme, parts.scheme)
+    return Origin(scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS.get(scheme, 0))
 
 
 def userinfo_of(url: str) -> tuple[str, str] | None:

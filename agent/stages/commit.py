@@ -36,6 +36,7 @@ def seal(ctx: Context) -> Seal:
         image_type=ctx.container,
         image_packing=ctx.packing or "",
         signature="" if ctx.vouched is None else json.dumps(ctx.vouched),
+        registry="" if ctx.resolved is None else json.dumps(ctx.resolved.document()),
     )
 
 

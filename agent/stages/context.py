@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from agent.formats.compressed import MAX_MEMORY
 from agent.formats.image import ImageFacts
+from agent.formats.oci.manifest import Resolved
 from agent.formats.signatures.findings import Finding
 from agent.host.drive import Drive
 from agent.host.syscalls import return_free_memory
@@ -20,7 +21,7 @@ from agent.transfer.meter import Meter
 from agent.transfer.pool import Buffer, BufferPool
 from agent.transfer.several import SeveralSinks
 from agent.transfer.sink import Sink
-from agent.transfer.source import Source, SourceInfo
+from agent.transfer.source import RegistryImage, Source, SourceInfo
 
 # Both ends of the disk stay in memory until the commit; all partition tables and boot code live within them.
 HEAD_BYTES = END_BYTES
@@ -58,6 +59,8 @@ class Context:
     digest: Digest = field(default_factory=Digest)
     fetcher: Fetcher = field(default_factory=Fetcher)
     """Fetches what belongs to the image."""
+    registry: RegistryImage | None = None
+    """The source, where it is an image in a registry."""
     trusted_keys: str = ""
     """The directory of the operator's keys."""
     clock: Callable[[], float] = time.time
@@ -66,11 +69,15 @@ class Context:
     """What checks the signature over the image; None without one."""
     vouched: dict[str, Any] | None = None
     """Who has signed what, for the status; None as long as nobody is known to have."""
+    resolved: Resolved | None = None
+    """What the reference to an image in a registry has led to."""
     drive_content: bytes | None = field(default=None, repr=False)
     """The ready-made drive that was fetched, until it has been fitted to the image."""
     # From preflight:
     info: SourceInfo | None = None
     image: ImageFacts | None = None
+    promised: Digest | None = None
+    """Takes the digest of the kind that the manifest of the file has; `digest` itself, where that is of this kind."""
     content: str = ""
     """What the file is: `raw`, `gzip`, ..."""
     container: str = ""
@@ -98,7 +105,15 @@ class Context:
     @property
     def observers(self) -> Sequence[Observer]:
         """All that have to see the file as it is downloaded."""
-        return (self.digest, *(() if self.signature is None else self.signature.observers))
+        promised = () if self.promised in (None, self.digest) else (self.promised,)
+        return (self.digest, *promised, *(() if self.signature is None else self.signature.observers))
+
+    def use_info(self, info: SourceInfo) -> None:
+        """Keep what is known of the file, and take the digest that its manifest promises."""
+        self.info = info
+        if info.digest is not None:
+            algorithm = info.digest.partition(":")[0]
+            self.promised = self.digest if algorithm == self.digest.algorithm else Digest(algorithm)
 
     @property
     def room(self) -> int:

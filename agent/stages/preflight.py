@@ -42,14 +42,15 @@ async def probe_image(ctx: Context) -> None:
         ImageChanged: it changed between two requests.
         DeployError: the decoder refuses the image.
     """
-    ctx.info = await ctx.source.open()
-    ctx.meter.total = ctx.info.size
-    if ctx.info.opened is not None:
+    info = await ctx.source.open()
+    ctx.use_info(info)
+    ctx.meter.total = info.size
+    if info.opened is not None:
         for target in ctx.targets:
-            shared = await run_blocking(ctx.machine.shared_storage, ctx.info.opened, target.found.path)
+            shared = await run_blocking(ctx.machine.shared_storage, info.opened, target.found.path)
             if shared is not None:
                 raise DiskSame(reason=shared)
-    if not ctx.info.length_checked and not ctx.job.tells_content:
+    if not info.length_checked and not ctx.job.tells_content:
         raise ImageDownload(
             url=redact_url(ctx.job.url),
             detail="the server tells neither the length nor the end of the file, so a cut cannot be noticed",

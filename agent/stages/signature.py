@@ -2,14 +2,18 @@
 
 One over the checksum file is checked at once, in memory. One over the image is checked as the image flows: where a
 digest tells all, it is taken beside that of the checksum; OpenPGP's are checked by gpgv, which is fed by the thread
-that takes the digest. Nothing is read twice, and nothing is kept.
+that takes the digest. Nothing is read twice, and nothing is kept. One in a registry is over the manifest, which has the
+digest of the image: it is checked at once.
 """
 
 import binascii
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from agent.aio import run_blocking
 from agent.errors import Blame, DeployError, SignatureInvalid, SignatureKey, SignatureMissing
+from agent.formats.oci.vouchers import Voucher, Vouchers
 from agent.formats.signatures.armour import split_clear_signed
 from agent.formats.signatures.findings import WHOLE, Claims, Finding, KeyFile, Refused
 from agent.host.gpgv import TOOL, Gpgv, require_gpgv
@@ -18,11 +22,14 @@ from agent.host.trusted_keys import SUFFIXES, read_trusted
 from agent.model.signature import IMAGE, MAX_SIGNATURE_BYTES, Signature
 from agent.model.url import redact_url
 from agent.stages.context import Context, SignatureCheck
+from agent.text import printable
 from agent.transfer.digest import Digest, Observer
 from agent.transfer.fetch import FetchFailed, FetchTooLarge
 from agent.units import format_size
 
 _LISTED = 8
+_SHOWN_DIGEST = 140
+"""Characters of what a signature says that it is of: a digest of sha512 has as many."""
 
 
 async def prepare_signature(ctx: Context) -> None:
@@ -37,6 +44,9 @@ async def prepare_signature(ctx: Context) -> None:
     if signature is None or signature.over != IMAGE:
         return
     what = redact_url(ctx.job.url)
+    if signature.is_in_registry:
+        await _check_registry(ctx, signature, what)
+        return
     data = await _signature_file(ctx, signature, what)
     ctx.signature = await run_blocking(_make_check, ctx, signature, data, what)
 
@@ -74,6 +84,56 @@ async def check_list(ctx: Context, data: bytes, shown: str) -> bytes:
 
     _conclude(ctx, signature, await run_blocking(check), shown)
     return signed
+
+
+async def _check_registry(ctx: Context, signature: Signature, what: str) -> None:
+    """Check the signatures that the registry has of the image's manifest, which has the digest of its bytes.
+
+    Raises:
+        SignatureMissing, SignatureInvalid, SignatureKey: none is good and by a trusted key.
+        RegistryDenied, RegistryManifest, ImageDownload: the registry cannot be asked.
+    """
+    if ctx.registry is None or ctx.resolved is None:
+        raise RuntimeError("a signature is looked for in a registry that was not asked")
+    vouchers = await ctx.registry.vouchers()
+    if not vouchers.found:
+        raise SignatureMissing(
+            what=what,
+            reason=f"the registry has none of {ctx.resolved.manifest}",
+            detail="; ".join(vouchers.faults[:_LISTED]),
+            hint="Sign it (cosign sign --key cosign.key HOST/REPOSITORY@sha256:HEX), or give the signature in the job.",
+        )
+    images = {ctx.resolved.named, ctx.resolved.manifest}
+    _conclude(ctx, signature, await run_blocking(_findings, ctx, signature, vouchers, images, what), what)
+
+
+def _findings(
+    ctx: Context, signature: Signature, vouchers: Vouchers, images: set[str], what: str
+) -> list[Finding]:
+    """What is found of each signature in a registry."""
+    from agent.formats.signatures.read import read_claims  # noqa: PLC0415 - see `_make_check`
+
+    files, found = _key_files(ctx, signature, what), list[Finding]()
+    for voucher in vouchers.found:
+        try:
+            claims = read_claims(signature.type, voucher.signature, files, ctx.clock(), image=False)
+        except Refused as refusal:
+            if refusal.about == "key":
+                raise _error(refusal.about, what, str(refusal), refusal.hint) from None
+            found.append(Finding("", "unknown", fault=str(refusal)))
+            continue
+        evidence = {
+            name: hashlib.new(name, voucher.message).digest() for name in claims.wanted if name != WHOLE
+        }
+        for finding in claims.check(evidence | {WHOLE: voucher.message}):
+            is_other = finding.fault is None and not voucher.digests & images
+            found.append(replace(finding, fault=_other_image(voucher)) if is_other else finding)
+    return found
+
+
+def _other_image(voucher: Voucher) -> str:
+    named = ", ".join(printable(digest, _SHOWN_DIGEST) for digest in sorted(voucher.digests)[:_LISTED])
+    return f"it is of another image in the registry ({named or 'it names none'})"
 
 
 def verify_signature(ctx: Context) -> None:

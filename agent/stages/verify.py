@@ -7,6 +7,7 @@ from agent.formats.image import WINDOW_BYTES, examine
 from agent.formats.tables.layout import is_cut
 from agent.host.faults import disk_fault
 from agent.stages.context import Context
+from agent.transfer.digest import Digest
 
 _CUT_HINT = (
     "The transfer was probably cut: deploy again, or use a server that sends Content-Length. "
@@ -15,6 +16,13 @@ _CUT_HINT = (
 _MIRRORS_HINT = (
     "Compare the file behind the URL and behind each of the mirrors with checkSum: one may have other bytes. "
     "Leave that one out, or all of them."
+)
+
+_REGISTRY_HINT = (
+    "The registry, or a cache before it, has other bytes than its manifest says: pull from another one."
+)
+_REGISTRY_MIRRORS_HINT = (
+    "The registry or one of the mirrors has other bytes than the manifest says: leave the mirrors out."
 )
 
 
@@ -32,6 +40,8 @@ def verify(ctx: Context) -> None:
     got = ctx.digest.hexdigest()
     if ctx.job.checksum is not None and got != ctx.job.checksum:
         raise _mismatch(ctx, got, ctx.job.checksum)
+    if ctx.promised is not None and f"{ctx.promised.algorithm}:{ctx.promised.hexdigest()}" != info.digest:
+        raise _broken_promise(ctx.promised, info.digest or "", mirrored=bool(ctx.job.mirrors))
     if image.table is not None and is_cut(image.table, ctx.guest_size):
         raise ImageTruncated(size=ctx.guest_size, expected=image.reach)
     # A restarted transfer may have brought another file than the one that preflight examined.
@@ -62,6 +72,16 @@ def _mismatch(ctx: Context, got: str, expected: str) -> ChecksumMismatch:
         hint=_CUT_HINT,
         blame=Blame.NETWORK,
         retryable=True,
+    )
+
+
+def _broken_promise(got: Digest, promised: str, *, mirrored: bool) -> ChecksumMismatch:
+    return ChecksumMismatch(
+        algorithm=got.algorithm,
+        got=got.hexdigest(),
+        expected=promised.partition(":")[2],
+        detail="the manifest in the registry has the other one",
+        hint=_REGISTRY_MIRRORS_HINT if mirrored else _REGISTRY_HINT,
     )
 
 

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent.formats.oci.manifest import Resolved
+from agent.formats.oci.vouchers import Vouchers
+
 
 class TransferRestart(Exception):
     """The transfer was cut and cannot be resumed: digest, decoder and sink have to start again from byte 0.
@@ -26,6 +29,9 @@ class SourceInfo:
     """Whether a cut would be noticed; False where only the end of the connection ends the file."""
     opened: str | None = None
     """A path to the very file that was opened, whatever its name leads to by now; None behind a URL."""
+    digest: str | None = None
+    """Algorithm, colon, digits: what the file has by the manifest that named it; None where there is none. It is for
+    the caller to compare."""
 
 
 class Source(Protocol):
@@ -64,6 +70,26 @@ class Source(Protocol):
 
     async def close(self) -> None:
         """Drop the connection; safe to call twice, and at any time."""
+
+
+class RegistryImage(Source, Protocol):
+    """A source that is found in a registry, by a reference."""
+
+    async def resolve(self) -> Resolved:
+        """Find the file that is meant, which `open` does else.
+
+        Raises:
+            RegistryDenied: the registry does not let us in.
+            RegistryManifest: it has no such image, or none that can be used.
+            ImageDownload: it cannot be reached.
+        """
+
+    async def vouchers(self) -> Vouchers:
+        """The signatures that the registry has of the image.
+
+        Raises:
+            RegistryDenied, RegistryManifest, ImageDownload: as `resolve`.
+        """
 
 
 class EventHook(Protocol):

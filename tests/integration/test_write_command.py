@@ -30,6 +30,7 @@ MEMBERS = SEED_MEMBERS | {
         "disk",
         "imageType",
         "imagePacking",
+        "registry",
         "signature",
         "job",
         "notes",

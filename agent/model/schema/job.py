@@ -36,7 +36,7 @@ from agent.model.url import MAX_URL_LENGTH
 from agent.units import format_size
 
 # A host or an absolute path; schemes in any letter case.
-_URL = r"^(?:[Hh][Tt][Tt][Pp][Ss]?://[^/?#]|[Ff][Ii][Ll][Ee]:/)"
+_URL = r"^(?:(?:[Hh][Tt][Tt][Pp][Ss]?|[Oo][Cc][Ii](?:\+[Hh][Tt][Tt][Pp])?)://[^/?#]|[Ff][Ii][Ll][Ee]:/)"
 _WEB_URL = r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]"
 _CONTENT = rf"^[A-Za-z0-9+/=\s]+$|{_WEB_URL}"
 _ON_THE_DRIVE = f", at most {format_size(MAX_DATA_BYTES)} as it is written to the drive. Not in the OVH API."
@@ -46,8 +46,12 @@ def job_schema() -> Schema:
     """The job as it is posted. A null member counts as absent."""
     properties = {
         "URL": a_text(
-            "Where the image is: http, https, or file on the server itself.", MAX_URL_LENGTH, pattern=_URL
+            "Where the image is: http, https, file on the server itself, or, not in the OVH API, a registry: "
+            "oci://HOST/REPOSITORY:TAG or oci://HOST/REPOSITORY@sha256:HEX (oci+http:// by plain http).",
+            MAX_URL_LENGTH,
+            pattern=_URL,
         ),
+        "registryAuth": nullable(_registry_auth()),
         "mirrors": nullable(
             of(
                 "array",
@@ -122,6 +126,18 @@ def _checksum_pairs() -> list[Schema]:
         for kind, digits in CHECKSUM_DIGITS.items()
     ]
     return [neither, *both]
+
+
+def _registry_auth() -> Schema:
+    properties = {
+        "username": nullable(a_text("The user; some registries take any beside a token.")),
+        "password": nullable(a_text("Or a token that may pull.")),
+        "auth": nullable(a_text("Instead of both: base64 of USER:PASSWORD, as docker's config.json has it.")),
+    }
+    text = (
+        "Credentials for the registry of an oci: URL and the token service that it names. Not in the OVH API."
+    )
+    return an_object(properties, required=[], text=text)
 
 
 def _raid() -> Schema:

@@ -4,6 +4,7 @@ from agent.model.disk_state import DiskState
 from agent.model.receipt import COMMIT, PAYLOAD_TYPE, PREDICATE_TYPE, READBACK, STATEMENT_TYPE
 from agent.model.schema.blocks import Schema, a_count, a_time, an_object, nullable, of
 from agent.model.schema.signature import signed_schema
+from agent.model.schema.status import registry_schema
 from agent.model.stage import STAGES
 from agent.model.status import DONE, ERROR
 
@@ -74,7 +75,11 @@ def _predicate() -> Schema:
         "mirrors": of("array", "Where else it may have come from.", items=text),
         "checksum": known
         | {"description": "Of the file as downloaded: kind, colon, digits. null: not known."},
-        "compared": of("boolean", "Whether the job named a checksum, which it was compared with."),
+        "registry": nullable(registry_schema()),
+        "compared": of(
+            "boolean",
+            "Whether the job named a checksum, or a registry's manifest a digest, which it was compared with.",
+        ),
         "bytes": a_count("Of the file, as downloaded."),
         "type": known,
         "packing": known,

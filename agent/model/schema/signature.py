@@ -23,7 +23,7 @@ def signature_schema(web_url: str) -> Schema:
         "data": nullable(
             a_text(
                 "The signature itself, instead of its URL: as text, or base64 of it. Without either it is in the "
-                "checksum file (clear-signed, or by signify -e).",
+                "checksum file (clear-signed, or by signify -e), or of cosign in the registry that has the image.",
                 MAX_SIGNATURE_BYTES,
             )
         ),

@@ -60,6 +60,7 @@ def status_schema() -> Schema:
             of("string", "What is around it, such as gzip or tar in gzip; null: nothing, or not known yet.")
         ),
         "signature": nullable(signed_schema()),
+        "registry": nullable(registry_schema()),
         "job": of("object", "The job as posted, its secrets blanked."),
         "notes": _notes(),
         "id": nullable(of("string", "The id of the job: the control plane's, or one that the agent made.")),
@@ -108,6 +109,18 @@ def _surroundings() -> dict[str, Schema]:
             {"inForce": of("boolean"), "faultCount": count, "faults": doubts, "warnings": doubts}
         ),
     }
+
+
+def registry_schema() -> Schema:
+    """The member `registry` of a status."""
+    digest = of("string", "Algorithm, colon, digits.")
+    properties = {
+        "index": nullable(of("string", "Of the index that the URL names; null: it names the manifest.")),
+        "manifest": digest,
+        "layer": digest,
+    }
+    text = "What the URL has led to in its registry. null: it is of none, or not known yet."
+    return an_object(properties, text=text)
 
 
 def _stage() -> Schema:

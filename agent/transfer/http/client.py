@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -35,7 +36,7 @@ from agent.model.url import (
 )
 from agent.text import printable
 from agent.transfer.http.body import describe_os_error, drop
-from agent.transfer.http.faults import RETRYABLE_STATUSES, FatalFault, TransientFault
+from agent.transfer.http.faults import RETRYABLE_STATUSES, DeniedFault, FatalFault, TransientFault
 from agent.transfer.http.head import Head, parse_head
 from agent.transfer.http.limits import HttpLimits
 from agent.transfer.source import EventHook
@@ -50,6 +51,24 @@ _HINTS = {
     407: "Check the credentials of the proxy in the agent's environment.",
     410: "Check the URL.",
 }
+
+
+class Authorizer(Protocol):
+    """Has the header Authorization for a server that asks for one by a challenge (RFC 9110, section 11)."""
+
+    @property
+    def value(self) -> str | None:
+        """What to send to the origin of the URL, and to no other; None: nothing, as long as nobody asks."""
+
+    async def renew(self, challenges: Sequence[str], used: str | None) -> None:
+        """The server answered 401 to a request with the value `used`: get another one.
+
+        Raises:
+            DeniedFault, FatalFault: there is none to be had.
+        """
+
+    def denied(self, status: int) -> DeniedFault:
+        """The server refuses (401 or 403), and no other value would help."""
 
 
 @dataclass(slots=True)
@@ -114,6 +133,7 @@ class HttpClient:
         ca_file: a bundle of CA certificates (PEM) in place of the system's.
         limits: how long to wait.
         on_event: is told about redirects.
+        authorizer: answers the server's challenges; without one a 401 is final.
     """
 
     def __init__(
@@ -124,7 +144,9 @@ class HttpClient:
         ca_file: str | None,
         limits: HttpLimits,
         on_event: EventHook,
+        authorizer: Authorizer | None = None,
     ) -> None:
+        self._authorizer = authorizer
         self._url = without_userinfo(url)
         self._origin = origin_of(url)
         self._ca_file = ca_file
@@ -148,11 +170,12 @@ class HttpClient:
         Raises:
             TransientFault: no answer came, or one that another try may mend.
             FatalFault: the server refuses for good, redirects to where we do not go, or cannot be trusted.
+            DeniedFault: it wants to know who we are, and what the authorizer has does not do.
         """
         _check_headers(self._own_headers)
         url = self._url
         for _ in range(self._limits.redirects + 1):
-            answer = await self._request(url, extra)
+            answer = await self._request_allowed(url, extra)
             if answer.head.status not in _REDIRECTS:
                 return self._usable(answer, url)
             answer.close()
@@ -172,6 +195,21 @@ class HttpClient:
         if session is not None:
             await session.close()
 
+    async def _request_allowed(self, url: str, extra: dict[str, str]) -> Answer:
+        """One request, and after a challenge one more."""
+        authorizer = self._authorizer_for(url)
+        used = None if authorizer is None else authorizer.value
+        answer = await self._request(url, extra)
+        if authorizer is None or answer.head.status != 401:
+            return answer
+        challenges = answer.response.headers.getall("WWW-Authenticate", [])
+        answer.close()
+        await authorizer.renew(challenges, used)
+        return await self._request(url, extra)
+
+    def _authorizer_for(self, url: str) -> Authorizer | None:
+        return self._authorizer if origin_of(url) == self._origin else None
+
     def _usable(self, answer: Answer, url: str) -> Answer:
         status = answer.head.status
         if status in (200, 206, 416):
@@ -180,10 +218,13 @@ class HttpClient:
         reason = f"the server answered {_status_text(status)}"
         if status in RETRYABLE_STATUSES:
             raise TransientFault(reason, retry_after=answer.head.retry_after)
+        authorizer = self._authorizer_for(url)
+        if authorizer is not None and status in (401, 403):
+            raise authorizer.denied(status)
         hint = _HINTS.get(status, "")
-        if status in (401, 403) and origin_of(url) != self._origin:
+        if self._authorizer is None and status in (401, 403) and origin_of(url) != self._origin:
             hint = f"httpHeader goes to {self._origin} only, but a redirect led to {origin_of(url)}."
-        raise FatalFault(reason, hint=hint, blame=_blame_of(status))
+        raise FatalFault(reason, hint=hint, blame=_blame_of(status), status=status)
 
     async def _request(self, url: str, extra: dict[str, str]) -> Answer:
         """One request to one URL. Foreign exceptions end here."""
@@ -240,6 +281,9 @@ class HttpClient:
 
     def _headers(self, url: str, extra: dict[str, str]) -> CIMultiDict[str]:
         headers = CIMultiDict(self._own_headers if origin_of(url) == self._origin else ())
+        authorizer = self._authorizer_for(url)
+        if authorizer is not None and authorizer.value is not None:
+            headers["Authorization"] = authorizer.value
         headers.setdefault("User-Agent", f"byoi-agent/{__version__}")
         headers["Accept-Encoding"] = "identity"
         headers.update(extra)

@@ -34,15 +34,27 @@ class FatalFault(Exception):
         hint: what to do about it.
         blame: who has to mend it; the servers on the way are of the network.
         retryable: whether the same transfer may work later.
+        status: the answer's, where that is what is wrong.
     """
 
     def __init__(
-        self, reason: str, *, hint: str = "", blame: Blame = Blame.NETWORK, retryable: bool = False
+        self,
+        reason: str,
+        *,
+        hint: str = "",
+        blame: Blame = Blame.NETWORK,
+        retryable: bool = False,
+        status: int | None = None,
     ) -> None:
+        self.status = status
         self.hint = hint
         self.blame = blame
         self.retryable = retryable
         super().__init__(reason)
+
+
+class DeniedFault(FatalFault):
+    """A registry, or its token service, does not let us in."""
 
 
 class ChangedFault(Exception):

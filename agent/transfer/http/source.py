@@ -15,12 +15,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
-from agent.errors import ImageChanged, ImageDownload
+from agent.errors import ImageChanged, ImageDownload, RegistryDenied
 from agent.model.url import origin_of, redact_url
 from agent.transfer.http.attempts import Attempts
 from agent.transfer.http.body import Body
-from agent.transfer.http.client import Answer, HttpClient
-from agent.transfer.http.faults import ChangedFault, FatalFault, TransientFault
+from agent.transfer.http.client import Answer, Authorizer, HttpClient
+from agent.transfer.http.faults import ChangedFault, DeniedFault, FatalFault, TransientFault
 from agent.transfer.http.head import (
     TOO_LONG_HINT,
     Head,
@@ -64,6 +64,8 @@ class HttpSource:
         lender: has memory to spare for bytes that come early; without one there is one connection.
         ramp: says how many connections are wanted.
         cpu: seconds of processor time of this thread.
+        authorizer: answers the challenges of the URL's origin.
+        shown_url: how errors name the file, where that is not by the URL.
     """
 
     def __init__(
@@ -82,8 +84,10 @@ class HttpSource:
         lender: Lender | None = None,
         ramp: Ramp | None = None,
         cpu: Callable[[], float] = time.thread_time,
+        authorizer: Authorizer | None = None,
+        shown_url: str | None = None,
     ) -> None:
-        self._shown_url = redact_url(url)
+        self._shown_url = shown_url or redact_url(url)
         self._ranges = Ranges(checksummed, limits, clock)
         self._limits = limits
         self._on_event = on_event
@@ -93,8 +97,15 @@ class HttpSource:
 
         def place(at: str) -> Place:
             # A mirror elsewhere gets no header of the job: they are secrets of one origin.
-            own = headers if origin_of(at) == origin_of(url) else ()
-            client = HttpClient(at, headers=own, ca_file=ca_file, limits=limits, on_event=on_event)
+            is_own = origin_of(at) == origin_of(url)
+            client = HttpClient(
+                at,
+                headers=headers if is_own else (),
+                ca_file=ca_file,
+                limits=limits,
+                on_event=on_event,
+                authorizer=authorizer if is_own else None,
+            )
             return Place(redact_url(at), client, self._new_attempts())
 
         self._places = Places(map(place, (url, *mirrors)), on_event)
@@ -354,6 +365,9 @@ class HttpSource:
         """Turn what cannot be mended into the errors that the rest of the agent knows."""
         try:
             yield
+        except DeniedFault as fault:
+            self._drop_body()
+            raise RegistryDenied(url=self._shown_url, reason=str(fault), hint=fault.hint) from fault
         except FatalFault as fault:
             self._drop_body()
             raise ImageDownload(

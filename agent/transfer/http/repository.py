@@ -1,0 +1,174 @@
+"""One repository of a registry: its documents, compared with their digests, and its blobs as sources.
+
+For `registry` and `vouchers` beside it. All that is asked of the registry goes through one `Login`. Source: the OCI
+distribution specification 1.1, "Pull" and "Listing Referrers".
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from agent.errors import Blame
+from agent.formats.oci.manifest import (
+    ACCEPT,
+    MAX_MANIFEST_BYTES,
+    Descriptor,
+    ManifestRefused,
+    digest_of,
+    has_digest,
+)
+from agent.model.registry import RegistryAuth, read_reference
+from agent.model.url import origin_of, redact_url
+from agent.transfer.http.client import HttpClient
+from agent.transfer.http.document import Patience, fetch_document
+from agent.transfer.http.faults import FatalFault
+from agent.transfer.http.limits import HttpLimits
+from agent.transfer.http.login import Login
+from agent.transfer.http.ramp import Ramp
+from agent.transfer.http.slices import Lender
+from agent.transfer.http.source import HttpSource
+from agent.transfer.source import EventHook
+
+_MISSING_HINT = (
+    "Check the repository, the tag or the digest in the URL (skopeo inspect, oras manifest fetch)."
+)
+_LIES_HINT = "The registry, or a cache before it, is damaged or lies: pull from another one."
+
+
+class Repository:
+    """The repository of a reference.
+
+    Args:
+        url: has passed `check_url`, and is a reference.
+        auth: the credentials of the job.
+        headers: the job's headers; for the origin of the registry only.
+        ca_file, limits, on_event, sleep, clock, rng: see `HttpSource`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        auth: RegistryAuth | None,
+        headers: Sequence[tuple[str, str]],
+        ca_file: str | None,
+        limits: HttpLimits,
+        on_event: EventHook,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.reference = read_reference(url)
+        self.shown_url = redact_url(url)
+        self._headers = headers
+        self._ca_file = ca_file
+        rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        self._patience = Patience(limits=limits, on_event=on_event, sleep=sleep, clock=clock, rng=rng)
+        self._login = Login(
+            origin_of(url),
+            self.reference.repository,
+            auth,
+            self._fetch_token,
+            fixed=any(name.lower() == "authorization" for name, _ in headers),
+        )
+
+    async def manifest(self, wanted: str, entry: Descriptor | None = None) -> tuple[str, bytes]:
+        """A manifest or an index, and its digest.
+
+        Args:
+            wanted: a tag or a digest.
+            entry: what an index says of it.
+
+        Raises:
+            ManifestRefused: there is none, or it is another than its digest or the index says.
+            FatalFault: it cannot be had.
+        """
+        if entry is not None and entry.size > MAX_MANIFEST_BYTES:
+            raise ManifestRefused(
+                f"the entry {entry} of its index has {entry.size} bytes, too many for a manifest"
+            )
+        data = await self.find_document(self.reference.manifest_url(wanted))
+        if data is None:
+            raise ManifestRefused(f"there is no {wanted}", hint=_MISSING_HINT, blame=Blame.REQUEST)
+        if ":" not in wanted:
+            return digest_of(data), data
+        _compare(data, wanted, None if entry is None else entry.size)
+        return wanted, data
+
+    async def find_document(self, url: str) -> bytes | None:
+        """A document that has no digest to be compared with; None where there is none."""
+        try:
+            return await self._fetch(url, {"Accept": ACCEPT}, MAX_MANIFEST_BYTES)
+        except FatalFault as fault:
+            if fault.status == 404:
+                return None
+            raise
+
+    async def small_blob(self, blob: Descriptor, limit: int) -> bytes:
+        """A blob of at most `limit` bytes.
+
+        Raises:
+            ManifestRefused: it is larger, or another than its descriptor says.
+            FatalFault: it cannot be had.
+        """
+        if blob.size > limit:
+            raise ManifestRefused(f"the blob {blob} has {blob.size} bytes, more than {limit}")
+        data = await self._fetch(self.reference.blob_url(blob.digest), {}, limit)
+        _compare(data, blob.digest, blob.size)
+        return data
+
+    def blob(
+        self,
+        blob: Descriptor,
+        *,
+        mirrors: Sequence[str] = (),
+        lender: Lender | None = None,
+        ramp: Ramp | None = None,
+    ) -> HttpSource:
+        """A blob as a source. Whoever reads it to its end compares it with its digest."""
+        patience = self._patience
+        return HttpSource(
+            self.reference.blob_url(blob.digest),
+            headers=self._headers,
+            mirrors=mirrors,
+            checksummed=True,
+            ca_file=self._ca_file,
+            limits=patience.limits,
+            on_event=patience.on_event,
+            sleep=patience.sleep,
+            clock=patience.clock,
+            rng=patience.rng,
+            lender=lender,
+            ramp=ramp,
+            authorizer=self._login,
+            shown_url=self.shown_url,
+        )
+
+    async def _fetch(self, url: str, extra: dict[str, str], limit: int) -> bytes:
+        return await fetch_document(
+            self._client(url, self._headers, self._login), extra, limit, self._patience
+        )
+
+    async def _fetch_token(self, url: str, headers: Sequence[tuple[str, str]], limit: int) -> bytes:
+        """The answer of a token service, which is whoever the registry says."""
+        return await fetch_document(self._client(url, headers, None), {}, limit, self._patience)
+
+    def _client(self, url: str, headers: Sequence[tuple[str, str]], login: Login | None) -> HttpClient:
+        return HttpClient(
+            url,
+            headers=headers,
+            ca_file=self._ca_file,
+            limits=self._patience.limits,
+            on_event=self._patience.on_event,
+            authorizer=login,
+        )
+
+
+def _compare(data: bytes, digest: str, size: int | None) -> None:
+    if not has_digest(data, digest) or size not in (None, len(data)):
+        raise ManifestRefused(
+            f"what came for {digest} has another digest or length",
+            detail=f"{digest_of(data)}, {len(data)} bytes",
+            hint=_LIES_HINT,
+        )
