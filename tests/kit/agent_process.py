@@ -58,6 +58,8 @@ class AgentProcess:
     stays_up: bool = False
     """The reboot command fails when it has done its work: the server does not go down here."""
     disks: tuple[Path, ...] = ()
+    groups: tuple[tuple[Path, ...], ...] = ()
+    """Disk groups of several disks; none: each disk is one of its own."""
     environment: Mapping[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ("-m", "agent.service.daemon")
     """What Python runs, with `--config FILE` behind it."""
@@ -127,8 +129,8 @@ class AgentProcess:
 
     def write_config(self) -> Path:
         groups = "".join(
-            f'[[disk_group]]\nid = {number}\ndisks = ["{disk}"]\n'
-            for number, disk in enumerate(self.disks, 1)
+            f"[[disk_group]]\nid = {number}\ndisks = {json.dumps([str(disk) for disk in group])}\n"
+            for number, group in enumerate(self.groups or [[disk] for disk in self.disks], 1)
         )
         touch = ["touch", str(self.rebooted)]
         command = json.dumps(["sh", "-c", f"{shlex.join(touch)}; exit 1"] if self.stays_up else touch)

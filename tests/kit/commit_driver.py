@@ -82,12 +82,16 @@ class Watch:
         if self.hits("event"):
             self.strike()
 
-    def call(self, act: Callable[[], None], name: str, offset: int, length: int, data: bytes | None) -> None:
+    def call(
+        self, path: str, act: Callable[[], None], name: str, offset: int, length: int, data: bytes | None
+    ) -> None:
         """Carry out one call of a disk, or fail in its place."""
         with self._lock:  # several disks are written side by side
-            self._call(act, name, offset, length, data)
+            self._call(path, act, name, offset, length, data)
 
-    def _call(self, act: Callable[[], None], name: str, offset: int, length: int, data: bytes | None) -> None:
+    def _call(
+        self, path: str, act: Callable[[], None], name: str, offset: int, length: int, data: bytes | None
+    ) -> None:
         hit = self.hits("call")
         if hit and self._stop["by"] == "eio":
             self.tell(failed=name, offset=offset, length=length)
@@ -95,7 +99,7 @@ class Watch:
         act()
         if self._record is not None and data is not None:
             os.write(self._record, data)
-        self.tell(call=name, offset=offset, length=length)
+        self.tell(call=name, disk=path, offset=offset, length=length)
         if hit:
             self.strike()
 
@@ -106,18 +110,22 @@ class WatchedDisk(TargetDisk):
     watch: ClassVar[Watch]
 
     def write(self, offset: int, data: memoryview | bytes) -> None:
-        self.watch.call(
-            lambda: super(WatchedDisk, self).write(offset, data), "write", offset, len(data), bytes(data)
-        )
+        def act() -> None:
+            super(WatchedDisk, self).write(offset, data)
+
+        self.watch.call(self.path, act, "write", offset, len(data), bytes(data))
 
     def start(self, writes: Sequence[tuple[int, memoryview]]) -> None:
         one_by_one(self.write, writes)
 
     def zero(self, offset: int, length: int) -> None:
-        self.watch.call(lambda: super(WatchedDisk, self).zero(offset, length), "zero", offset, length, None)
+        def act() -> None:
+            super(WatchedDisk, self).zero(offset, length)
+
+        self.watch.call(self.path, act, "zero", offset, length, None)
 
     def flush(self) -> None:
-        self.watch.call(super().flush, "flush", 0, 0, None)
+        self.watch.call(self.path, super().flush, "flush", 0, 0, None)
 
 
 class WatchedMachine(LocalMachine):

@@ -50,6 +50,17 @@ class Outcome:
     def calls(self) -> list[tuple[str, int, int]]:
         return [(c["call"], c["offset"], c["length"]) for c in self.trace if "call" in c]
 
+    def of_disk(self, disk: Path) -> "Outcome":
+        """The part of one disk, where there were several."""
+        trace, data, at = [], b"", 0
+        for entry in self.trace:
+            length = entry["length"] if entry.get("call") == "write" else 0
+            if "call" not in entry or entry["disk"] == str(disk):
+                trace.append(entry)
+                data += self.data[at : at + length]
+            at += length
+        return Outcome(self.signal, self.seconds, trace, data)
+
     @property
     def waits(self) -> int:
         return sum("waits" in entry for entry in self.trace)

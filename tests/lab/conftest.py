@@ -25,7 +25,12 @@ RESULTS = os.environ.get("BYOI_LAB_RESULTS")
 """A file that gets one line of JSON for each case."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What a long run alone has is not even told of in others."""
+    if not EVERYTHING:
+        long = [item for item in items if item.get_closest_marker("long_run") is not None]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     for item in items:
         if "lab" in item.path.parts and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TEST_SECONDS))

@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 
-from tests.lab import images, rescue
+from tests.lab import images, mirror, rescue
 from tests.lab.matrix import cases
 
 
@@ -20,6 +20,7 @@ def main() -> None:
         )
         print(made.path, file=sys.stderr)
         print(rescue.rescue_directory(case.rescue), file=sys.stderr)
+    print(mirror.image(), file=sys.stderr)
     asyncio.run(rescue.save("bios"))
     for panic in rescue.second_starts:
         print(f"started a second time after: {panic}", file=sys.stderr)

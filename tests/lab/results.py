@@ -1,7 +1,8 @@
-"""Writes what a run of the lab gave into docs/lab.md: the section of the matrix, or that of the power cuts.
+"""Writes what a run of the lab gave into docs/lab.md: the section of the matrix, of the power cuts, or of the mirrors.
 
     python -m tests.lab.results matrix RESULTS
     python -m tests.lab.results power-cuts RESULTS
+    python -m tests.lab.results mirrors RESULTS
 
 RESULTS has one line of JSON for each test (see conftest.py). The rest of the document stays as it is.
 """
@@ -117,7 +118,25 @@ def power_cuts(results: list[dict[str, Any]]) -> list[str]:
     return [summary, "", *table(["stage reached", "what it left on the disk", "cuts"], rows)]
 
 
-SECTIONS = {"matrix": matrix, "power-cuts": power_cuts}
+def mirrors(results: list[dict[str, Any]]) -> list[str]:
+    """One row for each start of a mirror."""
+    starts = [result for result in results if "disks" in result["notes"]]
+    passed = sum(start["outcome"] == "passed" for start in starts)
+    rows = [
+        [
+            start["notes"]["disks"],
+            start["notes"]["firmware"],
+            start["notes"]["found"],
+            "passed" if start["outcome"] == "passed" else f"**{start['outcome']}**",
+            seconds(start, "boot"),
+        ]
+        for start in starts
+    ]
+    heads = ["disks", "firmware", "expected", "result", "boot s"]
+    return [f"{passed} of {len(starts)} starts passed ({where()}).", "", *table(heads, rows)]
+
+
+SECTIONS = {"matrix": matrix, "power-cuts": power_cuts, "mirrors": mirrors}
 
 
 def replace_section(document: str, name: str, lines: list[str]) -> str:

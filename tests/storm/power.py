@@ -75,6 +75,7 @@ def prepare(directory: Path) -> None:
                 whole = recorder.record(name)
                 if name == "raw":
                     recorder.record_others(name, len(whole))
+                    recorder.record_mirror()
 
 
 @dataclass
@@ -91,6 +92,19 @@ class Recorder:
         whole, stages, new = self._deploy(name, "done")
         self._save(name, whole, stages, new)
         return whole
+
+    def record_mirror(self) -> None:
+        """Two disks, of which each is on its own when the power goes."""
+        disks = self.directory / "disk", self.directory / "other"
+        for disk in disks:
+            disk.write_bytes(self.old)
+        document = self.job | {"raid": {"level": "raid1"}}
+        outcome = self.driver.deploy(disks[0], document, others=[str(disks[1])], record=True)
+        assert outcome.status["status"] == "done", outcome.status
+        for disk in disks:
+            part = outcome.of_disk(disk)
+            stages = [part.stage_of_call(number) for number in range(len(part.calls))]
+            self._save(f"mirror-{disk.name}", list(steps(part)), stages, disk.read_bytes())
 
     def record_others(self, name: str, calls: int) -> None:
         """To other ends: with a wrong checksum, cancelled, and with a disk that fails in the commit."""

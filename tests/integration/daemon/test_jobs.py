@@ -7,6 +7,7 @@ from agent.model.disk_state import DiskState
 from tests.kit.agent_process import DEPLOYMENT, NAME
 from tests.kit.checks import assert_complete, assert_nothing_boots
 from tests.kit.deployments import job
+from tests.kit.disks import make_disk
 
 SECRETS = (
     "s3cret-header",
@@ -53,6 +54,29 @@ def test_a_job_is_deployed(make_agent, web, image, disk, tmp_path):
     ]  # fmt: skip
     unset = dict.fromkeys(("at", "reason", "waitingFor", "since"))
     assert document["reboot"] == unset | {"state": "disabled"}
+
+
+def test_a_job_for_two_disks_goes_to_both_of_the_group(make_agent, web, image, disk, tmp_path):
+    other = make_disk(tmp_path / "other.img")
+    agent = make_agent(groups=((disk, other),)).start()
+    assert agent.post(job(web.url, image.sha256, disks=2)).status == 200
+    done = agent.wait_for("done", "error")
+    assert done["status"] == "done", done
+    assert [each["path"] for each in agent.get().json["disks"]] == [str(disk), str(other)]
+    for number, each in enumerate((disk, other)):
+        scratch = tmp_path / f"scratch{number}"
+        scratch.mkdir()
+        assert_complete(each, image, scratch)
+
+
+def test_a_job_for_more_disks_than_the_group_has_touches_none(make_agent, web, image, disk):
+    before = disk.read_bytes()
+    agent = make_agent().start()
+    assert agent.post(job(web.url, image.sha256, disks=2)).status == 200
+    error = agent.wait_for("done", "error")["error"]
+    assert error["code"] == "raid.disks"
+    assert "the job wants 2 disks, group 1 has 1" in error["message"]
+    assert disk.read_bytes() == before
 
 
 def test_the_same_routes_answer_under_1_0(make_agent, web, image):

@@ -4,10 +4,12 @@ import asyncio
 import base64
 import json
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
 from agent.errors import ImageDownload, StateUnusable
+from agent.model.seal import Seal, SealedDisk
 from agent.service.jobs.entry import Phase
 from agent.service.jobs.phases import MAX_ATTEMPTS
 from agent.service.jobs.receipts import Receipts
@@ -432,6 +434,18 @@ async def test_a_commit_that_was_not_complete_or_cannot_be_looked_at_is_done_aga
     async with make_agent(committed=found) as agent:
         assert (await agent.deploying()).attempt == 2
         assert agent.slot.entry.phase is Phase.RUNNING
+
+
+async def test_where_one_of_two_disks_was_committed_the_job_is_not_done_and_what_is_there_not_promised(
+    make_agent, tmp_path
+):
+    disk = SealedDisk("/dev/sda", 100, 1, "0" * 64, 1, "0" * 64)
+    two = Seal((disk, replace(disk, path="/dev/sdb")), "md5:x")
+    await _die_in_the_commit(make_agent, tmp_path, seal=two.document(), ending="cancel")
+    async with make_agent(committed=1, **WAITING) as agent:
+        await agent.until(is_over, "it is over")
+        assert agent.document["error"]["code"] == "job.cancelled"
+        assert agent.document["error"]["diskState"] == "unknown"
 
 
 @pytest.mark.parametrize(("committed", "status"), [(True, "done"), (False, "error")])
