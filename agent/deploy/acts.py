@@ -7,12 +7,13 @@ over; whatever it raises ends the deployment. It changes no state of the table i
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from agent.aio import run_blocking
+from agent.aio import run_blocking, run_lasting, run_together
 from agent.deploy.target import make_drive
 from agent.deploy.tracker import Tracker
 from agent.model.disk_state import DiskState
 from agent.model.seal import Seal
 from agent.model.stage import State
+from agent.model.verification import COMMIT, READBACK
 from agent.stages.checksum import resolve_checksum
 from agent.stages.claim import claim
 from agent.stages.commit import commit, seal, settle
@@ -22,8 +23,10 @@ from agent.stages.finish import finish
 from agent.stages.libparted import examine_table
 from agent.stages.mirror import examine_root
 from agent.stages.preflight import find_own_drive, probe_image
+from agent.stages.readback import ReadingBack, read_back
 from agent.stages.registry import resolve_image
 from agent.stages.signature import prepare_signature, verify_signature
+from agent.stages.targets import Target
 from agent.stages.verify import examine_written, verify
 from agent.stages.write import write_image
 
@@ -93,6 +96,22 @@ async def _verify(work: Work) -> None:
     work.tracker.checksum = f"{ctx.digest.algorithm}:{ctx.digest.hexdigest()}"
 
 
+async def _read_back(work: Work) -> None:
+    """All disks side by side."""
+    ctx = work.ctx
+    record = ctx.recorded()
+    reading = ReadingBack(len(ctx.targets) * await run_blocking(record.total))
+    work.tracker.read_back_share = reading.share
+
+    async def one(target: Target) -> None:
+        disk, held = target.opened()
+        passed = reading.passed(disk.path)
+        await run_lasting(lambda: read_back(record, disk, held, passed), reading.stop, "byoi-readback")
+
+    await run_together(*(one(target) for target in ctx.targets))
+    work.tracker.read_back = READBACK
+
+
 async def _finish(work: Work) -> None:
     await run_blocking(finish, work.ctx)
     await work.keep(await run_blocking(seal, work.ctx))
@@ -102,6 +121,7 @@ async def _commit(work: Work) -> None:
     await run_blocking(commit, work.ctx)
     await run_blocking(settle, work.ctx)
     work.tracker.disk_state = DiskState.COMMITTED
+    work.tracker.read_back = work.tracker.read_back or COMMIT
 
 
 async def _use_image_facts(ctx: Context) -> None:
@@ -127,6 +147,7 @@ ACTS: Mapping[State, Act] = {
     State.CLAIM: _claim,
     State.WRITE: _write,
     State.VERIFY: _verify,
+    State.READBACK: _read_back,
     State.FINISH: _finish,
     State.COMMIT: _commit,
 }

@@ -15,7 +15,7 @@ Each ends with everything on the disk, flushed, or with an exit status. `step NA
 told in the plot.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SHA256 = "sha256 of the download"
 NOTHING = ""
@@ -120,7 +120,22 @@ dd if="$STAGE/image" of="$DISK" oflag=direct bs=4M conv=fsync status=none
     )
 
 
+_READ_BACK = """\
+step "read back"
+dd if="$DISK" iflag=direct bs=4M status=none | head -c "$GUEST_SIZE" | openssl dgst -sha256 -r | grep -q "^$SHA256 "
+"""
+
 PEERS = {
+    "readback": Command(
+        "byoi write --verify readback",
+        f"{OURS.script} --verify readback",
+        verifies=f"{SHA256}; everything that was written read back",
+    ),
+    "openssl, read back": replace(
+        pipe("curl | tee >(openssl dgst) | dd; dd iflag=direct | openssl dgst"),
+        script=pipe("").script + _READ_BACK,
+        verifies=f"{SHA256}; the disk's sha256 after it",
+    ),
     "openssl": pipe("curl | tee >(openssl dgst) | dd oflag=direct bs=4M"),
     "sha256sum": pipe("curl | tee >(sha256sum) | dd oflag=direct bs=4M", hasher="sha256sum"),
     "bmap": Command(
@@ -189,6 +204,7 @@ ROWS = (
         ("openssl", "sha256sum", "bmap", "nobmap", "ipa", "nbdcopy", "qemu-img", "downloaded"),
         limits=("receive", "hash", "write", "copy"),
     ),
+    Row("readback", "raw, and all of it read back", "random", ("readback", "openssl, read back"), limits=("write",)),
     Row("https", "raw over https", "random", ("openssl", "ipa", "nbdcopy"), tls=True),
     Row("gz", "raw in gzip", "gz", ("pipe gzip", "pipe pigz"), "gzip -dc", limits=_PACKED),
     Row("zst", "raw in zstd", "zst", ("pipe zstd",), "zstd -dc", limits=_PACKED),
