@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.formats.tables.md import super_offset
-from agent.units import MiB
+from agent.units import KiB, MiB
 from tests.kit.checks import partitions
 from tests.kit.commands import run
 from tests.kit.disks import DISK_SIZE, is_untouched, make_disk
@@ -96,6 +96,35 @@ def test_an_image_whose_first_bytes_come_late_is_judged_before_the_commit(mirror
     run("sh", "-c", f"xz -c {image.path} > {packed}")
     assert mirror(packed, disks).status == 0
     assert examine(member_of(disks[1], tmp_path))["Device Role"] == "Active device 1"
+
+
+MD_MAGIC = struct.pack("<I", 0xA92B4EFC)
+
+
+def old_places(size: int) -> list[int]:
+    """Where md looks for superblocks at the end of something of that size: formats 1.0 and 0.90."""
+    return [super_offset(size), (size & ~(64 * KiB - 1)) - 64 * KiB]
+
+
+def test_no_superblock_of_an_older_array_is_left_at_the_end_of_the_partition_or_of_the_array(
+    mirror, image, disks, tmp_path
+):
+    drive = ("--hostname", "h1")  # behind the root: it does not end in what every claim wipes
+    assert mirror(image.path, disks, *drive).status == 0
+    start, size, _ = partitions(disks[0])[ROOT]
+    inner = int(examine(member_of(disks[0], tmp_path))["Array Size"].split()[0]) * KiB
+    places = [*old_places(size), *old_places(inner)]
+    # As if it had been found so: nothing tells of an old partition whose ends would be wiped.
+    make_disk(disks[0])
+    with disks[0].open("r+b") as disk:
+        for place in places:
+            disk.seek(start + place)
+            disk.write(MD_MAGIC)
+    assert mirror(image.path, disks, *drive).status == 0
+    member = member_of(disks[0], tmp_path).read_bytes()
+    found = [place for place in places if member[place : place + 4] == MD_MAGIC]
+    assert found == [super_offset(size)]
+    assert member[super_offset(size) + 4] == 1
 
 
 # -- refused before the first write --------------------------------------------------------------------------

@@ -47,6 +47,7 @@ _BITMAP_HEAD_BYTES = 256
 _FLUSH_SECONDS = 5
 _LEAST_CHUNK = 64 * MiB
 _SUPER_BYTES = 8 * KiB
+_END_BYTES = 128 * KiB  # formats 0.90 and 1.0 have their superblocks within so much of a device's end
 _SIZE_STEP = 64 * KiB
 _MAX_BITS = (BITMAP_BYTES - _BITMAP_HEAD_BYTES) * 8
 _EVENTS = 1
@@ -128,8 +129,13 @@ def uuid_text(array: uuid.UUID) -> str:
 
 
 def member_gap(array: Array, partition_bytes: int) -> tuple[int, int]:
-    """The range (offset, length) behind the array's data, to be zeroed before `member_writes` are written."""
-    return array.size, partition_bytes - array.size
+    """The range (offset, length) at the end of a member to be zeroed before `member_writes` are written.
+
+    It begins behind the array's data, or a little before their end where the image does not reach that far: what an
+    older array left at either end would be found, on the partition or on the new array itself.
+    """
+    start = max(align_up(array.resync, ALIGNMENT), array.size - _END_BYTES)
+    return min(start, array.size), partition_bytes - min(start, array.size)
 
 
 def member_writes(array: Array, role: int, partition_bytes: int, device_uuid: uuid.UUID) -> Writes:

@@ -143,11 +143,23 @@ def test_unequal_members_tell_of_the_same_array():
     for role, size in ((0, small), (1, large)):
         (bitmap_at, bits), (super_at, block) = member_writes(array, role, size, OWN)
         start, length = member_gap(array, size)
-        assert start == array.size
+        assert start == array.size - 128 * KiB
         assert start + length == size
         assert start <= bitmap_at < bitmap_at + len(bits) == super_at < super_at + len(block) <= size
         assert struct.unpack_from("<Q", block, 80) == (array.size // 512,)
         assert struct.unpack_from("<QQ", block, 136) == (bitmap_at // 512, super_at // 512)
+
+
+@given(size=st.integers(2**18, 2**40), spare=st.integers(0, 2**20))
+def test_no_byte_of_the_image_is_in_the_gap_and_every_end_is(size, spare):
+    size -= size % (4 * KiB)
+    data = member_layout(size).data_bytes
+    array = array_for(size, max(0, data - spare))
+    start, length = member_gap(array, size)
+    assert start + length == size
+    assert start % (4 * KiB) == 0
+    assert array.resync <= start <= data
+    assert start <= max(array.resync + 4 * KiB - 1, data - 128 * KiB)
 
 
 def test_an_old_array_can_be_found_where_a_new_one_is_written():
