@@ -29,6 +29,7 @@ from agent.stages.signature import prepare_signature, verify_signature
 from agent.stages.targets import Target
 from agent.stages.verify import examine_written, verify
 from agent.stages.write import write_image
+from agent.transfer.record import Record
 
 Keep = Callable[[DiskState | Seal], Awaitable[None]]
 """Makes durable what the next agent has to know, where this one dies: the state of the disk, or the seal."""
@@ -97,24 +98,34 @@ async def _verify(work: Work) -> None:
 
 
 async def _read_back(work: Work) -> None:
-    """All disks side by side."""
+    record = work.ctx.recorded()
+    await _read_all(work, {target.found.path: record for target in work.ctx.targets})
+    work.tracker.read_back = READBACK
+    work.ctx.record = None  # the memory is finish's
+
+
+async def _read_all(work: Work, records: Mapping[str, Record]) -> None:
+    """Compare the disks with these records, by their paths, side by side."""
     ctx = work.ctx
-    record = ctx.recorded()
-    reading = ReadingBack(len(ctx.targets) * await run_blocking(record.total))
+    totals = [await run_blocking(record.total) for record in records.values()]
+    reading = ReadingBack(sum(totals))
     work.tracker.read_back_share = reading.share
 
     async def one(target: Target) -> None:
         disk, held = target.opened()
-        passed = reading.passed(disk.path)
+        record, passed = records[target.found.path], reading.passed(disk.path)
         await run_lasting(lambda: read_back(record, disk, held, passed), reading.stop, "byoi-readback")
 
     await run_together(*(one(target) for target in ctx.targets))
-    work.tracker.read_back = READBACK
 
 
 async def _finish(work: Work) -> None:
-    await run_blocking(finish, work.ctx)
-    await work.keep(await run_blocking(seal, work.ctx))
+    ctx = work.ctx
+    records = {target.found.path: target.begin_record() for target in ctx.targets if ctx.reads_back}
+    await run_blocking(finish, ctx)
+    if records:
+        await _read_all(work, records)
+    await work.keep(await run_blocking(seal, ctx))
 
 
 async def _commit(work: Work) -> None:

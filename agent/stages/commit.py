@@ -37,7 +37,7 @@ def seal(ctx: Context) -> Seal:
         image_type=ctx.container,
         image_packing=ctx.packing or "",
         signature="" if ctx.vouched is None else json.dumps(ctx.vouched),
-        read_back=READBACK if ctx.record is not None else "",
+        read_back=READBACK if ctx.reads_back else "",
         registry="" if ctx.resolved is None else json.dumps(ctx.resolved.document()),
     )
 

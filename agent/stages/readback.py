@@ -1,8 +1,9 @@
 """Read-back: everything that was written is read from the device and compared, while the disk still cannot boot.
 
-Only where it was asked for. The disk is flushed and all caches of the system are dropped; what is read goes past the
-page cache. The ends that are held in memory are compared from there: the commit writes them, and reads them back. A
-cache in the disk itself is beyond reach: docs/reliability.md says what it can hide.
+The image in a stage of its own; what finish adds to it, at the end of that. Only where it was asked for. The disk is
+flushed and all caches of the system are dropped; what is read goes past the page cache. The ends that are held in
+memory are compared from there: the commit writes them, and reads them back. A cache in the disk itself is beyond
+reach: docs/reliability.md says what it can hide.
 """
 
 from collections.abc import Callable

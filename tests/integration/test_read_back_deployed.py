@@ -152,14 +152,14 @@ def shim(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("how", ["drop", "flip"])
-def test_a_write_that_is_lost_or_changed_on_its_way_is_found(byoi, shim, image, disk, tmp_path, how):
+@pytest.mark.parametrize("fault", ["drop 3", "flip 3", "drop 6"])  # the last of them is one of finish
+def test_a_write_that_is_lost_or_changed_on_its_way_is_found(byoi, shim, image, disk, tmp_path, fault):
     job = tmp_path / "job.json"
     job.write_text(json.dumps({k: v for k, v in job_for(image).items() if k != "verify"}))
     shimmed = {
         "LD_PRELOAD": str(shim),
         "STORM_DISK": str(disk),
-        "STORM_FAULT": f"write {how} 3 0",
+        "STORM_FAULT": f"write {fault} 0",
         "STORM_HIT": str(tmp_path / "hit"),
     }
     options = {"fresh": True, **shimmed}

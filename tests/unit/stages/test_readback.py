@@ -6,7 +6,9 @@ import pytest
 
 from agent.errors import DiskIo, DiskReadback
 from agent.stages.context import HEAD_BYTES
+from agent.stages.finish import finish
 from agent.stages.readback import ReadingBack, Stopped, read_back
+from agent.stages.verify import verify
 from agent.units import MiB
 from tests.unit.stages.memory import (
     DISK_BYTES,
@@ -16,6 +18,7 @@ from tests.unit.stages.memory import (
     MemorySource,
     Stages,
     empty_qcow2,
+    sha256,
 )
 
 
@@ -132,3 +135,20 @@ async def test_without_it_no_record_is_made():
     stages = Stages()
     await stages.written()
     assert stages.ctx.record is None
+
+
+async def test_what_finish_adds_is_recorded_by_itself_and_what_it_loses_is_found():
+    disk = MemoryDisk(b"\xa5" * DISK_BYTES)
+    stages = Stages(disk=disk, reads_back=True, **sha256(IMAGE))
+    await stages.written()
+    verify(stages.ctx)
+    [target] = stages.ctx.targets
+    record = target.begin_record()
+    finish(stages.ctx)
+    ranges = [found for number in range(len(record)) for found in record.ranges(number)]
+    assert ranges  # the image's own backup table lies in the middle of the larger disk, and is zeroed
+    assert all(start >= HEAD_BYTES and end <= target.sink.tail_offset for start, end in ranges)
+    read_back(record, disk, target.sink, lambda _: None)
+    disk.content[ranges[-1][0]] ^= 1
+    with pytest.raises(DiskReadback):
+        read_back(record, disk, target.sink, lambda _: None)
