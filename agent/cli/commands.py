@@ -230,6 +230,7 @@ is shown first what is on the disk, and asked; --yes leaves the question out.
   byoi write job.json --disk /dev/sda --yes
   byoi write job.json --disk disk.img --size 20G --dry-run
   byoi write job.json --disk-hint serial=S64GNE0R1 --dry-run
+  byoi write job.json --disk /dev/nvme0n1 --disk /dev/nvme1n1
   byoi write --url https://images.example.net/debian.raw --type raw --checksum sha256:9f86d0... \\
       --hostname web1 --ssh-key ~/.ssh/id_ed25519.pub --user-data setup.sh \\
       --disk /dev/disk/by-id/wwn-0x5000c500a0b1c2d3
@@ -249,6 +250,7 @@ disk, and asked; --yes leaves the question out.
   byoi deploy job.json --watch
   byoi deploy job.json --yes
   byoi deploy --url https://images.example.net/debian.raw --type raw --hostname web1 --disk-group 2
+  byoi deploy --url https://images.example.net/debian.raw --raid raid1 --watch
 """,
         add_options=_deploy_options,
     ),

@@ -141,12 +141,13 @@ def _place(options: argparse.Namespace) -> Iterator[tuple[Place, Images]]:
         tempfile.TemporaryDirectory(prefix="byoi-bench-", dir="/dev/shm") as memory,
         tempfile.TemporaryDirectory(prefix="byoi-bench-", dir=options.dir) as directory,
         _disk(Path(directory, "disk"), size) as disk,
+        _disk(Path(directory, "other"), size) as other,
     ):
         certificate = Path(memory, "certificate")
         make_certificate(certificate)
         served = Path(memory, "www")
         served.mkdir()
-        place = Place(disk, Path(memory, "stage"), certificate, Path(ipa, "bin/python"), options.smoke)
+        place = Place(disk, other, Path(memory, "stage"), certificate, Path(ipa, "bin/python"), options.smoke)
         yield place, Images(served, options.size, system)
 
 

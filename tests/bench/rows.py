@@ -5,6 +5,7 @@ A command is a script of bash (`set -euo pipefail`) that is handed its image and
     URL, SHA256     the image as it is served, and its digest
     KIND            raw or qcow2
     DISK            the target, a block device
+    OTHER           another one of the same size
     STAGE           an empty directory in memory, for what a command has to store
     HERE, PYTHON    this directory, and the interpreter with the agent
     IPA             an interpreter with ironic-python-agent
@@ -70,6 +71,14 @@ OURS = Command(
     verifies=f"{SHA256}; both ends and the config drive read back",
 )
 
+# Beside OURS, for what a second disk costs.
+OURS_TWICE = Command(
+    "byoi write, two disks",
+    '"$PYTHON" -m agent.cli write --url "$URL" --checksum "sha256:$SHA256" --hostname bench '
+    '--disk "$DISK" --disk "$OTHER" --yes --quiet --json',
+    verifies=OURS.verifies,
+)
+
 # -- peers -----------------------------------------------------------------------------------------------------------
 
 _DOWNLOADED = """\
@@ -125,6 +134,16 @@ step "read back"
 dd if="$DISK" iflag=direct bs=4M status=none | head -c "$GUEST_SIZE" | openssl dgst -sha256 -r | grep -q "^$SHA256 "
 """
 
+_TO_TWO = """\
+mkfifo "$STAGE/copy" "$STAGE/other"
+openssl dgst -sha256 -r <"$STAGE/copy" >"$STAGE/digest" &
+dd if="$STAGE/other" of="$OTHER" oflag=direct bs=4M iflag=fullblock conv=fsync status=none &
+curl -sf "$URL" | tee "$STAGE/copy" "$STAGE/other" | \\
+    dd of="$DISK" oflag=direct bs=4M iflag=fullblock conv=fsync status=none
+wait
+grep -q "^$SHA256 " "$STAGE/digest"
+"""
+
 PEERS = {
     "readback": Command(
         "byoi write --verify readback",
@@ -136,6 +155,8 @@ PEERS = {
         script=pipe("").script + _READ_BACK,
         verifies=f"{SHA256}; the disk's sha256 after it",
     ),
+    "two disks": OURS_TWICE,
+    "pipe to two": Command("curl | tee >(openssl dgst) >(dd) | dd, two disks", _TO_TWO, verifies=SHA256),
     "openssl": pipe("curl | tee >(openssl dgst) | dd oflag=direct bs=4M"),
     "sha256sum": pipe("curl | tee >(sha256sum) | dd oflag=direct bs=4M", hasher="sha256sum"),
     "bmap": Command(
@@ -205,6 +226,7 @@ ROWS = (
         limits=("receive", "hash", "write", "copy"),
     ),
     Row("readback", "raw, and all of it read back", "random", ("readback", "openssl, read back"), limits=("write",)),
+    Row("two-disks", "raw, onto two disks", "random", ("two disks", "pipe to two")),
     Row("https", "raw over https", "random", ("openssl", "ipa", "nbdcopy"), tls=True),
     Row("gz", "raw in gzip", "gz", ("pipe gzip", "pipe pigz"), "gzip -dc", limits=_PACKED),
     Row("zst", "raw in zstd", "zst", ("pipe zstd",), "zstd -dc", limits=_PACKED),

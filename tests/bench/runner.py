@@ -58,6 +58,8 @@ class Place:
     """Where commands are run."""
 
     disk: Path
+    other: Path
+    """A second disk, for the commands that write to two."""
     stage: Path
     certificate: Path
     ipa: Path
@@ -105,6 +107,7 @@ class Place:
             "GUEST_SIZE": str(image.guest_size),
             "KIND": image.kind,
             "DISK": str(self.disk),
+            "OTHER": str(self.other),
             "STAGE": str(self.stage),
             "HERE": str(HERE),
             "PYTHON": sys.executable,
