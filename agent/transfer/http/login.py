@@ -95,8 +95,7 @@ class Login:
     async def _token(self, challenge: Challenge) -> str:
         realm = challenge.parameters["realm"]
         self._check_realm(realm)
-        scope = challenge.parameters.get("scope") or f"repository:{self._repository}:pull"
-        query = {"service": challenge.parameters.get("service", ""), "scope": scope[:_MAX_SCOPE]}
+        query = {"service": challenge.parameters.get("service", ""), "scope": self._scope(challenge)}
         asked = urlencode({key: value for key, value in query.items() if value})
         url = f"{realm}{'&' if urlsplit(realm).query else '?'}{asked}"
         headers = () if self._basic is None else (("Authorization", self._basic),)
@@ -116,6 +115,12 @@ class Login:
                 retryable=fault.retryable,
             ) from fault
         return _read_token(data, service)
+
+    def _scope(self, challenge: Challenge) -> str:
+        """What the token is for: this repository, and to pull, whatever else a registry would like to have one for."""
+        asked = challenge.parameters.get("scope", "")
+        is_own_kind = asked and not any(part.startswith("repository:") for part in asked.split())
+        return asked[:_MAX_SCOPE] if is_own_kind else f"repository:{self._repository}:pull"
 
     def _check_realm(self, realm: str) -> None:
         """Refuse a token service that must not be asked, before it is.

@@ -3,7 +3,9 @@
 import base64
 import json
 import random
+import threading
 from dataclasses import dataclass, field
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -11,7 +13,11 @@ from agent.errors import Blame, DeployError, ImageDownload, RegistryDenied, Regi
 from agent.formats.oci.manifest import MAX_MANIFEST_BYTES
 from agent.model.registry import RegistryAuth
 from agent.transfer.http.limits import HttpLimits
+from agent.transfer.http.ramp import Ramp, Sample
 from agent.transfer.http.registry import RegistrySource
+from agent.transfer.http.slices import SLICE
+from agent.transfer.pool import BufferPool
+from agent.units import MiB
 from tests.kit.registry import INDEX, Shelf, descriptor, entry, index, manifest, sha256
 
 PATIENT = HttpLimits(connect_seconds=10, head_seconds=10, stall_seconds=10, window_seconds=10, attempts=3)
@@ -210,6 +216,34 @@ async def test_a_token_for_nobody_in_particular(serve, tls, ca_file, shelf, pull
     assert await pull(server, ca_file=ca_file).read() == DISK
     assert service.requests[0].header("Authorization") is None
     assert "scope=repository%3Ateam%2Fweb%3Apull" in service.requests[0].target
+
+
+@pytest.mark.parametrize(
+    ("scope", "asked"),
+    [
+        ("aws", "aws"),
+        ("repository:team/web:pull,push", "repository:team/web:pull"),
+        ("repository:other/secret:pull", "repository:team/web:pull"),
+        ("x repository:other/secret:*", "repository:team/web:pull"),
+        ("", "repository:team/web:pull"),
+    ],
+)
+async def test_a_token_is_for_this_repository_and_for_pulling(serve, shelf, pull, scope, asked):
+    shelf.put_disk(DISK)
+
+    def answer(request):
+        if request.target.startswith("/token"):
+            request.reply(200, b'{"token": "t"}')
+        elif request.header("Authorization") == "Bearer t":
+            shelf.answer(request)
+        else:
+            challenge = f'Bearer realm="{request.server.at("/token")}",scope="{scope}"'
+            request.reply(401, WWW_Authenticate=challenge)
+
+    server = serve(answer)
+    assert await pull(server, auth=AUTH).read() == DISK
+    (target,) = [target for target in targets(server) if target.startswith("/token")]
+    assert parse_qs(urlsplit(target).query) == {"scope": [asked]}
 
 
 async def test_a_token_that_expires_within_the_transfer_is_renewed(serve, shelf, pull):
@@ -507,3 +541,53 @@ async def test_urls_of_a_layer_elsewhere_are_not_followed(serve, shelf, pull):
     shelf.put(manifest(layer), "1")
     assert await pull(serve(shelf.answer)).read() == DISK
     assert elsewhere.requests == []
+
+
+# -- several connections -----------------------------------------------------------------------------------------
+
+
+class Eager(Ramp):
+    """Wants as many as may be from the first look on."""
+
+    worth = SLICE
+
+    def observe(self, sample: Sample) -> None:
+        self.count = self.most
+
+
+@pytest.mark.parametrize("good_for", [3, 10])
+async def test_several_connections_whose_tokens_expire(serve, shelf, pull, good_for):
+    image = b"QFI\xfb\0\0\0\3" + random.Random(5).randbytes(28 * MiB)
+    shelf.put_disk(image)
+    lock = threading.Lock()
+    uses: list[int] = [0]
+
+    def answer(request):
+        if request.target.startswith("/token"):
+            with lock:
+                uses.append(0)
+                token = len(uses) - 1
+            request.reply(200, json.dumps({"token": f"t{token}"}).encode())
+            return
+        with lock:
+            is_good = request.header("Authorization") == f"Bearer t{len(uses) - 1}" and uses[-1] < good_for
+            uses[-1] += is_good
+        if is_good:
+            shelf.answer(request)
+        else:
+            request.reply(401, WWW_Authenticate=f'Bearer realm="{request.server.at("/token")}"')
+
+    server = serve(answer, keep=True)
+    pool = BufferPool()
+    pulling = pull(server, lender=pool, ramp=Eager(4))
+    source = pulling.source
+    await source.open()
+    data, most = bytearray(), 0
+    piece = memoryview(bytearray(4 * MiB))
+    while count := await source.fill(piece):
+        data += piece[:count]
+        most = max(most, source.connections)
+    assert bytes(data) == image
+    assert most > 1
+    assert len(uses) > 2
+    pool.close()

@@ -88,6 +88,17 @@ def test_it_says_which_image_went_where():
     assert said["times"]["acceptedAt"] == "2023-11-14T22:13:20.000Z"
 
 
+def test_what_a_registry_had_is_in_it_and_its_credentials_are_not():
+    found = {"index": None, "manifest": f"sha256:{'1' * 64}", "layer": f"sha256:{DIGEST}"}
+    auth = {"username": f"{CANARY}13", "password": f"{CANARY}14"}
+    job = parse_job({"URL": "oci://registry.example.net/team/web:1", "registryAuth": auth})
+    made = statement(replace(DONE, registry=found, job=job.redacted()))
+    image = made["predicate"]["image"]
+    assert (image["registry"], image["compared"]) == (found, True)
+    assert made["subject"][0]["name"] == "web:1"
+    assert CANARY not in json.dumps(made)
+
+
 def test_a_deployment_that_failed_has_one_too_and_is_about_its_job():
     error = ChecksumMismatch(algorithm="sha256", got="1", expected="2")
     made = statement(failed(error, DiskState.EMPTY))
