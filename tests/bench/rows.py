@@ -71,6 +71,12 @@ OURS = Command(
     verifies=f"{SHA256}; both ends and the config drive read back",
 )
 
+# Beside OURS, for what the reading back costs.
+OURS_READ_BACK = Command(
+    "byoi write --verify readback",
+    f"{OURS.script} --verify readback",
+    verifies=f"{SHA256}; everything that was written read back",
+)
 # Beside OURS, for what a second disk costs.
 OURS_TWICE = Command(
     "byoi write, two disks",
@@ -130,8 +136,9 @@ dd if="$STAGE/image" of="$DISK" oflag=direct bs=4M conv=fsync status=none
 
 
 _READ_BACK = """\
-step "read back"
-dd if="$DISK" iflag=direct bs=4M status=none | head -c "$GUEST_SIZE" | openssl dgst -sha256 -r | grep -q "^$SHA256 "
+step read-back
+dd if="$DISK" iflag=direct,count_bytes bs=4M count="$GUEST_SIZE" status=none |
+    openssl dgst -sha256 -r | grep -q "^$SHA256 "
 """
 
 _TO_TWO = """\
@@ -145,11 +152,7 @@ grep -q "^$SHA256 " "$STAGE/digest"
 """
 
 PEERS = {
-    "readback": Command(
-        "byoi write --verify readback",
-        f"{OURS.script} --verify readback",
-        verifies=f"{SHA256}; everything that was written read back",
-    ),
+    "readback": OURS_READ_BACK,
     "openssl, read back": replace(
         pipe("curl | tee >(openssl dgst) | dd; dd iflag=direct | openssl dgst"),
         script=pipe("").script + _READ_BACK,
