@@ -10,11 +10,11 @@ purpose could answer the reading and lie later. Both together cost 0.3 ms of eac
 would cost ten times that, in the thread that writes.
 """
 
+import functools
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-
-from isal.isal_zlib import adler32, crc32, crc32_combine
+from typing import Any
 
 from agent.transfer.sink import Sink
 from agent.units import MiB
@@ -46,10 +46,18 @@ NOTHING: Sum = (0, 0, 0)
 
 def contribution(data: memoryview | bytes, after: int) -> Sum:
     """What bytes add to the sum of a region that goes on for `after` bytes behind them."""
-    crc = crc32(data, _BASE) ^ _BASE
-    halves = adler32(data, 0)
+    library = _library()
+    crc = library.crc32(data, _BASE) ^ _BASE
+    halves = library.adler32(data, 0)
     low, high = halves & 0xFFFF, halves >> 16
-    return crc32_combine(crc, 0, after), low, (high + after * low) % _ADLER
+    return library.crc32_combine(crc, 0, after), low, (high + after * low) % _ADLER
+
+
+@functools.cache
+def _library() -> Any:
+    from isal import isal_zlib  # noqa: PLC0415 - only where something is read back
+
+    return isal_zlib
 
 
 def combined(one: Sum, other: Sum) -> Sum:
