@@ -122,9 +122,8 @@ def test_one_that_never_had_a_disk_has_one_as_well():
 
 
 def test_several_disks_are_all_told():
-    document = DONE.document() | {"disks": [SSD.to_json(), {**SSD.to_json(), "path": "/dev/sdb"}]}
-    made = make_statement(document, AROUND)
-    STATEMENT.validate(made)
+    document = replace(DONE, disks=(SSD.to_json(), {**SSD.to_json(), "path": "/dev/sdb"}))
+    made = statement(document)
     assert [disk["path"] for disk in made["predicate"]["disks"]] == [SSD.path, "/dev/sdb"]
 
 
