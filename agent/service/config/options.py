@@ -268,7 +268,7 @@ TABLE = (
     Option(
         "policy.allow_http",
         kinds.BOOLEAN,
-        "Take images over plain http too.",
+        "Take images over plain http too, and out of registries by oci+http.",
         default=_POLICY.allow_http,
     ),
     Option(
