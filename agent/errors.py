@@ -541,6 +541,18 @@ class VerifyFailed(DeployError):
     default_hint = "The disk may be failing: look at the kernel's log and at SMART."
 
 
+class DiskReadback(DeployError):
+    """A part of the disk does not give back what was written there. Nothing bootable is on it."""
+
+    code = "disk.readback"
+    blame = Blame.DISK
+    template = "{device} does not give back what was written to it, in bytes {start} to {end}."
+    default_hint = (
+        "The disk, its cable or its controller loses or changes data: look at the kernel's log and at SMART, and "
+        "replace it before it is used."
+    )
+
+
 class ToolMissing(DeployError):
     """A program that is needed is not installed."""
 

@@ -1,7 +1,7 @@
 """Progress on a terminal: a line for each stage that is over, below them a bar, and below that the footer."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TextIO
@@ -13,8 +13,9 @@ from agent.cli.screen import Line, Screen, Style
 from agent.cli.words import amounts, stage_name, summary
 from agent.cli.wrap import wrap
 from agent.model.events import DeployEvent, Finished, Noted, StageEnded
-from agent.model.stage import STAGES, State
+from agent.model.stage import EVERY_STAGE, STAGES, State
 from agent.model.status import Status
+from agent.model.verification import READBACK
 from agent.text import printable
 from agent.units import format_duration
 
@@ -107,10 +108,9 @@ class Bar(Follower):
     def _progress(self, status: Status, width: int) -> list[Line]:
         """The stage that runs, and those that remain."""
         lines = self._running(status, width)
-        if status.state in STAGES:
-            to_do = [
-                f"{self._glyphs.to_do} {stage.value}" for stage in STAGES[STAGES.index(status.state) + 1 :]
-            ]
+        if status.state in EVERY_STAGE:
+            rest = EVERY_STAGE[EVERY_STAGE.index(status.state) + 1 :]
+            to_do = [f"{self._glyphs.to_do} {stage.value}" for stage in rest if stage in _planned(status)]
             if to_do:
                 lines += [((line, Style.PLAIN),) for line in wrap("  ".join(to_do), width)]
         return lines
@@ -141,6 +141,11 @@ class Bar(Follower):
         with self._screen.drawing():
             async with super().following(snapshot):
                 yield
+
+
+def _planned(status: Status) -> Sequence[State]:
+    """The stages of a deployment: where the operator has everything read back, its status does not tell that."""
+    return EVERY_STAGE if status.job.get("verify") == READBACK else STAGES
 
 
 def _padded(name: str) -> str:

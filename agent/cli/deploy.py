@@ -36,6 +36,8 @@ async def run(options: argparse.Namespace) -> int:
         job = _with_choice(options, job, {"diskGroupId": options.disk_group, "disk": None})
     if options.disks is not None:
         job = _with_choice(options, job, {"disks": options.disks})
+    if options.verify is not None and options.job is not None:
+        job = _with_choice(options, job, {"verify": options.verify})
     client = Client(socket_path(options.socket))
     cancel_on_signals()
     report = await client.report()

@@ -26,6 +26,7 @@ from agent.model.signature import (
     SIGNATURE_TYPES,
 )
 from agent.model.url import redact_url
+from agent.model.verification import VERIFY
 from agent.units import format_size
 
 
@@ -76,6 +77,12 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         "--header", action="append", metavar="NAME:VALUE", help="HTTP header; @FILE reads lines of them"
     )
     job.add_argument(
+        "--verify",
+        choices=VERIFY,
+        help="what is read back before the disk becomes bootable: both its ends and the config drive (commit), or "
+        "everything that was written (readback); goes beside a document too",
+    )
+    job.add_argument(
         "--efi-bootloader", metavar="PATH", help=r"must exist on the ESP, such as \EFI\debian\grubx64.efi"
     )
     job.add_argument(
@@ -124,6 +131,7 @@ _OPTION_OF = {
     "signature.over": "--signature-over",
     "signature.keys": "--trusted-key",
     "signature.publicKey": "--trusted-key",
+    "verify": "--verify",
     "registryAuth": "--registry-auth",
     "registryAuth.auth": "--registry-auth",
     "registryAuth.username": "--registry-auth",
@@ -215,6 +223,7 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
         "signature": _signature(options.signature, options.signature_over, options.trusted_key or ()),
         "registryAuth": _registry_auth(options.registry_auth, options.url),
         "efiBootloaderPath": options.efi_bootloader,
+        "verify": options.verify,
         "raid": None if options.raid is None else {"level": options.raid},
         "httpHeader": [_pair(line, ":", "--header") for line in _header_lines(options.header or ())] or None,
         "configdrive": drive if wants_drive else None,

@@ -24,7 +24,8 @@ from agent.formats.dsse import (
     read_envelope,
     verify,
 )
-from agent.model.receipt import PAYLOAD_TYPE, PREDICATE_TYPE, READBACK
+from agent.model.receipt import PAYLOAD_TYPE, PREDICATE_TYPE
+from agent.model.verification import COMMIT, READBACK
 from agent.text import printable
 from agent.units import format_size
 
@@ -134,7 +135,7 @@ def _words(statement: Mapping[str, Any]) -> Iterator[str]:
     yield _line("versions", ", ".join(f"{name} {version}" for name, version in versions))
 
 
-_READ_BACK = {"commit": "both ends and the config drive", READBACK: "everything that was written"}
+_READ_BACK = {COMMIT: "both ends and the config drive", READBACK: "everything that was written"}
 
 
 def _disk(disk: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.cli.surroundings import UNTOLD, Surroundings, read_surroundings
 from agent.model.events import DeployEvent, Finished, Noted, StageBegan, StageEnded
-from agent.model.stage import STAGES, State
+from agent.model.stage import EVERY_STAGE, State
 from agent.model.status import StageTime, Status, read_status, read_timestamp
 
 
@@ -92,7 +92,7 @@ def changes(before: Status | None, after: Status) -> list[DeployEvent]:
         Noted(text) for text in _new_notes(before.notes if before else (), after.notes)
     ]
     for index, stage in enumerate(after.stages):
-        if stage.name not in STAGES:
+        if stage.name not in EVERY_STAGE:
             continue
         if index >= known:
             events.append(StageBegan(State(stage.name)))

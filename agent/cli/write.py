@@ -67,6 +67,8 @@ def _read_job(options: argparse.Namespace) -> Job:
         job = load_job(job_text(options))
     except JobInvalid as error:
         raise by_option(options, error.faults) from None
+    if options.verify is not None:
+        job = dataclasses.replace(job, verify=options.verify)
     if options.disks is not None or options.disk is not None:
         job = _with_count(job, options)
     if (selector := read_hints(options)) is not None:

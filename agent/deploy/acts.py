@@ -7,12 +7,13 @@ over; whatever it raises ends the deployment. It changes no state of the table i
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from agent.aio import run_blocking
+from agent.aio import run_blocking, run_lasting, run_together
 from agent.deploy.target import make_drive
 from agent.deploy.tracker import Tracker
 from agent.model.disk_state import DiskState
 from agent.model.seal import Seal
 from agent.model.stage import State
+from agent.model.verification import COMMIT, READBACK
 from agent.stages.checksum import resolve_checksum
 from agent.stages.claim import claim
 from agent.stages.commit import commit, seal, settle
@@ -22,10 +23,13 @@ from agent.stages.finish import finish
 from agent.stages.libparted import examine_table
 from agent.stages.mirror import examine_root
 from agent.stages.preflight import find_own_drive, probe_image
+from agent.stages.readback import ReadingBack, read_back
 from agent.stages.registry import resolve_image
 from agent.stages.signature import prepare_signature, verify_signature
+from agent.stages.targets import Target
 from agent.stages.verify import examine_written, verify
 from agent.stages.write import write_image
+from agent.transfer.record import Record
 
 Keep = Callable[[DiskState | Seal], Awaitable[None]]
 """Makes durable what the next agent has to know, where this one dies: the state of the disk, or the seal."""
@@ -93,15 +97,42 @@ async def _verify(work: Work) -> None:
     work.tracker.checksum = f"{ctx.digest.algorithm}:{ctx.digest.hexdigest()}"
 
 
+async def _read_back(work: Work) -> None:
+    record = work.ctx.recorded()
+    await _read_all(work, {target.found.path: record for target in work.ctx.targets})
+    work.tracker.read_back = READBACK
+    work.ctx.record = None  # the memory is finish's
+
+
+async def _read_all(work: Work, records: Mapping[str, Record]) -> None:
+    """Compare the disks with these records, by their paths, side by side."""
+    ctx = work.ctx
+    totals = [await run_blocking(record.total) for record in records.values()]
+    reading = ReadingBack(sum(totals))
+    work.tracker.read_back_share = reading.share
+
+    async def one(target: Target) -> None:
+        disk, held = target.opened()
+        record, passed = records[target.found.path], reading.passed(disk.path)
+        await run_lasting(lambda: read_back(record, disk, held, passed), reading.stop, "byoi-readback")
+
+    await run_together(*(one(target) for target in ctx.targets))
+
+
 async def _finish(work: Work) -> None:
-    await run_blocking(finish, work.ctx)
-    await work.keep(await run_blocking(seal, work.ctx))
+    ctx = work.ctx
+    records = {target.found.path: target.begin_record() for target in ctx.targets if ctx.reads_back}
+    await run_blocking(finish, ctx)
+    if records:
+        await _read_all(work, records)
+    await work.keep(await run_blocking(seal, ctx))
 
 
 async def _commit(work: Work) -> None:
     await run_blocking(commit, work.ctx)
     await run_blocking(settle, work.ctx)
     work.tracker.disk_state = DiskState.COMMITTED
+    work.tracker.read_back = work.tracker.read_back or COMMIT
 
 
 async def _use_image_facts(ctx: Context) -> None:
@@ -127,6 +158,7 @@ ACTS: Mapping[State, Act] = {
     State.CLAIM: _claim,
     State.WRITE: _write,
     State.VERIFY: _verify,
+    State.READBACK: _read_back,
     State.FINISH: _finish,
     State.COMMIT: _commit,
 }

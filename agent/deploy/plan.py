@@ -46,8 +46,9 @@ from agent.model.disks import Disk, describe, require_eligible
 from agent.model.job import Job
 from agent.model.policy import Policy, require_allowed
 from agent.model.signature import CHECKSUM
-from agent.model.stage import STAGES, State
+from agent.model.stage import EVERY_STAGE, State
 from agent.model.url import redact_url
+from agent.model.verification import reads_back
 from agent.units import MiB, format_size
 
 # Below this there is no room between the two held ends, nor for any system.
@@ -62,8 +63,10 @@ WEIGHTS: Mapping[State, float] = {
     State.COMMIT: 2,
 }
 """Shares of the stages in the percentage, 100 together."""
+READ_BACK_WEIGHTS = {**WEIGHTS, State.WRITE: 62, State.READBACK: 30}
+"""The same where everything is read back."""
 
-_READING = (State.PREFLIGHT, State.VERIFY)
+_READING = (State.PREFLIGHT, State.VERIFY, State.READBACK)
 """Stages that write nothing to the disk."""
 
 
@@ -311,11 +314,15 @@ def _steps(job: Job, facts: Facts, slot: DriveSlot | None) -> tuple[Step, ...]:
         State.CLAIM: f"take {paths} and zero {both}",
         State.WRITE: f"stream {amount} to {disk}, all but {both}",
         State.VERIFY: f"compare {checked}",
+        State.READBACK: f"read back from {disk} everything that was written, and compare",
         State.FINISH: f"{table}{drive}{', make the root a mirror' if job.raid is not None else ''}",
         State.COMMIT: f"write the first and last MiB, {read_back} back and check",
     }
+    weights = READ_BACK_WEIGHTS if reads_back(job.verify, facts.policy.verify) else WEIGHTS
     return tuple(
-        Step(stage, titles[stage], WEIGHTS[stage], stage not in _READING, ACTS[stage]) for stage in STAGES
+        Step(stage, titles[stage], weights[stage], stage not in _READING, ACTS[stage])
+        for stage in EVERY_STAGE
+        if stage in weights
     )
 
 

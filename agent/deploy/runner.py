@@ -35,6 +35,7 @@ from agent.model.job import Job
 from agent.model.seal import Seal
 from agent.model.stage import UNCOMMITTED, State
 from agent.model.status import Status
+from agent.model.verification import reads_back
 from agent.stages.context import Context
 from agent.stages.machine import LocalMachine, Machine, OpenDisk
 from agent.stages.targets import Target
@@ -194,7 +195,7 @@ class Deployment:
         before = tracker.disk_state
         try:
             for step in steps:
-                tracker.next()
+                tracker.next(step.stage)
                 await step.act(work)
             tracker.next()
         except BaseException as error:
@@ -247,6 +248,7 @@ class Deployment:
             meter=Meter(connections=lambda: source.connections, slow_disk=lambda: ctx.slow_disk),
             registry=registry,
             trusted_keys=options.trusted_keys,
+            reads_back=reads_back(job.verify, options.policy.verify),
             fetcher=Fetcher(job.url, headers, options.ca_file, options.limits, self._tracker.fetch_event),
         )
         self._ctx = ctx

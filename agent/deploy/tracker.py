@@ -18,8 +18,9 @@ from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
 from agent.model.job import Job
 from agent.model.seal import Seal
-from agent.model.stage import STAGES, Event, State, advance
+from agent.model.stage import EVERY_STAGE, Event, State, advance
 from agent.model.status import Progress, StageTime, Status
+from agent.model.verification import COMMIT
 
 if TYPE_CHECKING:
     pass  # the daemon needs this module at its start, but no plan
@@ -32,6 +33,7 @@ MESSAGES = {
     State.CLAIM: "Taking the disk and wiping its old system.",
     State.WRITE: "Downloading the image and writing it to the disk.",
     State.VERIFY: "Verifying the downloaded image.",
+    State.READBACK: "Reading back from the disk everything that was written.",
     State.FINISH: "Fitting the partition table and writing the config drive.",
     State.COMMIT: "Making the disk bootable; both its ends and the config drive are read back.",
     State.DONE: "The image is deployed and verified.",
@@ -89,6 +91,10 @@ class Tracker:
         self.error: DeployError | None = None
         self.checksum: str | None = None
         self.signature: dict[str, Any] | None = None
+        self.read_back: str | None = None
+        """What was read back from the device and is as it was written."""
+        self.read_back_share: Callable[[], float] = lambda: 0.0
+        """How much of what is to be read back has been, from 0 to 1."""
         self.registry: dict[str, Any] | None = None
         self.disks: list[dict[str, Any]] = []
         self.image_type: str | None = None
@@ -100,11 +106,15 @@ class Tracker:
         """How many notes there were in all."""
         self.progress: Callable[[], Progress] = Progress
 
-    def next(self) -> None:
-        """One stage is over (or none had begun), the next one begins."""
+    def next(self, stage: State | None = None) -> None:
+        """One stage is over (or none had begun), the next one begins.
+
+        Args:
+            stage: the plan's next one; None: the one that follows as a rule.
+        """
         self._end_stage()
-        self.state = advance(self.state, Event.NEXT)
-        if self.state in STAGES:
+        self.state = advance(self.state, Event.READ_BACK if stage is State.READBACK else Event.NEXT)
+        if self.state in EVERY_STAGE:
             self._began = time.monotonic()
             self._stages.append(StageTime(self.state.value, self._clock(), None))
             self._tell(StageBegan(self.state))
@@ -178,6 +188,7 @@ class Tracker:
             message=message,
             checksum=self.checksum,
             signature=self.signature,
+            read_back=self.read_back,
             registry=self.registry,
             percent=self._percent,
             attempt=self.attempt,
@@ -201,9 +212,11 @@ class Tracker:
             return 100.0
         if self.state not in self.weights:
             return 0.0
-        before = sum(self.weights[stage] for stage in STAGES[: STAGES.index(self.state)])
+        before = sum(self.weights.get(stage, 0) for stage in EVERY_STAGE[: EVERY_STAGE.index(self.state)])
         total = progress.bytes_total
         fraction = progress.bytes_written / total if self.state is State.WRITE and total else 0.0
+        if self.state is State.READBACK:
+            fraction = self.read_back_share()
         return before + self.weights[self.state] * min(fraction, 1.0)
 
     def _end_stage(self, *, failed: bool = False) -> None:
@@ -253,6 +266,7 @@ def concluded(
         return tracker.snapshot()
     tracker.checksum = outcome.checksum
     tracker.signature = json.loads(outcome.signature) if outcome.signature else None
+    tracker.read_back = outcome.read_back or COMMIT
     tracker.registry = json.loads(outcome.registry) if outcome.registry else None
     tracker.disks = [{"path": disk.path, "size": disk.size} for disk in outcome.disks]
     tracker.image_type = outcome.image_type or None

@@ -25,6 +25,7 @@ ZERO_STEP = 128 * MiB
 WINDOW = 32 * MiB
 # Length of the aligned buffer through which unaligned memory is written with O_DIRECT.
 _BOUNCE = MiB
+MAX_READ_BACK = MiB
 
 _ZeroMethod = Callable[[int, int, int], None]
 
@@ -58,6 +59,7 @@ class TargetDisk:
         self._direct_works = True
         self._lock = threading.RLock()
         self._bounce = memoryview(b"")
+        self._back: memoryview | None = None
         self._in_flight: InFlight | None = None
         self._no_queue = False
         self._started: Sequence[tuple[int, memoryview]] = ()
@@ -313,6 +315,41 @@ class TargetDisk:
                 offset += len(piece)
                 length -= len(piece)
             return b"".join(pieces)
+
+    def read_back(self, offset: int, length: int) -> memoryview:
+        """Read exactly `length` bytes, at most `MAX_READ_BACK`, past the page cache; by one thread at a time.
+
+        Returns:
+            The bytes, as long as nothing else is read back.
+
+        Raises:
+            OSError: EIO if the disk ends before, or cannot be read.
+        """
+        if self._back is None:
+            self._back = memoryview(mmap.mmap(-1, MAX_READ_BACK + 2 * FILE_ALIGNMENT))
+        with path_in_errors(self.path):
+            self._check_range(offset, length)
+            start = align_down(offset, self._alignment)
+            window = self._back[: align_up(offset + length, self._alignment) - start]
+            done = 0
+            while start + done < offset + length:
+                count = self._fill(window[done:], start + done)
+                if count == 0:
+                    raise OSError(errno.EIO, f"the disk ends at byte {start + done}")
+                done += count
+                self.operations += 1
+            return window[offset - start : offset - start + length]
+
+    def _fill(self, window: memoryview, offset: int) -> int:
+        if self._direct_fd is not None:
+            try:
+                return os.preadv(self._direct_fd, [window], offset)
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+        # Without O_DIRECT: the cached pages were flushed, and are dropped.
+        os.posix_fadvise(self._fd, offset, len(window), os.POSIX_FADV_DONTNEED)
+        return os.preadv(self._fd, [window], offset)
 
     def reread_partitions(self) -> bool:
         """Have the kernel read the partition table; False if it cannot: a file, a loop device without partitions."""

@@ -34,6 +34,7 @@ def _hide_value(match: re.Match[str]) -> str:
     )
 
 
+# Every repetition in front of a word is bounded: a text of a MiB takes a moment, whatever is in it.
 _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (
         re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
@@ -46,7 +47,7 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     ),
     (re.compile(r"(?i)\b(?P<name>bearer|basic)\s+(?P<value>[A-Za-z0-9._~+/=-]{8,})"), _hide_value),
     # A parameter of the kernel that is quoted as a whole.
-    (re.compile(r'(?i)(?<=")(?:[\w.]+\.)?set_?credential\w*=[^"]*(?=")'), lambda _: HIDDEN),
+    (re.compile(r'(?i)(?<=")(?:[\w.]{1,40}\.)?set_?credential\w*=[^"]*(?=")'), lambda _: HIDDEN),
     # systemd.exec(5): NAME:VALUE, on the kernel command line and in units.
     (
         re.compile(r"(?i)(?P<name>set_?credential(?:_binary|encrypted)?)=(?:[^:\s\"]+:)" + _VALUE),
@@ -54,7 +55,7 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     ),
     (
         re.compile(
-            r"(?i)(?P<name>[\w.-]*(?:token|secret|passw(?:or)?d|passphrase|private_?key)[\w.-]*)[\"']?\s*[=:]\s*"
+            r"(?i)(?P<name>[\w.-]{0,40}(?:token|secret|passw(?:or)?d|passphrase|private_?key)[\w.-]{0,40}+)[\"']?\s*[=:]\s*"
             + _VALUE
         ),
         _hide_value,

@@ -19,6 +19,7 @@ from agent.model.registry import RegistryAuth, is_reference, read_reference, rea
 from agent.model.selector import DiskSelector, parse_selector
 from agent.model.signature import IMAGE, Signature, read_signature
 from agent.model.url import check_url, check_web_url, origin_of, redact_url
+from agent.model.verification import VERIFY
 from agent.text import HIDDEN
 from agent.units import MiB
 
@@ -96,6 +97,8 @@ class Job:
     """More URLs of the same bytes, in the order in which they are tried."""
     signature: Signature | None = None
     """Who has to vouch for the image, or for the list of its checksums."""
+    verify: str | None = None
+    """How much is read back (`agent.model.verification`); None: what the operator wants."""
     registry_auth: RegistryAuth | None = None
     """The credentials for the registry of the URL."""
 
@@ -135,6 +138,7 @@ class Job:
             "checkSum": self.checksum if self.checksum_url is None else redact_url(self.checksum_url),
             "checkSumType": self.checksum_type,
             "signature": self.signature and self.signature.redacted(),
+            "verify": self.verify,
             "registryAuth": self.registry_auth and self.registry_auth.redacted(),
             "description": self.description,
             "diskGroupId": self.disk_group_id,
@@ -254,6 +258,7 @@ def parse_job(document: object) -> Job:
         mirrors=_mirrors(reader, url),
         signature=_signature(reader, url, None if checksum_url is None else checksum_type),
         registry_auth=_registry_auth(reader, url, headers),
+        verify=reader.text("verify", check=_verify_fault),
     )
     if url is not None and is_reference(url) and checksum_url is not None:
         reader.fault(
@@ -263,6 +268,10 @@ def parse_job(document: object) -> Job:
     if reader.faults:
         raise JobInvalid(reader.faults[:MAX_FAULTS])
     return job
+
+
+def _verify_fault(text: str) -> str | None:
+    return None if text in VERIFY else f"must be one of {', '.join(VERIFY)}"
 
 
 def _is_url(text: str) -> bool:

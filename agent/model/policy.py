@@ -13,6 +13,7 @@ from agent.errors import Fault, JobInvalid, SignatureMissing
 from agent.model.job import Job
 from agent.model.signature import CHECKSUM
 from agent.model.url import origin_of
+from agent.model.verification import COMMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Policy:
     """Whether a job that comes over the network may name a file of the server itself."""
     require_signature: bool = False
     """Whether one of the operator's own keys has to vouch for every image."""
+    verify: str = COMMIT
+    """How much is read back of every job, whatever that asks for (`agent.model.verification`)."""
 
 
 def require_allowed(job: Job, policy: Policy, *, remote: bool) -> None:

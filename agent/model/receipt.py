@@ -14,6 +14,7 @@ from typing import Any
 
 from agent.model.status import DONE, timestamp
 from agent.model.url import file_name
+from agent.model.verification import COMMIT, VERIFY
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://byoi-agent.invalid/receipt/v1"
@@ -22,8 +23,6 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 """The media type of a statement in an envelope."""
 JOB_SUBJECT = "job"
 """The name of the subject where the image's digest is not known: the job, whose digest is that of `predicate.job`."""
-COMMIT, READBACK = "commit", "readback"
-"""What was read back from the device: both ends and the config drive, or everything that was written."""
 
 _DISK_MEMBERS = ("path", "model", "serial", "wwn", "size")
 _ERROR_MEMBERS = ("code", "blame", "message", "detail", "hint")
@@ -120,6 +119,6 @@ def _disks(status: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 def _read_back(status: Mapping[str, Any]) -> str | None:
     told = status.get("readBack")
-    if told in (COMMIT, READBACK):
+    if told in VERIFY:
         return str(told)
     return COMMIT if status.get("status") == DONE else None

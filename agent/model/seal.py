@@ -47,8 +47,8 @@ class SealedDisk:
 class Seal:
     """A deployment right before its commit.
 
-    `checksum` is the digest of the image as downloaded. `image_type`, `image_packing`, and `signature` and `registry`
-    (as JSON) are those of the status, empty where it has null, and in seals of agents before 0.2.
+    `checksum` is the digest of the image as downloaded. `image_type`, `image_packing`, `signature` and `registry` (both
+    as JSON), and `read_back` are those of the status, empty where it has null, and in seals of agents before 0.2.
     """
 
     disks: tuple[SealedDisk, ...]
@@ -56,6 +56,7 @@ class Seal:
     image_type: str = ""
     image_packing: str = ""
     signature: str = ""
+    read_back: str = ""
     registry: str = ""
 
     def document(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class State(StrEnum):
     CLAIM = "claim"
     WRITE = "write"
     VERIFY = "verify"
+    READBACK = "readback"
     FINISH = "finish"
     COMMIT = "commit"
     DONE = "done"
@@ -26,6 +27,7 @@ class Event(StrEnum):
     """An event that changes the state."""
 
     NEXT = "next"
+    READ_BACK = "read back"
     RESTART = "restart"
     FAIL = "fail"
     CANCEL = "cancel"
@@ -33,10 +35,14 @@ class Event(StrEnum):
 
 # The order in which a deployment is carried out: plan, table and documents follow it.
 STAGES = (State.PREFLIGHT, State.CLAIM, State.WRITE, State.VERIFY, State.FINISH, State.COMMIT)
-ACTIVE = (State.STARTING, *STAGES)
+# With the one that is only there where it was asked for.
+EVERY_STAGE = (*STAGES[:4], State.READBACK, *STAGES[4:])
+ACTIVE = (State.STARTING, *EVERY_STAGE)
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
-    **{(before, Event.NEXT): after for before, after in pairwise((*ACTIVE, State.DONE))},
+    **{(before, Event.NEXT): after for before, after in pairwise((State.STARTING, *STAGES, State.DONE))},
+    (State.VERIFY, Event.READ_BACK): State.READBACK,
+    (State.READBACK, Event.NEXT): State.FINISH,
     # The connection to a server without Range support was lost: the transfer begins again.
     (State.WRITE, Event.RESTART): State.WRITE,
     **{(state, event): State.ERROR for state in ACTIVE for event in (Event.FAIL, Event.CANCEL)},
@@ -44,7 +50,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 
 # The stages in which the disk has been written but not committed: after an error in them, its first and last MiB are
 # zeroed.
-UNCOMMITTED = STAGES[STAGES.index(State.CLAIM) :]
+UNCOMMITTED = EVERY_STAGE[EVERY_STAGE.index(State.CLAIM) :]
 
 
 def advance(state: State, event: Event) -> State:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.model.stage import STAGES, State
+from agent.model.stage import EVERY_STAGE, State
 
 DOING, DONE, ERROR = "doing", "done", "error"
 
@@ -65,6 +65,8 @@ class Status:
     """What is around it, such as `gzip`."""
     signature: dict[str, Any] | None = None
     """Who has signed what; None as long as nobody is known to have."""
+    read_back: str | None = None
+    """What was read back from the device and is as it was written (`agent.model.verification`); None: nothing yet."""
     registry: dict[str, Any] | None = None
     """Digests of what the URL has led to in a registry; None elsewhere, and as long as that is not known."""
     job: dict[str, Any] = field(default_factory=dict)
@@ -114,6 +116,7 @@ class Status:
             "imageType": self.image_type,
             "imagePacking": self.image_packing,
             "signature": self.signature,
+            "readBack": self.read_back,
             "registry": self.registry,
             "job": self.job,
             "notes": list(self.notes),
@@ -172,6 +175,7 @@ def read_status(document: Mapping[str, Any]) -> Status:
         image_type=member.text("imageType"),
         image_packing=member.text("imagePacking"),
         signature=member.table("signature"),
+        read_back=member.text("readBack"),
         registry=member.table("registry"),
         job=member.table("job") or {},
         notes=tuple(member.items("notes", str)),
@@ -258,7 +262,7 @@ def _read_state(status: str | None, stages: tuple[StageTime, ...]) -> State:
         case "error":
             return State.ERROR
         case "doing":
-            return State(stages[-1].name) if stages and stages[-1].name in STAGES else State.STARTING
+            return State(stages[-1].name) if stages and stages[-1].name in EVERY_STAGE else State.STARTING
         case _:
             raise _fault("status")
 

@@ -20,6 +20,7 @@ from agent.host import parttable
 from agent.host.faults import disk_fault
 from agent.host.readback import ReadBack
 from agent.model.seal import Seal, SealedDisk
+from agent.model.verification import READBACK
 from agent.stages.context import Context
 from agent.stages.libparted import keep_missing, missing_partition
 from agent.stages.targets import Target
@@ -36,6 +37,7 @@ def seal(ctx: Context) -> Seal:
         image_type=ctx.container,
         image_packing=ctx.packing or "",
         signature="" if ctx.vouched is None else json.dumps(ctx.vouched),
+        read_back=READBACK if ctx.reads_back else "",
         registry="" if ctx.resolved is None else json.dumps(ctx.resolved.document()),
     )
 

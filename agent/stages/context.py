@@ -19,6 +19,7 @@ from agent.transfer.digest import DEFAULT_ALGORITHM, Digest, Observer
 from agent.transfer.fetch import Fetcher
 from agent.transfer.meter import Meter
 from agent.transfer.pool import Buffer, BufferPool
+from agent.transfer.record import Record
 from agent.transfer.several import SeveralSinks
 from agent.transfer.sink import Sink
 from agent.transfer.source import RegistryImage, Source, SourceInfo
@@ -86,6 +87,8 @@ class Context:
     """What is around it: `gzip`, `tar in gzip`; None where nothing is."""
     window_memory: int = MAX_MEMORY
     """Bytes that the windows of compressed files may take together. What preflight takes, write takes too."""
+    reads_back: bool = False
+    """Whether everything that is written is read back: then write makes a record of it."""
     parts_memory: int = 0
     """Bytes that the parts of a compressed file may take together, which write inflates side by side."""
     window: bytes = field(default=b"", repr=False)
@@ -98,6 +101,8 @@ class Context:
     """What is written here goes to all targets."""
     # From write:
     guest_size: int = 0
+    record: Record | None = None
+    """Of what was written; None where it is not to be read back."""
 
     def __post_init__(self) -> None:
         self.digest = Digest(self.job.checksum_type or DEFAULT_ALGORITHM)
@@ -158,6 +163,12 @@ class Context:
             raise RuntimeError("the image is used before it was examined")
         return self.info, self.image
 
+    def recorded(self) -> Record:
+        """The record of what was written."""
+        if self.record is None:
+            raise RuntimeError("what was written is read back without a record of it")
+        return self.record
+
     def close(self) -> None:
         """Close the disks and let all memory go. No thread may be at work any more. `signature` is closed by others: it
         may take a while.
@@ -171,7 +182,7 @@ class Context:
         self.pool.close()
         self.head_buffers = []
         self.window = self.head_window = b""
-        self.sink = self.drive = None
+        self.sink = self.drive = self.record = None
         self.drive_tree = {}
         self.drive_content = None
         return_free_memory()  # a daemon lives on: 6 MiB between what it keeps

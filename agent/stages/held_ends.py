@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from agent.transfer.record import Record, Recorder
 from agent.transfer.sink import Sink
 
 
@@ -28,6 +29,10 @@ class HeldEnds:
         """Forget what the ends held: the transfer starts again."""
         self.head[:] = bytes(len(self.head))
         self.tail[:] = bytes(len(self.tail))
+
+    def record(self, record: Record) -> None:
+        """Have a record made of all that goes to the inner sink from now on."""
+        self._inner = Recorder(self._inner, record)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write, splitting at the held ends."""

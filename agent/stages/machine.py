@@ -49,6 +49,9 @@ class OpenDisk(Protocol):
     def drop_cache(self) -> None:
         """Flush; what is read next comes from the device."""
 
+    def read_back(self, offset: int, length: int) -> memoryview:
+        """Read exactly `length` bytes from the device; see `agent.host.disk.TargetDisk.read_back`."""
+
     def reread_partitions(self) -> bool:
         """Tell the kernel about a changed table; False where it cannot."""
 

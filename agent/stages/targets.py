@@ -8,6 +8,7 @@ from agent.formats.tables.layout import DriveSlot
 from agent.model.disks import Disk
 from agent.stages.held_ends import HeldEnds
 from agent.stages.machine import OpenDisk
+from agent.transfer.record import Record
 
 
 @dataclass(slots=True)
@@ -21,12 +22,21 @@ class Target:
     sink: HeldEnds | None = None
     # From finish:
     slot: DriveSlot | None = None
+    record: Record | None = None
+    """Of what finish has written to this disk; None where it is not to be read back."""
 
     def opened(self) -> tuple[OpenDisk, HeldEnds]:
         """The claimed disk and the sink over it."""
         if self.disk is None or self.sink is None:
             raise RuntimeError("the disk is used before it was claimed")
         return self.disk, self.sink
+
+    def begin_record(self) -> Record:
+        """Have a record made of what is written to this disk from now on."""
+        disk, sink = self.opened()
+        self.record = Record(disk.size)
+        sink.record(self.record)
+        return self.record
 
     def table_window(self, image: ImageFacts) -> bytes:
         """The first bytes of the guest disk as it will be, as far as its partition table reaches."""
@@ -38,4 +48,4 @@ class Target:
         """Give the disk back. No thread may be at work on it any more."""
         if self.disk is not None:
             self.disk.close()
-        self.sink = None
+        self.sink = self.record = None

@@ -14,6 +14,7 @@ from agent.stages.decoding import container_of, new_decoder
 from agent.stages.targets import Target
 from agent.transfer.digest import Observer
 from agent.transfer.pipeline import copy
+from agent.transfer.record import Record, Recorder
 from agent.transfer.sink import Sink, SinkFailed
 from agent.transfer.source import TransferRestart
 
@@ -45,7 +46,7 @@ async def write_image(ctx: Context, restarted: Callable[[], None]) -> None:
 async def _copy_once(ctx: Context) -> None:
     for target in ctx.targets:
         target.opened()[1].reset()
-    sink = ctx.written()
+    sink = _recorded(ctx, ctx.written())
     # Preflight has freed copies of the first MiBs. Give them back to the system before the buffers fill.
     await run_blocking(return_free_memory)
     head, ctx.head_buffers = deque(ctx.head_buffers), []
@@ -57,6 +58,8 @@ async def _copy_once(ctx: Context) -> None:
         for note in decoder.notes:
             ctx.note(note)
         await run_blocking(_clean_scratch, decoder, sink)
+        if ctx.record is not None:
+            ctx.record.settle(ctx.guest_size)
         # The flush belongs to this stage: a disk that cannot keep the bytes that it took is told as a fault in writing.
         await run_blocking(_flush, ctx.targets)
     except SinkFailed as failure:
@@ -69,6 +72,14 @@ async def _copy_once(ctx: Context) -> None:
     except ImageTooLarge as failure:
         smallest = min((target.found for target in ctx.targets), key=lambda disk: disk.size)
         raise ImageSize(image_size=failure.size, device=smallest.path, device_size=smallest.size) from None
+
+
+def _recorded(ctx: Context, sink: Sink) -> Sink:
+    """The sink, with a new record made of what passes to it where that is to be read back."""
+    if not ctx.reads_back:
+        return sink
+    ctx.record = Record(sink.size)
+    return Recorder(sink, ctx.record)
 
 
 def _reset(observers: Sequence[Observer]) -> None:

@@ -16,7 +16,7 @@ Each ends with everything on the disk, flushed, or with an exit status. `step NA
 told in the plot.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SHA256 = "sha256 of the download"
 NOTHING = ""
@@ -71,6 +71,12 @@ OURS = Command(
     verifies=f"{SHA256}; both ends and the config drive read back",
 )
 
+# Beside OURS, for what the reading back costs.
+OURS_READ_BACK = Command(
+    "byoi write --verify readback",
+    f"{OURS.script} --verify readback",
+    verifies=f"{SHA256}; everything that was written read back",
+)
 # Beside OURS, for what a second disk costs.
 OURS_TWICE = Command(
     "byoi write, two disks",
@@ -129,6 +135,12 @@ dd if="$STAGE/image" of="$DISK" oflag=direct bs=4M conv=fsync status=none
     )
 
 
+_READ_BACK = """\
+step read-back
+dd if="$DISK" iflag=direct,count_bytes bs=4M count="$GUEST_SIZE" status=none |
+    openssl dgst -sha256 -r | grep -q "^$SHA256 "
+"""
+
 _TO_TWO = """\
 mkfifo "$STAGE/copy" "$STAGE/other"
 openssl dgst -sha256 -r <"$STAGE/copy" >"$STAGE/digest" &
@@ -140,6 +152,12 @@ grep -q "^$SHA256 " "$STAGE/digest"
 """
 
 PEERS = {
+    "readback": OURS_READ_BACK,
+    "openssl, read back": replace(
+        pipe("curl | tee >(openssl dgst) | dd; dd iflag=direct | openssl dgst"),
+        script=pipe("").script + _READ_BACK,
+        verifies=f"{SHA256}; the disk's sha256 after it",
+    ),
     "two disks": OURS_TWICE,
     "pipe to two": Command("curl | tee >(openssl dgst) >(dd) | dd, two disks", _TO_TWO, verifies=SHA256),
     "openssl": pipe("curl | tee >(openssl dgst) | dd oflag=direct bs=4M"),
@@ -210,6 +228,7 @@ ROWS = (
         ("openssl", "sha256sum", "bmap", "nobmap", "ipa", "nbdcopy", "qemu-img", "downloaded"),
         limits=("receive", "hash", "write", "copy"),
     ),
+    Row("readback", "raw, and all of it read back", "random", ("readback", "openssl, read back"), limits=("write",)),
     Row("two-disks", "raw, onto two disks", "random", ("two disks", "pipe to two")),
     Row("https", "raw over https", "random", ("openssl", "ipa", "nbdcopy"), tls=True),
     Row("gz", "raw in gzip", "gz", ("pipe gzip", "pipe pigz"), "gzip -dc", limits=_PACKED),

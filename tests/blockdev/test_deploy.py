@@ -363,3 +363,13 @@ def test_a_fetched_drive_is_fitted_to_the_image_in_a_file(images, byoi, make_job
         table = read_table(file.read(MiB), 4096)
     part = next(part for part in table.partitions if part.name == "config-2")
     assert "TYPE=vfat" in run("blkid", "-p", "-O", str(part.start), "-o", "export", disk).splitlines()
+
+
+@pytest.mark.parametrize("sector_size", SECTOR_SIZES)
+def test_everything_is_read_back_from_the_device(images, make_disk, deploy, sector_size):
+    """By O_DIRECT and in whole sectors, whatever lengths were written; the drive, and what was zeroed, too."""
+    disk = make_disk(LARGER, sector_size)
+    outcome = deploy(images.gpt(sector_size=sector_size), disk.device, configdrive=DRIVE, verify="readback")
+    assert outcome.status == 0, outcome.err
+    assert outcome.document["readBack"] == "readback"
+    assert_clean(disk)

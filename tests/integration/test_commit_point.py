@@ -121,6 +121,25 @@ def worth_trying(reference: Outcome) -> list[int]:
     return [number for number in numbers if number not in middle]
 
 
+# -- read-back -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["kill", "cancel"])
+@pytest.mark.parametrize("edge", ["begins", "ends"])
+def test_nothing_boots_while_everything_is_read_back(lab: Lab, disk: Path, by: str, edge: str):
+    events = [*BOUNDARIES[: BOUNDARIES.index("finish begins")], "readback begins", "readback ends"]
+    number = events.index(f"readback {edge}")
+    stop = {"by": by, "at": "event", "number": number}
+    outcome = lab.driver.deploy(disk, lab.job | {"verify": "readback"}, stop=stop)
+    assert outcome.events[: number + 1] == events[: number + 1]
+    assert check(lab, disk, {"blank"}, outcome.events) == "blank"
+    assert_nothing_boots(disk)
+    if by == "cancel":
+        assert outcome.error_code == "job.cancelled"
+        assert_told(outcome, "empty")
+    assert_second_try_works(lab, disk)
+
+
 # -- kill -9 -------------------------------------------------------------------------------------------------
 
 

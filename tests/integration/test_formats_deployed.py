@@ -98,11 +98,14 @@ def check(byoi, web, tmp_path):
                     "checkSum": hashlib.sha256(path.read_bytes()).hexdigest(),
                     "checkSumType": "sha256",
                     "configdrive": {"enable": True, "hostname": "h1"},
+                    # In whatever order a format brings it: what was written is known again.
+                    "verify": "readback",
                 }
             )
         )
         outcome = byoi("write", job, "--disk", disk, "--json")
         assert outcome.status == 0, outcome.err
+        assert outcome.document["readBack"] == "readback"
         assert "No problems found" in run("sgdisk", "-v", disk)
         # Between the tables at both ends of the image, where all partitions are, every byte is the image's.
         between = (MiB, raw.size - 2 * MiB)

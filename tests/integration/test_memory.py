@@ -78,6 +78,24 @@ def test_an_image_of_4_gib_takes_less_than_128_mib_of_memory(served, tmp_path):
     assert peak < LIMIT
 
 
+def test_what_is_read_back_takes_no_more(served, tmp_path):
+    make_image(tmp_path / "image.raw", GiB)
+    script = ["qemu-img", "convert", "-O", "qcow2", "-W", "-m", "16"]
+    subprocess.run([*script, tmp_path / "image.raw", tmp_path / "image.qcow2"], check=True)
+    for name, kind in (("image.raw", "raw"), ("image.qcow2", "qcow2")):
+        peak = deploy(
+            f"{served}/{name}",
+            tmp_path / "disk.img",
+            2 * GiB,
+            "--hostname",
+            "web1",
+            "--verify",
+            "readback",
+            kind=kind,
+        )
+        assert peak < LIMIT
+
+
 def test_several_connections_take_no_more(tmp_path):
     make_image(tmp_path / "image.raw", 256 * MiB)
     asked = set()

@@ -49,9 +49,13 @@ def member_of(disk: Path, scratch: Path) -> Path:
     return member
 
 
-def test_both_disks_are_members_of_one_array_that_is_in_sync_up_to_the_image(mirror, image, disks, tmp_path):
-    outcome = mirror(image.path, disks, "--hostname", "h1")
+@pytest.mark.parametrize("verify", ["commit", "readback"])
+def test_both_disks_are_members_of_one_array_that_is_in_sync_up_to_the_image(
+    mirror, image, disks, tmp_path, verify
+):
+    outcome = mirror(image.path, disks, "--hostname", "h1", "--verify", verify)
     assert outcome.status == 0, outcome.err
+    assert outcome.document["readBack"] == verify
     _, root_size, _ = partitions(image.path)[ROOT]
     members = [member_of(disk, tmp_path) for disk in disks]
     told = [examine(member) for member in members]

@@ -19,7 +19,7 @@ SIZE = 64 * MiB
 SEED_MEMBERS = {"servername", "status", "message", "checksum"}
 MEMBERS = SEED_MEMBERS | {
     *("stage", "percent", "bytesDownloaded", "bytesTotal", "bytesWritten", "rate", "eta", "waitingOn"),
-    *("connections", "signature", "slowDisk", "disks"),
+    *("connections", "signature", "slowDisk", "disks", "readBack"),
     *(
         "attempt",
         "startedAt",

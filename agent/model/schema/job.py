@@ -33,6 +33,7 @@ from agent.model.schema.blocks import Schema, a_text, an_object, nullable, of, w
 from agent.model.schema.signature import signature_schema
 from agent.model.selector import ANY, ANY_HELP, KEYS
 from agent.model.url import MAX_URL_LENGTH
+from agent.model.verification import VERIFY
 from agent.units import format_size
 
 # A host or an absolute path; schemes in any letter case.
@@ -79,6 +80,15 @@ def job_schema() -> Schema:
             of("string", "The kind of the digest: both members or neither.", enum=list(CHECKSUM_DIGITS))
         ),
         "signature": nullable(signature_schema(_WEB_URL)),
+        "verify": nullable(
+            of(
+                "string",
+                "How much is read back from the disk before it becomes bootable: `commit`, both ends and the config "
+                "drive; `readback`, everything that was written. Absent: what the server's policy says, which a job "
+                "can add to and not take from. Not in the OVH API.",
+                enum=list(VERIFY),
+            )
+        ),
         "configdrive": nullable(_configdrive()),
         "description": nullable(a_text("For people; kept in the status.")),
         "diskGroupId": nullable(

@@ -1,12 +1,13 @@
 """The schemas of a receipt: the statement, and the envelope around it."""
 
 from agent.model.disk_state import DiskState
-from agent.model.receipt import COMMIT, PAYLOAD_TYPE, PREDICATE_TYPE, READBACK, STATEMENT_TYPE
+from agent.model.receipt import PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE
 from agent.model.schema.blocks import Schema, a_count, a_time, an_object, nullable, of
 from agent.model.schema.signature import signed_schema
 from agent.model.schema.status import registry_schema
-from agent.model.stage import STAGES
+from agent.model.stage import EVERY_STAGE
 from agent.model.status import DONE, ERROR
+from agent.model.verification import COMMIT, READBACK
 
 
 def envelope_schema() -> Schema:
@@ -58,7 +59,7 @@ def _predicate() -> Schema:
     text, known = of("string"), nullable(of("string"))
     seconds = nullable(of("number", "Seconds.", minimum=0))
     stage = {
-        "name": of("string", enum=[stage.value for stage in STAGES]),
+        "name": of("string", enum=[stage.value for stage in EVERY_STAGE]),
         "startedAt": a_time(),
         "seconds": seconds,
     }

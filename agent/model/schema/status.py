@@ -4,9 +4,10 @@ from agent.model.schema.blocks import Schema, a_count, a_time, an_object, nullab
 from agent.model.schema.disks import disk_schema
 from agent.model.schema.errors import error_schema
 from agent.model.schema.signature import signed_schema
-from agent.model.stage import STAGES
+from agent.model.stage import EVERY_STAGE
 from agent.model.status import DOING, DONE, ERROR
 from agent.model.surroundings import ContactState, Trouble
+from agent.model.verification import VERIFY
 
 WAITING_ON = ("network", "disk", "cpu")
 MAX_REVISION = 2**53 - 1
@@ -60,6 +61,14 @@ def status_schema() -> Schema:
             of("string", "What is around it, such as gzip or tar in gzip; null: nothing, or not known yet.")
         ),
         "signature": nullable(signed_schema()),
+        "readBack": nullable(
+            of(
+                "string",
+                "What was read back from the device and is as it was written: both ends and the config drive, or "
+                "everything. null: nothing yet.",
+                enum=list(VERIFY),
+            )
+        ),
         "registry": nullable(registry_schema()),
         "job": of("object", "The job as posted, its secrets blanked."),
         "notes": _notes(),
@@ -124,7 +133,7 @@ def registry_schema() -> Schema:
 
 
 def _stage() -> Schema:
-    return of("string", enum=[stage.value for stage in STAGES])
+    return of("string", enum=[stage.value for stage in EVERY_STAGE])
 
 
 def _notes() -> Schema:

@@ -322,6 +322,7 @@ def _build(settings: Settings) -> Config:
             allow_http=values["policy.allow_http"],
             allow_file=values["policy.allow_file"],
             require_signature=values["trust.require_signature"],
+            verify=values["policy.verify"],
         ),
         trust=TrustConfig(values["trust.keys"], values["trust.require_signature"]),
         receipt=ReceiptConfig(secrets.get("receipt.key_file")),

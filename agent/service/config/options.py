@@ -10,6 +10,7 @@ from typing import Any
 
 from agent.host.trusted_keys import DEFAULT_DIRECTORY
 from agent.model.policy import Policy
+from agent.model.verification import VERIFY
 from agent.service.config import kinds
 from agent.service.config.kinds import OptionKind
 from agent.service.config.secrets import Secret, check_secret, check_signing_key
@@ -267,7 +268,7 @@ TABLE = (
     Option(
         "policy.allow_http",
         kinds.BOOLEAN,
-        "Take images over plain http too.",
+        "Take images over plain http too, and out of registries by oci+http.",
         default=_POLICY.allow_http,
     ),
     Option(
@@ -276,6 +277,13 @@ TABLE = (
         "Take file: URLs in jobs that come over TLS or from the control plane: they read any file and disk of "
         "this server. On the Unix socket they are always taken.",
         default=_POLICY.allow_file,
+    ),
+    Option(
+        "policy.verify",
+        kinds.choice(*VERIFY),
+        "How much is read back from the disk before it becomes bootable: with commit both its ends and the config "
+        "drive, with readback everything that was written, for every job (else for one that asks for it).",
+        default=_POLICY.verify,
     ),
     Option(
         "trust.keys",

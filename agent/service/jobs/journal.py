@@ -39,7 +39,7 @@ LOCK = "lock"
 # A job of the largest size, each of its characters escaped by JSON, and statuses.
 MAX_BYTES = 192 * MiB
 # What the status of a job that is over takes, and its receipt, the job left out.
-OUTCOME_BYTES = 128 * KiB
+OUTCOME_BYTES = 96 * KiB
 # What is still noted of it then: seen, told, the reboot.
 SLACK_BYTES = 4 * KiB
 # Spaces are written in pieces of this size.

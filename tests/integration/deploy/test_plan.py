@@ -13,7 +13,7 @@ from agent.model.contents import Contents
 from agent.model.disks import Disk, Holder
 from agent.model.job import parse_job
 from agent.model.policy import Policy, require_allowed
-from agent.model.stage import STAGES
+from agent.model.stage import EVERY_STAGE, STAGES, State
 from agent.units import GiB, KiB, MiB
 
 SIZE = 16 * MiB
@@ -106,6 +106,17 @@ def test_nothing_stands_against_a_sound_job(image):
     assert (decided.slot.kind, decided.slot.number) == ("new", 3)
     assert decided.slot.size >= DRIVE_SIZE
     assert decided.slot.start + decided.slot.size <= GiB - 33 * 512
+
+
+@pytest.mark.parametrize(
+    ("asked", "policy"),
+    [("readback", "commit"), (None, "readback"), ("commit", "readback")],
+)
+def test_everything_is_read_back_where_the_job_or_the_operator_wants_it(asked, policy):
+    steps = plan(job(verify=asked), facts(policy=Policy(verify=policy))).steps
+    assert [step.stage for step in steps] == list(EVERY_STAGE)
+    assert sum(step.weight for step in steps) == 100
+    assert not next(step for step in steps if step.stage is State.READBACK).destructive
 
 
 def test_only_reading_comes_before_the_claim():

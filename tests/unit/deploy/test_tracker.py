@@ -180,6 +180,12 @@ def test_who_has_signed_is_known_from_the_seal():
     assert ended.signature == {"type": "ssh"}
 
 
+def test_what_a_registry_had_is_known_from_the_seal():
+    outcome = Seal((SealedDisk("/dev/sda", 100, 1, "", 1, ""),), "md5:x", registry='{"layer": "sha256:1"}')
+    ended = concluded(JOB, None, attempt=1, outcome=outcome, disk_state=DiskState.COMMITTED)
+    assert ended.registry == {"layer": "sha256:1"}
+
+
 def test_a_listener_that_fails_fails_nothing_but_itself(events, clock):
     def listen(event):
         events.append(event)

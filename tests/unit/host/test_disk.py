@@ -369,3 +369,46 @@ def test_a_link_to_nowhere_is_not_followed(tmp_path):
 def test_no_directory_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         make_sparse(str(tmp_path / "absent" / "new.img"), MiB)
+
+
+# -- reading back ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["direct", "buffered", "refused"])
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, MiB), (1, 511), (4095, 4098), (MiB, 512), (SIZE - 700, 700)]
+)
+def test_what_is_read_back_is_what_is_there(target, how, offset, length):
+    data = random.Random(1).randbytes(SIZE)
+    target.write_bytes(data)
+    disk = open_disk(target, how)
+    disk.drop_cache()
+    before = disk.operations
+    assert bytes(disk.read_back(offset, length)) == data[offset : offset + length]
+    assert disk.operations > before
+    disk.close()
+
+
+@pytest.mark.parametrize("how", ["direct", "buffered"])
+def test_what_changes_below_the_page_cache_is_seen(target, how):
+    """By another description of the same file, as from outside."""
+    disk = open_disk(target, how)
+    disk.write(0, page_aligned(b"x" * MiB))
+    disk.drop_cache()
+    with target.open("r+b") as other:
+        other.seek(777)
+        other.write(b"y")
+        other.flush()
+        os.fsync(other.fileno())
+    assert bytes(disk.read_back(776, 3)) == b"xyx"
+    disk.close()
+
+
+def test_what_is_beyond_the_end_is_refused(target):
+    disk = open_disk(target)
+    with pytest.raises(OSError, match="not within"):
+        disk.read_back(SIZE - 1, 2)
+    os.truncate(target, SIZE - MiB)
+    with pytest.raises(OSError, match="the disk ends"):
+        disk.read_back(SIZE - 512, 512)
+    disk.close()

@@ -70,3 +70,11 @@ def test_each_line_of_a_known_key_is_blanked_and_a_short_word_is_not():
 @given(st.text(max_size=300))
 def test_any_text_is_taken(text):
     blank(text, ["a-known-secret"])
+
+
+@pytest.mark.parametrize(
+    "piece", ["a", "a.", "token", '"', '"a.', "-----BEGIN PRIVATE KEY-----", "https://", "basic ", "=", '\\"']
+)
+def test_a_long_text_of_one_kind_takes_no_square_of_its_length(piece):
+    """Where it did, this would not end."""
+    blank(piece * (200_000 // len(piece)), ["a-known-secret"])

@@ -1,5 +1,6 @@
 """The statement: what is in it, what is not, and that the same facts give the same bytes."""
 
+import base64
 import hashlib
 import json
 from dataclasses import replace
@@ -122,9 +123,8 @@ def test_one_that_never_had_a_disk_has_one_as_well():
 
 
 def test_several_disks_are_all_told():
-    document = DONE.document() | {"disks": [SSD.to_json(), {**SSD.to_json(), "path": "/dev/sdb"}]}
-    made = make_statement(document, AROUND)
-    STATEMENT.validate(made)
+    document = replace(DONE, disks=(SSD.to_json(), {**SSD.to_json(), "path": "/dev/sdb"}))
+    made = statement(document)
     assert [disk["path"] for disk in made["predicate"]["disks"]] == [SSD.path, "/dev/sdb"]
 
 
@@ -139,6 +139,21 @@ def test_no_secret_is_in_it():
     text = encode(statement(DONE)).decode()
     assert CANARY not in text
     assert "images.example.net/debian-13.qcow2" in text
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        {"username": "me", "password": f"{CANARY}1"},
+        {"auth": base64.b64encode(f"me:{CANARY}".encode()).decode()},
+    ],
+)
+def test_no_credential_of_a_registry_is_in_it(credentials):
+    job = parse_job({"URL": "oci://registry.example.net/a/b:1", "type": "raw", "registryAuth": credentials})
+    made = statement(replace(DONE, job=job.redacted()))
+    text = encode(made).decode()
+    assert [secret for secret in credentials.values() if secret in text and secret != "me"] == []
+    assert made["subject"][0]["name"] == "b:1"
 
 
 def test_the_same_facts_give_the_same_bytes_and_they_are_ascii():

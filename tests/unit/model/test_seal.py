@@ -4,7 +4,12 @@ from agent.model.seal import Seal, SealedDisk
 
 DISK = SealedDisk("/dev/sda", 2**30, 2**20, "a" * 64, 2**20, "b" * 64, 4096, 2**25, 2**19, "d" * 64)
 OTHER = SealedDisk("/dev/sdb", 2**31, 2**20, "a" * 64, 2**20, "c" * 64)
-TOLD = {"image_type": "vmdk", "image_packing": "zip", "signature": '{"type": "ssh"}'}
+TOLD = {
+    "image_type": "vmdk",
+    "image_packing": "zip",
+    "signature": '{"type": "ssh"}',
+    "registry": '{"index": null}',
+}
 SEAL = Seal((DISK,), "md5:c", **TOLD)
 
 
@@ -33,6 +38,8 @@ def test_a_seal_of_an_agent_that_knew_one_disk_and_nothing_of_the_image_is_read(
         {"signature": None},
         {"signature": "[]"},
         {"signature": "{"},
+        {"registry": None},
+        {"registry": "[]"},
         {"more": 1},
     ],
 )

@@ -2,7 +2,17 @@ import itertools
 
 import pytest
 
-from agent.model.stage import ACTIVE, STAGES, TRANSITIONS, Event, State, advance, mermaid
+from agent.model.stage import (
+    ACTIVE,
+    EVERY_STAGE,
+    STAGES,
+    TRANSITIONS,
+    UNCOMMITTED,
+    Event,
+    State,
+    advance,
+    mermaid,
+)
 
 
 def test_the_way_through_all_stages_ends_in_done():
@@ -12,6 +22,15 @@ def test_the_way_through_all_stages_ends_in_done():
         state = advance(state, Event.NEXT)
         seen.append(state)
     assert tuple(seen) == (*STAGES, State.DONE)
+
+
+def test_where_it_was_asked_for_everything_is_read_back_between_verify_and_finish():
+    assert advance(State.VERIFY, Event.READ_BACK) is State.READBACK
+    assert advance(State.READBACK, Event.NEXT) is State.FINISH
+    assert State.READBACK in UNCOMMITTED
+    assert [stage for stage in EVERY_STAGE if stage is not State.READBACK] == list(STAGES)
+    for state in set(State) - {State.VERIFY}:
+        assert (state, Event.READ_BACK) not in TRANSITIONS
 
 
 def test_every_active_state_can_fail_and_be_cancelled():

@@ -109,6 +109,10 @@ class MemoryDisk(OneByOne):
     def read(self, offset: int, length: int) -> bytes:
         return bytes(self.content[offset : offset + length])
 
+    def read_back(self, offset: int, length: int) -> memoryview:
+        self._call("read back", offset, length)
+        return memoryview(self.content)[offset : offset + length]
+
     def flush(self) -> None:
         self._call("flush")
         self.after_call()
@@ -242,6 +246,8 @@ class Stages:
         source: MemorySource | None = None,
         disk: MemoryDisk | None = None,
         drive: Drive | None = None,
+        *,
+        reads_back: bool = False,
         **job,
     ) -> None:
         self.source = source or MemorySource()
@@ -258,6 +264,7 @@ class Stages:
             drive_tree={},
             note=self.notes.append,
             machine=self.machine,
+            reads_back=reads_back,
         )
 
     @property
