@@ -10,7 +10,10 @@ from agent.model.object_reader import ObjectReader
 RAID_LEVELS = ("raid1",)
 MAX_DISKS = 16
 MIRROR_DISKS = 2
-UUID_TEXT = re.compile(r"[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}")
+# As everybody writes one, or as mdadm does.
+UUID_TEXT = re.compile(
+    r"[0-9A-Fa-f]{8}((-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{4}|(:[0-9A-Fa-f]{8}){2}:)[0-9A-Fa-f]{8}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,4 +51,4 @@ def read_raid(reader: ObjectReader) -> Raid:
         reader.fault("uuid", "is no UUID")
         name = None
     reader.refuse_unknown()
-    return Raid(count or MIRROR_DISKS, None if name is None else UUID(name))
+    return Raid(count or MIRROR_DISKS, None if name is None else UUID(name.replace(":", "")))

@@ -17,6 +17,8 @@ from cyclonedx.validation.json import JsonStrictValidator
 from tests.kit.links import relative_links
 from tests.packaging.conftest import script
 
+pytestmark = pytest.mark.timeout(600)  # the first one builds it, and with an empty cache the room for that
+
 ROOT = Path(__file__).parents[2]
 PYTHON = {"bookworm": "python3.11", "trixie": "python3.13"}
 LIBPARTED = {"bookworm": "libparted2", "trixie": "libparted2t64"}
@@ -198,7 +200,6 @@ def test_the_example_configuration_sets_nothing_and_would_be_valid_toml(package_
     assert "service_name" in tomllib.loads("\n".join(settings))
 
 
-@pytest.mark.timeout(600)
 def test_another_checkout_at_another_place_gives_the_same_bytes(suite, package, tmp_path):
     """From a clean clone, uncommitted files included, as the first build has them, and an empty cache.
 

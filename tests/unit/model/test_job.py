@@ -71,6 +71,39 @@ def test_a_disk_is_chosen_in_one_way():
     assert set(found) == {"disk", "disk.size"}
 
 
+MDADM = "3f1c6f0e:6b1f4d0e:9a523d0f:3b7f7a11"
+
+
+@pytest.mark.parametrize("name", [MDADM, MDADM.replace(":", ""), "3f1c6f0e-6b1f-4d0e-9a52-3d0f3b7f7a11"])
+def test_a_mirror_is_read_with_its_uuid_as_anybody_writes_it(name):
+    parsed = parse_job(job(raid={"level": "raid1", "uuid": name}))
+    assert (parsed.disk_count, parsed.raid.uuid.hex) == (2, MDADM.replace(":", ""))
+    again = parse_job(parsed.without_secrets())
+    assert (again.raid, again.disk_count) == (parsed.raid, 2)
+
+
+def test_several_disks_are_counted_and_one_is_the_default():
+    assert [parse_job(job(disks=count)).disk_count for count in (None, 1, 16)] == [1, 1, 16]
+    assert parse_job(parse_job(job(disks=3)).redacted()).disk_count == 3
+
+
+@pytest.mark.parametrize(
+    ("members", "path"),
+    [
+        ({"disks": 0}, "disks"),
+        ({"disks": 17}, "disks"),
+        ({"disks": 2, "raid": {"level": "raid1"}}, "disks"),
+        ({"raid": {}}, "raid.level"),
+        ({"raid": {"level": "raid0"}}, "raid.level"),
+        ({"raid": {"level": "raid1", "disks": 3}}, "raid.disks"),
+        ({"raid": {"level": "raid1", "uuid": "3f1c6f0e:6b1f"}}, "raid.uuid"),
+        ({"raid": {"level": "raid1", "name": "root"}}, "raid.name"),
+    ],
+)
+def test_a_fault_of_several_disks_names_its_member(members, path):
+    assert list(faults(job(**members))) == [path]
+
+
 def test_null_means_absent_everywhere():
     keys = (
         "checkSum",
