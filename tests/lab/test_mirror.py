@@ -12,6 +12,7 @@ from agent.units import MiB
 from tests.lab import mirror
 from tests.lab.conftest import digest
 from tests.lab.disks import make_dirty
+from tests.lab.images import ROOT
 from tests.lab.machine import machine
 from tests.lab.mirror import CHUNK, Halves, members, start, written
 
@@ -127,25 +128,21 @@ async def test_a_disk_that_was_blanked_by_a_power_cut_is_no_obstacle(halves, tol
     assert members(report) == "[U_]"
 
 
-REPLACE = """
-set -e
-sgdisk --replicate=/dev/vdb /dev/vda
-sgdisk --randomize-guids --move-second-header /dev/vdb
-partx --update /dev/vdb
-dd if=/dev/vda of=/dev/vdb bs=440 count=1
-for number in 14 15; do dd if=/dev/vda$number of=/dev/vdb$number bs=1M conv=fsync; done
-mdadm "$(findmnt --noheadings --output SOURCE /)" --add /dev/vdb1
-"""
-"""What docs/raid.md tells the person with a dead disk to do; vda is the one that lives."""
+def replacement() -> str:
+    """The commands that docs/raid.md has for the person with a dead disk; sda, here vda, is the one that lives."""
+    section = (ROOT / "docs/raid.md").read_text().partition("## A disk is dead")[2]
+    commands = [line.strip() for line in section.splitlines() if line.startswith("       ")]
+    assert len(commands) == 6, commands
+    return "\n".join(["set -ex", *commands]).replace("/dev/sd", "/dev/vd")
 
 
 @long_run
 async def test_a_disk_is_replaced_and_the_new_one_starts_alone(halves, told):
     new = await run_blocking(make_dirty, halves.paths[0].with_name("new.raw"), mirror.SIZES[1])
     with told("the second, and a new one added by raid.md", "bios", "in sync; the new one starts alone"):
-        report = await start((halves.paths[1], new), "bios", task=REPLACE)
-    assert_whole(report, "bios", 1)
+        report = await start((halves.paths[1], new), "bios", task=replacement())
     assert members(report, "mdstat_after") == "[UU]", report.decoded("task")
+    assert_whole(report, "bios", 1)
     assert report.said["mismatches"] == "0"
     for boots, firmware in ((2, "bios"), (3, "uefi")):
         alone = await start((new,), firmware)
