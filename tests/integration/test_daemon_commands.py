@@ -177,9 +177,10 @@ def test_the_error_and_what_to_do_about_it(call, make_job, gpt_image):
     assert outcome.status == 1
     shown = lines(outcome.err)
     assert any(line.startswith("verify: failed after ") for line in shown)
-    assert [line.split(":")[0] for line in shown[-4:-1]] == ["error", "hint", "disk"]
-    assert "checkSum belongs to the file" in shown[-3]
-    assert shown[-1] == "  The disk is empty and cannot boot: deploy again to install a system."
+    assert [line.split(":")[0] for line in shown[-5:-2]] == ["error", "hint", "disk"]
+    assert shown[-1].startswith("for support: `byoi report`")
+    assert "checkSum belongs to the file" in shown[-4]
+    assert shown[-2] == "  The disk is empty and cannot boot: deploy again to install a system."
     # Asked without --watch, the agent could be asked: that is all.
     later = call("status")
     assert later.status == 0
