@@ -66,3 +66,26 @@ def path_in_errors(path: str) -> Iterator[None]:
         if error.filename is None and error.errno is not None:
             raise OSError(error.errno, error.strerror, path) from error
         raise
+
+
+def read_past_cache(direct_fd: int | None, fd: int, window: memoryview, offset: int) -> int:
+    """Fill an aligned window from the device, and not from the page cache; gives how many bytes came.
+
+    Args:
+        direct_fd: the disk opened with O_DIRECT; None where that does not work.
+        fd: the same disk without. Its cached pages were flushed.
+        window: what to fill, aligned as O_DIRECT wants it.
+        offset: where on the disk, aligned as well.
+
+    Raises:
+        OSError: the disk cannot be read.
+    """
+    if direct_fd is not None:
+        try:
+            return os.preadv(direct_fd, [window], offset)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+    # Without O_DIRECT: drop the cached pages, so that they are read from the device again.
+    os.posix_fadvise(fd, offset, len(window), os.POSIX_FADV_DONTNEED)
+    return os.preadv(fd, [window], offset)

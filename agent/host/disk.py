@@ -15,7 +15,14 @@ from pathlib import Path
 
 from agent.errors import WriteFault
 from agent.host import syscalls
-from agent.host.descriptor import FILE_ALIGNMENT, UNSUPPORTED, open_direct, open_exclusive, path_in_errors
+from agent.host.descriptor import (
+    FILE_ALIGNMENT,
+    UNSUPPORTED,
+    open_direct,
+    open_exclusive,
+    path_in_errors,
+    read_past_cache,
+)
 from agent.host.inflight import DEPTH, SEVERAL, InFlight, join_neighbours
 from agent.units import MiB, align_down, align_up
 
@@ -333,23 +340,12 @@ class TargetDisk:
             window = self._back[: align_up(offset + length, self._alignment) - start]
             done = 0
             while start + done < offset + length:
-                count = self._fill(window[done:], start + done)
+                count = read_past_cache(self._direct_fd, self._fd, window[done:], start + done)
                 if count == 0:
                     raise OSError(errno.EIO, f"the disk ends at byte {start + done}")
                 done += count
                 self.operations += 1
             return window[offset - start : offset - start + length]
-
-    def _fill(self, window: memoryview, offset: int) -> int:
-        if self._direct_fd is not None:
-            try:
-                return os.preadv(self._direct_fd, [window], offset)
-            except OSError as error:
-                if error.errno not in UNSUPPORTED:
-                    raise
-        # Without O_DIRECT: the cached pages were flushed, and are dropped.
-        os.posix_fadvise(self._fd, offset, len(window), os.POSIX_FADV_DONTNEED)
-        return os.preadv(self._fd, [window], offset)
 
     def reread_partitions(self) -> bool:
         """Have the kernel read the partition table; False if it cannot: a file, a loop device without partitions."""

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from agent.host import syscalls
-from agent.host.descriptor import FILE_ALIGNMENT, UNSUPPORTED, open_direct, path_in_errors
+from agent.host.descriptor import FILE_ALIGNMENT, open_direct, path_in_errors, read_past_cache
 from agent.units import MiB, align_down, align_up
 
 _STEP = MiB
@@ -94,17 +94,6 @@ class ReadBack:
                 end = min(begin + _STEP, offset + length)
                 start = align_down(begin, self._alignment)
                 window = view[: align_up(end, self._alignment) - start]
-                if start + self._fill(window, start) < end:
+                if start + read_past_cache(self._direct_fd, self._fd, window, start) < end:
                     raise OSError(errno.EIO, f"the disk ends before byte {end}")
                 yield bytes(window[begin - start : end - start])
-
-    def _fill(self, window: memoryview, offset: int) -> int:
-        if self._direct_fd is not None:
-            try:
-                return os.preadv(self._direct_fd, [window], offset)
-            except OSError as error:
-                if error.errno not in UNSUPPORTED:
-                    raise
-        # Without O_DIRECT: drop the cached pages, which were flushed, so that they are read from the device again.
-        os.posix_fadvise(self._fd, offset, len(window), os.POSIX_FADV_DONTNEED)
-        return os.preadv(self._fd, [window], offset)

@@ -34,8 +34,8 @@ class SeveralSinks:
         return self._lags.index(longest) if longest > 0 else None
 
     def close(self) -> None:
-        """End the threads; waits for them."""
-        self._threads.shutdown(wait=True)
+        """End the threads, which have nothing to do any more."""
+        self._threads.shutdown(wait=False)
 
     def write(self, offset: int, data: memoryview) -> None:
         """See `Sink.write`."""

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.deploy.runner import Deployment
+from agent.deploy.target import Options
+from agent.model.job import parse_job
 from agent.units import MiB
 from tests.kit import deployments
 from tests.kit.checks import assert_complete, what_is_on
@@ -103,6 +106,12 @@ def test_a_disk_that_is_too_small_is_named_and_no_disk_is_touched(byoi, image, d
     assert str(small) in outcome.document["error"]["message"]
     assert is_untouched(disks[0])
     assert is_untouched(small, 12 * MiB)
+
+
+async def test_the_event_loop_waits_for_no_disk(url, image, disks):
+    job = parse_job(deployments.job(url, image.sha256))
+    status = await Deployment(job, Options(disks=tuple(map(str, disks)))).run()
+    assert status.status == "done", status.error
 
 
 # -- stopped anywhere ----------------------------------------------------------------------------------------
