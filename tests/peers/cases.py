@@ -136,10 +136,13 @@ def _elsewhere(request: Request, served: Served) -> None:
 
 
 def _use(disk: Path) -> None:
-    subprocess.run(["mkfs.ext4", "-q", "-F", disk], check=True)
+    # Nothing may be left for the kernel to write by itself, later: what the deployment wrote is looked for.
+    lazy = "lazy_itable_init=0,lazy_journal_init=0"
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-E", lazy, disk], check=True)
     where = mounted_at(disk)
     where.mkdir()
     subprocess.run(["mount", disk, where], check=True)
+    subprocess.run(["sync", "--file-system", where], check=True)
 
 
 def mounted_at(disk: Path) -> Path:
