@@ -201,7 +201,7 @@ def test_head_answers_as_get_does_without_the_body(make_tls_agent):
     agent = make_tls_agent()
     paths = json.loads(agent.get("/openapi.json").body)["paths"]
     asked = [path.replace("{serviceName}", NAME) for path, item in paths.items() if "get" in item]
-    assert len(asked) == 8
+    assert len(asked) == 9
     for path in asked:
         head = agent.request("HEAD", path)
         assert head.body == b""
@@ -218,7 +218,16 @@ def test_head_answers_as_get_does_without_the_body(make_tls_agent):
 
 def test_only_the_health_and_the_time_are_served_to_strangers(make_tls_agent, tmp_path):
     agent = make_tls_agent()
-    paths = ("/v1/status", "/v1/events", "/v1/disks", "/metrics", "/openapi.json", DEPLOYMENT, "/nowhere")
+    paths = (
+        "/v1/status",
+        "/v1/events",
+        "/v1/disks",
+        "/v1/receipt",
+        "/metrics",
+        "/openapi.json",
+        DEPLOYMENT,
+        "/nowhere",
+    )
     for path in paths:
         assert _curl(agent, tmp_path, agent.url + path)[0] == 401, path
     assert _curl(agent, tmp_path, f"{agent.url}/healthz")[0] == 200
