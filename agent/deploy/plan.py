@@ -6,6 +6,7 @@ the steps and all refusals.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from agent.deploy.acts import ACTS, Act
@@ -42,7 +43,7 @@ from agent.formats.tables.mbr import Mbr
 from agent.formats.tables.mirror import layout_fault, room_fault, root_end
 from agent.formats.tables.read import TableError
 from agent.model.contents import Contents
-from agent.model.disks import Disk, describe, require_eligible
+from agent.model.disks import Disk, describe, is_same_disk, require_eligible
 from agent.model.job import Job
 from agent.model.policy import Policy, require_allowed
 from agent.model.signature import CHECKSUM
@@ -184,6 +185,9 @@ def _job_refusals(job: Job, policy: Policy) -> list[DeployError]:
 def _disk_refusals(facts: Facts) -> list[DeployError]:
     if facts.shared is not None:
         return [DiskSame(reason=facts.shared)]
+    for first, second in combinations(facts.targets, 2):
+        if is_same_disk(first, second):
+            return [RaidDisks(reason=f"{first.path} and {second.path} are the same disk")]
     refusals = [refusal for disk in facts.targets for refusal in _eligibility_refusals(facts, disk)]
     sizes = {disk.logical_sector_size for disk in facts.targets}
     if len(sizes) > 1:

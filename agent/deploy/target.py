@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.errors import ConfigDriveContent, ConfigDriveCreate, DiskBusy, DiskIo, DiskUnknown, RaidDisks
+from agent.errors import ConfigDriveContent, ConfigDriveCreate, DiskBusy, DiskIo, DiskUnknown
 from agent.formats.configdrive import DriveContent, build_tree
 from agent.formats.ready_drive import filesystem_of, unpack
 from agent.host import firmware, holders, inventory
@@ -53,7 +53,7 @@ def find_targets(job: Job, options: Options) -> tuple[Disk, ...]:
     Raises:
         DiskUnknown, DiskGroupUnknown, DiskIneligible: there is no such disk.
         DiskNotSelected: the job's selector does not leave as many as the job wants.
-        RaidDisks: fewer disks than the job wants, or one of them twice.
+        RaidDisks: fewer disks than the job wants.
         DiskIo: one is not the disk any more that was agreed to.
         OSError: the inventory cannot be read.
     """
@@ -63,7 +63,6 @@ def find_targets(job: Job, options: Options) -> tuple[Disk, ...]:
         targets = job.disk_selector.select(*read_inventory(options.groups), count=job.disk_count)
     else:
         targets = select_disks(list_groups(options.groups), job.disk_group_id, job.disk_count)
-    _refuse_twice(targets)
     for target, agreed in zip(targets, options.agreed or (), strict=False):
         if agreed != target.identity:
             raise DiskIo(
@@ -74,13 +73,6 @@ def find_targets(job: Job, options: Options) -> tuple[Disk, ...]:
     for target in targets:
         _refuse_hidden_users(target)
     return targets
-
-
-def _refuse_twice(targets: Sequence[Disk]) -> None:
-    for number, target in enumerate(targets):
-        for other in targets[:number]:
-            if target.identity == other.identity:
-                raise RaidDisks(reason=f"{other.path} and {target.path} are the same disk")
 
 
 def read_inventory(specs: Sequence[GroupSpec]) -> tuple[tuple[Disk, ...], tuple[DiskGroup, ...]]:

@@ -186,6 +186,14 @@ def describe(disk: Disk) -> str:
     return ", ".join([*parts, f"{disk.logical_sector_size}-byte sectors"])
 
 
+def is_same_disk(first: Disk, second: Disk) -> bool:
+    """Whether two entries of the inventory are one disk: by the kernel's number, or by the WWN, where two ways lead to
+    it (multipath).
+    """
+    same_number = bool(first.identity) and first.identity == second.identity
+    return same_number or (bool(first.wwn) and first.wwn == second.wwn)
+
+
 # -- eligibility ---------------------------------------------------------------------------------------------
 
 

@@ -360,6 +360,13 @@ def test_disks_with_sectors_of_two_sizes_get_no_image_together():
     assert "/dev/sda has 512, /dev/sda has 4096" in message
 
 
+@pytest.mark.parametrize("same", [{"identity": (8, 0)}, {"wwn": "0x5000c500a0b1c2d3"}])
+def test_two_ways_to_one_disk_are_not_two_disks(same):
+    other = dataclasses.replace(OTHER, **same)
+    ((code, message),) = refusals(job(), both(None, disk(**same), other))
+    assert (code, "/dev/sda and /dev/sdb are the same disk" in message) == ("raid.disks", True)
+
+
 def test_the_smallest_disk_decides_whether_the_image_fits(image):
     ((code, message),) = refusals(job(), both(image(), disk(), Disk("/dev/sdb", SIZE - 512)))
     assert code == "image.size"
