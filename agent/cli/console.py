@@ -48,7 +48,8 @@ def _deployment(report: Report, status: Status, now: float) -> list[str]:
     if status.error is not None:
         return [*failure_words(status), image]
     if status.is_over:
-        return [reboot_line(report.reboot, now) or summary(status)]
+        lost = [f"disk: {disk_words(status)}"] if any(disk.get("failed") for disk in status.disks) else []
+        return [reboot_line(report.reboot, now) or summary(status), *lost]
     return [image, *([f"disk: {disk_words(status)}"] if status.disk else [])]
 
 

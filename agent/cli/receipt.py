@@ -144,6 +144,7 @@ def _disk(disk: Mapping[str, Any]) -> str:
         str(disk.get("path")),
         *(f"{name} {disk[key]}" for name, key in (("serial", "serial"), ("WWN", "wwn")) if disk.get(key)),
         *([format_size(size)] if isinstance(size, int) and 0 <= size < 2**63 else []),
+        *([f"kept out: {disk['failed']}"] if disk.get("failed") else []),
     ]
     return ", ".join(known)
 

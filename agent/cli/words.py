@@ -1,6 +1,6 @@
 """A deployment in words: the texts of the displays and of `byoi status`. Pure; only printable characters come out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from agent.cli.output import failure_lines
@@ -54,7 +54,7 @@ def summary(status: Status) -> str:
     seconds = (status.finished_at or status.updated_at) - status.started_at
     size = format_size(status.progress.bytes_downloaded)
     took = format_duration(max(seconds, 0))
-    return f"done: {size} deployed to {_disk(status)} in {took}{_checked(status)}"
+    return f"done: {size} deployed to {_disk(status)} in {took}{_checked(status)}{_kept_out(status)}"
 
 
 def _checked(status: Status) -> str:
@@ -66,8 +66,16 @@ def _checked(status: Status) -> str:
 
 
 def _disk(status: Status) -> str:
-    paths = [disk["path"] for disk in status.disks if isinstance(disk.get("path"), str)]
-    return printable(" and ".join(paths)) or "the disk"
+    return _paths(disk for disk in status.disks if not disk.get("failed")) or "the disk"
+
+
+def _kept_out(status: Status) -> str:
+    paths = _paths(disk for disk in status.disks if disk.get("failed"))
+    return f"; {paths} failed and was kept out" if paths else ""
+
+
+def _paths(disks: Iterable[Mapping[str, Any]]) -> str:
+    return printable(" and ".join(disk["path"] for disk in disks if isinstance(disk.get("path"), str)))
 
 
 def reboot_line(reboot: Reboot | None, now: float) -> str | None:
@@ -114,6 +122,7 @@ def _one_disk(disk: Mapping[str, Any]) -> str:
         disk.get("model"),
         f"serial {serial}" if serial else None,
         format_size(size) if isinstance(size, int | float) else None,
+        "failed, kept out" if disk.get("failed") else None,
     ]
     path = disk.get("path") if isinstance(disk.get("path"), str) else "the disk"
     details = ", ".join(text.strip() for text in known if isinstance(text, str))

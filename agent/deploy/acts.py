@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from agent.aio import run_blocking, run_lasting, run_together
 from agent.deploy.target import make_drive
 from agent.deploy.tracker import Tracker
+from agent.errors import DiskIo, DiskReadback
 from agent.model.disk_state import DiskState
 from agent.model.seal import Seal
 from agent.model.stage import State
@@ -99,29 +100,33 @@ async def _verify(work: Work) -> None:
 
 async def _read_back(work: Work) -> None:
     record = work.ctx.recorded()
-    await _read_all(work, {target.found.path: record for target in work.ctx.targets})
+    await _read_all(work, {target.found.path: record for target in work.ctx.live})
     work.tracker.read_back = READBACK
     work.ctx.record = None  # the memory is finish's
 
 
 async def _read_all(work: Work, records: Mapping[str, Record]) -> None:
-    """Compare the disks with these records, by their paths, side by side."""
+    """Compare the disks that are left with these records, by their paths, side by side."""
     ctx = work.ctx
-    totals = [await run_blocking(record.total) for record in records.values()]
+    totals = [await run_blocking(records[target.found.path].total) for target in ctx.live]
     reading = ReadingBack(sum(totals))
     work.tracker.read_back_share = reading.share
 
     async def one(target: Target) -> None:
         disk, held = target.opened()
         record, passed = records[target.found.path], reading.passed(disk.path)
-        await run_lasting(lambda: read_back(record, disk, held, passed), reading.stop, "byoi-readback")
+        try:
+            await run_lasting(lambda: read_back(record, disk, held, passed), reading.stop, "byoi-readback")
+        except (DiskIo, DiskReadback) as error:
+            if not await run_blocking(ctx.goes_on_without, target, error):
+                raise
 
-    await run_together(*(one(target) for target in ctx.targets))
+    await run_together(*(one(target) for target in ctx.live))
 
 
 async def _finish(work: Work) -> None:
     ctx = work.ctx
-    records = {target.found.path: target.begin_record() for target in ctx.targets if ctx.reads_back}
+    records = {target.found.path: target.begin_record() for target in ctx.live if ctx.reads_back}
     await run_blocking(finish, ctx)
     if records:
         await _read_all(work, records)
@@ -129,8 +134,12 @@ async def _finish(work: Work) -> None:
 
 
 async def _commit(work: Work) -> None:
-    await run_blocking(commit, work.ctx)
-    await run_blocking(settle, work.ctx)
+    ctx = work.ctx
+    sealed = ctx.live
+    await run_blocking(commit, ctx)
+    if ctx.live != sealed:
+        await work.keep(await run_blocking(seal, ctx))
+    await run_blocking(settle, ctx)
     work.tracker.disk_state = DiskState.COMMITTED
     work.tracker.read_back = work.tracker.read_back or COMMIT
 

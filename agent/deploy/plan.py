@@ -363,6 +363,8 @@ def _notes(job: Job, facts: Facts) -> tuple[str, ...]:
     notes = [f"target: {describe(disk)}" for disk in facts.targets]
     if facts.chosen_by:
         notes.append(f"chosen by the disk selector: {facts.chosen_by}")
+    if facts.policy.several.allow_failed and len(facts.targets) > 1:
+        notes.append("a disk that fails while it is written is kept out, and the others go on (allow_failed)")
     drive = job.configdrive
     if not drive.enable and (drive.content or drive.hostname or drive.ssh_key or drive.user_data):
         notes.append("configdrive.enable is not true: no config drive is written")

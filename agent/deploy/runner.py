@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -28,7 +29,6 @@ from agent.deploy.tracker import Tracker
 from agent.errors import DeployError, DiskIo, ImageDamaged, ImageTruncated, JobCancelled, unforeseen
 from agent.host.contents import read_contents
 from agent.host.drive import Drive
-from agent.host.wipe import wipe_ends
 from agent.model.disk_state import DiskState
 from agent.model.events import DeployEvent, Listener
 from agent.model.job import Job
@@ -37,7 +37,7 @@ from agent.model.stage import UNCOMMITTED, State
 from agent.model.status import Status
 from agent.model.verification import reads_back
 from agent.stages.context import Context
-from agent.stages.machine import LocalMachine, Machine, OpenDisk
+from agent.stages.machine import LocalMachine, Machine
 from agent.stages.targets import Target
 from agent.stages.verify import may_be_cut
 from agent.tracebacks import without_traceback
@@ -199,7 +199,7 @@ class Deployment:
                 await step.act(work)
             tracker.next()
         except BaseException as error:
-            claimed = [target.disk for target in ctx.targets if target.disk is not None]
+            claimed = [target for target in ctx.targets if target.disk is not None]
             if not claimed:
                 tracker.disk_state = before  # the claim did not come to it
             elif tracker.state in UNCOMMITTED:
@@ -249,10 +249,12 @@ class Deployment:
             registry=registry,
             trusted_keys=options.trusted_keys,
             reads_back=reads_back(job.verify, options.policy.verify),
+            allow_failed=options.policy.several.allow_failed,
             fetcher=Fetcher(job.url, headers, options.ca_file, options.limits, self._tracker.fetch_event),
         )
         self._ctx = ctx
         self._tracker.progress = ctx.meter.progress
+        self._tracker.failed = partial(_failures, ctx.targets)
         return facts, ctx
 
     def _open_source(
@@ -297,13 +299,13 @@ class Deployment:
             raise decided.refusals[0]
         self._tracker.weights = decided.weights
 
-    async def _abandon(self, disks: Sequence[OpenDisk], reason: BaseException) -> None:
+    async def _abandon(self, targets: Sequence[Target], reason: BaseException) -> None:
         """Make sure once more that nothing boots from disks that were not committed."""
 
         def wipe() -> None:
             # Set in the thread: where a cancellation comes meanwhile, `run_blocking` drops its result.
             self._tracker.disk_state = DiskState.UNKNOWN
-            faults = [fault for disk in disks if (fault := _wipe_fault(disk)) is not None]
+            faults = [fault for target in targets if (fault := target.blank()) is not None]
             self._unwiped = "; ".join(faults)
             if not faults:
                 self._tracker.disk_state = DiskState.EMPTY
@@ -326,13 +328,9 @@ class Deployment:
                 await run_blocking(ctx.signature.close)
 
 
-def _wipe_fault(disk: OpenDisk) -> str | None:
-    """Wipe the ends of a disk; says why they could not be."""
-    try:
-        wipe_ends(disk)
-    except OSError as error:
-        return f"the ends of {disk.path} could not be wiped: {error.strerror or type(error).__name__}"
-    return None
+def _failures(targets: Sequence[Target]) -> dict[str, str]:
+    """Why disks are kept out, by their paths."""
+    return {target.found.path: target.failed for target in targets if target.failed is not None}
 
 
 async def _with_contents(facts: Facts) -> Facts:

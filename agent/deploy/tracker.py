@@ -17,7 +17,7 @@ from agent.errors import DeployError, JobCancelled
 from agent.model.disk_state import DiskState, with_disk_state
 from agent.model.events import DeployEvent, Finished, Listener, Noted, StageBegan, StageEnded
 from agent.model.job import Job
-from agent.model.seal import Seal
+from agent.model.seal import KeptOut, Seal, SealedDisk
 from agent.model.stage import EVERY_STAGE, Event, State, advance
 from agent.model.status import Progress, StageTime, Status
 from agent.model.verification import COMMIT
@@ -97,6 +97,8 @@ class Tracker:
         """How much of what is to be read back has been, from 0 to 1."""
         self.registry: dict[str, Any] | None = None
         self.disks: list[dict[str, Any]] = []
+        self.failed: Callable[[], Mapping[str, str]] = dict
+        """Why disks are kept out, by their paths."""
         self.image_type: str | None = None
         self.image_packing: str | None = None
         self.disk_state = disk_state
@@ -180,12 +182,11 @@ class Tracker:
         """The status now."""
         progress = self.progress()
         self._percent = max(self._percent, self._percent_now(progress))
-        messages = MESSAGES if self._job.tells_content else UNCHECKED_MESSAGES
-        message = messages[self.state] if self.error is None else self.error.message
+        failed = self.failed()
         return Status(
             server_name=self._server_name,
             state=self.state,
-            message=message,
+            message=self._message(failed),
             checksum=self.checksum,
             signature=self.signature,
             read_back=self.read_back,
@@ -200,12 +201,20 @@ class Tracker:
             finished_at=self.finished_at,
             stages=tuple(self._stages),
             error=None if self.error is None else with_disk_state(self.error.document(), self.disk_state),
-            disks=tuple(self.disks),
+            disks=tuple({**disk, "failed": failed.get(disk["path"])} for disk in self.disks),
             image_type=self.image_type,
             image_packing=self.image_packing,
             job=self._job.redacted(),
             notes=tuple(self.notes),
         )
+
+    def _message(self, failed: Mapping[str, str]) -> str:
+        if self.error is not None:
+            return self.error.message
+        message = (MESSAGES if self._job.tells_content else UNCHECKED_MESSAGES)[self.state]
+        if self.state is State.DONE and failed:
+            return f"{message} Not on {' and '.join(failed)}: kept out, having failed."
+        return message
 
     def _percent_now(self, progress: Progress) -> float:
         if self.state is State.DONE:
@@ -268,7 +277,9 @@ def concluded(
     tracker.signature = json.loads(outcome.signature) if outcome.signature else None
     tracker.read_back = outcome.read_back or COMMIT
     tracker.registry = json.loads(outcome.registry) if outcome.registry else None
-    tracker.disks = [{"path": disk.path, "size": disk.size} for disk in outcome.disks]
+    disks: tuple[SealedDisk | KeptOut, ...] = (*outcome.disks, *outcome.kept_out)
+    tracker.disks = [{"path": disk.path, "size": disk.size} for disk in disks]
+    tracker.failed = lambda: {disk.path: disk.failed for disk in outcome.kept_out}
     tracker.image_type = outcome.image_type or None
     tracker.image_packing = outcome.image_packing or None
     while tracker.state is not State.DONE:

@@ -17,6 +17,14 @@ from agent.model.verification import COMMIT
 
 
 @dataclass(frozen=True, slots=True)
+class SeveralPolicy:
+    """What the operator allows of a deployment to several disks."""
+
+    allow_failed: bool = False
+    """Whether it goes on without a disk that fails while it is written."""
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What the operator allows, whatever a job asks for."""
 
@@ -30,6 +38,7 @@ class Policy:
     """Whether one of the operator's own keys has to vouch for every image."""
     verify: str = COMMIT
     """How much is read back of every job, whatever that asks for (`agent.model.verification`)."""
+    several: SeveralPolicy = SeveralPolicy()
 
 
 def require_allowed(job: Job, policy: Policy, *, remote: bool) -> None:

@@ -24,7 +24,7 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 JOB_SUBJECT = "job"
 """The name of the subject where the image's digest is not known: the job, whose digest is that of `predicate.job`."""
 
-_DISK_MEMBERS = ("path", "model", "serial", "wwn", "size")
+_DISK_MEMBERS = ("path", "model", "serial", "wwn", "size", "failed")
 _ERROR_MEMBERS = ("code", "blame", "message", "detail", "hint")
 
 

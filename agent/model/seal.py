@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
-T = TypeVar("T", "SealedDisk", "Seal")
+T = TypeVar("T", "SealedDisk", "KeptOut", "Seal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,21 @@ class SealedDisk:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptOut:
+    """A disk that has failed, and that the deployment does without: its size in bytes, and why."""
+
+    path: str
+    size: int
+    failed: str
+
+
+@dataclass(frozen=True, slots=True)
 class Seal:
     """A deployment right before its commit.
 
     `checksum` is the digest of the image as downloaded. `image_type`, `image_packing`, `signature` and `registry` (both
     as JSON), and `read_back` are those of the status, empty where it has null, and in seals of agents before 0.2.
+    `disks` are those that the commit makes bootable, `kept_out` those that have failed.
     """
 
     disks: tuple[SealedDisk, ...]
@@ -58,10 +68,11 @@ class Seal:
     signature: str = ""
     read_back: str = ""
     registry: str = ""
+    kept_out: tuple[KeptOut, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The seal as JSON."""
-        return asdict(self) | {"disks": [asdict(disk) for disk in self.disks]}
+        return asdict(self) | {name: [asdict(disk) for disk in getattr(self, name)] for name in _TUPLES}
 
     @staticmethod
     def parse(document: Mapping[str, Any]) -> "Seal":
@@ -79,13 +90,18 @@ class Seal:
         sealed = tuple(_read(SealedDisk, disk) for disk in disks)
         for disk in sealed:
             disk.check()
-        seal = _read(Seal, members | {"disks": sealed})
+        kept_out = members.pop("kept_out", ())
+        if not isinstance(kept_out, list | tuple):
+            raise ValueError(f"not a seal: kept_out is {kept_out!r}")  # noqa: TRY004 - as in `_read`
+        members |= {"disks": sealed, "kept_out": tuple(_read(KeptOut, disk) for disk in kept_out)}
+        seal = _read(Seal, members)
         for name in ("signature", "registry"):
             if (text := getattr(seal, name)) and not isinstance(_json(text), dict):
                 raise ValueError(f"not a seal: its {name} is no JSON object")
         return seal
 
 
+_TUPLES = ("disks", "kept_out")
 _DISK_FIELDS = {field.name for field in fields(SealedDisk)}
 
 
@@ -98,7 +114,7 @@ def _read(kind: type[T], document: object) -> T:
         raise ValueError(f"not a seal: {error}") from None
     for field in fields(read):
         value = getattr(read, field.name)
-        expected = tuple if field.name == "disks" else field.type
+        expected = tuple if field.name in _TUPLES else field.type
         if type(value) is not expected:
             raise ValueError(f"not a seal: {field.name} is {value!r}")
     return read

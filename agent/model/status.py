@@ -58,7 +58,7 @@ class Status:
     stages: tuple[StageTime, ...] = ()
     error: dict[str, Any] | None = None
     disks: tuple[dict[str, Any], ...] = ()
-    """Those that the image goes to; none as long as that is not known."""
+    """Those that the image goes to; none as long as that is not known. `failed` tells why one is kept out."""
     image_type: str | None = None
     """What the content of the file showed, without what is around it; None as long as that is not known."""
     image_packing: str | None = None
@@ -79,8 +79,8 @@ class Status:
 
     @property
     def disk(self) -> dict[str, Any] | None:
-        """The first of the disks."""
-        return self.disks[0] if self.disks else None
+        """The first of the disks that is not kept out."""
+        return next((disk for disk in self.disks if not disk.get("failed")), None)
 
     @property
     def is_over(self) -> bool:

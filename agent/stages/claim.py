@@ -3,7 +3,8 @@
 Stacks that sit on a disk (md, LVM, dm) are stopped, the disk is opened exclusively, and both its ends are zeroed
 and flushed before anything else is written: from here to the commit no old system on it can boot. Then the
 stale signatures of the old partitions go, so that no array or volume group comes back to life inside the new
-system. Of several disks all are opened before the first one is written to.
+system. Of several disks all are opened before the first one is written to: one that cannot be taken is refused, also
+where one that fails later is kept out.
 """
 
 import errno
@@ -30,11 +31,9 @@ def claim(ctx: Context) -> None:
         target.disk, target.sink = disk, HeldEnds(disk, HEAD_BYTES, TAIL_BYTES)
     ctx.open_sink()
     for target in ctx.targets:
-        disk, _ = target.opened()
-        try:
-            wipe_metadata(disk, ctx.machine.settle)
-        except OSError as error:
-            raise disk_fault(disk.path, error) from error
+        with ctx.using(target):
+            wipe_metadata(target.opened()[0], ctx.machine.settle)
+        target.wiped = True
 
 
 def _take_all(ctx: Context) -> list[OpenDisk]:

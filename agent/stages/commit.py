@@ -3,7 +3,8 @@
 Order of durability: everything else (flushed by `finish`), the tail with the backup table, the head but for
 its first sector, and the first sector, each flushed before the next. A power cut between any two leaves a
 disk without a first sector, which no firmware boots. Of several disks the first sectors come last, one after the
-other: each disk is blank or whole at any time.
+other: each disk is blank or whole at any time. One that is kept out is blanked at once, and the seal has to be made
+again.
 """
 
 import hashlib
@@ -17,9 +18,8 @@ from agent.formats.tables.partition import TABLE_REACH
 from agent.formats.tables.read import Table, TableError, read_table
 from agent.host import drive as drives
 from agent.host import parttable
-from agent.host.faults import disk_fault
 from agent.host.readback import ReadBack
-from agent.model.seal import Seal, SealedDisk
+from agent.model.seal import KeptOut, Seal, SealedDisk
 from agent.model.verification import READBACK
 from agent.stages.context import Context
 from agent.stages.libparted import keep_missing, missing_partition
@@ -32,13 +32,18 @@ _RETRY_DELAYS = (0.5, 0.5, 1.0, 2.0, 4.0)
 def seal(ctx: Context) -> Seal:
     """What the ends of the disks will hold after the commit. Blocking: it hashes two MiB of each."""
     return Seal(
-        disks=tuple(_sealed(ctx, target) for target in ctx.targets),
+        disks=tuple(_sealed(ctx, target) for target in ctx.live),
         checksum=f"{ctx.digest.algorithm}:{ctx.digest.hexdigest()}",
         image_type=ctx.container,
         image_packing=ctx.packing or "",
         signature="" if ctx.vouched is None else json.dumps(ctx.vouched),
         read_back=READBACK if ctx.reads_back else "",
         registry="" if ctx.resolved is None else json.dumps(ctx.resolved.document()),
+        kept_out=tuple(
+            KeptOut(target.found.path, target.found.size, target.failed)
+            for target in ctx.targets
+            if target.failed is not None
+        ),
     )
 
 
@@ -106,14 +111,12 @@ def commit(ctx: Context) -> None:
     """
     first = _table_sector_size(ctx) or 512
     for step in (_write_ends, _write_first_sector):
-        for target in ctx.targets:
-            disk, _ = target.opened()
-            try:
+        for target in ctx.live:
+            with ctx.using(target):
                 step(target, first)
-            except OSError as error:
-                raise disk_fault(disk.path, error) from error
-    for target in ctx.targets:
-        _check(ctx, target)
+    for target in ctx.live:
+        with ctx.using(target):
+            _check(ctx, target)
 
 
 def _write_ends(target: Target, first: int) -> None:
@@ -132,19 +135,15 @@ def _write_first_sector(target: Target, first: int) -> None:
 
 
 def _check(ctx: Context, target: Target) -> None:
-    disk, _ = target.opened()
-    try:
-        fault = _fault(ctx, target)
-    except OSError as error:
-        raise disk_fault(disk.path, error) from error
+    fault = _fault(ctx, target)
     if fault is not None:
-        raise VerifyFailed(device=disk.path, reason=fault)
+        raise VerifyFailed(device=target.found.path, reason=fault)
 
 
 def settle(ctx: Context) -> None:
     """Let the kernel and udev see the new tables. Nothing that was written needs either, so their faults are notes."""
     try:
-        told = [target.opened()[0].reread_partitions() for target in ctx.targets]
+        told = [target.opened()[0].reread_partitions() for target in ctx.live]
         if any(told):
             ctx.machine.settle()
     except (OSError, ToolMissing) as error:

@@ -1,15 +1,19 @@
 """What the stages of one deployment share, filled in as they go."""
 
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from agent.errors import DeployError, DiskIo, DiskReadback, VerifyFailed
 from agent.formats.compressed import MAX_MEMORY
 from agent.formats.image import ImageFacts
 from agent.formats.oci.manifest import Resolved
 from agent.formats.signatures.findings import Finding
 from agent.host.drive import Drive
+from agent.host.faults import disk_fault
 from agent.host.syscalls import return_free_memory
 from agent.host.wipe import END_BYTES
 from agent.model.job import Job
@@ -27,6 +31,9 @@ from agent.transfer.source import RegistryImage, Source, SourceInfo
 # Both ends of the disk stay in memory until the commit; all partition tables and boot code live within them.
 HEAD_BYTES = END_BYTES
 TAIL_BYTES = END_BYTES
+
+
+T = TypeVar("T")
 
 
 class SignatureCheck(Protocol):
@@ -87,6 +94,8 @@ class Context:
     """What is around it: `gzip`, `tar in gzip`; None where nothing is."""
     window_memory: int = MAX_MEMORY
     """Bytes that the windows of compressed files may take together. What preflight takes, write takes too."""
+    allow_failed: bool = False
+    """Whether a disk that fails once it is written to is kept out, where another one is left."""
     reads_back: bool = False
     """Whether everything that is written is read back: then write makes a record of it."""
     parts_memory: int = 0
@@ -103,6 +112,7 @@ class Context:
     guest_size: int = 0
     record: Record | None = None
     """Of what was written; None where it is not to be read back."""
+    _keeping_out: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.digest = Digest(self.job.checksum_type or DEFAULT_ALGORITHM)
@@ -119,6 +129,54 @@ class Context:
         if info.digest is not None:
             algorithm = info.digest.partition(":")[0]
             self.promised = self.digest if algorithm == self.digest.algorithm else Digest(algorithm)
+
+    @property
+    def live(self) -> tuple[Target, ...]:
+        """The targets that are not kept out, at least one."""
+        return tuple(target for target in self.targets if target.failed is None)
+
+    def goes_on_without(self, target: Target, error: DeployError) -> bool:
+        """Whether the deployment goes on without a disk that has failed. If so it is blanked and kept out from now on.
+
+        Never without the last one, nor without one that may still boot what was on it before. Blocking; any thread.
+        """
+        if not self.allow_failed or not isinstance(error, (DiskIo, DiskReadback, VerifyFailed)):
+            return False
+        with self._keeping_out:
+            if target.failed is not None:
+                return True  # by another thread
+            if self.live == (target,):
+                return False
+            unwiped = target.blank()
+            if unwiped is not None and not target.wiped:
+                return False
+            target.failed = error.message if unwiped is None else f"{error.message} {unwiped}"
+        self.note(f"{target.found.path} has failed and is kept out: {target.failed}")
+        return True
+
+    @contextmanager
+    def using(self, target: Target) -> Iterator[None]:
+        """For work on one disk. Where that fails in here, it is kept out, or its fault ends the deployment.
+
+        Raises:
+            DiskIo, DiskReadback, VerifyFailed: the deployment does not go on without it.
+        """
+        try:
+            yield
+        except OSError as error:
+            fault = disk_fault(target.found.path, error)
+            if not self.goes_on_without(target, fault):
+                raise fault from error
+        except (DiskReadback, VerifyFailed) as fault:
+            if not self.goes_on_without(target, fault):
+                raise
+
+    def from_any(self, look: Callable[[Target], T]) -> T:
+        """What is the same on all disks, by the first that can be read. Raises as `using`."""
+        while True:
+            target = self.live[0]
+            with self.using(target):
+                return look(target)
 
     @property
     def room(self) -> int:
@@ -149,7 +207,15 @@ class Context:
     def open_sink(self) -> None:
         """Make the sink over all targets, which have been claimed."""
         sinks = [target.opened()[1] for target in self.targets]
-        self.sink = sinks[0] if len(sinks) == 1 else SeveralSinks(sinks)
+
+        def is_out(number: int) -> bool:
+            return self.targets[number].failed is not None
+
+        def goes_on_without(number: int, error: OSError) -> bool:
+            target = self.targets[number]
+            return self.goes_on_without(target, disk_fault(target.found.path, error))
+
+        self.sink = sinks[0] if len(sinks) == 1 else SeveralSinks(sinks, is_out, goes_on_without)
 
     def written(self) -> Sink:
         """The sink over all targets."""

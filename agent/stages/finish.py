@@ -6,8 +6,8 @@ the commit.
 """
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from agent.errors import BootEsp, GptRelocate
 from agent.formats.tables.gpt import Gpt, is_mirror, parse_backup, renewed
@@ -26,7 +26,6 @@ from agent.formats.tables.mbr import Logical, Mbr, parse_logicals
 from agent.formats.tables.read import Partition, Table, TableError, read_table
 from agent.formats.tables.superblock import LABEL_BYTES
 from agent.host import fat
-from agent.host.faults import disk_fault
 from agent.host.parttable import PartedMissing
 from agent.stages.context import Context
 from agent.stages.libparted import complaint_about, keep_complaint, keep_missing
@@ -45,41 +44,57 @@ def finish(ctx: Context) -> None:
         BootEsp: the named boot loader is not on the ESP.
         DiskIo: a disk failed.
     """
-    first = ctx.targets[0]
-    with _told(first):  # what is read here is the same on all disks
-        table = _held_table(ctx, first)
-        logicals, records = _logicals(first, table)
-        _check_bootloader(ctx, first, table)
-    for target in ctx.targets:
-        with _told(target):
-            _choose_slot(ctx, target, table, logicals)
-    with _told(first):
-        mirror = None if ctx.job.raid is None else make_mirror(ctx, table)
-    for number, target in enumerate(ctx.targets):
-        with _told(target):
-            own = _own_table(table, number, mirror)
-            _place(ctx, target, table, own, logicals, records)
-            if mirror is not None:
-                write_member(target, mirror, number)
-            target.opened()[0].flush()
-
-
-@contextmanager
-def _told(target: Target) -> Iterator[None]:
-    """Tell what goes wrong with the disk of a target."""
     try:
-        yield
+        found = ctx.from_any(lambda target: _look(ctx, target))
+        _choose_slots(ctx, found)
+        mirror = None
+        if ctx.job.raid is not None:
+            mirror = ctx.from_any(lambda target: make_mirror(ctx, found.table, target))
+        for number, target in enumerate(ctx.targets):
+            if target.failed is None:
+                with ctx.using(target):
+                    _finish_one(ctx, target, number, found, mirror)
     except TableError as error:
         raise GptRelocate(detail=str(error)) from error
-    except OSError as error:
-        raise disk_fault(target.found.path, error) from error
 
 
-def _own_table(table: Table, number: int, mirror: Mirror | None) -> Table:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What finish finds on one of the disks: it is the same on all."""
+
+    table: Table
+    logicals: tuple[Logical, ...]
+    records: Mapping[int, bytes]
+    """All EBRs by their offsets, those without a partition too."""
+    own_drive: Partition | None
+    """The image's own config-2 partition."""
+
+
+def _look(ctx: Context, target: Target) -> _Found:
+    table = _held_table(ctx, target)
+    logicals, records = _logicals(target, table)
+    _check_bootloader(ctx, target, table)
+    own = None if ctx.drive is None else _own_drive(target, (*table.partitions, *logicals))
+    return _Found(table, logicals, records, own)
+
+
+def _finish_one(ctx: Context, target: Target, number: int, found: _Found, mirror: Mirror | None) -> None:
+    own = found.own_drive
+    if own is not None and not _fits(ctx, own):
+        # Readers take the first drive of that label that they find: the image's old one must not be it.
+        target.opened()[1].zero(own.start, own.size)
+    _place(ctx, target, found, _own_table(ctx, number, found.table, mirror))
+    if mirror is not None:
+        write_member(target, mirror, number)
+    target.opened()[0].flush()
+
+
+def _own_table(ctx: Context, number: int, table: Table, mirror: Mirror | None) -> Table:
     """The table of the disk `number`, not yet relocated: no two disks of a machine have the same GUIDs."""
     if mirror is not None:
         return mirror.tables[number]
-    return renewed(table, uuid.uuid4) if number and isinstance(table, Gpt) else table
+    is_first = ctx.targets[number] is ctx.live[0]
+    return table if is_first or not isinstance(table, Gpt) else renewed(table, uuid.uuid4)
 
 
 def _held_table(ctx: Context, target: Target) -> Table:
@@ -90,23 +105,27 @@ def _held_table(ctx: Context, target: Target) -> Table:
     return table
 
 
-def _choose_slot(ctx: Context, target: Target, table: Table, logicals: Sequence[Logical]) -> None:
+def _choose_slots(ctx: Context, found: _Found) -> None:
+    """Also of a disk that is kept out: its size counts for a mirror."""
     if ctx.drive is None:
         return
-    disk, _ = target.opened()
-    own = _own_drive(ctx, target, (*table.partitions, *logicals))
-    target.slot = place_drive(table, disk.size, table.sector_size, len(ctx.drive.image), logicals, own)
+    table, own, length = found.table, found.own_drive, len(ctx.drive.image)
+    if own is not None and not _fits(ctx, own):
+        ctx.note(f"the image's own config drive (partition {own.number}) is too small and was emptied")
+        own = None
+    for target in ctx.targets:
+        size = target.opened()[0].size
+        target.slot = place_drive(table, size, table.sector_size, length, found.logicals, own)
 
 
-def _place(
-    ctx: Context,
-    target: Target,
-    table: Table,
-    own: Table,
-    logicals: Sequence[Logical],
-    records: Mapping[int, bytes],
-) -> None:
-    """Write all but the held ends, and put the disk's `own` table into these; `table` is the image's."""
+def _fits(ctx: Context, part: Partition) -> bool:
+    """Whether the config drive can be in the image's own partition for it."""
+    return ctx.drive is not None and len(ctx.drive.image) <= part.size
+
+
+def _place(ctx: Context, target: Target, found: _Found, own: Table) -> None:
+    """Write all but the held ends, and put the disk's `own` table into these."""
+    table = found.table
     disk, sink = target.opened()
     finished = finish_head(
         bytes(sink.head),
@@ -115,7 +134,7 @@ def _place(
         target.slot,
         unique_guid=uuid.uuid4(),
         drive_type=ctx.drive.filesystem if ctx.drive else "iso9660",
-        logicals=logicals,
+        logicals=found.logicals,
     )
     if isinstance(table, Gpt):
         _note_damaged_backup(ctx, target, table)
@@ -126,7 +145,7 @@ def _place(
     for offset, data in (*finished.other_writes, *finished.tail_writes):
         sink.write(offset, memoryview(data))
     sink.head[:] = finished.head
-    _ask_libparted(ctx, target, finished, records)
+    _ask_libparted(ctx, target, finished, found.records)
 
 
 def _ask_libparted(
@@ -163,7 +182,7 @@ def _note_damaged_backup(ctx: Context, target: Target, table: Gpt) -> None:
 
 def _note(ctx: Context, target: Target, text: str) -> None:
     """Say something of the image, which is the same on all disks, once."""
-    if target is ctx.targets[0]:
+    if target is ctx.live[0]:
         ctx.note(text)
 
 
@@ -203,27 +222,11 @@ def _logicals(target: Target, table: Table) -> tuple[tuple[Logical, ...], Mappin
         raise logicals_damaged(str(error)) from error
 
 
-def _own_drive(ctx: Context, target: Target, partitions: Iterable[Partition]) -> Partition | None:
+def _own_drive(target: Target, partitions: Iterable[Partition]) -> Partition | None:
     """The image's own config-2 partition, by the label of its filesystem."""
     _, sink = target.opened()
-    for part in drive_candidates(partitions):
-        if is_drive(sink.read(part.start, LABEL_BYTES)):
-            return _usable(ctx, target, part)
-    return None
-
-
-def _usable(ctx: Context, target: Target, part: Partition) -> Partition | None:
-    _, sink = target.opened()
-    if ctx.drive is not None and len(ctx.drive.image) > part.size:
-        # Readers take the first drive of that label that they find: the image's old one must not be it.
-        _note(
-            ctx,
-            target,
-            f"the image's own config drive (partition {part.number}) is too small and was emptied",
-        )
-        sink.zero(part.start, part.size)
-        return None
-    return part
+    candidates = drive_candidates(partitions)
+    return next((part for part in candidates if is_drive(sink.read(part.start, LABEL_BYTES))), None)
 
 
 def _check_bootloader(ctx: Context, target: Target, table: Table) -> None:

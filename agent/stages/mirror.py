@@ -50,12 +50,13 @@ async def examine_root(ctx: Context) -> None:
         ctx.image = replace(image, root_fault=root_fault(head))
 
 
-def make_mirror(ctx: Context, table: Table) -> Mirror:
+def make_mirror(ctx: Context, table: Table, target: Target) -> Mirror:
     """Choose the array, once the slots of the config drive are known.
 
     Args:
-        ctx: whose targets are written.
+        ctx: whose targets are written. The array is made for all of them: one that was kept out may be replaced.
         table: the image's.
+        target: the one that the root is looked at on.
 
     Raises:
         RaidLayout: the image cannot become a mirror; found now where it could not be seen before the first write.
@@ -67,13 +68,13 @@ def make_mirror(ctx: Context, table: Table) -> Mirror:
     if fault is not None or not isinstance(table, Gpt):
         raise RaidLayout(reason=fault)
     root = root_of(table)
-    if (fault := root_fault(ctx.written().read(root.start, min(HEAD_BYTES, root.size)))) is not None:
+    if (fault := root_fault(target.opened()[1].read(root.start, min(HEAD_BYTES, root.size)))) is not None:
         raise RaidLayout(reason=fault)
     tables = []
-    for target in ctx.targets:
-        end = root_end(table, target.opened()[0].size, target.slot)
+    for one in ctx.targets:
+        end = root_end(table, one.opened()[0].size, one.slot)
         if (fault := room_fault(table, end)) is not None:
-            raise RaidDisks(reason=f"{target.found.path}: {fault}")
+            raise RaidDisks(reason=f"{one.found.path}: {fault}")
         tables.append(widened(renewed(table, uuid.uuid4), end))
     wanted = None if ctx.job.raid is None else ctx.job.raid.uuid
     array = Array(
@@ -83,9 +84,7 @@ def make_mirror(ctx: Context, table: Table) -> Mirror:
         resync=root.size,
         members=len(tables),
     )
-    ctx.note(
-        f"a mirror (raid1) of partition {root.number} over {_paths(ctx.targets)}: {uuid_text(array.uuid)}"
-    )
+    ctx.note(f"a mirror (raid1) of partition {root.number} over {_paths(ctx.live)}: {uuid_text(array.uuid)}")
     return Mirror(array, tuple(tables))
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from agent.formats.image import ImageFacts
 from agent.formats.tables.gpt import Gpt
 from agent.formats.tables.layout import DriveSlot
+from agent.host.wipe import wipe_ends
 from agent.model.disks import Disk
 from agent.stages.held_ends import HeldEnds
 from agent.stages.machine import OpenDisk
@@ -17,9 +18,13 @@ class Target:
 
     found: Disk
     """As the inventory had it."""
+    failed: str | None = None
+    """Why it is kept out of the deployment, which goes on with the others; None as a rule. Set by the context alone."""
     # From claim:
     disk: OpenDisk | None = None
     sink: HeldEnds | None = None
+    wiped: bool = False
+    """Whether what was on it before cannot boot any more."""
     # From finish:
     slot: DriveSlot | None = None
     record: Record | None = None
@@ -43,6 +48,15 @@ class Target:
         _, sink = self.opened()
         reach = image.table.primary_end if isinstance(image.table, Gpt) else 0
         return sink.read(0, max(len(sink.head), reach))
+
+    def blank(self) -> str | None:
+        """Zero both ends once more; says why they could not be. Blocking."""
+        disk, _ = self.opened()
+        try:
+            wipe_ends(disk)
+        except OSError as error:
+            return f"the ends of {disk.path} could not be wiped: {error.strerror or type(error).__name__}"
+        return None
 
     def close(self) -> None:
         """Give the disk back. No thread may be at work on it any more."""

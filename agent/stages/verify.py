@@ -5,7 +5,6 @@ the disk.
 from agent.errors import Blame, ChecksumMismatch, ImageChanged, ImageDamaged, ImageDownload, ImageTruncated
 from agent.formats.image import WINDOW_BYTES, examine
 from agent.formats.tables.layout import is_cut
-from agent.host.faults import disk_fault
 from agent.stages.context import Context
 from agent.transfer.digest import Digest
 
@@ -33,7 +32,7 @@ def verify(ctx: Context) -> None:
         ChecksumMismatch, ImageDownload, ImageTruncated, ImageChanged: it is not the image that the job names.
     """
     info, image = ctx.examined()
-    _, sink = ctx.targets[0].opened()
+    _, sink = ctx.live[0].opened()
     if info.size is not None and ctx.digest.length != info.size:
         detail = f"{ctx.digest.length} bytes came of {info.size}"
         raise ImageDownload(url=info.url, detail=detail)
@@ -91,8 +90,6 @@ def examine_written(ctx: Context) -> None:
     Raises:
         DiskIo: it does not read back.
     """
-    try:
-        window = ctx.written().read(0, min(WINDOW_BYTES, ctx.guest_size))
-    except OSError as error:
-        raise disk_fault(ctx.targets[0].found.path, error) from error
+    length = min(WINDOW_BYTES, ctx.guest_size)
+    window = ctx.from_any(lambda target: target.opened()[1].read(0, length))
     ctx.image = examine(window, ctx.guest_size, ctx.container)

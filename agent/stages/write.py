@@ -1,17 +1,16 @@
 """Write: stream the image to the disk, everything but its held ends, hashing the bytes as they come."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from agent.aio import run_blocking
 from agent.errors import ImageChanged, ImageSize, ImageWrite
 from agent.formats.extent import Decoder, ImageTooLarge
-from agent.host.faults import full_hint
+from agent.host.faults import disk_fault, full_hint
 from agent.host.syscalls import return_free_memory
 from agent.model.url import redact_url
 from agent.stages.context import Context
 from agent.stages.decoding import container_of, new_decoder
-from agent.stages.targets import Target
 from agent.transfer.digest import Observer
 from agent.transfer.pipeline import copy
 from agent.transfer.record import Record, Recorder
@@ -44,7 +43,7 @@ async def write_image(ctx: Context, restarted: Callable[[], None]) -> None:
 
 
 async def _copy_once(ctx: Context) -> None:
-    for target in ctx.targets:
+    for target in ctx.live:
         target.opened()[1].reset()
     sink = _recorded(ctx, ctx.written())
     # Preflight has freed copies of the first MiBs. Give them back to the system before the buffers fill.
@@ -61,9 +60,9 @@ async def _copy_once(ctx: Context) -> None:
         if ctx.record is not None:
             ctx.record.settle(ctx.guest_size)
         # The flush belongs to this stage: a disk that cannot keep the bytes that it took is told as a fault in writing.
-        await run_blocking(_flush, ctx.targets)
+        await run_blocking(_flush, ctx)
     except SinkFailed as failure:
-        path = failure.error.filename or ctx.targets[0].found.path
+        path = failure.error.filename or ctx.live[0].found.path
         hint = full_hint(path, failure.error)
         found = ctx.job.type_for(container_of(ctx, decoder))
         raise ImageWrite(type=found, detail=f"{path}: {failure}", hint=hint) from failure.error
@@ -98,12 +97,14 @@ def _clean_scratch(decoder: Decoder, sink: Sink) -> None:
         raise SinkFailed(offset, error) from error
 
 
-def _flush(targets: Iterable[Target]) -> None:
-    for target in targets:
+def _flush(ctx: Context) -> None:
+    for target in ctx.live:
         disk, _ = target.opened()
         try:
             disk.flush()
         except OSError as error:
+            if ctx.goes_on_without(target, disk_fault(disk.path, error)):
+                continue
             raise SinkFailed(
                 0, OSError(error.errno, f"{error.strerror} while flushing", disk.path)
             ) from error

@@ -1,12 +1,13 @@
 """A sink over several: what is written goes to all of them, side by side, and the slowest sets the pace.
 
 One download, one digest and one decoding serve them all. Every call returns when it has ended on each of them, also
-where one has failed: a buffer may be filled again after it.
+where one has failed: a buffer may be filled again after it. Whether the others go on without that one is decided
+elsewhere.
 """
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
 from agent.tracebacks import raise_first
@@ -19,19 +20,31 @@ _CALLS_PER_SINK = 4
 class SeveralSinks:
     """A sink as large as the smallest of several."""
 
-    def __init__(self, sinks: Sequence[Sink]) -> None:
-        """`sinks`: two or more; the first one is read where something is read."""
-        self._first, *self._others = sinks
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        is_out: Callable[[int], bool] = lambda _: False,
+        goes_on_without: Callable[[int, OSError], bool] = lambda *_: False,
+    ) -> None:
+        """Args:
+        sinks: two or more; the first one is read where something is read.
+        is_out: whether the sink of this number is not used any more; never of all of them.
+        goes_on_without: is told that one has failed, by any thread, and answers whether it is out from now on. If not,
+            the failure is raised.
+        """
+        self._sinks = tuple(sinks)
+        self._is_out = is_out
+        self._goes_on_without = goes_on_without
         self.size = min(sink.size for sink in sinks)
-        self._threads = ThreadPoolExecutor(_CALLS_PER_SINK * len(self._others), "byoi-disk")
+        self._threads = ThreadPoolExecutor(_CALLS_PER_SINK * (len(sinks) - 1), "byoi-disk")
         self._lock = threading.Lock()
         self._lags = [0.0] * len(sinks)
 
     @property
     def slowest(self) -> int | None:
         """The number of the sink for which the others have waited longest; None as long as none has."""
-        longest = max(self._lags)
-        return self._lags.index(longest) if longest > 0 else None
+        slowest = max(self._in_use(), key=lambda number: self._lags[number])
+        return slowest if self._lags[slowest] > 0 else None
 
     def close(self) -> None:
         """End the threads, which have nothing to do any more."""
@@ -54,31 +67,46 @@ class SeveralSinks:
         self._each(lambda sink: sink.zero(offset, length))
 
     def read(self, offset: int, length: int) -> bytes:
-        """What the first sink has; see `Sink.read`."""
-        return self._first.read(offset, length)
+        """What the first sink has that is in use; see `Sink.read`."""
+        while True:
+            first = self._in_use()[0]
+            try:
+                return self._sinks[first].read(offset, length)
+            except OSError as error:
+                if not self._goes_on_without(first, error):
+                    raise
+
+    def _in_use(self) -> list[int]:
+        """The numbers of the sinks that are used: one at least."""
+        return [number for number in range(len(self._sinks)) if not self._is_out(number)]
 
     def _each(self, act: Callable[[Sink], None]) -> None:
-        """Have all of them do it; raises the first failure in their order once all have ended."""
-        ends = [0.0] * len(self._lags)
+        """Have all of them do it that are in use; raises the first failure in their order once all have ended."""
+        ends: dict[int, float] = {}
         failed: dict[int, BaseException] = {}
 
-        def run(number: int, sink: Sink) -> None:
+        def run(number: int) -> None:
             try:
-                act(sink)
+                act(self._sinks[number])
             except Exception as error:  # noqa: BLE001 - raised below, where all have ended
                 failed[number] = error
             ends[number] = time.monotonic()
 
-        others = [self._threads.submit(run, number, sink) for number, sink in enumerate(self._others, 1)]
-        run(0, self._first)
-        wait(others)
+        first, *others = self._in_use()
+        submitted = [self._threads.submit(run, number) for number in others]
+        run(first)
+        wait(submitted)
         self._count_lag(ends)
-        failures = [failed[number] for number in sorted(failed)]
+        failures = [failed[number] for number in sorted(failed) if self._is_fatal(number, failed[number])]
         failed.clear()  # see agent.tracebacks
         raise_first(failures)
 
-    def _count_lag(self, ends: list[float]) -> None:
+    def _is_fatal(self, number: int, failure: BaseException) -> bool:
+        return not (isinstance(failure, OSError) and self._goes_on_without(number, failure))
+
+    def _count_lag(self, ends: Mapping[int, float]) -> None:
         """The last one kept the others waiting since the one before it was done."""
-        before, last = sorted(ends)[-2:]
+        last = max(ends, key=lambda number: ends[number])
+        before = max((end for number, end in ends.items() if number != last), default=ends[last])
         with self._lock:
-            self._lags[ends.index(last)] += last - before
+            self._lags[last] += ends[last] - before

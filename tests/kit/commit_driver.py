@@ -5,13 +5,15 @@ the fork has ended: `{"signal": N, "exit": N, "seconds": S}`. The fork is a real
 threads and writes; the parent only saves the time to import the agent. What the fork did stands in its trace
 file, one JSON object a line, written before the next thing happens, so that a kill cannot lose any of it.
 
-An order has `job`, `disk`, `trace`, and if wanted `others` (more disks), `limits` (fields of HttpLimits), `kill_after`
-(seconds until the parent kills the fork), `record` (a file for the bytes of all writes) and `stop`:
+An order has `job`, `disk`, `trace`, and if wanted `others` (more disks), `allow_failed` (of the policy), `limits`
+(fields of HttpLimits), `kill_after` (seconds until the parent kills the fork), `record` (a file for the bytes of all
+writes) and `stop`, one or a list of them:
 
-    {"by": "kill" | "cancel" | "eio", "at": "event" | "call", "number": N, "again": false}
+    {"by": "kill" | "cancel" | "eio", "at": "event" | "call" | "read", "number": N, "again": false, "disk": PATH}
 
 Counted from 0: events are the begin and the end of each stage, calls are those of the target disk's write, zero
-and flush. Kill and cancel come after the thing, eio instead of it. With `again` every later one is hit as well.
+and flush, reads those of its read and read_back. Kill and cancel come after the thing, eio instead of it. With `again`
+every later one is hit as well; with `disk` only that disk's count.
 """
 
 import asyncio
@@ -32,13 +34,34 @@ import structlog
 from agent.deploy.runner import Deployment
 from agent.deploy.target import Options
 from agent.host.disk import TargetDisk
+from agent.model.disk_state import DiskState
 from agent.model.events import DeployEvent, StageBegan, StageEnded
 from agent.model.job import parse_job
+from agent.model.policy import Policy, SeveralPolicy
+from agent.model.seal import Seal
 from agent.stages.machine import LocalMachine
 from agent.transfer.http.limits import HttpLimits
 from tests.kit.sinks import one_by_one
 
 HANGS_AFTER = 200  # seconds; the fork is killed by SIGALRM then
+
+
+class Stop:
+    """Where an order says that the deployment is to be stopped."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self._told = told
+        self._count = 0
+        self.by: str = told["by"]
+
+    def hits(self, kind: str, path: str | None) -> bool:
+        """Count one of a kind; whether it is the one."""
+        if kind != self._told["at"] or self._told.get("disk", path) != path:
+            return False
+        number, self._count = self._count, self._count + 1
+        return number == self._told["number"] or (
+            number > self._told["number"] and bool(self._told.get("again"))
+        )
 
 
 class Watch:
@@ -48,28 +71,24 @@ class Watch:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._trace = os.open(order["trace"], flags, 0o600)
         self._record = os.open(order["record"], flags, 0o600) if "record" in order else None
-        self._stop = order.get("stop") or {"at": "never", "number": 0, "by": "nothing"}
-        self._counts = {"event": 0, "call": 0}
+        told = order.get("stop") or []
+        self._stops = [Stop(one) for one in (told if isinstance(told, list) else [told])]
         self._lock = threading.RLock()
         self.cancel: Callable[[], None] = lambda: None
 
     def tell(self, **what: object) -> None:
         os.write(self._trace, json.dumps(what).encode() + b"\n")
 
-    def hits(self, kind: str) -> bool:
-        """Count one of a kind; whether the deployment is to be stopped at it."""
-        number = self._counts[kind]
-        self._counts[kind] += 1
-        wanted = self._stop["number"]
-        return self._stop["at"] == kind and (
-            number == wanted or (number > wanted and bool(self._stop.get("again")))
-        )
+    def hits(self, kind: str, path: str | None = None) -> set[str]:
+        """Count one of a kind; by what the deployment is to be stopped at it."""
+        return {stop.by for stop in self._stops if stop.hits(kind, path)}
 
-    def strike(self) -> None:
+    def strike(self, by: set[str]) -> None:
         """Kill or cancel."""
-        if self._stop["by"] == "kill":
+        if "kill" in by:
             os.kill(os.getpid(), signal.SIGKILL)
-        self.cancel()
+        if by:
+            self.cancel()
 
     def listen(self, event: DeployEvent) -> None:
         match event:
@@ -79,8 +98,7 @@ class Watch:
                 self.tell(event=f"{stage.value} ends")
             case _:
                 return
-        if self.hits("event"):
-            self.strike()
+        self.strike(self.hits("event"))
 
     def call(
         self, path: str, act: Callable[[], None], name: str, offset: int, length: int, data: bytes | None
@@ -92,16 +110,23 @@ class Watch:
     def _call(
         self, path: str, act: Callable[[], None], name: str, offset: int, length: int, data: bytes | None
     ) -> None:
-        hit = self.hits("call")
-        if hit and self._stop["by"] == "eio":
+        hit = self.hits("call", path)
+        if "eio" in hit:
             self.tell(failed=name, offset=offset, length=length)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         act()
         if self._record is not None and data is not None:
             os.write(self._record, data)
         self.tell(call=name, disk=path, offset=offset, length=length)
-        if hit:
-            self.strike()
+        self.strike(hit)
+
+    def read(self, path: str, offset: int, length: int) -> None:
+        """A disk is about to be read."""
+        with self._lock:
+            if "eio" in self.hits("read", path):
+                self.tell(failed="read", offset=offset, length=length)
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            self.tell(read=path, offset=offset, length=length)
 
 
 class WatchedDisk(TargetDisk):
@@ -127,6 +152,14 @@ class WatchedDisk(TargetDisk):
     def flush(self) -> None:
         self.watch.call(self.path, super().flush, "flush", 0, 0, None)
 
+    def read(self, offset: int, length: int) -> bytes:
+        self.watch.read(self.path, offset, length)
+        return super().read(offset, length)
+
+    def read_back(self, offset: int, length: int) -> memoryview:
+        self.watch.read(self.path, offset, length)
+        return super().read_back(offset, length)
+
 
 class WatchedMachine(LocalMachine):
     """This machine, but for its disks: they are watched."""
@@ -137,9 +170,17 @@ class WatchedMachine(LocalMachine):
 
 async def deploy(order: dict[str, Any], watch: Watch) -> None:
     options = Options(
-        disks=(order["disk"], *order.get("others", ())), limits=HttpLimits(**order.get("limits") or {})
+        disks=(order["disk"], *order.get("others", ())),
+        limits=HttpLimits(**order.get("limits") or {}),
+        policy=Policy(several=SeveralPolicy(allow_failed=order.get("allow_failed", False))),
     )
-    deployment = Deployment(parse_job(order["job"]), options, watch.listen, machine=WatchedMachine())
+
+    async def keep(fact: DiskState | Seal) -> None:
+        if isinstance(fact, Seal):
+            watch.tell(seal=fact.document())
+
+    job, machine = parse_job(order["job"]), WatchedMachine()
+    deployment = Deployment(job, options, watch.listen, keep=keep, machine=machine)
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()
     assert task is not None

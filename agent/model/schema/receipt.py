@@ -86,6 +86,7 @@ def _predicate() -> Schema:
         "packing": known,
     }
     disk = {"path": text, "model": known, "serial": known, "wwn": known, "size": a_count("Bytes.")}
+    disk["failed"] = known | {"description": "Why it was kept out; null: it was not."}
     times = {
         "acceptedAt": nullable(a_time()),
         "startedAt": a_time(),

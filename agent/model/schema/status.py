@@ -20,6 +20,8 @@ def status_schema() -> Schema:
     """The status of a deployment. The first four members are those of the OVH API."""
     seconds = nullable(of("number", "Seconds; null while it runs.", minimum=0))
     stage = {"name": _stage(), "startedAt": a_time("When it began."), "seconds": seconds}
+    disk = disk_schema(required=["path", "size"])
+    disk["properties"]["failed"] = nullable(of("string", "Why it is kept out. null: it is not."))
     properties = {
         "servername": nullable(of("string")),
         "status": of("string", enum=[DOING, DONE, ERROR]),
@@ -48,11 +50,9 @@ def status_schema() -> Schema:
         "finishedAt": nullable(a_time()),
         "stages": of("array", "Those that have begun.", items=an_object(stage)),
         "error": nullable(error_schema()),
-        "disk": nullable(disk_schema(required=["path", "size"])),
+        "disk": nullable(disk),
         "disks": of(
-            "array",
-            "All disks that get the image; the first is `disk`.",
-            items=disk_schema(required=["path", "size"]),
+            "array", "All disks that get the image; `disk` is the first that is not kept out.", items=disk
         ),
         "imageType": nullable(
             of("string", "What the content of the file showed, such as qcow2; null: not known yet.")

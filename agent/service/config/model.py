@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from agent.errors import ConfigInvalid, Fault
 from agent.model.disks import GroupSpec
-from agent.model.policy import Policy
+from agent.model.policy import Policy, SeveralPolicy
 from agent.service.config.options import DEFAULTS, TABLE
 from agent.service.config.sources import Settings, take_command_line, take_file, take_secrets
 
@@ -323,6 +323,7 @@ def _build(settings: Settings) -> Config:
             allow_file=values["policy.allow_file"],
             require_signature=values["trust.require_signature"],
             verify=values["policy.verify"],
+            several=SeveralPolicy(allow_failed=values["policy.several.allow_failed"]),
         ),
         trust=TrustConfig(values["trust.keys"], values["trust.require_signature"]),
         receipt=ReceiptConfig(secrets.get("receipt.key_file")),

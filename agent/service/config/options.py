@@ -63,6 +63,7 @@ SECTION_HELP = {
     "docs/ironic.md) is read too; byoi.ironic.* outranks it.",
     "disk_group": "Disk groups by hand. Without any, groups are made from the inventory.",
     "policy": "What a job may ask for.",
+    "policy.several": "Of a job that writes several disks, as a mirror or each by itself (docs/disks.md).",
     "trust": "Whose signatures of images count.",
     "receipt": "The receipt of each deployment (docs/provenance.md).",
     "download": "How images are fetched.",
@@ -284,6 +285,13 @@ TABLE = (
         "How much is read back from the disk before it becomes bootable: with commit both its ends and the config "
         "drive, with readback everything that was written, for every job (else for one that asks for it).",
         default=_POLICY.verify,
+    ),
+    Option(
+        "policy.several.allow_failed",
+        kinds.BOOLEAN,
+        "Keep a disk out that fails while it is written, and go on with the others, as long as one is left. Without "
+        "it the deployment fails. A disk that cannot be used before the first write is refused either way.",
+        default=_POLICY.several.allow_failed,
     ),
     Option(
         "trust.keys",

@@ -138,6 +138,8 @@ _NOTED: dict[type[Event], tuple[Phase, ...]] = {
     DiskChanged: UNDECIDED,
     PercentPromised: UNDECIDED,
     EndRequested: tuple(Phase),
+    # A disk has failed in the commit, and the rest goes on without it.
+    Sealed: (Phase.SEALED,),
     OutcomeSeen: OVER,
     OutcomeAcknowledged: OVER,
     NoteAdded: OVER,

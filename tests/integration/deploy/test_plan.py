@@ -12,7 +12,7 @@ from agent.formats.image import ImageFacts, examine
 from agent.model.contents import Contents
 from agent.model.disks import Disk, Holder
 from agent.model.job import parse_job
-from agent.model.policy import Policy, require_allowed
+from agent.model.policy import Policy, SeveralPolicy, require_allowed
 from agent.model.stage import EVERY_STAGE, STAGES, State
 from agent.units import GiB, KiB, MiB
 
@@ -378,6 +378,13 @@ def test_nothing_stands_against_a_mirror(image):
     assert decided.refusals == ()
     assert any("mdadm in its initramfs" in note for note in decided.notes)
     assert "make the root a mirror" in decided.steps[4].title
+
+
+def test_that_a_disk_may_fail_is_said_where_there_are_several(image):
+    lenient = Policy(several=SeveralPolicy(allow_failed=True))
+    for given in (facts(image=image()), both(image())):
+        notes = plan(job(), dataclasses.replace(given, policy=lenient)).notes
+        assert any("is kept out" in note for note in notes) == (len(given.targets) > 1)
 
 
 def test_a_mirror_has_two_disks(image):

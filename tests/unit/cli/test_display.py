@@ -51,6 +51,10 @@ def test_the_last_line():
     assert summary(STATUS) == "done: 512.0 MiB deployed to /dev/sda in 12.5 s (sha256:abc)"
     unchecked = summary(dataclasses.replace(STATUS, job={"checkSum": None}))
     assert unchecked.endswith(" (sha256:abc; only the length was verified)")
+    lost = {"path": "/dev/sdb", "failed": "it is worn"}
+    said = summary(dataclasses.replace(STATUS, disks=(lost, *STATUS.disks)))
+    assert said.startswith("done: 512.0 MiB deployed to /dev/sda in")
+    assert said.endswith("; /dev/sdb failed and was kept out")
 
 
 def test_events_are_lines():

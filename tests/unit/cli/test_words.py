@@ -114,6 +114,11 @@ def test_what_stands_on_a_console():
     )
     assert footer_lines(report(DONE, Reboot("due")), 0) == ("rebooting to disk now",)
     assert footer_lines(report(DONE), 0) == (summary(DONE),)
+    lost = dataclasses.replace(DONE, disks=(*DONE.disks, {"path": "/dev/sdb", "failed": "it is worn"}))
+    assert footer_lines(report(lost, Reboot("due")), 0) == (
+        "rebooting to disk now",
+        f"{disk} and /dev/sdb (failed, kept out)",
+    )
 
 
 def test_a_console_tells_of_the_control_plane_before_the_faults_which_may_not_all_fit():

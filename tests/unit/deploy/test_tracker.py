@@ -6,7 +6,7 @@ from agent.errors import ChecksumMismatch, JobCancelled, JobInterrupted
 from agent.model.disk_state import DiskState
 from agent.model.events import Finished, Noted, StageBegan, StageEnded
 from agent.model.job import parse_job
-from agent.model.seal import Seal, SealedDisk
+from agent.model.seal import KeptOut, Seal, SealedDisk
 from agent.model.stage import STAGES, State
 from agent.model.status import Progress
 
@@ -172,6 +172,32 @@ def test_what_the_image_was_is_known_from_the_seal(sealed, told):
     )
     ended = concluded(JOB, None, attempt=1, outcome=outcome, disk_state=DiskState.COMMITTED)
     assert (ended.image_type, ended.image_packing) == told
+
+
+def test_a_disk_that_is_kept_out_is_told_with_the_reason_and_is_not_the_first(tracker):
+    tracker.disks = [{"path": "/dev/sda", "size": 100}, {"path": "/dev/sdb", "size": 100}]
+    tracker.failed = lambda: {"/dev/sda": "it is worn"}
+    advance_to(tracker, State.WRITE)
+    status = tracker.snapshot()
+    assert [disk["failed"] for disk in status.disks] == ["it is worn", None]
+    assert status.disk["path"] == "/dev/sdb"
+    assert status.message == MESSAGES[State.WRITE]
+    advance_to(tracker, State.DONE)
+    assert tracker.snapshot().message == (
+        f"{UNCHECKED_MESSAGES[State.DONE]} Not on /dev/sda: kept out, having failed."
+    )
+
+
+def test_which_disk_was_kept_out_is_known_from_the_seal():
+    disk, out = SealedDisk("/dev/sdb", 100, 1, "", 1, ""), KeptOut("/dev/sda", 90, "it is worn")
+    outcome = Seal((disk,), "md5:x", kept_out=(out,))
+    ended = concluded(JOB, None, attempt=1, outcome=outcome, disk_state=DiskState.COMMITTED)
+    assert {disk["path"]: disk["failed"] for disk in ended.disks} == {
+        "/dev/sda": "it is worn",
+        "/dev/sdb": None,
+    }
+    assert ended.disk["path"] == "/dev/sdb"
+    assert "Not on /dev/sda" in ended.message
 
 
 def test_who_has_signed_is_known_from_the_seal():

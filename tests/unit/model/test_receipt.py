@@ -81,12 +81,25 @@ def test_it_says_which_image_went_where():
         "diskState": "committed",
     }
     assert said["disks"] == [
-        {"path": SSD.path, "model": SSD.model, "serial": SSD.serial, "wwn": SSD.wwn, "size": SSD.size}
+        {
+            "path": SSD.path,
+            "model": SSD.model,
+            "serial": SSD.serial,
+            "wwn": SSD.wwn,
+            "size": SSD.size,
+            "failed": None,
+        }
     ]
     assert (said["jobId"], said["origin"], said["server"]) == ("a-job", "control", "ns1")
     assert (said["image"]["compared"], said["readBack"]) == (True, "commit")
     assert said["versions"] == {"byoi-agent": "1.0", "linux": "6.1"}
     assert said["times"]["acceptedAt"] == "2023-11-14T22:13:20.000Z"
+
+
+def test_a_disk_that_was_kept_out_is_in_it_with_the_reason():
+    disks = ({**SSD.to_json(), "failed": "it is worn"}, {"path": "/dev/sdb", "size": 2**30, "failed": None})
+    said = statement(replace(DONE, disks=disks))["predicate"]["disks"]
+    assert [(disk["path"], disk["failed"]) for disk in said] == [(SSD.path, "it is worn"), ("/dev/sdb", None)]
 
 
 def test_what_a_registry_had_is_in_it_and_its_credentials_are_not():

@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from agent.model.seal import Seal, SealedDisk
+from agent.model.seal import KeptOut, Seal, SealedDisk
 
 DISK = SealedDisk("/dev/sda", 2**30, 2**20, "a" * 64, 2**20, "b" * 64, 4096, 2**25, 2**19, "d" * 64)
 OTHER = SealedDisk("/dev/sdb", 2**31, 2**20, "a" * 64, 2**20, "c" * 64)
@@ -15,14 +17,15 @@ SEAL = Seal((DISK,), "md5:c", **TOLD)
 
 @pytest.mark.parametrize("disks", [(DISK,), (DISK, OTHER)])
 def test_a_seal_comes_back_as_it_was_written(disks):
-    seal = Seal(disks, "md5:c", **TOLD)
-    assert Seal.parse(seal.document()) == seal
+    for kept_out in ((), (KeptOut("/dev/sdc", 2**30, "it is worn"),)):
+        seal = Seal(disks, "md5:c", **TOLD, kept_out=kept_out)
+        assert Seal.parse(json.loads(json.dumps(seal.document()))) == seal
 
 
 def test_a_seal_of_an_agent_that_knew_one_disk_and_nothing_of_the_image_is_read():
     document = SEAL.document()
     (disk,) = document.pop("disks")
-    for name in TOLD:
+    for name in (*TOLD, "kept_out"):
         del document[name]
     assert Seal.parse(document | disk) == Seal((DISK,), "md5:c")
 
@@ -40,6 +43,9 @@ def test_a_seal_of_an_agent_that_knew_one_disk_and_nothing_of_the_image_is_read(
         {"signature": "{"},
         {"registry": None},
         {"registry": "[]"},
+        {"kept_out": None},
+        {"kept_out": ["/dev/sdc"]},
+        {"kept_out": [{"path": "/dev/sdc", "size": 1, "failed": None}]},
         {"more": 1},
     ],
 )

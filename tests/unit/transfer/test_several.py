@@ -79,6 +79,38 @@ def test_the_slowest_is_known_once_the_others_have_waited(over):
     assert several.slowest == 1
 
 
+def test_one_that_may_be_done_without_is_not_used_any_more():
+    out, told = set(), []
+
+    def goes_on_without(number, error):
+        told.append((number, error.strerror))
+        out.add(number)
+        return len(out) < 3
+
+    sinks = [SlowSink(SIZE) for _ in range(3)]
+    several = SeveralSinks(sinks, out.__contains__, goes_on_without)
+    sinks[0].fault = OSError(5, "Input/output error")
+    several.write(0, memoryview(b"one"))
+    assert told == [(0, "Input/output error")]
+    sinks[0].fault = None
+    several.write(3, memoryview(b"two"))
+    assert bytes(sinks[0].content[3:6]) == bytes(3)
+    assert bytes(sinks[2].content[:6]) == b"onetwo"
+
+    def unreadable(offset, length):
+        raise OSError(5, "Input/output error")
+
+    sinks[1].read = unreadable
+    sinks[2].read = lambda offset, length: bytes(sinks[2].content[offset : offset + length])
+    assert several.read(0, 6) == b"onetwo"
+    assert out == {0, 1}
+    several.write(6, memoryview(b"3"))
+    sinks[2].fault = OSError(5, "the last one")
+    with pytest.raises(OSError, match="the last one"):
+        several.write(0, memoryview(b"x"))
+    several.close()
+
+
 def test_they_work_side_by_side(over):
     all_at_work = threading.Barrier(3, timeout=10)
 

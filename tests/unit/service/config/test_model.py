@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agent.errors import Blame, ConfigInvalid, Fault
 from agent.model.disks import GroupSpec, configured_groups
-from agent.model.policy import Policy
+from agent.model.policy import Policy, SeveralPolicy
 from agent.service.config.model import (
     ApiConfig,
     Config,
@@ -54,6 +54,7 @@ disks = ["/dev/disk/by-id/wwn-1", "/srv/trial.img"]
 require_checksum = true
 allow_http = false
 allow_file = true
+several.allow_failed = true
 
 [trust]
 keys = "/srv/keys"
@@ -114,7 +115,13 @@ def test_every_option_is_read(load):
             GroupSpec(1, ("/dev/disk/by-id/wwn-1", "/srv/trial.img")),
             GroupSpec(2, ("/dev/disk/by-id/wwn-2",)),
         ),
-        policy=Policy(require_checksum=True, allow_http=False, allow_file=True, require_signature=True),
+        policy=Policy(
+            require_checksum=True,
+            allow_http=False,
+            allow_file=True,
+            require_signature=True,
+            several=SeveralPolicy(allow_failed=True),
+        ),
         trust=TrustConfig("/srv/keys", require_signature=True),
         download=DownloadConfig("/etc/byoi-agent/image-ca.crt", 3),
         reboot=RebootConfig(enabled=False, command=("sh", "-c", "sync; reboot -f"), grace_seconds=0.0),

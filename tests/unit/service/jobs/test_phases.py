@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from agent.model.disk_state import DiskState
-from agent.model.seal import Seal, SealedDisk
+from agent.model.seal import KeptOut, Seal, SealedDisk
 from agent.service.jobs.entry import JobEntry, Phase
 from agent.service.jobs.phases import (
     MAX_ATTEMPTS,
@@ -186,6 +186,13 @@ def every_restart(entries):
                 is_committed,
                 after_restart(entry, same_boot=same_boot, is_committed=is_committed),
             )
+
+
+def test_where_a_disk_fails_in_the_commit_the_later_seal_counts():
+    sealed = advance(NEW, Sealed(SEAL))
+    later = replace(SEAL, kept_out=(KeptOut("/dev/sdb", 1, "it is worn"),))
+    again = advance(sealed, Sealed(later))
+    assert (again.phase, again.seal) == (Phase.SEALED, later)
 
 
 def test_a_sealed_job_is_compared_with_its_disk_before_anything_is_made_of_it(entries):
