@@ -10,7 +10,6 @@ from typing import Any
 
 from agent.cli.job_options import usage
 from agent.cli.output import print_stderr
-from agent.deploy.receipt import make_receipt
 from agent.units import KiB
 
 Keep = Callable[[Mapping[str, Any]], bool]
@@ -39,6 +38,8 @@ def receipt_file(options: argparse.Namespace) -> Iterator[Keep | None]:
     descriptor = _make(path)
 
     def keep(status: Mapping[str, Any]) -> bool:
+        from agent.deploy.receipt import make_receipt  # noqa: PLC0415 - not for a job that is refused
+
         nonlocal filled
         try:
             _fill(descriptor, json.dumps(make_receipt(status, key), indent=2).encode("ascii") + b"\n")
