@@ -9,7 +9,7 @@ import binascii
 import re
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from agent.model.object_reader import ObjectReader
 from agent.text import HIDDEN
@@ -51,9 +51,9 @@ class Reference:
         """Where a blob is."""
         return f"{self.base}/v2/{self.repository}/blobs/{digest}"
 
-    def referrers_url(self, digest: str) -> str:
-        """Where the list is of what refers to a manifest."""
-        return f"{self.base}/v2/{self.repository}/referrers/{digest}"
+    def referrers_url(self, digest: str, kind: str) -> str:
+        """Where the list is of what refers to a manifest, and is an artifact of this type."""
+        return f"{self.base}/v2/{self.repository}/referrers/{digest}?artifactType={quote(kind, safe='')}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,3 +297,142 @@ def test_more_signatures_than_are_looked_at(shelf, image, key, write_shelf, targ
 def test_referrers_that_are_no_list(shelf, image, key, write_shelf, target):
     shelf.referrers[image] = b"<html>"
     refusal(write_shelf(key.public), target, "registry.manifest")
+
+
+# -- lists of referrers in pages ---------------------------------------------------------------------------------
+
+
+FILTERED = {"OCI_Filters_Applied": "artifactType"}
+
+
+def referrers(image: str, kind: str = BUNDLE) -> str:
+    """What is asked for first."""
+    return f"/v2/team/web/referrers/{image}?artifactType={kind.replace('/', '%2F').replace('+', '%2B')}"
+
+
+def next_link(target: str) -> dict[str, str]:
+    return {"Link": f'<{target}>; rel="next"'}
+
+
+@pytest.fixture
+def signed_entry(shelf, image, key):
+    """An entry of a list of referrers that leads to a good signature."""
+    artifact = bundle_artifact(shelf.put_blob(bundle_signature(image, key)), descriptor(shelf.manifests["1"]))
+    shelf.put(artifact)
+    return entry(artifact, artifactType=BUNDLE)
+
+
+@pytest.fixture
+def write_asked(write, shelf, serving_elsewhere, key):
+    """Deploy what is on the shelf; returns the outcome, and the lists that were asked for."""
+
+    def deploy():
+        server = serving_elsewhere(shelf.answer)
+        outcome = write(f"oci+http://{server.host}:{server.port}/team/web:1", key.public)
+        return outcome, [ask.target for ask in server.requests if "/referrers/" in ask.target]
+
+    return deploy
+
+
+@pytest.mark.parametrize("link", ["?page=2", "/v2/team/web/referrers/more", "/elsewhere?last=a%2Cb"])
+def test_a_signature_on_the_second_page(shelf, image, signed_entry, write_asked, link):
+    first = referrers(image)
+    second = first.partition("?")[0] + link if link.startswith("?") else link
+    shelf.pages = {
+        first: (index(entry(b"{}", artifactType="sbom")), next_link(link)),
+        second: (index(signed_entry), {}),
+    }
+    outcome, asked = write_asked()
+    assert_signed(outcome)
+    assert asked[0] == first
+
+
+def test_a_registry_that_filters_is_asked_for_each_kind(shelf, image, key, write_asked):
+    layer, payload = simple_signature(image, key)
+    shelf.put_blob(payload)
+    artifact = manifest(layer, artifactType=ARTIFACT)
+    shelf.put(artifact)
+    shelf.pages = {
+        referrers(image): (index(), FILTERED),
+        referrers(image, ARTIFACT): (index(entry(artifact, artifactType=ARTIFACT)), FILTERED),
+    }
+    outcome, asked = write_asked()
+    assert_signed(outcome)
+    assert asked == [referrers(image), referrers(image, ARTIFACT)]
+
+
+def test_a_registry_that_does_not_filter_is_asked_once(shelf, image, signed_entry, write_asked):
+    listed = index(entry(b"{}", artifactType="sbom"), signed_entry)
+    shelf.pages = {referrers(image): (listed, {"OCI_Filters_Applied": "somethingElse"})}
+    outcome, asked = write_asked()
+    assert_signed(outcome)
+    assert asked == [referrers(image)]
+
+
+def test_a_filter_that_lets_others_through(shelf, image, signed_entry, write_asked, target):
+    other = dict(signed_entry, artifactType="application/spdx+json")
+    shelf.pages = {
+        referrers(image): (index(other), FILTERED),
+        referrers(image, ARTIFACT): (index(), FILTERED),
+    }
+    refusal(write_asked()[0], target, "signature.missing")
+
+
+def test_pages_that_lead_in_a_circle(shelf, image, write_asked, target):
+    first = referrers(image)
+    shelf.pages = {
+        first: (index(), next_link("?page=2")),
+        first.partition("?")[0] + "?page=2": (index(), next_link(first)),
+    }
+    outcome, asked = write_asked()
+    error = refusal(outcome, target, "signature.missing")
+    assert "leads back to a page" in error["detail"]
+    assert len(asked) == 2
+
+
+def test_pages_without_end(shelf, image, write_asked, target):
+    first = referrers(image)
+    path = first.partition("?")[0]
+    shelf.pages = {first: (index(), next_link("?page=1"))} | {
+        f"{path}?page={page}": (index(), next_link(f"?page={page + 1}")) for page in range(1, 40)
+    }
+    outcome, asked = write_asked()
+    error = refusal(outcome, target, "signature.missing")
+    assert "more than 16 pages" in error["detail"]
+    assert len(asked) == 16
+
+
+def test_a_signature_before_a_page_that_is_not_there(shelf, image, signed_entry, write_asked):
+    shelf.pages = {referrers(image): (index(signed_entry), next_link("?page=2"))}
+    assert_signed(write_asked()[0])
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "file:///etc/passwd",
+        "http://[",
+        "ftp://127.0.0.1/list",
+        "//user:secret@",
+        "https://127.0.0.1:{port}/list",
+    ],
+)
+def test_pages_that_lead_to_where_nobody_goes(shelf, image, write, serving_elsewhere, key, target, link):
+    server = serving_elsewhere(shelf.answer)
+    shelf.pages = {referrers(image): (index(), next_link(link.format(port=server.port)))}
+    outcome = write(f"oci+http://{server.host}:{server.port}/team/web:1", key.public)
+    error = refusal(outcome, target, "signature.missing")
+    assert "goes on elsewhere" in error["detail"]
+
+
+def test_a_page_at_another_server_is_not_asked_for(
+    shelf, image, write, serving_elsewhere, key, target, signed_entry, tmp_path
+):
+    other = serving_elsewhere(lambda request: request.reply(200, index(signed_entry)))
+    server = serving_elsewhere(shelf.answer)
+    shelf.pages = {referrers(image): (index(), next_link(f"http://{other.host}:{other.port}/list"))}
+    login = tmp_path / "login"
+    login.write_text("puller:s3cret-canary")
+    url = f"oci+http://{server.host}:{server.port}/team/web:1"
+    refusal(write(url, key.public, "--registry-auth", login), target, "signature.missing")
+    assert other.requests == []

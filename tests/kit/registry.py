@@ -140,6 +140,8 @@ class Shelf:
     blobs: dict[str, bytes] = field(default_factory=dict)
     referrers: dict[str, bytes] = field(default_factory=dict)
     """By digest; a registry without any does not know the API."""
+    pages: dict[str, tuple[bytes, Mapping[str, str]]] = field(default_factory=dict)
+    """Of lists of referrers, with their headers, by the target of the request."""
 
     def put_blob(self, data: bytes) -> bytes:
         self.blobs[sha256(data)] = data
@@ -158,6 +160,10 @@ class Shelf:
 
     def answer(self, request: Request) -> None:
         """As a registry does that asks nobody who he is."""
+        if request.target in self.pages:
+            body, headers = self.pages[request.target]
+            request.reply(200, body, Content_Type=INDEX, **headers)
+            return
         kind, _, name = urlsplit(request.target).path.removeprefix(f"/v2/{self.repository}/").partition("/")
         held = {"manifests": self.manifests, "blobs": self.blobs, "referrers": self.referrers}.get(kind, {})
         if name not in held:

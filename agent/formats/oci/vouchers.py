@@ -18,8 +18,9 @@ MAX_VOUCHERS = 16
 MAX_VOUCHER_BYTES = 256 * KiB
 SIMPLE = "application/vnd.dev.cosign.simplesigning.v1+json"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+ARTIFACT_TYPES = (BUNDLE, "application/vnd.dev.cosign.artifact.sig.v1+json")
+"""The kinds of artifact by which cosign's signatures refer to an image."""
 
-_ARTIFACTS = ("application/vnd.dev.cosign.artifact.sig.v1+json", BUNDLE)
 _SIGNATURE = "dev.cosignproject.cosign/signature"
 _SIMPLE_TYPE = "cosign container image signature"
 _STATEMENT = "application/vnd.in-toto+json"
@@ -61,7 +62,7 @@ def referrers_tag(digest: str) -> str:
 
 def signature_entries(index: Index) -> Iterator[Descriptor]:
     """Those of an image's referrers that are signatures of cosign."""
-    return (entry for entry in index.entries if entry.artifact_type in _ARTIFACTS)
+    return (entry for entry in index.entries if entry.artifact_type in ARTIFACT_TYPES)
 
 
 def may_be_voucher(layer: Descriptor) -> bool:

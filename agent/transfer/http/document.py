@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
+from multidict import MultiMapping
+
 from agent.transfer.http.attempts import Attempts
 from agent.transfer.http.body import take_body
 from agent.transfer.http.client import HttpClient
@@ -37,9 +39,17 @@ class Patience:
         return Attempts(self.limits, sleep=self.sleep, clock=self.clock, rng=self.rng, on_event=self.on_event)
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document, and what the server says of it."""
+
+    data: bytes
+    headers: MultiMapping[str]
+
+
 async def fetch_document(
     client: HttpClient, extra: Mapping[str, str], limit: int, patience: Patience
-) -> bytes:
+) -> Document:
     """The document behind the client's URL, of at most `limit` bytes; closes the client.
 
     Args:
@@ -67,7 +77,7 @@ async def fetch_document(
         await client.close()
 
 
-async def _read(client: HttpClient, extra: Mapping[str, str], limit: int, patience: Patience) -> bytes:
+async def _read(client: HttpClient, extra: Mapping[str, str], limit: int, patience: Patience) -> Document:
     answer = await client.get(dict(extra))
     with answer.closed_on_error():
         check_first(answer.head)
@@ -91,7 +101,7 @@ async def _read(client: HttpClient, extra: Mapping[str, str], limit: int, patien
             if body.fault is not None:
                 raise body.fault
             if count < len(piece) or len(data) == length:
-                return bytes(data)
+                return Document(bytes(data), answer.response.headers)
 
 
 def _too_large(limit: int) -> FatalFault:

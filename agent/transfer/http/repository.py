@@ -21,7 +21,7 @@ from agent.formats.oci.manifest import (
 from agent.model.registry import RegistryAuth, read_reference
 from agent.model.url import origin_of, redact_url
 from agent.transfer.http.client import HttpClient
-from agent.transfer.http.document import Patience, fetch_document
+from agent.transfer.http.document import Document, Patience, fetch_document
 from agent.transfer.http.faults import FatalFault
 from agent.transfer.http.limits import HttpLimits
 from agent.transfer.http.login import Login
@@ -88,15 +88,16 @@ class Repository:
             raise ManifestRefused(
                 f"the entry {entry} of its index has {entry.size} bytes, too many for a manifest"
             )
-        data = await self.find_document(self.reference.manifest_url(wanted))
-        if data is None:
+        document = await self.find_document(self.reference.manifest_url(wanted))
+        if document is None:
             raise ManifestRefused(f"there is no {wanted}", hint=_MISSING_HINT, blame=Blame.REQUEST)
+        data = document.data
         if ":" not in wanted:
             return digest_of(data), data
         _compare(data, wanted, None if entry is None else entry.size)
         return wanted, data
 
-    async def find_document(self, url: str) -> bytes | None:
+    async def find_document(self, url: str) -> Document | None:
         """A document that has no digest to be compared with; None where there is none."""
         try:
             return await self._fetch(url, {"Accept": ACCEPT}, MAX_MANIFEST_BYTES)
@@ -114,7 +115,7 @@ class Repository:
         """
         if blob.size > limit:
             raise ManifestRefused(f"the blob {blob} has {blob.size} bytes, more than {limit}")
-        data = await self._fetch(self.reference.blob_url(blob.digest), {}, limit)
+        data = (await self._fetch(self.reference.blob_url(blob.digest), {}, limit)).data
         _compare(data, blob.digest, blob.size)
         return data
 
@@ -145,14 +146,15 @@ class Repository:
             shown_url=self.shown_url,
         )
 
-    async def _fetch(self, url: str, extra: dict[str, str], limit: int) -> bytes:
+    async def _fetch(self, url: str, extra: dict[str, str], limit: int) -> Document:
         return await fetch_document(
             self._client(url, self._headers, self._login), extra, limit, self._patience
         )
 
     async def _fetch_token(self, url: str, headers: Sequence[tuple[str, str]], limit: int) -> bytes:
         """The answer of a token service, which is whoever the registry says."""
-        return await fetch_document(self._client(url, headers, None), {}, limit, self._patience)
+        answer = await fetch_document(self._client(url, headers, None), {}, limit, self._patience)
+        return answer.data
 
     def _client(self, url: str, headers: Sequence[tuple[str, str]], login: Login | None) -> HttpClient:
         return HttpClient(
