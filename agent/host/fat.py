@@ -190,8 +190,8 @@ def fat_file(device_path: str | os.PathLike[str], offset: int, file_path: str) -
 def fat_grub_configs(device_path: str | os.PathLike[str], offset: int) -> dict[str, bytes]:
     r"""Every grub.cfg of the FAT filesystem at `offset` of a disk, by its path. Only reads.
 
-    Looked for in the directories of \EFI, and where it is if the filesystem is mounted at /boot. Arguments and errors are
-    those of `fat_file`.
+    Looked for in the directories of \EFI, and where it is if the filesystem is mounted at /boot. Arguments and errors
+    are those of `fat_file`.
     """
     vendors = fat_directories(device_path, offset, r"\EFI")[:MAX_FILES]
     places = [*(f"/EFI/{name}" for name in vendors), "/grub", "/grub2"]
