@@ -187,6 +187,20 @@ def fat_file(device_path: str | os.PathLike[str], offset: int, file_path: str) -
         return _mtools("mcopy", image, "-n", f"::/{'/'.join(names)}", "-")
 
 
+def fat_grub_configs(device_path: str | os.PathLike[str], offset: int) -> dict[str, bytes]:
+    r"""Every grub.cfg of the FAT filesystem at `offset` of a disk, by its path. Only reads.
+
+    Looked for in the directories of \EFI, and where it is if the filesystem is mounted at /boot. Arguments and errors
+    are those of `fat_file`.
+    """
+    vendors = fat_directories(device_path, offset, r"\EFI")[:MAX_FILES]
+    places = [*(f"/EFI/{name}" for name in vendors), "/grub", "/grub2"]
+    paths = [f"{place}/grub.cfg" for place in places]
+    return {
+        path: fat_file(device_path, offset, path) for path in paths if fat_has_file(device_path, offset, path)
+    }
+
+
 @contextmanager
 def _filesystem(device_path: str | os.PathLike[str], offset: int) -> Iterator[str]:
     """A filesystem on a disk, as mtools is told of it; its failures are `FatUnsound` where the disk can be read."""

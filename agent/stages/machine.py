@@ -3,7 +3,7 @@
 `LocalMachine` is this machine, by the functions of `agent.host`. Tests give one in memory.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from agent.host import fat, holders, memory, parttable, udev
@@ -92,6 +92,9 @@ class Machine(Protocol):
     def esp_has_file(self, path: str, offset: int, name: str) -> bool:
         """Whether the FAT at `offset` of a disk has a file; raises FatUnsound where it cannot be read."""
 
+    def grub_configs(self, path: str, offset: int) -> Mapping[str, bytes]:
+        """Every grub.cfg in the FAT at `offset` of a disk, by its path there; raises FatUnsound as above."""
+
 
 class LocalMachine:
     """This machine."""
@@ -135,3 +138,7 @@ class LocalMachine:
     def esp_has_file(self, path: str, offset: int, name: str) -> bool:
         """See `Machine.esp_has_file`."""
         return fat.fat_has_file(path, offset, name)
+
+    def grub_configs(self, path: str, offset: int) -> Mapping[str, bytes]:
+        """See `Machine.grub_configs`."""
+        return fat.fat_grub_configs(path, offset)

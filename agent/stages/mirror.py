@@ -6,9 +6,11 @@ what lies behind is left to the kernel. The recipe is that of docs/raid.md.
 
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from agent.errors import RaidDisks, RaidLayout
+from agent.errors import RaidDisks, RaidLayout, ToolMissing
+from agent.formats.grub_config import root_names
 from agent.formats.tables.gpt import Gpt, renewed
 from agent.formats.tables.md import Array, member_gap, member_layout, member_writes, uuid_text
 from agent.formats.tables.mirror import (
@@ -24,6 +26,7 @@ from agent.formats.tables.read import Table
 from agent.stages.context import Context
 from agent.stages.preflight import guest_bytes
 from agent.stages.targets import Target
+from agent.text import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,36 @@ def make_mirror(ctx: Context, table: Table, target: Target) -> Mirror:
         members=len(tables),
     )
     ctx.note(f"a mirror (raid1) of partition {root.number} over {_paths(ctx.live)}: {uuid_text(array.uuid)}")
+    note_root_names(ctx, table, target)
     return Mirror(array, tuple(tables))
+
+
+def note_root_names(ctx: Context, table: Table, target: Target) -> None:
+    """Note how the image names its root, as far as an ESP has a grub.cfg that says so. Nothing is refused by it: the
+    kernel's command line may as well be elsewhere. Blocking.
+    """
+    disk, sink = target.opened()
+    for esp in table.partitions:
+        if not esp.is_esp or esp.start < len(sink.head) or esp.end > sink.tail_offset:
+            continue
+        # A note is no reason to fail.
+        with suppress(OSError, ToolMissing):
+            for path, config in ctx.machine.grub_configs(disk.path, esp.start).items():
+                names = root_names(config)
+                where = f"raid1: {printable(path)} on the ESP names the root"
+                if names.of_partition:
+                    told = _shown(names.of_partition)
+                    ctx.note(
+                        f"{where} by a partition ({told}): so it does not start as a mirror; UUID or LABEL does"
+                    )
+                elif names.of_filesystem:
+                    ctx.note(
+                        f"{where} by its filesystem, as a mirror needs it ({_shown(names.of_filesystem)})"
+                    )
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(printable(name, 80) for name in names[:3])
 
 
 def write_member(target: Target, mirror: Mirror, role: int) -> None:

@@ -131,6 +131,42 @@ def test_no_superblock_of_an_older_array_is_left_at_the_end_of_the_partition_or_
     assert member[super_offset(size) + 4] == 1
 
 
+# -- how the image names its root ----------------------------------------------------------------------------
+
+NAMED = {
+    "a search by UUID": ("EFI/debian", "search.fs_uuid 2f8b3f0c root\n", "as a mirror needs it"),
+    "a partition": ("EFI/debian", "linux /vmlinuz root=PARTUUID=4d61\n", "it does not start as a mirror"),
+    "a disk, where the ESP is /boot": (
+        "grub",
+        "linux /vmlinuz root=/dev/sda1\n",
+        "it does not start as a mirror",
+    ),
+    "nothing": ("EFI/debian", "configfile (hd0,gpt1)/boot/grub/grub.cfg\n", None),
+}
+
+
+def with_grub_config(image: Image, path: Path, directory: str, config: str) -> Path:
+    """A copy of the image with a grub.cfg on its ESP, put there by mtools."""
+    path.write_bytes(image.data)
+    start, _, _ = partitions(path)[1]
+    esp = f"{path}@@{start}"
+    run("mmd", "-i", esp, f"::/{directory}")
+    source = path.with_suffix(".cfg")
+    source.write_text(config)
+    run("mcopy", "-i", esp, source, f"::/{directory}/grub.cfg")
+    return path
+
+
+@pytest.mark.parametrize("how", NAMED)
+def test_a_note_says_how_the_grub_config_on_the_esp_names_the_root(mirror, image, disks, tmp_path, how):
+    directory, config, told = NAMED[how]
+    outcome = mirror(with_grub_config(image, tmp_path / "image.raw", directory, config), disks)
+    assert outcome.status == 0, outcome.err
+    notes = [note for note in outcome.document["notes"] if "on the ESP" in note]
+    assert len(notes) == (0 if told is None else 1)
+    assert all(told in note and f"/{directory}/grub.cfg" in note for note in notes)
+
+
 # -- refused before the first write --------------------------------------------------------------------------
 
 SWAP = Piece(40, 4, "", "type=swap")

@@ -237,6 +237,9 @@ class MemoryMachine:
     def esp_has_file(self, path: str, offset: int, name: str) -> bool:
         return name in self.esp_files
 
+    def grub_configs(self, path: str, offset: int) -> dict[str, bytes]:
+        return {}
+
 
 class Stages:
     """One deployment in memory, up to the stage that a test is about."""
