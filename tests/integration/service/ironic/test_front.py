@@ -42,7 +42,7 @@ async def test_a_deployment_that_fails_has_its_receipt_too(ironic, run_front):
     async with run_front() as agent:
         await write(ironic)
         (await agent.deploying()).fail(ChecksumMismatch(algorithm="sha256", got="1" * 64, expected="0" * 64))
-        await ironic.until(lambda: ironic.heartbeats[-1].get("agent_status") == "end")
+        await ironic.until(lambda: ironic.heartbeats[-1].get("agent_status") == "error")
         [ended] = await ironic.commands()
         assert ended["command_status"] == "FAILED"
         assert "Bad sha256" in ended["command_error"]["details"]
@@ -50,7 +50,9 @@ async def test_a_deployment_that_fails_has_its_receipt_too(ironic, run_front):
         told = json.loads(base64.b64decode(agent.slot.receipt["payload"]))["predicate"]
         assert told["outcome"]["error"]["code"] == "checksum.mismatch"
         assert TOKEN not in str(told)
+    ironic.heartbeats.clear()
     async with run_front():
+        await ironic.until(lambda: ironic.heartbeats)
         [known] = await ironic.commands()
         assert known["command_result"] == ended["command_result"]
 
