@@ -256,8 +256,8 @@ class Registry:
         """Where it keeps them."""
         return self.directory / "data/docker/registry/v2/blobs/sha256"
 
-    def push(self, reference: str, *files: Path, **annotations: str) -> None:
-        """Push files as an artifact, one layer each, by oras."""
+    def push(self, reference: str, *files: Path, **annotations: str) -> str:
+        """Push files as an artifact, one layer each, by oras; returns the digest of its manifest."""
         client = oras.client.OrasClient(
             hostname=self.host,
             insecure=self.ca_file is None,
@@ -275,6 +275,7 @@ class Registry:
             manifest_annotations=annotations or None,
         )
         assert done.status_code == 201, done.text
+        return str(done.headers["Docker-Content-Digest"])
 
     def put(self, reference: str, document: bytes, *blobs: bytes) -> None:
         """Push a manifest and its blobs by the API, as they are: for what no tool here makes."""
@@ -327,7 +328,12 @@ def image_config(*layers: bytes) -> bytes:
 
 @contextmanager
 def docker_registry(
-    directory: Path, authority: trustme.CA | None, *, users: bool = False, tokens: str | None = None
+    directory: Path,
+    authority: trustme.CA | None,
+    *,
+    users: bool = False,
+    tokens: str | None = None,
+    served_by: tuple[Path, Path] | None = None,
 ) -> Iterator[Registry]:
     """A registry while the block runs.
 
@@ -336,6 +342,7 @@ def docker_registry(
         authority: has the certificate for it; None: plain http.
         users: whether `USER` alone may come in, by his password.
         tokens: the URL of a token service, whose certificates are of the authority.
+        served_by: what is there instead of an authority: its certificate, and the registry's with its key.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -349,11 +356,13 @@ def docker_registry(
     ca_file = None
     if authority is not None:
         ca_file = str(directory / "ca.crt")
+        pair = str(directory / "tls.pem")
         authority.cert_pem.write_to_path(ca_file)
-        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
-            str(directory / "tls.pem")
-        )
-        http["tls"] = {"certificate": str(directory / "tls.pem"), "key": str(directory / "tls.pem")}
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pair)
+        http["tls"] = {"certificate": pair, "key": pair}
+    if served_by is not None:
+        ca_file, pair = map(str, served_by)
+        http["tls"] = {"certificate": pair, "key": pair}
     if users:
         (directory / "htpasswd").write_text(HTPASSWD)
         config["auth"] = {"htpasswd": {"realm": "byoi", "path": str(directory / "htpasswd")}}

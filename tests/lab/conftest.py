@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from tests.integration.conftest import web
 from tests.kit.pages import Web
 from tests.lab import daemon, deploy, images, rescue
 from tests.lab.matrix import Case, cases
+from tests.lab.registry import Signed, signed_registry
+from tests.lab.site import site
 
 __all__ = ["web"]
 
@@ -61,13 +64,25 @@ def deployer() -> deploy.Deploy:
 
 
 @pytest.fixture
-def job_for(web: Web) -> Callable[[Case, dict[str, Any]], dict[str, Any]]:
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signed]:
+    """A registry with TLS, for images that are signed in it."""
+    directory = tmp_path_factory.mktemp("registry")
+    with signed_registry(directory, site()) as running:
+        yield running
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def job_for(request: pytest.FixtureRequest, web: Web) -> Callable[[Case, dict[str, Any]], dict[str, Any]]:
     """Serve the image of a case, and give the job for it: job_for(case, members of the config drive). It blocks."""
 
     def make(case: Case, drive: dict[str, Any]) -> dict[str, Any]:
         found = images.image(
             case.system, case.table, case.sector_size, case.form, esp=case.esp, full=case.full
         )
+        if case.registry:
+            signed: Signed = request.getfixturevalue("registry")
+            return signed.job(found, drive)
         job = deploy.make_job(found, web.publish(found.path, found.path.name), drive)
         return job | ({"diskGroupId": case.group} if case.group else {})
 

@@ -16,7 +16,7 @@ import ovh
 
 from agent.aio import run_blocking
 from tests.kit.control_plane import ControlPlane, Record, control_plane
-from tests.lab import former, rescue
+from tests.lab import former, registry, rescue
 from tests.lab.api import DEPLOYMENT, Status, has_begun, is_over, python_ovh
 from tests.lab.deploy import DEPLOY_SECONDS, Deployed
 from tests.lab.disks import Disk
@@ -48,10 +48,14 @@ async def pulled(case: Case, job: dict[str, Any], disks: tuple[Disk, ...]) -> De
     async with _control_plane(await run_blocking(site)) as control:
         record = control.give(SERVICE_NAME, job)
         credentials = {"control_plane.token": (await run_blocking(site)).secret(CONTROL_TOKEN)}
+        words = _pulling(control)
+        if case.registry:
+            credentials |= await run_blocking(registry.credentials)
+            words += registry.WORDS
         started = rescue.started(
             case.firmware,
             *disks,
-            words=_pulling(control),
+            words=words,
             credentials=credentials,
             api_token=secrets.token_hex(16),
             suite=case.rescue,

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.aio import run_blocking
 from tests.lab.images import ROOT, LabImage
 from tests.lab.matrix import Case
+from tests.lab.registry import receipt_key
+from tests.lab.site import site
 
 DEPLOY_SECONDS = 900
 HOST_ENVIRONMENT = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT)}
@@ -52,6 +55,10 @@ async def on_host(case: Case, job: dict[str, Any], disk: Path) -> Deployed:
         TimeoutError: it does not end.
     """
     words = ["write", "-", "--disk", str(disk), "--firmware", case.firmware, "--json", "--quiet"]
+    kept = disk.with_name("kept.json")
+    if case.registry:
+        words += ["--ca-file", str((await run_blocking(site)).ca), "--receipt", str(kept)]
+        words += ["--receipt-key", str(await run_blocking(receipt_key))]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "agent.cli", *words, stdin=pipe, stdout=pipe, stderr=pipe, env=HOST_ENVIRONMENT
@@ -64,4 +71,6 @@ async def on_host(case: Case, job: dict[str, Any], disk: Path) -> Deployed:
             process.kill()
         await process.wait()
     assert out, f"byoi write: exit status {process.returncode}: {err.decode()}"
-    return Deployed(json.loads(out))
+    # The daemon puts it there too, for the control plane.
+    receipt = {"receipt": json.loads(await run_blocking(kept.read_bytes))} if case.registry else {}
+    return Deployed(json.loads(out) | receipt)

@@ -144,6 +144,6 @@ def check_tools() -> None:
     Raises:
         FileNotFoundError: one is missing, by name.
     """
-    for tool in ("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "setpriv"):
+    for tool in ("qemu-system-x86_64", "qemu-img", "docker-registry", "ssh", "ssh-keygen", "setpriv"):
         if shutil.which(tool) is None:
             raise FileNotFoundError(f"{tool} is missing: run packaging/dev/setup")

@@ -25,6 +25,7 @@ class Case:
         system: `probe`, or `cloud` for cloud-init from power-on to the end.
         way: how the daemon is told of the job: pulled and polled from power-on, posted to a saved rescue.
         disk_sectors: of the disk, where they are not the image's.
+        registry: the image is in a registry, signed there; it is read back, and the receipt is checked.
         former: an array and a volume group of the disk's former life are alive when the deployment begins.
         group: the job's diskGroupId; the other group's disk stays as it is.
         rescue: the release of Debian that the rescue is made of; empty: the one of the machine that builds it.
@@ -43,6 +44,7 @@ class Case:
     system: str = "probe"
     way: str = "posted"
     disk_sectors: int = 0
+    registry: bool = False
     former: bool = False
     group: int = 0
     disk_size: int = 0
@@ -58,6 +60,7 @@ class Case:
         parts += ["4kn"] if self.sector_size == 4096 else []
         parts += [] if self.esp or self.table == "logical" else ["no-esp"]
         parts += ["on-4kn"] if self.disk_sectors else []
+        parts += ["registry"] if self.registry else []
         parts += ["former-md-lvm"] if self.former else []
         parts += [f"group-{self.group}"] if self.group else []
         parts += [f"rescue-{self.rescue}"] if self.rescue else []
@@ -94,7 +97,7 @@ CASES = (
     Case(firmware="bios", form="ova", bus="scsi"),
     Case(firmware="bios", form="qcow2", bus="virtio", esp=False),
     Case(firmware="bios", table="mbr", form="qcow2-zstd", bus="virtio"),
-    Case(way="pulled", firmware="uefi", form="qcow2-zlib", bus="sata"),
+    Case(way="pulled", firmware="uefi", form="qcow2-zlib", bus="sata", registry=True),
     Case(firmware="uefi", form="raw", bus="virtio"),
     Case(firmware="uefi", table="mbr", form="qcow2", bus="scsi"),
     Case(firmware="uefi", form="qcow2-zlib", bus="nvme", sector_size=4096),

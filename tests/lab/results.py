@@ -75,6 +75,7 @@ def further(case: Case) -> str:
     """What else is special about the server."""
     said = []
     said += ["a disk of 4096-byte sectors"] if case.disk_sectors else []
+    said += ["from a registry, signed there, read back, with a receipt"] if case.registry else []
     said += ["an old array and volume group are alive"] if case.former else []
     said += [f"a rescue of Debian {DEBIAN[case.rescue]}"] if case.rescue else []
     said += [f"two disks, diskGroupId {case.group}"] if case.group else []

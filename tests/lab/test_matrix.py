@@ -13,6 +13,7 @@ from tests.lab.deploy import Deployed
 from tests.lab.disks import Disk, make_dirty, overlay
 from tests.lab.machine import Spec, machine
 from tests.lab.matrix import Case
+from tests.lab.registry import assert_proven
 
 
 async def test_a_deployed_disk_boots(probe_case: Case, deployer, job_for, disk_file: Path, record) -> None:
@@ -26,6 +27,8 @@ async def test_a_deployed_disk_boots(probe_case: Case, deployer, job_for, disk_f
         deployed: Deployed = await deployer(case, job, disk_file)
     assert deployed.error_code == "", deployed.status
     assert [await run_blocking(digest, path) for path in others] == before
+    if case.registry:
+        await run_blocking(assert_proven, deployed.status, disk_file.parent)
     with record.timing("boot"):
         report = await boot_probe(case, target(case, disk_file))
     assert_probe(report, case)
