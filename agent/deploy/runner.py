@@ -42,10 +42,11 @@ from agent.stages.targets import Target
 from agent.stages.verify import may_be_cut
 from agent.tracebacks import without_traceback
 from agent.transfer.fetch import Fetcher
+from agent.transfer.http.options import HttpOptions
 from agent.transfer.meter import Meter
 from agent.transfer.open import open_registry, open_source
 from agent.transfer.pool import BufferPool
-from agent.transfer.source import RegistryImage, Source
+from agent.transfer.source import EventHook, RegistryImage, Source
 
 log = structlog.get_logger(__name__)
 
@@ -250,39 +251,38 @@ class Deployment:
             trusted_keys=options.trusted_keys,
             reads_back=reads_back(job.verify, options.policy.verify),
             allow_failed=options.policy.several.allow_failed,
-            fetcher=Fetcher(job.url, headers, options.ca_file, options.limits, self._tracker.fetch_event),
+            fetcher=Fetcher(job.url, self._http_options(headers, self._tracker.fetch_event)),
         )
         self._ctx = ctx
         self._tracker.progress = ctx.meter.progress
         self._tracker.failed = partial(_failures, ctx.targets)
         return facts, ctx
 
+    def _http_options(self, headers: Sequence[tuple[str, str]], on_event: EventHook) -> HttpOptions:
+        options = self._options
+        return HttpOptions(headers=headers, ca_file=options.ca_file, limits=options.limits, on_event=on_event)
+
     def _open_source(
         self, headers: Sequence[tuple[str, str]], pool: BufferPool
     ) -> tuple[Source, RegistryImage | None]:
         """The source of the image, and the same where it is in a registry."""
-        job, options, on_event = self._job, self._options, self._tracker.source_event
+        job, options = self._job, self._options
+        http = self._http_options(headers, self._tracker.source_event)
         if job.is_in_registry:
             registry = open_registry(
                 job.url,
+                http,
                 auth=job.registry_auth,
-                headers=headers,
                 mirrors=job.mirrors,
-                ca_file=options.ca_file,
-                limits=options.limits,
-                on_event=on_event,
                 lender=pool,
                 connections=options.connections,
             )
             return registry, registry
         source = open_source(
             job.url,
-            headers=headers,
+            http,
             mirrors=job.mirrors,
             checksummed=job.tells_content,
-            ca_file=options.ca_file,
-            limits=options.limits,
-            on_event=on_event,
             lender=pool,
             connections=options.connections,
         )

@@ -5,14 +5,13 @@ and a size of their own. The job's headers go to the origin of the image and to 
 """
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.errors import Blame, DeployError, ImageChanged, ImageDownload
 from agent.model.url import origin_of
-from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
+from agent.transfer.http.options import HttpOptions
 from agent.transfer.open import open_source
-from agent.transfer.source import EventHook, Source, TransferRestart, ignore_events
+from agent.transfer.source import Source, TransferRestart
 from agent.units import KiB, format_duration
 
 _PIECE = 64 * KiB
@@ -39,13 +38,8 @@ class Fetcher:
     """Fetches what belongs to one image."""
 
     image_url: str = field(default="", repr=False)
-    headers: Sequence[tuple[str, str]] = field(default=(), repr=False)
-    """For the origin of the image's URL."""
-    ca_file: str | None = None
-    """A bundle of CA certificates (PEM) for https in place of the system's."""
-    limits: HttpLimits = DEFAULT_LIMITS
-    on_event: EventHook = ignore_events
-    """Is told about retries and redirects."""
+    options: HttpOptions = field(default_factory=HttpOptions)
+    """The headers are for the origin of the image's URL."""
 
     async def fetch(self, url: str, limit: int) -> bytes:
         """The whole file behind an http or https URL that has passed `check_url`, of at most `limit` bytes.
@@ -54,14 +48,9 @@ class Fetcher:
             FetchTooLarge: it is larger.
             FetchFailed: it cannot be had, or not within the limits' `small_file_seconds`.
         """
-        source = open_source(
-            url,
-            headers=self.headers if origin_of(url) == origin_of(self.image_url) else (),
-            ca_file=self.ca_file,
-            limits=self.limits,
-            on_event=self.on_event,
-        )
-        seconds = self.limits.small_file_seconds
+        is_own = origin_of(url) == origin_of(self.image_url)
+        source = open_source(url, self.options if is_own else replace(self.options, headers=()))
+        seconds = self.options.limits.small_file_seconds
         try:
             async with asyncio.timeout(seconds):
                 return await _read(source, limit)

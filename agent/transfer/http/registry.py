@@ -6,10 +6,7 @@ is left to `HttpSource`, with its ranges, resumptions, several connections and m
 the digest in `SourceInfo`, so bytes of several places may stand beside each other. Credentials go where `login` says.
 """
 
-import asyncio
-import random
-import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -21,13 +18,13 @@ from agent.formats.oci.manifest import Descriptor, Manifest, ManifestRefused, Re
 from agent.formats.oci.vouchers import Vouchers
 from agent.model.registry import RegistryAuth
 from agent.transfer.http.faults import DeniedFault, FatalFault
-from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
+from agent.transfer.http.options import HttpOptions
 from agent.transfer.http.ramp import Ramp
 from agent.transfer.http.repository import Repository
 from agent.transfer.http.slices import Lender
 from agent.transfer.http.source import HttpSource
 from agent.transfer.http.vouchers import find_vouchers
-from agent.transfer.source import EventHook, SourceInfo, TransferRestart, ignore_events
+from agent.transfer.source import SourceInfo, TransferRestart
 
 MAX_DEPTH = 3
 """Documents from the reference to the manifest: an index may be in an index."""
@@ -39,40 +36,24 @@ class RegistrySource:
     Args:
         url: has passed `check_url`, and is a reference.
         machine: the architecture that is wanted of an index, as `uname -m` has it.
+        options: how it is asked, and how the layer comes.
         auth: the credentials of the job.
-        headers: the job's headers; for the origin of the registry only.
         mirrors: URLs of the same bytes as the layer has.
-        ca_file, limits, on_event, sleep, clock, rng, lender, ramp: see `HttpSource`.
+        lender, ramp: see `HttpSource`.
     """
 
     def __init__(
         self,
         url: str,
         machine: str,
+        options: HttpOptions | None = None,
         *,
         auth: RegistryAuth | None = None,
-        headers: Sequence[tuple[str, str]] = (),
         mirrors: Sequence[str] = (),
-        ca_file: str | None = None,
-        limits: HttpLimits = DEFAULT_LIMITS,
-        on_event: EventHook = ignore_events,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        clock: Callable[[], float] = time.monotonic,
-        rng: random.Random | None = None,
         lender: Lender | None = None,
         ramp: Ramp | None = None,
     ) -> None:
-        self._repository = Repository(
-            url,
-            auth=auth,
-            headers=headers,
-            ca_file=ca_file,
-            limits=limits,
-            on_event=on_event,
-            sleep=sleep,
-            clock=clock,
-            rng=rng,
-        )
+        self._repository = Repository(url, options or HttpOptions(), auth)
         self._machine = machine
         self._mirrors, self._lender, self._ramp = mirrors, lender, ramp
         self._resolved: Resolved | None = None

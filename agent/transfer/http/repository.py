@@ -4,10 +4,7 @@ For `registry` and `vouchers` beside it. All that is asked of the registry goes 
 distribution specification 1.1, "Pull" and "Listing Referrers".
 """
 
-import asyncio
-import random
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from agent.errors import Blame
 from agent.formats.oci.manifest import (
@@ -21,14 +18,13 @@ from agent.formats.oci.manifest import (
 from agent.model.registry import RegistryAuth, read_reference
 from agent.model.url import origin_of, redact_url
 from agent.transfer.http.client import HttpClient
-from agent.transfer.http.document import Document, Patience, fetch_document
+from agent.transfer.http.document import Document, fetch_document
 from agent.transfer.http.faults import FatalFault
-from agent.transfer.http.limits import HttpLimits
 from agent.transfer.http.login import Login
+from agent.transfer.http.options import HttpOptions
 from agent.transfer.http.ramp import Ramp
 from agent.transfer.http.slices import Lender
 from agent.transfer.http.source import HttpSource
-from agent.transfer.source import EventHook
 
 _MISSING_HINT = (
     "Check the repository, the tag or the digest in the URL (skopeo inspect, oras manifest fetch)."
@@ -41,36 +37,20 @@ class Repository:
 
     Args:
         url: has passed `check_url`, and is a reference.
+        options: how it is asked; the headers are for the origin of the registry only.
         auth: the credentials of the job.
-        headers: the job's headers; for the origin of the registry only.
-        ca_file, limits, on_event, sleep, clock, rng: see `HttpSource`.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        auth: RegistryAuth | None,
-        headers: Sequence[tuple[str, str]],
-        ca_file: str | None,
-        limits: HttpLimits,
-        on_event: EventHook,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        clock: Callable[[], float] = time.monotonic,
-        rng: random.Random | None = None,
-    ) -> None:
+    def __init__(self, url: str, options: HttpOptions, auth: RegistryAuth | None) -> None:
         self.reference = read_reference(url)
         self.shown_url = redact_url(url)
-        self._headers = headers
-        self._ca_file = ca_file
-        rng = rng or random.Random()  # noqa: S311 - jitter is no secret
-        self._patience = Patience(limits=limits, on_event=on_event, sleep=sleep, clock=clock, rng=rng)
+        self._options = options
         self._login = Login(
             origin_of(url),
             self.reference.repository,
             auth,
             self._fetch_token,
-            fixed=any(name.lower() == "authorization" for name, _ in headers),
+            fixed=any(name.lower() == "authorization" for name, _ in options.headers),
         )
 
     async def manifest(self, wanted: str, entry: Descriptor | None = None) -> tuple[str, bytes]:
@@ -128,18 +108,11 @@ class Repository:
         ramp: Ramp | None = None,
     ) -> HttpSource:
         """A blob as a source. Whoever reads it to its end compares it with its digest."""
-        patience = self._patience
         return HttpSource(
             self.reference.blob_url(blob.digest),
-            headers=self._headers,
+            self._options,
             mirrors=mirrors,
             checksummed=True,
-            ca_file=self._ca_file,
-            limits=patience.limits,
-            on_event=patience.on_event,
-            sleep=patience.sleep,
-            clock=patience.clock,
-            rng=patience.rng,
             lender=lender,
             ramp=ramp,
             authorizer=self._login,
@@ -148,21 +121,21 @@ class Repository:
 
     async def _fetch(self, url: str, extra: dict[str, str], limit: int) -> Document:
         return await fetch_document(
-            self._client(url, self._headers, self._login), extra, limit, self._patience
+            self._client(url, self._options.headers, self._login), extra, limit, self._options
         )
 
     async def _fetch_token(self, url: str, headers: Sequence[tuple[str, str]], limit: int) -> bytes:
         """The answer of a token service, which is whoever the registry says."""
-        answer = await fetch_document(self._client(url, headers, None), {}, limit, self._patience)
+        answer = await fetch_document(self._client(url, headers, None), {}, limit, self._options)
         return answer.data
 
     def _client(self, url: str, headers: Sequence[tuple[str, str]], login: Login | None) -> HttpClient:
         return HttpClient(
             url,
             headers=headers,
-            ca_file=self._ca_file,
-            limits=self._patience.limits,
-            on_event=self._patience.on_event,
+            ca_file=self._options.ca_file,
+            limits=self._options.limits,
+            on_event=self._options.on_event,
             authorizer=login,
         )
 

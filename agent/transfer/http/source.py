@@ -9,15 +9,12 @@ says nothing about another server. When anything fails for good the connection i
 header, no userinfo and no value of the URL's query.
 """
 
-import asyncio
-import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 from agent.errors import ImageChanged, ImageDownload, RegistryDenied
 from agent.model.url import origin_of, redact_url
-from agent.transfer.http.attempts import Attempts
 from agent.transfer.http.body import Body
 from agent.transfer.http.client import Answer, Authorizer, HttpClient
 from agent.transfer.http.faults import ChangedFault, DeniedFault, FatalFault, TransientFault
@@ -29,13 +26,13 @@ from agent.transfer.http.head import (
     check_range,
     range_headers,
 )
-from agent.transfer.http.limits import DEFAULT_LIMITS, HttpLimits
+from agent.transfer.http.options import HttpOptions
 from agent.transfer.http.places import TURN, Place, Places
 from agent.transfer.http.ramp import Ramp
 from agent.transfer.http.ranges import Ranges
 from agent.transfer.http.slices import Lender
 from agent.transfer.http.width import Width
-from agent.transfer.source import EventHook, SourceInfo, TransferRestart, ignore_events
+from agent.transfer.source import SourceInfo, TransferRestart
 from agent.units import MiB
 
 READ_AT_LIMIT = 16 * MiB
@@ -52,15 +49,9 @@ class HttpSource:
 
     Args:
         url: has passed `check_url`; its userinfo, if any, is sent as Basic credentials.
-        headers: the job's headers; sent to the origin of `url` only.
+        options: how the transfer is made.
         mirrors: more URLs of the same bytes, in the order in which they are tried.
         checksummed: whether the job has a checksum for the whole file.
-        ca_file: a bundle of CA certificates in place of the system's.
-        limits: how patient the transfer is.
-        on_event: is told about retries, resumptions and redirects.
-        sleep: waits so many seconds between attempts.
-        clock: monotonic seconds, for the stall clock.
-        rng: the jitter of the waits.
         lender: has memory to spare for bytes that come early; without one there is one connection.
         ramp: says how many connections are wanted.
         cpu: seconds of processor time of this thread.
@@ -71,16 +62,10 @@ class HttpSource:
     def __init__(
         self,
         url: str,
+        options: HttpOptions | None = None,
         *,
-        headers: Sequence[tuple[str, str]] = (),
         mirrors: Sequence[str] = (),
         checksummed: bool = False,
-        ca_file: str | None = None,
-        limits: HttpLimits = DEFAULT_LIMITS,
-        on_event: EventHook = ignore_events,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        clock: Callable[[], float] = time.monotonic,
-        rng: random.Random | None = None,
         lender: Lender | None = None,
         ramp: Ramp | None = None,
         cpu: Callable[[], float] = time.thread_time,
@@ -88,31 +73,27 @@ class HttpSource:
         shown_url: str | None = None,
     ) -> None:
         self._shown_url = shown_url or redact_url(url)
-        self._ranges = Ranges(checksummed, limits, clock)
-        self._limits = limits
-        self._on_event = on_event
-        self._sleep = sleep
-        self._clock = clock
-        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        self._options = options = options or HttpOptions()
+        self._ranges = Ranges(checksummed, options.limits, options.clock)
 
         def place(at: str) -> Place:
             # A mirror elsewhere gets no header of the job: they are secrets of one origin.
             is_own = origin_of(at) == origin_of(url)
             client = HttpClient(
                 at,
-                headers=headers if is_own else (),
-                ca_file=ca_file,
-                limits=limits,
-                on_event=on_event,
+                headers=options.headers if is_own else (),
+                ca_file=options.ca_file,
+                limits=options.limits,
+                on_event=options.on_event,
                 authorizer=authorizer if is_own else None,
             )
-            return Place(redact_url(at), client, self._new_attempts())
+            return Place(redact_url(at), client, options.attempts())
 
-        self._places = Places(map(place, (url, *mirrors)), on_event)
+        self._places = Places(map(place, (url, *mirrors)), options.on_event)
         self._file: Head | None = None  # the first answer of all, which says what SourceInfo says
         self._begun_at: Place | None = None  # where the bytes from byte 0 on come from
         self._body: Body | None = None
-        self._width = Width(self._ranges, ramp or Ramp(), lender, clock, cpu)
+        self._width = Width(self._ranges, ramp or Ramp(), lender, options.clock, cpu)
         self._position = 0
         self._rejoins = False  # a single connection goes on where a crew was let go: that is no news
         self._ended = False
@@ -234,7 +215,7 @@ class HttpSource:
             return None
         place.note_range(file, answer.head)
         if not self._rejoins:
-            self._on_event("resumed", {"position": self._position})
+            self._options.on_event("resumed", {"position": self._position})
         self._rejoins = False
         return self._ranges.take(answer, length)
 
@@ -245,12 +226,12 @@ class HttpSource:
             return self._ranges.take(answer, answer.head.length)
         place.cuts.append(self._position)
         restarts = len(place.cuts)
-        if restarts > self._limits.restarts:
+        if restarts > self._options.limits.restarts:
             answer.close()
             raise self._cut_too_often(place)
         self._position, self._begun_at = 0, place
         self._body = self._ranges.take(answer, answer.head.length)
-        self._on_event("restarted", {"restart": restarts, "restarts": self._limits.restarts})
+        self._options.on_event("restarted", {"restart": restarts, "restarts": self._options.limits.restarts})
         raise TransferRestart
 
     def _cut_too_often(self, place: Place) -> FatalFault:
@@ -336,7 +317,7 @@ class HttpSource:
         places = [place for place in self._places if self._ranges.checksummed or place is self._begun_at]
         for index, place in enumerate(places):
             try:
-                if await self._ranges.read(place, file, offset, view, self._new_attempts()):
+                if await self._ranges.read(place, file, offset, view, self._options.attempts()):
                     return True
             except (FatalFault, ChangedFault):
                 if self._ranges.closed or index == len(places) - 1:
@@ -354,11 +335,6 @@ class HttpSource:
         body, self._body = self._body, None
         if body is not None:
             body.close()
-
-    def _new_attempts(self) -> Attempts:
-        return Attempts(
-            self._limits, sleep=self._sleep, clock=self._clock, rng=self._rng, on_event=self._on_event
-        )
 
     @contextmanager
     def _reported(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import pytest
 import trustme
 
 from agent.transfer.http.limits import HttpLimits
+from agent.transfer.http.options import HttpOptions
 from agent.transfer.http.source import HttpSource
 from agent.transfer.source import TransferRestart
 from tests.kit.server import Server, serving
@@ -62,7 +64,15 @@ async def probe():
     """Make sources that never really sleep between attempts."""
     probes: list[Probe] = []
 
-    def make(url: str, *, limits: HttpLimits = PATIENT, **options) -> Probe:
+    def make(
+        url: str,
+        *,
+        limits: HttpLimits = PATIENT,
+        headers=(),
+        ca_file: str | None = None,
+        clock=time.monotonic,
+        **more,
+    ) -> Probe:
         sleeps: list[float] = []
         events: list[tuple[str, dict]] = []
 
@@ -70,14 +80,16 @@ async def probe():
             sleeps.append(seconds)
             await asyncio.sleep(0)
 
-        source = HttpSource(
-            url,
+        options = HttpOptions(
+            headers=headers,
+            ca_file=ca_file,
             limits=limits,
             sleep=sleep,
+            clock=clock,
             on_event=lambda event, details: events.append((event, dict(details))),
             rng=random.Random(7),
-            **options,
         )
+        source = HttpSource(url, options, **more)
         probes.append(Probe(source, sleeps, events))
         return probes[-1]
 

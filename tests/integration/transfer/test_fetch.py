@@ -6,6 +6,7 @@ import pytest
 
 from agent.transfer.fetch import Fetcher, FetchFailed, FetchTooLarge
 from agent.transfer.http.limits import HttpLimits
+from agent.transfer.http.options import HttpOptions
 
 SECRET = [("X-Token", "geheim")]
 QUICK = HttpLimits(backoff_base=0.01, attempts=3)
@@ -13,7 +14,11 @@ QUICK = HttpLimits(backoff_base=0.01, attempts=3)
 
 @pytest.fixture
 def fetcher():
-    return Fetcher(image_url="https://images.example/i", headers=SECRET, limits=QUICK)
+    return Fetcher(image_url="https://images.example/i", options=HttpOptions(headers=SECRET, limits=QUICK))
+
+
+def with_options(fetcher: Fetcher, **options) -> Fetcher:
+    return dataclasses.replace(fetcher, options=dataclasses.replace(fetcher.options, **options))
 
 
 async def test_a_file_comes_whole_across_cuts(serve, fetcher, content):
@@ -41,7 +46,7 @@ async def test_one_byte_too_many_is_too_many(serve, fetcher, told):
 
 
 async def test_a_server_that_never_answers_is_given_up(serve, fetcher):
-    slow = dataclasses.replace(fetcher, limits=HttpLimits(small_file_seconds=0.2))
+    slow = with_options(fetcher, limits=HttpLimits(small_file_seconds=0.2))
     with pytest.raises(FetchFailed, match=r"it did not come within 0\.2 s") as caught:
         await slow.fetch(serve(lambda ex: ex.hold()).url, 1000)
     assert (caught.value.blame, caught.value.retryable) == ("network", True)
@@ -58,7 +63,7 @@ async def test_headers_go_to_the_origin_of_the_image_only(serve, fetcher):
 async def test_what_failed_is_told_without_secrets_and_without_words_about_images(serve, fetcher):
     server = serve(lambda ex: ex.reply(503))
     events = []
-    told = dataclasses.replace(fetcher, on_event=lambda event, details: events.append((event, dict(details))))
+    told = with_options(fetcher, on_event=lambda event, details: events.append((event, dict(details))))
     with pytest.raises(FetchFailed, match=r"503 Service Unavailable, .* after 3 attempts") as caught:
         await told.fetch(server.at("/SUMS?sig=abc"), 1000)
     assert [event for event, _ in events] == ["retrying", "retrying"]

@@ -16,6 +16,7 @@ import pytest
 
 from agent.errors import ImageDownload
 from agent.transfer.file import FileSource
+from agent.transfer.http.options import HttpOptions
 from agent.transfer.http.source import READ_AT_LIMIT, HttpSource
 from agent.transfer.open import open_source
 from agent.units import MiB
@@ -268,7 +269,7 @@ async def test_cancellation_at_any_moment_leaves_no_connection(serve, tls, ca_fi
     server = serve(handler, tls=tls if scheme == "https" else None)
 
     async def transfer() -> None:
-        source = HttpSource(server.url, ca_file=ca_file)
+        source = HttpSource(server.url, HttpOptions(ca_file=ca_file))
         try:
             await source.open()
             await source.fill(memoryview(bytearray(len(content) + 1)))

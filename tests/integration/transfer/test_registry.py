@@ -13,6 +13,7 @@ from agent.errors import Blame, DeployError, ImageDownload, RegistryDenied, Regi
 from agent.formats.oci.manifest import MAX_MANIFEST_BYTES
 from agent.model.registry import RegistryAuth
 from agent.transfer.http.limits import HttpLimits
+from agent.transfer.http.options import HttpOptions
 from agent.transfer.http.ramp import Ramp, Sample
 from agent.transfer.http.registry import RegistrySource
 from agent.transfer.http.slices import SLICE
@@ -50,7 +51,9 @@ class Pulling:
 async def pull():
     made: list[Pulling] = []
 
-    def make(server, reference: str = "team/web:1", **options) -> Pulling:
+    def make(
+        server, reference: str = "team/web:1", *, headers=(), ca_file: str | None = None, **more
+    ) -> Pulling:
         scheme = "oci+http" if server.tls is None else "oci"
         url = f"{scheme}://{server.host}:{server.port}/{reference}"
         sleeps: list[float] = []
@@ -59,15 +62,15 @@ async def pull():
         async def sleep(seconds: float) -> None:
             sleeps.append(seconds)
 
-        source = RegistrySource(
-            url,
-            "x86_64",
+        options = HttpOptions(
+            headers=headers,
+            ca_file=ca_file,
             limits=PATIENT,
             sleep=sleep,
             on_event=lambda event, details: events.append(event),
             rng=random.Random(7),
-            **options,
         )
+        source = RegistrySource(url, "x86_64", options, **more)
         made.append(Pulling(source, sleeps, events))
         return made[-1]
 
