@@ -272,6 +272,10 @@ class ImageUnsafe(DeployError):
         "what is accepted."
     )
 
+    def __init__(self, *, check: str, detail: str = "", hint: str = "") -> None:
+        self.check = check
+        super().__init__(detail=detail, hint=hint, check=check)
+
 
 class ImageDamaged(DeployError):
     """The image contradicts itself or ends too early."""

@@ -130,6 +130,16 @@ def _write_options(parser: argparse.ArgumentParser) -> None:
         default=8,
         help="the most connections of the download; it has more than one only where that is faster (default: 8)",
     )
+    how.add_argument(
+        "--receipt",
+        metavar="FILE",
+        help="put a receipt of what was done into this new file; byoi receipt --verify checks it",
+    )
+    how.add_argument(
+        "--receipt-key",
+        metavar="FILE",
+        help="sign the receipt with this private key (Ed25519, PEM); without it there is no signature",
+    )
     how.add_argument("--quiet", action="store_true", help="no progress on stderr")
     how.add_argument("--verbose", action="store_true", help="log to stderr")
 
@@ -231,6 +241,7 @@ is shown first what is on the disk, and asked; --yes leaves the question out.
   byoi write job.json --disk disk.img --size 20G --dry-run
   byoi write job.json --disk-hint serial=S64GNE0R1 --dry-run
   byoi write job.json --disk /dev/nvme0n1 --disk /dev/nvme1n1
+  byoi write job.json --disk /dev/sda --verify readback --receipt receipt.json --receipt-key receipt.key
   byoi write --url https://images.example.net/debian.raw --type raw --checksum sha256:9f86d0... \\
       --hostname web1 --ssh-key ~/.ssh/id_ed25519.pub --user-data setup.sh \\
       --disk /dev/disk/by-id/wwn-0x5000c500a0b1c2d3
@@ -287,8 +298,9 @@ unbootable. A reboot that has been ordered is not called off any more: that is s
         description="""\
 Show the receipt of the deployment that ended last: which image went to which disk, where it came from, who
 signed it, what was read back, and when. It is signed where receipt.key_file is configured. With --verify a
-receipt that was kept is checked by the public key, without the agent: the exit status is 0 where that key
-has signed it as it is, 1 where not, and 2 where the file or the key cannot be read.
+receipt that was kept, or that byoi write --receipt has made, is checked by the public key, without the agent:
+the exit status is 0 where that key has signed it as it is, 1 where not, and 2 where the file or the key
+cannot be read.
 """,
         examples="""\
   byoi receipt

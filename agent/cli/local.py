@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from agent.cli.losses import confirm, lines_of
 from agent.cli.output import EXIT_DONE, end_with_json, exit_status, print_failure, print_stdout
 from agent.cli.progress import show_progress
+from agent.cli.receipt_file import Keep
+from agent.command_line import EXIT_OUTPUT
 from agent.deploy.plan import Plan
 from agent.deploy.runner import Deployment
 from agent.deploy.target import Options
@@ -18,8 +20,16 @@ from agent.model.job import Job
 from agent.text import printable
 
 
-async def deploy(job: Job, options: Options, *, quiet: bool, as_json: bool) -> int:
-    """Deploy to the end, with progress on stderr; returns the exit status. A cancellation ends with the status 130."""
+async def deploy(job: Job, options: Options, *, quiet: bool, as_json: bool, keep: Keep | None = None) -> int:
+    """Deploy to the end, with progress on stderr; returns the exit status. A cancellation ends with the status 130.
+
+    Args:
+        job: what to deploy.
+        options: how.
+        quiet: without progress.
+        as_json: whether the last status goes to stdout.
+        keep: keeps the receipt.
+    """
     display = show_progress(quiet=quiet)
     deployment = Deployment(job, options, display.listen)
     try:
@@ -30,7 +40,10 @@ async def deploy(job: Job, options: Options, *, quiet: bool, as_json: bool) -> i
     if status.error is not None:
         print_failure(status.error)
     end = EXIT_DONE if status.error is None else exit_status(status.error)
-    return end_with_json(end, status.document()) if as_json else end
+    document = status.document()
+    if keep is not None and not keep(document):
+        end = end or EXIT_OUTPUT
+    return end_with_json(end, document) if as_json else end
 
 
 async def agree(job: Job, options: Options) -> Options:

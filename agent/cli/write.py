@@ -18,6 +18,7 @@ from agent.cli.interrupt import cancel_on_signals
 from agent.cli.job_options import by_option, job_text, usage
 from agent.cli.losses import is_person
 from agent.cli.output import EXIT_DONE, print_stderr
+from agent.cli.receipt_file import receipt_file
 from agent.command_line import EXIT_OUTPUT
 from agent.errors import DiskGroupUnknown, JobInvalid
 from agent.host.disk import make_sparse
@@ -45,12 +46,14 @@ async def run(options: argparse.Namespace) -> int:
 
     deploy_options = _deploy_options(options, job)
     cancel_on_signals()
-    with _new_files(options.disk or (), options.size) as keep:
+    with receipt_file(options) as keep_receipt, _new_files(options.disk or (), options.size) as keep:
         if options.dry_run:
             return await preview(job, deploy_options, as_json=options.json)
         if is_person(options):
             deploy_options = await agree(job, deploy_options)
-        status = await deploy(job, deploy_options, quiet=options.quiet, as_json=options.json)
+        status = await deploy(
+            job, deploy_options, quiet=options.quiet, as_json=options.json, keep=keep_receipt
+        )
         if status in (EXIT_DONE, EXIT_OUTPUT):
             keep()
         return status

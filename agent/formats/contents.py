@@ -7,3 +7,5 @@ ARCHIVES = frozenset({"tar", "zip"})
 COMPRESSED = frozenset(
     {"gzip", "xz", "zstd", "bzip2", "lz4", "7z", "rar", "lzma", "lzip", "lzop", "compress"}
 )
+MAY_BE_IMAGE = DISK_IMAGES | COMPRESSED | ARCHIVES
+"""What a member of an archive is taken for the image by."""

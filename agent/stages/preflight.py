@@ -10,7 +10,15 @@ from contextlib import suppress
 from dataclasses import replace
 
 from agent.aio import run_blocking
-from agent.errors import Blame, ConfigDriveCreate, DiskSame, ImageDownload, ImageMemory, ImageType
+from agent.errors import (
+    Blame,
+    ConfigDriveCreate,
+    DiskSame,
+    ImageDownload,
+    ImageMemory,
+    ImageType,
+    ImageUnsafe,
+)
 from agent.formats.detect import END_BYTES, SNIFF_BYTES, is_dmg, is_vhd, sniff
 from agent.formats.extent import Decoder, Extent, ImageTooLarge
 from agent.formats.image import WINDOW_BYTES, ImageFacts, examine
@@ -21,6 +29,7 @@ from agent.formats.xz import check_xz_end
 from agent.model.url import redact_url
 from agent.stages.context import HEAD_BYTES, Context
 from agent.stages.decoding import container_of, new_decoder, packing_of, parts_memory, window_memory
+from agent.stages.registry import of_layer, require_one_disk
 from agent.transfer.apply import Applier
 from agent.transfer.pipeline import apply_feeds
 from agent.transfer.pool import Buffer
@@ -75,6 +84,7 @@ async def _probe(ctx: Context) -> ImageFacts:
     first = await _next_buffer(ctx)
     ctx.content = sniff(bytes(first.data[:SNIFF_BYTES]))
     await _judge_by_end(ctx)
+    await require_one_disk(ctx)
     decoder = await run_blocking(new_decoder, ctx)  # what decodes it is imported now
     window = _Window(ctx.room, decoder)
     applier = Applier(window)
@@ -83,6 +93,8 @@ async def _probe(ctx: Context) -> ImageFacts:
     except ImageTooLarge as error:
         # The plan refuses it, with both numbers.
         return ImageFacts("raw", error.size, container_of(ctx, decoder), examined=False)
+    except ImageUnsafe as error:
+        raise of_layer(ctx, error) from None
     except ImageMemory:
         if not window.gone:
             raise

@@ -182,6 +182,49 @@ def test_a_container_disk_pushed_by_skopeo(registry, container_layout, write, as
     assert "tar" in status["imagePacking"]
 
 
+def put_container(registry, name: str, layer: bytes) -> str:
+    config = image_config(layer)
+    config_entry = descriptor(config, "application/vnd.oci.image.config.v1+json")
+    kind = "application/vnd.oci.image.layer.v1.tar" + ("+gzip" if layer[:2] == b"\x1f\x8b" else "")
+    registry.put(f"kubevirt/{name}:1", manifest(descriptor(layer, kind), config=config_entry), config, layer)
+    return f"kubevirt/{name}:1"
+
+
+def test_several_disks_in_a_plain_layer_are_refused_and_listed(registry, gpt_image, write, assert_untouched):
+    """However far apart they are: the first one is longer than all that is read before the disk is written to."""
+    layer = container_layer(
+        "disk/image.img", gpt_image.data, packed=False, data=gpt_image.data, swap=gpt_image.data
+    )
+    error = assert_untouched(write(registry, put_container(registry, "three", layer)), "registry.manifest")
+    assert "has 3 disk images" in error["message"]
+    assert error["detail"] == "disk/image.img; disk/data.img; disk/swap.img"
+
+
+def test_several_disks_at_the_head_of_a_packed_layer_are_refused_and_listed(
+    registry, gpt_image, write, assert_untouched
+):
+    layer = container_layer("disk/image.img", gpt_image.data[: 2 * MiB], data=gpt_image.data[: 2 * MiB])
+    error = assert_untouched(write(registry, put_container(registry, "two", layer)), "registry.manifest")
+    assert "does not hold one disk image" in error["message"]
+    assert "'disk/image.img' and 'disk/data.img'" in error["detail"]
+
+
+def test_a_second_disk_far_behind_in_a_packed_layer_is_listed_and_nothing_boots(
+    registry, gpt_image, write, target
+):
+    layer = container_layer("disk/image.img", gpt_image.data, data=gpt_image.data)
+    outcome = write(registry, put_container(registry, "late", layer))
+    assert outcome.error["code"] == "image.unsafe"
+    assert "'disk/image.img' and 'disk/data.img'" in outcome.error["detail"]
+    assert outcome.error["diskState"] == "empty"
+    assert target.read_bytes()[:512] == bytes(512)
+
+
+def test_a_plain_layer_with_one_disk(registry, gpt_image, write, assert_deployed):
+    layer = container_layer("disk/image.img", gpt_image.data, packed=False)
+    assert_deployed(write(registry, put_container(registry, "plain", layer)))
+
+
 def test_an_index_of_several_machines(registry, gpt_image, write, assert_deployed, tmp_path):
     document, *parts = container_disk(gpt_image)
     layer = gzip.compress(b"another machine" * 1000)

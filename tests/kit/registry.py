@@ -70,16 +70,19 @@ def entry(
     return descriptor(data, media_type, **platform, **more)
 
 
-def container_layer(name: str, content: bytes, *, packed: bool = True) -> bytes:
-    """A layer as `FROM scratch; ADD ... /disk/` makes it."""
+def container_layer(name: str, content: bytes, *, packed: bool = True, **others: bytes) -> bytes:
+    """A layer as `FROM scratch; ADD ... /disk/` makes it; `others` are further disks there."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
         directory = tarfile.TarInfo("disk")
         directory.type, directory.mode = tarfile.DIRTYPE, 0o755
         tar.addfile(directory)
-        member = tarfile.TarInfo(name)
-        member.size, member.uid, member.gid = len(content), 107, 107
-        tar.addfile(member, io.BytesIO(content))
+        for path, data in (
+            {name: content} | {f"disk/{other}.img": data for other, data in others.items()}
+        ).items():
+            member = tarfile.TarInfo(path)
+            member.size, member.uid, member.gid = len(data), 107, 107
+            tar.addfile(member, io.BytesIO(data))
     return gzip.compress(stream.getvalue(), 1, mtime=0) if packed else stream.getvalue()
 
 

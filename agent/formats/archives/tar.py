@@ -75,6 +75,8 @@ class TarReader:
         self.closed = True
         """After `finish`: whether the archive ended with two blocks of zeros. Without them, its end cannot be told from
         a truncation between two members."""
+        self.following = 0
+        """Where the header of the member begins that is behind the one given last, in bytes."""
         self._names = Names(check)
         self._global: Records = {}
 
@@ -89,6 +91,7 @@ class TarReader:
     def _archive(self) -> Generator[Event | None, None, None]:
         intake = self._intake
         while (stored := (yield from self._member())) is not None:
+            self.following = intake.offset + stored.size + -stored.size % BLOCK
             yield stored.member
             yield from self._content(stored)
             yield End()

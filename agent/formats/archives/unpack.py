@@ -10,7 +10,7 @@ from typing import Literal
 from agent.errors import ImageDamaged, ImageUnsafe
 from agent.formats.archives.member import Data, End, Event, Hole, Member, MemberCheck, Reader
 from agent.formats.archives.tar import TarReader
-from agent.formats.contents import ARCHIVES, COMPRESSED, DISK_IMAGES
+from agent.formats.contents import MAY_BE_IMAGE
 from agent.formats.detect import SNIFF_BYTES, sniff
 from agent.formats.extent import ImageTooLarge
 from agent.units import MiB
@@ -125,7 +125,7 @@ class Archive:
         if member is None:
             raise RuntimeError("bytes came before their member")
         content = sniff(bytes(head))
-        if content not in DISK_IMAGES | COMPRESSED | ARCHIVES:
+        if content not in MAY_BE_IMAGE:
             self._others.append(f"{member.name!r} ({content})")
             self._count_other(len(head) if member.size is None else member.size)
         elif self._image is not None:

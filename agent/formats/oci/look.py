@@ -12,7 +12,7 @@ from agent.errors import DeployError
 from agent.formats.archives.member import Data, End, Member, MemberCheck
 from agent.formats.archives.tar import TarReader
 from agent.formats.compressed import Decompressor, Kind
-from agent.formats.contents import DISK_IMAGES
+from agent.formats.contents import DISK_IMAGES, MAY_BE_IMAGE
 from agent.formats.detect import SNIFF_BYTES, sniff
 from agent.formats.extent import ImageTooLarge
 from agent.text import printable
@@ -69,6 +69,35 @@ def look_at(head: bytes) -> Look:
         head, content = inflated, sniff(inflated[:SNIFF_BYTES])
     member = _disk_in(head) if content == "tar" else None
     return Look(content, tuple(around), member)
+
+
+MEMBER_BYTES = 2 * SNIFF_BYTES
+"""Of a member of an archive, its headers included: what tells what it is."""
+
+
+def look_at_member(data: bytes) -> tuple[str | None, int] | None:
+    """Look at one member of a tar: its name where it is taken for an image, and its length with all that is around it.
+
+    Args:
+        data: `MEMBER_BYTES` from its first header on, or all that there are.
+
+    Returns:
+        None where there is no member, or none that can be read.
+    """
+    reader, gathered, name = TarReader(_CHECK, sparse=True), bytearray(), ""
+    try:
+        for event in reader.feed(memoryview(data)):
+            match event:
+                case Member(name=name):
+                    pass
+                case Data(data=piece):
+                    gathered += piece
+                case _:
+                    break
+    except DeployError:
+        return None
+    is_image = sniff(bytes(gathered[:SNIFF_BYTES])) in MAY_BE_IMAGE
+    return (name if is_image else None, reader.following) if reader.following else None
 
 
 def _inflated(kind: Kind, head: bytes) -> bytes:

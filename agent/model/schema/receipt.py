@@ -103,7 +103,9 @@ def _predicate() -> Schema:
         {
             "job": of("object", "The job as posted, its secrets blanked."),
             "jobId": known,
-            "origin": nullable(of("string", "Who gave the job.", enum=["api", "control", "ironic"])),
+            "origin": nullable(
+                of("string", "Who gave the job.", enum=["api", "control", "ironic", "command"])
+            ),
             "server": known,
             "outcome": an_object(outcome),
             "image": an_object(image),

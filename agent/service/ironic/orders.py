@@ -26,10 +26,11 @@ WAIT_SECONDS = 50.0
 
 
 class OrderFailed(Exception):
-    """The work of a command has failed: the members of its `command_error`."""
+    """The work of a command has failed: the members of its `command_error`, and a result where there is one even so."""
 
-    def __init__(self, error: Mapping[str, Any]) -> None:
+    def __init__(self, error: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> None:
         self.error = error
+        self.result = result
         super().__init__(str(error.get("message")))
 
 
@@ -162,7 +163,7 @@ class Orders:
         try:
             result = await ability.work(command, params)
         except OrderFailed as failure:
-            error = failure.error
+            error, result = failure.error, failure.result
         except DeployError as failure:
             error = error_document(failure)
         except Exception as failure:

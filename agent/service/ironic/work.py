@@ -103,7 +103,7 @@ class Work:
         """Wait for the end of a deployment; its result has the receipt beside what the protocol wants.
 
         Raises:
-            OrderFailed: it failed.
+            OrderFailed: it failed; the receipt is the result then.
         """
         while True:
             revision, entry = self._publisher.revision, self._slot.entry
@@ -111,8 +111,10 @@ class Work:
                 text = "The deployment was deleted by somebody else, on the server itself."
                 raise OrderFailed(error_members("job.cancelled", text, None, None))
             if entry.status is not None and self._publisher.document.get("status") != "doing":
-                result = _result("deploy", command, _told(entry.status))
-                return result if entry.receipt is None else {**result, "receipt": entry.receipt}
+                receipt = {} if entry.receipt is None else {"receipt": entry.receipt}
+                if entry.status.get("status") != DONE:
+                    raise OrderFailed(_failure(entry.status), receipt or None)
+                return {**_result("deploy", command, _told(entry.status)), **receipt}
             if not await self._publisher.wait(revision, _LOOK_SECONDS):
                 await asyncio.sleep(_REST_SECONDS)  # at the daemon's end it does not wait any more
 
@@ -190,17 +192,14 @@ def _read_job(args: Mapping[str, Any], node: Mapping[str, Any], policy: Policy) 
 
 
 def _told(status: Mapping[str, Any]) -> str:
-    """What the conductor is told of an outcome.
+    """What the conductor is told of a deployment that is done."""
+    path = (status.get("disk") or {}).get("path")
+    return f"{status.get('message')} ({path}, {status.get('bytesWritten')} bytes written)"
 
-    Raises:
-        OrderFailed: it is an error.
-    """
-    if status.get("status") == DONE:
-        path = (status.get("disk") or {}).get("path")
-        return f"{status.get('message')} ({path}, {status.get('bytesWritten')} bytes written)"
+
+def _failure(status: Mapping[str, Any]) -> dict[str, Any]:
+    """What the conductor is told of one that is not."""
     error = status.get("error") or {}
-    raise OrderFailed(
-        error_members(
-            str(error.get("code")), str(error.get("message")), error.get("detail"), error.get("hint")
-        )
+    return error_members(
+        str(error.get("code")), str(error.get("message")), error.get("detail"), error.get("hint")
     )

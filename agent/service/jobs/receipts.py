@@ -4,15 +4,14 @@ Nothing of it can make a deployment fail: what goes wrong here is told in the no
 signature, or there is none.
 """
 
-import platform
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import structlog
 
-from agent import __version__
 from agent.aio import run_blocking
-from agent.model.receipt import PAYLOAD_TYPE, Circumstances, encode, make_statement
+from agent.deploy.receipt import make_receipt
 from agent.service.jobs.entry import JobEntry
 
 log = structlog.get_logger(__name__)
@@ -52,12 +51,12 @@ class Receipts:
 def _make(
     entry: JobEntry, status: Mapping[str, Any], key: str | None
 ) -> tuple[Mapping[str, Any], str | None]:
-    from agent.formats.dsse import KeyFault, seal  # noqa: PLC0415 - when a job ends, and not before
+    from agent.formats.dsse import KeyFault  # noqa: PLC0415 - when a job ends, and not before
 
-    versions = {"byoi-agent": __version__, "python": platform.python_version(), "linux": platform.release()}
-    around = Circumstances(entry.id, entry.origin, entry.accepted_at, versions)
-    payload = encode(make_statement(status, around))
+    make = functools.partial(
+        make_receipt, status, job_id=entry.id, origin=entry.origin, accepted_at=entry.accepted_at
+    )
     try:
-        return seal(PAYLOAD_TYPE, payload, key), None
+        return make(key), None
     except KeyFault as fault:  # what PEM looks like was checked when the configuration was read
-        return seal(PAYLOAD_TYPE, payload, None), f"{_UNSIGNED} {fault}"
+        return make(None), f"{_UNSIGNED} {fault}"

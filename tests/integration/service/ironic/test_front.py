@@ -1,10 +1,13 @@
 """The front by the side of a conductor: what each of them says, and what the other makes of it."""
 
 import asyncio
+import base64
+import json
 
 import pytest
 
 from agent.aio import run_blocking
+from agent.errors import ChecksumMismatch
 from agent.host.interfaces import mac_addresses
 from tests.integration.service.ironic.conftest import TOKEN, URL
 
@@ -33,6 +36,25 @@ async def test_a_deployment_from_the_lookup_to_its_end(ironic, run_front):
         assert ended["command_result"]["receipt"] == agent.slot.receipt
         assert ended["command_result"]["receipt"]["payloadType"] == "application/vnd.in-toto+json"
         assert TOKEN not in str(agent.document)
+
+
+async def test_a_deployment_that_fails_has_its_receipt_too(ironic, run_front):
+    async with run_front() as agent:
+        await write(ironic)
+        (await agent.deploying()).fail(ChecksumMismatch(algorithm="sha256", got="1" * 64, expected="0" * 64))
+        await ironic.until(lambda: ironic.heartbeats[-1].get("agent_status") == "error")
+        [ended] = await ironic.commands()
+        assert ended["command_status"] == "FAILED"
+        assert "Bad sha256" in ended["command_error"]["details"]
+        assert ended["command_result"] == {"receipt": agent.slot.receipt}
+        told = json.loads(base64.b64decode(agent.slot.receipt["payload"]))["predicate"]
+        assert told["outcome"]["error"]["code"] == "checksum.mismatch"
+        assert TOKEN not in str(told)
+    ironic.heartbeats.clear()
+    async with run_front():
+        await ironic.until(lambda: ironic.heartbeats)
+        [known] = await ironic.commands()
+        assert known["command_result"] == ended["command_result"]
 
 
 async def test_an_agent_that_comes_back_tells_progress_and_goes_on(ironic, run_front):

@@ -12,7 +12,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.formats.oci.look import LOOK_BYTES, look_at
+from agent.formats.oci.look import LOOK_BYTES, MEMBER_BYTES, look_at, look_at_member
 from tests.kit.registry import container_layer
 
 QCOW2 = b"QFI\xfb\0\0\0\3" + bytes(100_000)
@@ -81,3 +81,25 @@ def test_a_bomb_is_inflated_no_further_than_needed():
 )
 def test_any_bytes_can_be_looked_at(magic, data):
     assert str(look_at(magic + data))
+
+
+def test_an_archive_is_looked_through_from_member_to_member():
+    text = b"text" * 500
+    data = tar_of(
+        ("a.img", tarfile.REGTYPE, QCOW2 + NOISE),
+        ("d", tarfile.DIRTYPE, b""),
+        ("README", tarfile.REGTYPE, text),
+        ("b.gz", tarfile.REGTYPE, gzip.compress(b"")),
+    )
+    offset, names = 0, []
+    while (member := look_at_member(data[offset : offset + MEMBER_BYTES])) is not None:
+        name, length = member
+        names.append(name)
+        offset += length
+    assert names == ["a.img", None, None, "b.gz"]
+    assert data[offset:].strip(b"\0") == b""
+
+
+@pytest.mark.parametrize("data", [b"", bytes(1024), b"\xff" * 1024, tar_of(("l", tarfile.SYMTYPE, b""))])
+def test_what_is_no_member(data):
+    assert look_at_member(data) is None
