@@ -54,8 +54,8 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     job.add_argument(
         "--signature",
         metavar="TYPE[:FILE|URL]",
-        help="who has to vouch for the image: openpgp, minisign, ssh or cosign, and where the signature is; TYPE "
-        "alone: in the checksum file (clear-signed), or cosign's in the registry",
+        help="who has to vouch for the image: openpgp, minisign, ssh, cosign or sigstore, and where the signature is; "
+        "TYPE alone: in the checksum file (clear-signed), or cosign's in the registry",
     )
     job.add_argument(
         "--signature-over",

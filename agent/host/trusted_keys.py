@@ -14,6 +14,7 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "minisign": (".minisign",),
     "ssh": (".ssh",),
     "cosign": (".cosign.pub",),
+    "sigstore": (".sigstore.json",),
 }
 """What the files of a type end with; the rest of a file's name is the name of its key."""
 MAX_FILES = 256

@@ -12,7 +12,7 @@ from agent.model.object_reader import ObjectReader
 from agent.model.url import check_web_url, redact_url
 from agent.units import KiB, MiB
 
-SIGNATURE_TYPES = ("openpgp", "minisign", "ssh", "cosign")
+SIGNATURE_TYPES = ("openpgp", "minisign", "ssh", "cosign", "sigstore")
 IMAGE, CHECKSUM = "image", "checkSum"
 OVER = (IMAGE, CHECKSUM)
 """What a signature can be of: the file behind the URL as it is downloaded, or the checksum file."""

@@ -2,14 +2,15 @@
 
 One over the checksum file is checked at once, in memory. One over the image is checked as the image flows: where a
 digest tells all, it is taken beside that of the checksum; OpenPGP's are checked by gpgv, which is fed by the thread
-that takes the digest. Nothing is read twice, and nothing is kept. One in a registry is over the manifest, which has the
-digest of the image: it is checked at once.
+that takes the digest; a bundle of Sigstore is checked before, and only its digest compared. Nothing is read twice, and
+nothing is kept. One in a registry is over the manifest, which has the digest of the image: it is checked at once.
 """
 
 import binascii
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from agent.aio import run_blocking
 from agent.errors import Blame, DeployError, SignatureInvalid, SignatureKey, SignatureMissing
@@ -18,6 +19,7 @@ from agent.formats.signatures.armour import split_clear_signed
 from agent.formats.signatures.findings import WHOLE, Claims, Finding, KeyFile, Refused
 from agent.host.gpgv import TOOL, Gpgv, require_gpgv
 from agent.host.process import ProcessFailed
+from agent.host.sigstore import check_bundle
 from agent.host.trusted_keys import SUFFIXES, read_trusted
 from agent.model.signature import IMAGE, MAX_SIGNATURE_BYTES, Signature
 from agent.model.url import redact_url
@@ -26,6 +28,9 @@ from agent.text import printable
 from agent.transfer.digest import Digest, Observer
 from agent.transfer.fetch import FetchFailed, FetchTooLarge
 from agent.units import format_size
+
+if TYPE_CHECKING:
+    from agent.formats.signatures.sigstore import Sigstore
 
 _LISTED = 8
 _SHOWN_DIGEST = 140
@@ -253,6 +258,7 @@ def _make_check(
     """What checks a signature over the image, or over a message in memory. Raises what can be told by now."""
     from agent.formats.signatures.openpgp import OpenPgp  # noqa: PLC0415 - `cryptography` is not light
     from agent.formats.signatures.read import read_claims  # noqa: PLC0415
+    from agent.formats.signatures.sigstore import Sigstore  # noqa: PLC0415
 
     files = _key_files(ctx, signature, what)
     clear_signed = message is not None and signature.url is None and signature.data is None
@@ -262,6 +268,8 @@ def _make_check(
         )
     except Refused as refusal:
         raise _error(refusal.about, what, str(refusal), refusal.hint) from None
+    if isinstance(claims, Sigstore):
+        _ask_library(claims, what)
     _require_one(claims.findings, what)
     if isinstance(claims, OpenPgp):
         require_gpgv()
@@ -274,6 +282,29 @@ def _make_check(
             "signature.over to checkSum.",
         )
     return _DigestCheck(claims, ctx.digest if message is None else None, message)
+
+
+def _ask_library(claims: "Sigstore", what: str) -> None:
+    """Have all that a bundle claims checked, but for the digest of the signed bytes."""
+    if claims.question is None:
+        return
+    try:
+        answer = check_bundle(claims.question)
+    except OSError as error:
+        raise _failed(what, "sigstore", error) from error
+    claims.answered(answer.fault, is_root=answer.is_root)
+
+
+def _failed(what: str, tool: str, error: OSError) -> DeployError:
+    said = error.what if isinstance(error, ProcessFailed) else error.strerror
+    return SignatureInvalid(
+        what=what,
+        reason=f"it could not be checked, because {tool} failed",
+        detail=f"{tool}: {said}",
+        hint="Look at the kernel's log for what ended it (memory), then deploy again.",
+        blame=Blame.AGENT,
+        retryable=True,
+    )
 
 
 class _DigestCheck:
@@ -332,7 +363,7 @@ class _Fed:
         try:
             self._gpgv.feed(data)
         except OSError as error:
-            raise self._failed(error) from error
+            raise _failed(self._what, TOOL, error) from error
 
     def stop(self) -> None:
         """Wait no longer for it."""
@@ -343,18 +374,7 @@ class _Fed:
         try:
             return self._gpgv.finish()
         except OSError as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: OSError) -> DeployError:
-        said = error.what if isinstance(error, ProcessFailed) else error.strerror
-        return SignatureInvalid(
-            what=self._what,
-            reason=f"it could not be checked, because {TOOL} failed",
-            detail=f"{TOOL}: {said}",
-            hint="Look at the kernel's log for what ended it (memory), then deploy again.",
-            blame=Blame.AGENT,
-            retryable=True,
-        )
+            raise _failed(self._what, TOOL, error) from error
 
 
 def _require_one(findings: Sequence[Finding], what: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from agent.units import KiB, MiB
 from tests.kit.deployments import job
 from tests.kit.signing import Minisign, OpenSsl, Signify, Ssh
+from tests.kit.sigstore import ISSUER, WORKFLOW, Sigstore
 
 SIZE = 64 * MiB
 UNTOUCHED = b"\xa5"
@@ -39,6 +40,11 @@ def write(byoi, target, tmp_path):
         return byoi("write", "--url", url, "--trusted-key", path, "--disk", target, "--json", *options)
 
     return deploy
+
+
+@pytest.fixture(scope="module")
+def sigstore():
+    return Sigstore()
 
 
 def assert_signed(outcome, over="image"):
@@ -160,6 +166,37 @@ def test_cosign_over_the_image(write, gpt_image, image_url, tmp_path):
     )
 
 
+def test_sigstore_over_the_image(write, sigstore, web, gpt_image, image_url):
+    """As Talos and others publish: FILE.sigstore.json beside the file."""
+    bundle = web.publish(json.dumps(sigstore.sign(gpt_image.data)).encode(), f"{NAME}.sigstore.json")
+    signature = assert_signed(
+        write(
+            image_url,
+            sigstore.trusting(),
+            "--signature",
+            f"sigstore:{bundle}",
+            "--checksum",
+            gpt_image.sha256,
+        )
+    )
+    assert signature["user"] == f"{WORKFLOW} by {ISSUER}"
+
+
+def test_sigstore_over_the_list(write, sigstore, web, gpt_image, image_url):
+    sums = gnu("sha256", gpt_image)
+    listed = web.publish(sums, "SHA256SUMS")
+    bundle = web.publish(json.dumps(sigstore.sign(sums)).encode(), "SHA256SUMS.sigstore.json")
+    words = (
+        "--signature",
+        f"sigstore:{bundle}",
+        "--signature-over",
+        "checkSum",
+        "--checksum",
+        f"sha256:{listed}",
+    )
+    assert_signed(write(image_url, sigstore.trusting(), *words), "checkSum")
+
+
 # -- refused ---------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +249,26 @@ def test_so_do_those_over_digests(refused, tmp_path, kind):
     )
     assert (error["code"], untouched) == ("signature.invalid", False)
     assert "these bytes" in error["message"]
+
+
+def test_a_bundle_of_another_image_leaves_nothing_bootable(refused, sigstore):
+    made = json.dumps(sigstore.sign(b"other"))
+    error, untouched = refused(
+        signature={"type": "sigstore", "data": made, "publicKey": sigstore.trusting().decode()}
+    )
+    assert (error["code"], error["blame"], untouched) == ("signature.invalid", "image", False)
+    assert error["message"].endswith("its signer did not sign these bytes, but others.")
+
+
+def test_a_bundle_that_cannot_count_is_refused_before_the_first_write(refused, sigstore, gpt_image):
+    made = json.dumps(sigstore.sign(gpt_image.data))
+    for key, words in (
+        (sigstore.trusting("anna@example.net"), "whoever made it is not trusted here"),
+        (Sigstore().trusting(), "its certificate is of no authority in the trusted root"),
+    ):
+        error, untouched = refused(signature={"type": "sigstore", "data": made, "publicKey": key.decode()})
+        assert (error["code"], untouched) == ("signature.key", True)
+        assert words in error["message"]
 
 
 BEFORE_ANY_WRITE = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from agent.formats.signatures import cosign, minisign, openpgp, sshsig
+from agent.formats.signatures import cosign, minisign, openpgp, sigstore, sshsig
 from agent.formats.signatures.findings import Claims, KeyFile
 from agent.formats.signatures.openpgp import read_openpgp
 
@@ -10,12 +10,14 @@ _READERS: Mapping[str, Callable[[bytes, Sequence[KeyFile], float], Claims]] = {
     "minisign": minisign.read_minisign,
     "ssh": sshsig.read_sshsig,
     "cosign": cosign.read_cosign,
+    "sigstore": sigstore.read_sigstore,
 }
 _KEY_READERS: Mapping[str, Callable[[KeyFile], object]] = {
     "openpgp": openpgp.read_keys,
     "minisign": minisign.read_keys,
     "ssh": sshsig.read_keys,
     "cosign": cosign.read_keys,
+    "sigstore": sigstore.read_keys,
 }
 
 

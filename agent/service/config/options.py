@@ -297,8 +297,8 @@ TABLE = (
         "trust.keys",
         kinds.PATH,
         "The directory of the keys that are trusted, each in a file of its name: NAME.asc or NAME.gpg (OpenPGP), "
-        "NAME.minisign (also of signify), NAME.ssh (a public key or allowed signers), NAME.cosign.pub (PEM). Read for "
-        "each job that has a signature.",
+        "NAME.minisign (also of signify), NAME.ssh (a public key or allowed signers), NAME.cosign.pub (PEM), "
+        "NAME.sigstore.json (who may sign, and the trusted root). Read for each job that has a signature.",
         default=DEFAULT_DIRECTORY,
     ),
     Option(
