@@ -286,7 +286,7 @@ def _mirror_refusals(job: Job, facts: Facts, image: ImageFacts) -> list[DeployEr
     if len(facts.targets) != job.raid.disks:
         return [RaidDisks(reason=f"a mirror has {job.raid.disks} disks, and there are {len(facts.targets)}")]
     fault = layout_fault(image.table, image.own_drive) or image.root_fault
-    if fault is not None or not isinstance(image.table, Gpt):
+    if fault is not None or image.table is None:
         return [RaidLayout(reason=fault)]
     refusals: list[DeployError] = []
     for disk in facts.targets:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 from agent.errors import RaidDisks, RaidLayout, ToolMissing
 from agent.formats.grub_config import root_names
-from agent.formats.tables.gpt import Gpt, renewed
 from agent.formats.tables.md import Array, member_gap, member_layout, member_writes, uuid_text
 from agent.formats.tables.mirror import (
     HEAD_BYTES,
     layout_fault,
+    renewed,
     room_fault,
     root_end,
     root_fault,
@@ -34,7 +34,7 @@ class Mirror:
     """An array over all targets, and the table of each, in their order."""
 
     array: Array
-    tables: tuple[Gpt, ...]
+    tables: tuple[Table, ...]
 
 
 async def examine_root(ctx: Context) -> None:
@@ -45,7 +45,7 @@ async def examine_root(ctx: Context) -> None:
     """
     _, image = ctx.examined()
     table = image.table
-    if ctx.job.raid is None or not isinstance(table, Gpt) or layout_fault(table, image.own_drive) is not None:
+    if ctx.job.raid is None or table is None or layout_fault(table, image.own_drive) is not None:
         return  # the plan refuses it
     root = root_of(table)
     head = await guest_bytes(ctx, root.start, min(HEAD_BYTES, root.size))
@@ -67,8 +67,7 @@ def make_mirror(ctx: Context, table: Table, target: Target) -> Mirror:
         OSError: a disk cannot be read.
     """
     _, image = ctx.examined()
-    fault = layout_fault(table, image.own_drive)
-    if fault is not None or not isinstance(table, Gpt):
+    if (fault := layout_fault(table, image.own_drive)) is not None:
         raise RaidLayout(reason=fault)
     root = root_of(table)
     if (fault := root_fault(target.opened()[1].read(root.start, min(HEAD_BYTES, root.size)))) is not None:
@@ -78,7 +77,7 @@ def make_mirror(ctx: Context, table: Table, target: Target) -> Mirror:
         end = root_end(table, one.opened()[0].size, one.slot)
         if (fault := room_fault(table, end)) is not None:
             raise RaidDisks(reason=f"{one.found.path}: {fault}")
-        tables.append(widened(renewed(table, uuid.uuid4), end))
+        tables.append(widened(renewed(table), end))
     wanted = None if ctx.job.raid is None else ctx.job.raid.uuid
     array = Array(
         uuid=wanted or uuid.uuid4(),

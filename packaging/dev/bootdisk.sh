@@ -1,6 +1,6 @@
 # shellcheck shell=sh
-# A disk that boots, made in a file from a root tree, without mounts and without loop devices. Sourced after lib.sh and
-# debian.sh by what builds images, which sets:
+# A disk that boots, made in a file from a root tree, without mounts and without loop devices (but for XFS, whose tools fill
+# no filesystem by themselves). Sourced after lib.sh and debian.sh by what builds images, which sets:
 #
 #   work          a directory to work in; the tree is in $work/tree
 #   table         gpt, mbr, or logical: MBR with three primaries, and the root as a logical partition
@@ -9,10 +9,12 @@
 #   tail          bytes left free behind the root
 #   virtual_size, bios_offset, esp_offset, root_offset   in bytes, multiples of one MiB
 #   disk_uuid, root_uuid, esp_volume_id                  fixed, so that the same packages make the same image
+#   root_filesystem                                      ext4, unless it says xfs
 #
 # The root filesystem lies last. Its grub.cfg and kernel are in the tree (see lay_out_grub).
 
 mib=1048576
+root_filesystem=ext4
 
 # Changes when one of the scripts does.
 files_hash() {
@@ -115,7 +117,8 @@ lay_out_grub() {
     # shellcheck disable=SC2016 # grub's own variables
     printf 'search.fs_uuid %s root\nset prefix=($root)/boot/grub\n' "$root_uuid" >"$grub/early.cfg"
     chroot "$tree" grub-mkimage --format=i386-pc --prefix=/boot/grub --config=/boot/grub/early.cfg \
-        --output=/boot/grub/i386-pc/core.img biosdisk part_gpt part_msdos ext2 search search_fs_uuid normal configfile linux
+        --output=/boot/grub/i386-pc/core.img biosdisk part_gpt part_msdos ext2 xfs search search_fs_uuid normal configfile \
+        linux
     cat >"$grub/grub.cfg" <<CFG
 set timeout=$2
 serial --unit=0 --speed=115200
@@ -183,6 +186,25 @@ install_bios_boot() {
     dd if="$work/core.img" of="$disk" bs=512 seek="$core_lba" conv=notrunc status=none
 }
 
+make_ext4() {
+    # Features that the grub of Debian 12 cannot read are left out, whatever this machine's e2fsprogs would choose.
+    mke2fs -q -F -t ext4 -b 4096 -L root -U "$root_uuid" -O ^metadata_csum_seed,^orphan_file -d "$work/tree" \
+        -E "offset=$root_offset,hash_seed=$root_uuid" "$disk" "$((root_size / 1024))k" 2>"$work/mke2fs.log" ||
+        { cat "$work/mke2fs.log" >&2 && die "mke2fs failed"; }
+}
+
+make_xfs() {
+    truncate --size "$root_size" "$work/xfs"
+    mkfs.xfs -q -L root -m "uuid=$root_uuid" "$work/xfs"
+    mkdir "$work/mounted"
+    mount -t xfs -o loop "$work/xfs" "$work/mounted"
+    copied=yes
+    cp -a "$work/tree/." "$work/mounted/" || copied=no
+    umount "$work/mounted"
+    [ "$copied" = yes ] || die "the tree does not fit into its filesystem"
+    dd if="$work/xfs" of="$disk" bs=$mib seek=$((root_offset / mib)) conv=notrunc,sparse status=none
+}
+
 # Makes $work/disk of $work/tree.
 make_disk() {
     disk=$work/disk
@@ -192,10 +214,7 @@ make_disk() {
     partition_table >"$work/table"
     printf 'I\n%s\nw\n' "$work/table" | LC_ALL=C fdisk --sector-size "$sector_size" --noauto-pt "$disk" >"$work/fdisk.log" 2>&1 ||
         { cat "$work/fdisk.log" >&2 && die "fdisk refused the partition table"; }
-    # Features that the grub of Debian 12 cannot read are left out, whatever this machine's e2fsprogs would choose.
-    mke2fs -q -F -t ext4 -b 4096 -L root -U "$root_uuid" -O ^metadata_csum_seed,^orphan_file -d "$work/tree" \
-        -E "offset=$root_offset,hash_seed=$root_uuid" "$disk" "$((root_size / 1024))k" 2>"$work/mke2fs.log" ||
-        { cat "$work/mke2fs.log" >&2 && die "mke2fs failed"; }
+    "make_$root_filesystem"
     [ "$esp" = no ] || make_esp
     [ "$sector_size" -ne 512 ] || install_bios_boot
     chmod 444 "$disk"

@@ -131,6 +131,33 @@ def test_no_superblock_of_an_older_array_is_left_at_the_end_of_the_partition_or_
     assert member[super_offset(size) + 4] == 1
 
 
+@pytest.mark.parametrize("options", [(), ("--hostname", "h1")], ids=["no drive", "a config drive"])
+def test_an_image_with_an_mbr_becomes_a_mirror_too(mirror, image_maker: ImageMaker, tmp_path, options):
+    image = image_maker.mbr()
+    disks = make_disk(tmp_path / "a", 64 * MiB), make_disk(tmp_path / "b", 72 * MiB)
+    outcome = mirror(image.path, disks, *options)
+    assert outcome.status == 0, outcome.err
+    start, size, _ = partitions(image.path)[-1]
+    members, ids = [], set()
+    for number, disk in enumerate(disks):
+        assert "No errors detected" in run("sfdisk", "--verify", disk)
+        dumped = run("sfdisk", "--dump", disk)
+        ids |= {line for line in dumped.splitlines() if line.startswith("label-id")}
+        assert dumped.count("type=fd") == 1
+        assert disk.read_bytes()[:440] == image.data[:440]
+        root = next((begin, length) for begin, length, _ in partitions(disk) if begin == start)
+        member = tmp_path / f"member{number}"
+        member.write_bytes(disk.read_bytes()[start : start + root[1]])
+        assert root[1] > size
+        said = examine(member)
+        assert said["Device Role"] == f"Active device {number}"
+        assert said["Checksum"].endswith("correct")
+        members.append(member)
+    assert len(ids) == 2, "each disk has a signature of its own"
+    assert members[0].read_bytes()[:size] == members[1].read_bytes()[:size]
+    run("e2fsck", "-n", "-f", members[1])
+
+
 # -- how the image names its root ----------------------------------------------------------------------------
 
 NAMED = {
@@ -200,9 +227,10 @@ def test_what_cannot_be_a_mirror_is_refused_before_the_first_write(
     assert all(is_untouched(disk, 64 * MiB) for disk in disks)
 
 
-def test_an_mbr_is_refused(mirror, image_maker: ImageMaker, tmp_path):
+def test_a_root_in_a_logical_partition_is_refused(mirror, image_maker: ImageMaker, tmp_path):
     disks = tuple(make_disk(tmp_path / name, 64 * MiB) for name in "ab")
-    assert mirror(image_maker.mbr().path, disks).document["error"]["code"] == "raid.layout"
+    pieces = Piece(1, 8, "esp", "type=ef"), Piece(9, 32, "", "type=5"), Piece(10, 30, "ext4", "type=83")
+    assert mirror(image_maker.mbr(pieces).path, disks).document["error"]["code"] == "raid.layout"
     assert all(is_untouched(disk, 64 * MiB) for disk in disks)
 
 

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.formats.tables.gpt import Gpt
 from agent.formats.tables.mirror import root_of
-from agent.formats.tables.read import read_table
+from agent.formats.tables.read import Table, read_table
 from agent.units import GiB, MiB
 from tests.kit.byoi import Running
 from tests.kit.commands import run
@@ -29,9 +28,8 @@ CHUNK = 64 * MiB
 
 
 @functools.cache
-def image(sector_size: int = 512, *, mdadm: bool = True) -> Path:
-    """The raw image, built if need be."""
-    options = [] if mdadm else ["--without-mdadm"]
+def image(*options: str, sector_size: int = 512) -> Path:
+    """The raw image, built if need be; with options of its script."""
     script = ROOT / "packaging/dev/mirror-image"
     return Path(run("sh", script, *options, "--sector-size", sector_size).splitlines()[-1])
 
@@ -52,11 +50,11 @@ class Halves:
             run("cp", "--sparse=always", path, copy)
         return Halves((first, second), self.sector_size, self.image_root_end)
 
-    def table(self, half: int) -> Gpt:
+    def table(self, half: int) -> Table:
         """The table that a disk has now."""
         with self.paths[half].open("rb") as disk:
             table = read_table(disk.read(MiB), self.sector_size)
-        assert isinstance(table, Gpt)
+        assert table is not None
         return table
 
     def differing(self, size: int) -> list[int]:
@@ -84,8 +82,20 @@ def deploy(source: Path, directory: Path, *, sector_size: int = 512) -> Halves:
     assert outcome.status == 0, outcome.err
     with source.open("rb") as file:
         table = read_table(file.read(MiB), sector_size)
-    assert isinstance(table, Gpt)
+    assert table is not None
     return Halves((first, second), sector_size, root_of(table).end)
+
+
+def zero_superblock(halves: Halves, number: int) -> None:
+    """As docs/raid.md has it, in a rescue system: the half is a member no more."""
+    root = root_of(halves.table(number))
+    loop = run(
+        "losetup", "--find", "--show", "--offset", root.start, "--sizelimit", root.size, halves.paths[number]
+    ).strip()
+    try:
+        run("mdadm", "--zero-superblock", loop)
+    finally:
+        run("losetup", "--detach", loop)
 
 
 def disks(paths: Sequence[Path], *, sector_size: int = 512) -> tuple[Disk, ...]:

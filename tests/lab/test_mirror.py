@@ -81,11 +81,40 @@ async def test_a_mirror_starts_in_sync_and_copies_only_what_lies_behind_the_imag
 
 @long_run
 async def test_a_mirror_on_disks_of_4096_byte_sectors(tmp_path, told):
-    halves = await run_blocking(mirror.deploy, mirror.image(4096), tmp_path, sector_size=4096)
+    halves = await run_blocking(mirror.deploy, mirror.image(sector_size=4096), tmp_path, sector_size=4096)
     with told("both, of 4096-byte sectors", "uefi", "in sync"):
         report = await start(halves.paths, "uefi", sector_size=4096)
     assert_whole(report, "uefi", 1)
     assert_mirrored(report, halves)
+    mirror.remove(halves)
+
+
+@long_run
+async def test_a_mirror_whose_root_is_xfs(tmp_path, told):
+    halves = await run_blocking(mirror.deploy, mirror.image("--xfs"), tmp_path)
+    with told("both, the root is XFS", "bios", "in sync"):
+        report = await start(halves.paths, "bios")
+    assert_whole(report, "bios", 1)
+    assert_mirrored(report, halves)
+    with told("the second alone, the root is XFS", "uefi", "degraded"):
+        report = await start(halves.paths[1:], "uefi")
+    assert_whole(report, "uefi", 2)
+    assert members(report) == "[_U]"
+    mirror.remove(halves)
+
+
+@long_run
+async def test_a_mirror_of_an_image_with_an_mbr(tmp_path, told):
+    halves = await run_blocking(mirror.deploy, mirror.image("--table", "mbr"), tmp_path)
+    with told("both, with an MBR", "bios", "in sync"):
+        report = await start(halves.paths, "bios")
+    assert_whole(report, "bios", 1)
+    assert_mirrored(report, halves)
+    for boots, firmware in ((2, "bios"), (3, "uefi")):
+        with told("the second alone, with an MBR", firmware, "degraded"):
+            report = await start(halves.paths[1:], firmware)
+        assert_whole(report, firmware, boots)
+        assert members(report) == "[_U]"
     mirror.remove(halves)
 
 
@@ -128,6 +157,38 @@ async def test_a_disk_that_was_blanked_by_a_power_cut_is_no_obstacle(halves, tol
     assert members(report) == "[U_]"
 
 
+async def live_apart(halves: Halves) -> None:
+    """Each half starts alone once: each has writes that the other has not."""
+    for number in (0, 1):
+        alone = await start(halves.paths[number : number + 1], "bios")
+        assert_whole(alone, "bios", 1)
+
+
+@long_run
+async def test_two_halves_that_have_both_lived_alone_differ_and_only_a_check_tells(halves, told):
+    """What docs/raid.md warns of. Should this fail because md has come to refuse them, the warning can go."""
+    await live_apart(halves)
+    with told("both, each had worked alone", "bios", "[UU] over data that differ: only a check counts them"):
+        report = await start(halves.paths, "bios")
+    assert members(report, "mdstat_after") == "[UU]"
+    assert report.decoded("failed") == ""
+    assert report.number("mismatches") > 0
+    assert halves.differing(report.number("size")) != []
+
+
+@long_run
+async def test_of_two_halves_that_have_both_lived_alone_one_is_made_to_lose(halves, told):
+    await live_apart(halves)
+    mirror.zero_superblock(halves, 1)
+    add = "mdadm /dev/md/root --add /dev/vdb1"
+    with told("both, each had worked alone, the second made to lose by raid.md", "bios", "in sync"):
+        report = await start(halves.paths, "bios", task=add)
+    assert_whole(report, "bios", 2)
+    assert members(report) == "[U_]", "the one that lost is a member of nothing"
+    assert members(report, "mdstat_after") == "[UU]", report.decoded("task")
+    assert_mirrored(report, halves)
+
+
 def replacement() -> str:
     """The commands that docs/raid.md has for the person with a dead disk; sda, here vda, is the one that lives."""
     section = (ROOT / "docs/raid.md").read_text().partition("## A disk is dead")[2]
@@ -151,7 +212,7 @@ async def test_a_disk_is_replaced_and_the_new_one_starts_alone(halves, told):
 
 @long_run
 async def test_an_image_without_mdadm_stops_and_touches_nothing(tmp_path, told):
-    halves = await run_blocking(mirror.deploy, mirror.image(mdadm=False), tmp_path)
+    halves = await run_blocking(mirror.deploy, mirror.image("--without-mdadm"), tmp_path)
     before = [await run_blocking(digest, path) for path in halves.paths]
     with told("both, of an image without mdadm", "bios", "stops, writes nothing"):
         async with machine(mirror.spec(halves.paths, "bios")) as server:

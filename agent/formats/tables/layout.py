@@ -189,7 +189,7 @@ def _place_gpt(table: Gpt, disk_size: int, drive_size: int) -> DriveSlot:
 
 
 def _place_mbr(table: Mbr, disk_size: int, drive_size: int, logicals: Sequence[Logical] | None) -> DriveSlot:
-    end = _mbr_end(table, disk_size)
+    end = mbr_end(table, disk_size)
     if table.free_slot is not None:
         start, size = _fit(needed_size(table), end, drive_size)
         return DriveSlot("new", table.free_slot, start, size, "primary")
@@ -209,7 +209,7 @@ def _place_mbr(table: Mbr, disk_size: int, drive_size: int, logicals: Sequence[L
     return DriveSlot("new", number, start, size, "logical")
 
 
-def _mbr_end(table: Mbr, disk_size: int) -> int:
+def mbr_end(table: Mbr, disk_size: int) -> int:
     """The end of the space that an MBR can address: the disk's end, or the limit of 32-bit sector numbers."""
     return min(disk_size // table.sector_size, mbr_format.MAX_LBA) * table.sector_size
 
@@ -266,7 +266,7 @@ def finish_head(
             table, number=new_slot.number, start=new_slot.start, size=new_slot.size, kind=kind
         )
     elif new_slot is not None:
-        end = _mbr_end(table, disk_size)
+        end = mbr_end(table, disk_size)
         table, writes = mbr_format.add_logical(
             table, logicals, start=new_slot.start, size=new_slot.size, kind=kind, container_end=end
         )

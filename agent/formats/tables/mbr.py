@@ -25,6 +25,7 @@ MAX_LINKS = 128  # EBRs in a chain
 
 _ESP = 0xEF
 _ENTRY = struct.Struct("<B3sB3sII")
+_SIGNATURE_OFFSET = 440
 _TABLE_OFFSET = 446
 # The CHS address that stands for "use the LBA fields".
 _CHS_NONE = b"\xfe\xff\xff"
@@ -155,6 +156,29 @@ def parse_logicals(read: ReadAt, extended: Partition, sector_size: int) -> tuple
     if overlap is not None:
         raise TableError(f"logical partitions overlap at byte {overlap}")
     return tuple(found)
+
+
+def resized(mbr: Mbr, *, number: int, size: int, kind: int) -> Mbr:
+    """Give the primary partition `number` another size in bytes, and the type `kind`.
+
+    Raises:
+        TableError: the size is no whole sectors, reaches into another partition, or beyond 32-bit sector numbers.
+    """
+    (part,) = (partition for partition in mbr.partitions if partition.number == number)
+    _check_range(part.start, size, mbr.sector_size)
+    others = [(other.start, other.end) for other in mbr.partitions if other.number != number]
+    if first_overlap([(part.start, part.start + size), *others]) is not None:
+        raise TableError(f"partition {number} of {size} bytes would overlap another one")
+    changed = entries(mbr.sector0)[number - 1]._replace(
+        kind=kind, last_chs=_CHS_NONE, sectors=size // mbr.sector_size
+    )
+    return replace(mbr, sector0=put_entry(mbr.sector0, number - 1, changed))
+
+
+def renewed(mbr: Mbr, identifier: bytes) -> Mbr:
+    """The table with another disk signature, of 4 bytes: the PARTUUIDs of its partitions are made of it."""
+    end = _SIGNATURE_OFFSET + len(identifier)
+    return replace(mbr, sector0=mbr.sector0[:_SIGNATURE_OFFSET] + identifier + mbr.sector0[end:])
 
 
 def add_primary(mbr: Mbr, *, number: int, start: int, size: int, kind: int) -> Mbr:

@@ -12,19 +12,22 @@ the kernel's and vendors' own documentation.
 import uuid
 
 from agent.formats.tables import gpt as gpt_format
+from agent.formats.tables import mbr as mbr_format
 from agent.formats.tables.gpt import ESP_TYPE, Gpt
-from agent.formats.tables.layout import DriveSlot, is_named_drive
+from agent.formats.tables.layout import DriveSlot, is_named_drive, mbr_end
 from agent.formats.tables.mbr import Mbr
 from agent.formats.tables.md import ALIGNMENT, least_member
 from agent.formats.tables.partition import Partition
 from agent.formats.tables.superblock import sniff_filesystem
-from agent.units import KiB, align_down
+from agent.units import KiB, MiB, align_down
 
 RAID_TYPE_GUID = uuid.UUID("A19D880F-05FC-4D3B-A006-743F0F84911E")
+RAID_TYPE_MBR = 0xFD
 HEAD_BYTES = 256 * KiB
 """How many first bytes of the root `root_fault` needs."""
 
-_BESIDE = {ESP_TYPE, "21686148-6449-6E6F-744E-656564454649"}  # the second: GRUB's BIOS boot partition
+# Types of an MBR are two digits. The second: GRUB's BIOS boot partition; the third: an MBR's EFI system partition.
+_BESIDE = {ESP_TYPE, "21686148-6449-6E6F-744E-656564454649", "EF"}
 # Of these types a root may be; what it really is, its first bytes tell. The second is what parted gave to Linux once.
 _ROOT_TYPES = {
     "0FC63DAF-8483-4772-8E79-3D69D8477DE4",  # Linux filesystem data
@@ -34,6 +37,7 @@ _ROOT_TYPES = {
     "B921B045-1DF0-41C3-AF44-4C6F280D3FAE",  # root, 64-bit ARM
     "69DAD710-2CE4-4E3C-B16C-21A1D49ABED3",  # root, 32-bit ARM
     "72EC70A6-CF74-40E6-BD49-4BDA08E8F224",  # root, 64-bit RISC-V
+    "83",  # Linux, in an MBR
 }
 _NAMES = {
     ESP_TYPE: "an EFI system partition",
@@ -57,6 +61,15 @@ _NAMES = {
     "A19D880F-05FC-4D3B-A006-743F0F84911E": "a member of a RAID",
     "E3C9E316-0B5C-4DB8-817D-F92DF00215AE": "reserved by Windows",
     "DE94BBA4-06D1-4D40-A16A-BFD50179D6AC": "a Windows recovery partition",
+    "05": "an extended partition",
+    "0F": "an extended partition",
+    "85": "an extended partition",
+    "07": "of Windows",
+    "82": "swap",
+    "83": "a Linux filesystem",
+    "8E": "an LVM volume",
+    "EF": "an EFI system partition",
+    "FD": "a member of a RAID",
 }
 _CONTENTS = {
     "crypto_LUKS": "encrypted (LUKS)",
@@ -70,7 +83,7 @@ _CONTENTS = {
 _ROOTS = {"ext2", "ext3", "ext4", "xfs"}
 
 
-def root_of(table: Gpt) -> Partition:
+def root_of(table: Gpt | Mbr) -> Partition:
     """The partition that becomes a member of the array: the last one on the disk.
 
     Raises:
@@ -86,11 +99,8 @@ def layout_fault(table: Gpt | Mbr | None, drive: Partition | None = None) -> str
         table: the image's.
         drive: the image's own config drive, where it was found by its content. By its name it is known here.
     """
-    if not isinstance(table, Gpt):
-        # Nobody has yet shown that one boots as a mirror; its partitions have no GUIDs that could be made new.
-        return "only an image with a GPT can become a mirror, and this one has " + (
-            "no partition table" if table is None else "an MBR"
-        )
+    if table is None:
+        return "it has no partition table"
     if not table.partitions:
         return "its partition table is empty"
     root = root_of(table)
@@ -120,7 +130,7 @@ def root_fault(head: bytes | memoryview) -> str | None:
     return f"its root has to be ext4 or XFS, and is {found}"
 
 
-def widened(table: Gpt, end: int) -> Gpt:
+def widened(table: Gpt | Mbr, end: int) -> Gpt | Mbr:
     """The table with the root widened to `end`, or a little less, and made a Linux RAID partition.
 
     The root's size becomes a multiple of 4 KiB, as its start may be none. The table is not relocated by this.
@@ -134,17 +144,31 @@ def widened(table: Gpt, end: int) -> Gpt:
     """
     root = root_of(table)
     size = align_down(end - root.start, ALIGNMENT)
+    if isinstance(table, Mbr):
+        return mbr_format.resized(table, number=root.number, size=size, kind=RAID_TYPE_MBR)
     return gpt_format.resized(table, root.number, size=size, type_guid=RAID_TYPE_GUID)
 
 
-def root_end(table: Gpt, disk_size: int, slot: DriveSlot | None) -> int:
-    """Where the root may end on a disk of `disk_size` bytes: before a new config drive, or at the last usable byte."""
+def renewed(table: Gpt | Mbr) -> Gpt | Mbr:
+    """The table with new GUIDs, or a new disk signature, of which the PARTUUIDs are made."""
+    if isinstance(table, Mbr):
+        return mbr_format.renewed(table, uuid.uuid4().bytes[:4])
+    return gpt_format.renewed(table, uuid.uuid4)
+
+
+def root_end(table: Gpt | Mbr, disk_size: int, slot: DriveSlot | None) -> int:
+    """Where the root may end on a disk of `disk_size` bytes: before a new config drive, or at the last usable byte.
+
+    In an MBR a MiB before the disk's end: what md keeps at the end of a partition is to be none of the disk's own.
+    """
     if slot is not None and slot.kind == "new":
         return slot.start
+    if isinstance(table, Mbr):
+        return mbr_end(table, disk_size - MiB)
     return (gpt_format.last_usable_lba(table, disk_size) + 1) * table.sector_size
 
 
-def room_fault(table: Gpt, end: int) -> str | None:
+def room_fault(table: Gpt | Mbr, end: int) -> str | None:
     """Why a member does not fit before `end` (see `widened`): the array's own data lie behind all of the root.
 
     The text names the numbers, not the disk.

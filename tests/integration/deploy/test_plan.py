@@ -408,8 +408,10 @@ def test_an_image_with_more_than_a_root_is_no_mirror(image, partitions, told):
     assert told in message
 
 
-def test_an_mbr_is_no_mirror(image):
-    assert codes(job(**MIRROR), both(image("dos"))) == ["raid.layout"]
+def test_an_mbr_can_be_a_mirror_without_logical_partitions(image):
+    assert codes(job(**MIRROR), both(image("dos", "start=2048,type=83"))) == []
+    extended = "start=2048,type=5", "start=4096,type=83"
+    assert codes(job(**MIRROR), both(image("dos", *extended))) == ["raid.layout"]
 
 
 def test_what_the_root_holds_may_be_against_a_mirror(image):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.formats.tables import gpt
+from agent.formats.tables import gpt, mbr, mirror
 from agent.formats.tables.gpt import renewed
 from agent.formats.tables.layout import finish_head, place_drive
 from agent.formats.tables.mbr import Mbr
@@ -18,6 +18,7 @@ from agent.formats.tables.mirror import (
     RAID_TYPE_GUID,
     layout_fault,
     room_fault,
+    root_end,
     root_fault,
     root_of,
     widened,
@@ -113,10 +114,60 @@ def test_a_config_drive_that_only_its_content_tells_may_be_beside_the_root():
     assert layout_fault(table, drive=table.partitions[0]) is None
 
 
-def test_what_has_no_gpt_is_refused_with_its_reason():
-    assert layout_fault(Mbr(512, bytes(510) + b"\x55\xaa")).endswith("this one has an MBR")
-    assert layout_fault(None).endswith("this one has no partition table")
+def test_what_has_no_partitions_is_refused_with_its_reason():
+    assert layout_fault(Mbr(512, bytes(510) + b"\x55\xaa")) == "its partition table is empty"
+    assert layout_fault(None) == "it has no partition table"
     assert layout_fault(empty_gpt()) == "its partition table is empty"
+
+
+def mbr_of(*parts: tuple[int, int, int]) -> Mbr:
+    """An MBR of partitions (type, start and size in MiB), with boot code and a disk signature."""
+    sector = bytearray(b"\xeb" * 440 + b"\1\2\3\4" + bytes(66) + b"\x55\xaa")
+    for number, (kind, start, size) in enumerate(parts):
+        place = 446 + 16 * number
+        sector[place : place + 16] = struct.pack("<B3sB3sII", 0, b"", kind, b"", start * 2048, size * 2048)
+    table = read_table(bytes(sector), 512)
+    assert isinstance(table, Mbr)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("parts", "fault"),
+    [
+        (((0x83, 1, 100),), None),
+        (((0xEF, 1, 32), (0x83, 33, 100)), None),
+        (((0x83, 33, 100), (0xEF, 1, 32)), None),
+        (((0x83, 1, 32), (0x83, 33, 100)), "partition 1 is a Linux filesystem"),
+        (((0x83, 1, 100), (0x82, 101, 10)), "partition 2 is the last one on the disk and no root, but swap"),
+        (((0xEF, 1, 32), (0x05, 33, 100)), "no root, but an extended partition"),
+        (((0x8E, 1, 100),), "no root, but an LVM volume"),
+        (((0x42, 1, 100),), "of the unknown type 42"),
+    ],
+)
+def test_an_mbr_may_become_a_mirror_by_the_same_rules(parts, fault):
+    found = layout_fault(mbr_of(*parts))
+    assert found is None if fault is None else fault in found
+
+
+def test_the_root_of_an_mbr_is_widened_to_a_mib_before_the_end_and_the_disk_gets_its_own_signature():
+    table = mbr_of((0xEF, 1, 32), (0x83, 33, 100))
+    end = root_end(table, GiB, None)
+    assert end == GiB - MiB
+    wide = mirror.renewed(widened(table, end))
+    esp, root = wide.partitions
+    assert (root.start, root.end, root.type) == (33 * MiB, end, "FD")
+    assert esp == table.partitions[0]
+    assert wide.sector0[440:444] != b"\1\2\3\4"
+    assert wide.sector0[:440] + wide.sector0[444:446] == table.sector0[:440] + table.sector0[444:446]
+    with pytest.raises(TableError, match="overlap"):
+        mbr.resized(table, number=1, size=64 * MiB, kind=0xEF)
+
+
+def test_the_root_of_an_mbr_ends_where_32_bits_do():
+    table = mbr_of((0x83, 1, 100))
+    end = root_end(table, 4096 * GiB, None)
+    assert end == (2**32 - 1) * 512
+    assert widened(table, end).partitions[0].end <= end
 
 
 # -- by the root
