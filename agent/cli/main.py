@@ -16,7 +16,7 @@ exit status:
   0    done
   1    the deployment failed or was refused; the message and what to do are on stderr
   2    wrong usage, or a job with faults; all of them are listed
-  3    it went well, but stdout is closed or full and has not got all of the output
+  3    it went well, but stdout or the file of --receipt has not got all of the output
   130  cancelled, interrupted (Ctrl-C, SIGTERM) or not agreed to; `byoi write` says what is on the disk then
 """
 
