@@ -579,6 +579,19 @@ class OutOfMemory(DeployError):
     )
 
 
+class OutOfDescriptors(DeployError):
+    """The agent, or the system, may open no further file."""
+
+    code = "agent.descriptors"
+    blame = Blame.AGENT
+    retryable = True
+    template = "The agent may open no further file or connection: too many are open."
+    default_hint = (
+        "Raise the limit that the agent runs under (ulimit -n, LimitNOFILE= in its unit), or end what has so many "
+        "files open in the rescue system."
+    )
+
+
 class InternalFault(DeployError):
     """An error in the agent itself; its place is in the log, its text nowhere, since it may contain secrets."""
 
@@ -588,11 +601,17 @@ class InternalFault(DeployError):
     default_hint = "This is a fault of byoi-agent: please report it with the agent's log."
 
 
+def shortage(error: BaseException, detail: str = "") -> DeployError | None:
+    """The error where the system had too little of something for the agent; None for every other exception."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return OutOfMemory(detail=detail)
+    return OutOfDescriptors(detail=detail) if number in (errno.EMFILE, errno.ENFILE) else None
+
+
 def unforeseen(error: BaseException) -> DeployError:
-    """The error for an exception that no stage handles: `OutOfMemory`, or else `InternalFault`.
+    """The error for an exception that no stage handles: `shortage`, or else `InternalFault`.
 
     The exception's text is left out, since it may contain data of the job.
     """
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return OutOfMemory()
-    return InternalFault(reason=type(error).__name__)
+    return shortage(error) or InternalFault(reason=type(error).__name__)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from agent.deploy.target import read_inventory
-from agent.errors import DiskIo
 from agent.host.contents import read_contents
+from agent.host.faults import disk_fault
 from agent.model.disks import Disk, DiskGroup, GroupSpec, eligibility
 from agent.model.selector import hint_values
 
@@ -24,7 +24,7 @@ def inventory_document(specs: Sequence[GroupSpec] = (), *, contents: bool = Fals
     try:
         disks, groups = read_inventory(specs)
     except OSError as error:
-        raise DiskIo(device=error.filename or "the inventory", reason=error.strerror or str(error)) from error
+        raise disk_fault(error.filename or "the inventory", error) from error
     return {
         "disks": [_disk_document(disk, groups, contents=contents) for disk in disks],
         "groups": [group.to_json() for group in groups],

@@ -14,6 +14,7 @@ from agent.formats.configdrive import DriveContent, build_tree
 from agent.formats.ready_drive import filesystem_of, unpack
 from agent.host import firmware, holders, inventory
 from agent.host.drive import Drive, build_drive, fit_drive
+from agent.host.faults import disk_fault
 from agent.host.same import shared_storage
 from agent.host.trusted_keys import DEFAULT_DIRECTORY
 from agent.model.disks import Disk, DiskGroup, GroupSpec, configured_groups, disk_groups, select_disks
@@ -117,7 +118,7 @@ def _refuse_hidden_users(target: Disk) -> None:
         holders.assert_free(target.path)
     except OSError as error:
         if error.errno != errno.EBUSY:
-            raise DiskIo(device=target.path, reason=error.strerror or str(error)) from error
+            raise disk_fault(target.path, error) from error
         raise DiskBusy(device=target.path, holder=error.strerror or "something holds it") from error
 
 

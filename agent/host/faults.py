@@ -1,20 +1,20 @@
-"""The error for an OSError of the target disk: the disk failed, the filesystem that a file is on is full, or memory ran
-out.
+"""The error for an OSError of the target disk: the disk failed, the filesystem that a file is on is full, or the system
+ran out of memory or descriptors.
 """
 
 import errno
 import os
 from pathlib import Path
 
-from agent.errors import DeployError, DiskIo, OutOfMemory
+from agent.errors import DeployError, DiskIo, shortage
 
 
 def disk_fault(path: str, error: OSError) -> DeployError:
     """The error for an operation on a disk that failed, outside of writing the image."""
     reason = error.strerror or str(error)
-    if error.errno == errno.ENOMEM:
-        return OutOfMemory(detail=f"{path}: {reason}")
-    return DiskIo(device=path, reason=reason, hint=full_hint(path, error))
+    return shortage(error, f"{path}: {reason}") or DiskIo(
+        device=path, reason=reason, hint=full_hint(path, error)
+    )
 
 
 def full_hint(path: str, error: OSError) -> str:

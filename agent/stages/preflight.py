@@ -18,6 +18,7 @@ from agent.errors import (
     ImageMemory,
     ImageType,
     ImageUnsafe,
+    unforeseen,
 )
 from agent.formats.detect import END_BYTES, SNIFF_BYTES, is_dmg, is_vhd, sniff
 from agent.formats.extent import Decoder, Extent, ImageTooLarge
@@ -33,6 +34,7 @@ from agent.stages.registry import of_layer, require_one_disk
 from agent.transfer.apply import Applier
 from agent.transfer.pipeline import apply_feeds
 from agent.transfer.pool import Buffer
+from agent.transfer.sink import SinkFailed
 from agent.transfer.source import TransferRestart
 from agent.units import MiB
 
@@ -93,6 +95,8 @@ async def _probe(ctx: Context) -> ImageFacts:
     except ImageTooLarge as error:
         # The plan refuses it, with both numbers.
         return ImageFacts("raw", error.size, container_of(ctx, decoder), examined=False)
+    except SinkFailed as failure:  # the window is in memory: the system has run out of something
+        raise unforeseen(failure.error) from failure.error
     except ImageUnsafe as error:
         raise of_layer(ctx, error) from None
     except ImageMemory:

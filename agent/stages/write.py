@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from agent.aio import run_blocking
-from agent.errors import ImageChanged, ImageSize, ImageWrite
+from agent.errors import ImageChanged, ImageSize, ImageWrite, shortage
 from agent.formats.extent import Decoder, ImageTooLarge
 from agent.host.faults import disk_fault, full_hint
 from agent.host.syscalls import return_free_memory
@@ -65,7 +65,10 @@ async def _copy_once(ctx: Context) -> None:
         path = failure.error.filename or ctx.live[0].found.path
         hint = full_hint(path, failure.error)
         found = ctx.job.type_for(container_of(ctx, decoder))
-        raise ImageWrite(type=found, detail=f"{path}: {failure}", hint=hint) from failure.error
+        detail = f"{path}: {failure}"
+        raise (
+            shortage(failure.error, detail) or ImageWrite(type=found, detail=detail, hint=hint)
+        ) from failure.error
     except ImageChanged as change:
         raise ImageChanged(url=redact_url(ctx.job.url), detail=change.detail) from None
     except ImageTooLarge as failure:

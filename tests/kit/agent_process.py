@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.kit.commands import ROOT
+from tests.kit.processes import wait_while_at_work
 from tests.kit.starts import Process, start_python
 
 NAME = "ns1.example.net"
@@ -234,7 +235,7 @@ class AgentProcess:
         with suppress(ProcessLookupError):
             process.send_signal(number)
         try:
-            status = process.wait(seconds)
+            status = wait_while_at_work(process, seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -8,9 +8,11 @@ import time
 from typing import IO, Any, NamedTuple
 
 from tests.kit.commands import ROOT
+from tests.kit.processes import wait_while_at_work
 from tests.kit.starts import start_python
 
 END_SECONDS = 100.0
+"""So long may it do nothing (see `wait_while_at_work`)."""
 SHOWN_SECONDS = 60.0
 
 
@@ -36,8 +38,18 @@ class Outcome(NamedTuple):
 class Running:
     """`byoi` at work. Whoever starts it has to `finish` or `kill` it."""
 
-    def __init__(self, *arguments: object, stdin: bytes = b"", fresh: bool = False, **env: str) -> None:
-        """Start it with nothing in its environment but what it needs and `env`; `fresh` is executed, not forked."""
+    def __init__(
+        self,
+        *arguments: object,
+        stdin: bytes = b"",
+        fresh: bool = False,
+        inside: tuple[str, ...] = (),
+        **env: str,
+    ) -> None:
+        """Start it with nothing in its environment but what it needs and `env`.
+
+        `fresh` is executed, not forked; so is what is `inside` a command that puts it somewhere else and becomes it.
+        """
         environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT)} | env
         self._out = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed by `kill`
         self._err = tempfile.TemporaryFile()  # noqa: SIM115
@@ -51,6 +63,7 @@ class Running:
                 stdout=self._out,
                 stderr=self._err,
                 fresh=fresh,
+                inside=inside,
             )
 
     @property
@@ -69,7 +82,7 @@ class Running:
     def finish(self) -> Outcome:
         """Wait for its end; no traceback and no warning may show."""
         try:
-            status = self.process.wait(END_SECONDS)
+            status = wait_while_at_work(self.process, END_SECONDS)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it did not end: {self.err}") from None
         outcome = Outcome(status, _text(self._out), self.err)

@@ -161,6 +161,14 @@ class Machine:
         await self.qmp.send("device_add", disk.device(len(self.spec.disks) + self._plugged, bus=bus))
         self._plugged += 1
 
+    async def unplug(self, disk: Disk, seconds: float) -> None:
+        """Take a disk out of the running machine; it is gone when its kernel has let go of it."""
+        device = disk.device(0)["id"]
+        await self.qmp.send("device_del", {"id": device})
+        async with asyncio.timeout(seconds):
+            while (await self.qmp.wait_event("DEVICE_DELETED"))["data"].get("device") != device:
+                pass
+
     async def screenshot(self, path: Path) -> Path:
         """Photograph the screen: a PNG."""
         await self.qmp.execute("screendump", filename=str(path), format="png")

@@ -15,6 +15,7 @@ from agent.units import KiB, MiB, TiB, divide_up
 HEADER_BYTES = 112
 MAGIC = b"QFI\xfb"
 L1_ENTRY = 8
+SECTOR = 512
 
 _FIELDS = struct.Struct(">4sIQIIQIIQQIIQ")
 _FIELDS_V3 = struct.Struct(">QQQII")
@@ -141,7 +142,7 @@ def read_header(data: bytes, file_size: int | None, limits: Qcow2Limits = DEFAUL
         refcount_offset=refcount_offset,
         refcount_length=refcount_clusters * cluster_size,
     )
-    if header.unit < 512:
+    if header.unit < SECTOR:
         raise _refused(
             "cluster_size", f"extended L2 entries need clusters of 16 KiB, not of {cluster_size} bytes"
         )
@@ -149,6 +150,9 @@ def read_header(data: bytes, file_size: int | None, limits: Qcow2Limits = DEFAUL
         raise _refused(
             "virtual_size", f"{virtual_size} bytes are more than the bound of {limits.virtual_size}"
         )
+    if virtual_size % SECTOR:
+        # qemu-img leaves the rest out: two readers would see two disks.
+        raise _refused("virtual_size", f"{virtual_size} bytes are no whole sectors")
     return _check_tables(header, l1_entries, (snapshots, snapshots_offset), file_size, limits)
 
 

@@ -10,27 +10,13 @@ import pytest
 
 from agent.errors import ImageChanged, ImageDownload
 from agent.transfer.http.limits import HttpLimits
-from agent.transfer.http.ramp import Ramp, Sample
+from agent.transfer.http.ramp import Ramp
 from agent.transfer.http.slices import SLICE
 from agent.transfer.pool import BufferPool
 from agent.units import KiB, MiB
+from tests.kit.ramps import Eager
 
 SIZE = 28 * MiB + 4321
-
-
-class Eager(Ramp):
-    """Wants as many as may be from the first look on, until one is refused."""
-
-    worth = SLICE
-    refused = False
-
-    def observe(self, sample: Sample) -> None:
-        if not self.refused:
-            self.count = self.most
-
-    def refuse(self, now: float, standing: int) -> None:
-        self.refused = True
-        super().refuse(now, standing)
 
 
 class Stubborn(Eager):

@@ -13,9 +13,17 @@ def failed(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
-def test_memory_that_runs_out_is_no_fault_of_the_disk(tmp_path):
-    error = disk_fault(str(tmp_path / "disk"), failed(errno.ENOMEM))
-    assert (error.code, error.blame) == ("agent.memory", Blame.AGENT)
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOMEM, "agent.memory"),
+        (errno.EMFILE, "agent.descriptors"),
+        (errno.ENFILE, "agent.descriptors"),
+    ],
+)
+def test_what_the_system_runs_out_of_is_no_fault_of_the_disk(tmp_path, number, code):
+    error = disk_fault(str(tmp_path / "disk"), failed(number))
+    assert (error.code, error.blame) == (code, Blame.AGENT)
     assert "SMART" not in error.hint
 
 

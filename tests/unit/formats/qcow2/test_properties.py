@@ -36,7 +36,7 @@ def images(draw, *, shares=True):
     cluster = 1 << bits
     count = draw(st.integers(1, 3 if extended else 40))
     spread = draw(st.sampled_from([1, 7, 50]))
-    size = (count - 1) * spread * cluster + draw(st.integers(1, cluster))
+    size = (count - 1) * spread * cluster + 512 * draw(st.integers(1, cluster // 512))
     codec = "zlib" if version == 2 else draw(st.sampled_from(["zlib", "zstd"]))
     builder = qcow2.Builder(cluster_bits=bits, version=version, size=size, extended=extended, codec=codec)
     kinds = [

@@ -1,0 +1,22 @@
+"""A daemon that may open too few files for a deployment: the error says so, and the next one works."""
+
+from pathlib import Path
+
+from tests.kit.commands import run
+from tests.kit.deployments import job
+
+
+def test_a_deployment_without_descriptors_says_so_and_the_daemon_lives_on(make_agent, web, image):
+    agent = make_agent(reboot=False).start()
+    pid = agent.process.pid
+    enough_for_a_question = len(list(Path(f"/proc/{pid}/fd").iterdir())) + 5
+    run("prlimit", "--pid", pid, f"--nofile={enough_for_a_question}:")
+    assert agent.post(job(web.url, image.sha256)).status == 200
+    error = agent.wait_for("done", "error")["error"]
+    assert (error["code"], error["blame"]) == ("agent.descriptors", "agent")
+    assert error["diskState"] in {"untouched", "empty"}
+    run("prlimit", "--pid", pid, "--nofile=1024:")
+    assert agent.delete().status == 200
+    assert agent.post(job(web.url, image.sha256)).status == 200
+    assert agent.wait_for("done", "error")["status"] == "done"
+    assert agent.process.pid == pid
