@@ -29,6 +29,8 @@ ROW = re.compile(r"^\| `(\w+)` \| `([a-z, ]+)` \| [^|]+ \| ([^|]+) \|$", re.MULT
 KINDS = {"raw": "raw", "qcow2": "qcow2", "plain": "qcow2"}
 MOST = {"write": 40, "submit": 4, "zero": 12, "flush": 8, "read": 30}
 """So many calls of a kind, about, are there in a deployment; a number that is too high hits nothing."""
+LIMITS = {"descriptors": ("nofile", 8, 20), "memory": ("as", 60 * MiB, 160 * MiB)}
+"""The option of prlimit, and between what its number is drawn: from nearly nothing to more than enough."""
 STATES = {"old": {"untouched"}, "blank": {"empty"}, "headless": set(), "system": set()}
 """What an error may say of a disk; that nobody knows it may be said of each."""
 
@@ -76,6 +78,8 @@ class Storm:
     def attempt(self, seed: int) -> str:
         chance = random.Random(seed)
         kind, how = chance.choice(sorted(self.rules))
+        if how == "starved":
+            return self.starve(kind, chance)
         number, again = chance.randrange(MOST[kind]), how == "eio" and chance.random() < 0.3
         ends = DISK_SIZE if how in ("drop", "flip") else 0
         form = chance.choice(sorted(KINDS))
@@ -96,15 +100,30 @@ class Storm:
         self.check_disk(came, document, disk, what)
         return f"{kind} {how}: {came}" if hit.exists() else "not hit: right"
 
-    def write(self, form: str, disk: Path, drive: bool, **environment: str) -> dict[str, Any]:
+    def starve(self, kind: str, chance: random.Random) -> str:
+        """The command with too little of something, or nearly."""
+        option, least, most = LIMITS[kind]
+        limit, form, disk = chance.randint(least, most), chance.choice(sorted(KINDS)), self.directory / "disk"
+        disk.write_bytes(self.old)
+        document = self.write(form, disk, chance.random() < 0.5, inside=("prlimit", f"--{option}={limit}"))
+        came = outcome_of(document)
+        what = f"{limit} of {kind}, {form}: {json.dumps(document)}"
+        assert fits(came, self.rules[kind, "starved"]), f"{came}: {what}"
+        self.check_disk(came, document, disk, what)
+        return f"{kind} starved: {came}"
+
+    def write(
+        self, form: str, disk: Path, drive: bool, inside: tuple[str, ...] = (), **environment: str
+    ) -> dict[str, Any]:
         document = job(
             self.servers[form].url, self.sums[form], type=KINDS[form], configdrive={"enable": drive}
         )
         path = self.directory / "job.json"
         path.write_text(json.dumps(document))
-        shim = {"LD_PRELOAD": str(self.directory / "shared/shim.so")}
+        if environment:
+            environment["LD_PRELOAD"] = str(self.directory / "shared/shim.so")
         command = byoi.Running(
-            "write", path, "--disk", disk, "--json", "--quiet", "--yes", **shim, **environment
+            "write", path, "--disk", disk, "--json", "--quiet", "--yes", inside=inside, **environment
         )
         try:
             return command.finish().document

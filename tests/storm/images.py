@@ -20,13 +20,16 @@ from agent.units import MiB
 from tests.kit.decoding import REFUSALS
 from tests.storm.frame import Try
 from tests.storm.mutations import mutated
-from tests.storm.subjects import Subject, make_samples, subjects
+from tests.storm.subject import Subject
+from tests.storm.subjects import make_samples, subjects
 
 NEEDS_ROOT = False
 MOST_SECONDS = 10
 MOST_MEMORY = 96 * MiB
 """What reading a disk of 2 MiB may take: that disk, the window of a decompressor, and what a decoder may hold."""
 MOST_OUTPUT = 64 * MiB
+LONG_SECONDS = 600
+"""Of any clock: only what waits for ever takes them. What counts is processor time."""
 
 
 class TooLong(BaseException):
@@ -47,7 +50,10 @@ class Storm:
     def attempt(self, seed: int) -> str:
         chance = random.Random(seed)
         subject = chance.choice(self.subjects)
-        data = subject.mended(mutated(subject.data, chance), chance)
+        return self.try_one(subject, subject.mended(mutated(subject.data, chance), chance), chance)
+
+    def try_one(self, subject: Subject, data: bytes, chance: random.Random) -> str:
+        """Read a file, and judge what came of it."""
         what = f"{subject.name} with {len(data)} bytes"
         before = memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
@@ -79,14 +85,15 @@ class Storm:
         command = ["qemu-img", "convert", "-f", subject.qemu, "-O", "raw", image, out]
         try:
             done = subprocess.run(
-                command, check=False, capture_output=True, timeout=20, preexec_fn=limit_output,
+                command, check=False, capture_output=True, timeout=LONG_SECONDS, preexec_fn=limit_qemu_img,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return None
         return out.read_bytes() if done.returncode == 0 else None
 
 
-def limit_output() -> None:
+def limit_qemu_img() -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (2 * MOST_SECONDS, 2 * MOST_SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_OUTPUT, MOST_OUTPUT))
 
 

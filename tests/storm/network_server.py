@@ -11,11 +11,16 @@ from tests.kit.server import Answer, Request, Server
 
 LIMITS = HttpLimits(backoff_base=0.01, backoff_cap=0.05, retry_after_cap=0.1)
 """Patience that no busy machine uses up: a fault that nobody has drawn would spoil what must come."""
-HASTY = HttpLimits(
-    connect_seconds=2.0, head_seconds=3.0, stall_seconds=1.5, window_seconds=1.5,
-    backoff_base=0.01, backoff_cap=0.05, retry_after_cap=0.1,
-)  # fmt: skip
-"""For the faults that are about waiting."""
+
+
+def hasty(patience: float = 1.0) -> HttpLimits:
+    """For the faults that are about waiting; so many times as patient."""
+    return HttpLimits(
+        connect_seconds=2.0 * patience, head_seconds=3.0 * patience, stall_seconds=1.5 * patience,
+        window_seconds=1.5 * patience, backoff_base=0.01, backoff_cap=0.05, retry_after_cap=0.1,
+    )  # fmt: skip
+
+
 DATE = "Mon, 05 Oct 2020 10:00:00 GMT"
 
 
@@ -115,7 +120,15 @@ class Scene:
     def answer(self, request: Request) -> None:
         with self._lock:
             answer = self.first.pop(0) if self.first else self.always or self.serve
+        # What is not the plain file may be cut, or go on behind its length: no request is answered after it.
+        request.over = answer != self.serve
         answer(request)
+
+    def spread(self) -> None:
+        """Have the faults come to connections of any number, with some between them that are served rightly."""
+        faults, self.first = self.first, []
+        for answer in faults:
+            self.first += [self.serve] * self.chance.randint(0, 4) + [answer]
 
     def serve(self, request: Request) -> None:
         """Serve the file rightly."""

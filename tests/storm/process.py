@@ -26,7 +26,7 @@ from tests.kit.loops import Loop, attach
 from tests.kit.server import serving
 from tests.storm.frame import Try
 from tests.storm.holdings import WARM_UP, Holdings, assert_nothing_grew
-from tests.storm.process_job import START_SECONDS, Lab
+from tests.storm.process_job import LONG_SECONDS, Lab
 from tests.storm.process_plan import FULL, LARGE, SMALL, File, plan
 from tests.storm.watcher import Watcher
 
@@ -155,7 +155,7 @@ def opened(directory: Path) -> Iterator[Try]:
                 fresh=True,  # what it holds is looked at
             )
         )
-        agent.start(START_SECONDS)
+        agent.start(LONG_SECONDS)
         watcher = Watcher(agent)
         watcher.start()
         stack.callback(watcher.end)

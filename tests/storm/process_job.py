@@ -22,7 +22,8 @@ from tests.storm.holdings import Holdings, holdings_of
 from tests.storm.process_plan import FAULTS, FULL, LARGE, SMALL, File, Instant, Job, held
 from tests.storm.watcher import Watcher
 
-START_SECONDS = 150
+LONG_SECONDS = 600
+"""What no machine is too busy for."""
 """Until a daemon answers, also where a hundred processes share the machine."""
 
 
@@ -62,7 +63,7 @@ class Lab:
         record = None
         if job.by_plane:
             record = self.plane.give(NAME, document)
-            self.agent.wait(lambda: self.agent.status()["id"] == record.id, "the job is taken")
+            self.agent.wait(lambda: self.agent.status()["id"] == record.id, "the job is taken", LONG_SECONDS)
         else:
             answer = self.agent.post(document)
             assert answer.status == 200, answer.body
@@ -117,7 +118,7 @@ class Lab:
             assert self.agent.end(signal.SIGTERM) == 0
         else:
             self.agent.kill()
-        self.agent.start(START_SECONDS)
+        self.agent.start(LONG_SECONDS)
 
     def _die_meanwhile(self, kind: str, call: Any, seconds: float) -> int | None:
         """Kill the daemon in the middle of a call; gives the status of the answer, if there was one."""
@@ -132,7 +133,7 @@ class Lab:
         time.sleep(seconds)
         self.agent.kill()
         asking.join()
-        self.agent.start(START_SECONDS)
+        self.agent.start(LONG_SECONDS)
         return answers[0].status if answers else None
 
     def _post_and_kill(self, document: dict[str, Any], instant: Instant) -> bool:
@@ -156,7 +157,7 @@ class Lab:
                 return found["status"] != "doing" and record.over
             return found["status"] != "doing"
 
-        self.agent.wait(over, "the job is over", 300, found)
+        self.agent.wait(over, "the job is over", LONG_SECONDS, found)
         return found
 
     @contextmanager
@@ -228,7 +229,7 @@ class Lab:
             case "reboot" if done and "cancel" not in job.kinds:
                 # A cancellation that comes after the end calls the reboot off.
                 assert self.agent.get().json["status"] == "done"
-                self.agent.wait(self.agent.rebooted.exists, "it reboots")
+                self.agent.wait(self.agent.rebooted.exists, "it reboots", LONG_SECONDS)
             case "leave" if over and not done:
                 return
         self._delete()
@@ -241,7 +242,7 @@ class Lab:
         answer = self.agent.delete()
         if answer.status == 409:
             with suppress(AssertionError):
-                self.agent.wait(lambda: self._reboot_state() == "failed", "the reboot fails", 5)
+                self.agent.wait(lambda: self._reboot_state() == "failed", "the reboot fails", LONG_SECONDS)
             if self._reboot_state() == "due":  # by an agent that is dead: this one only waits for it
                 self.agent.reboot_now()
             answer = self.agent.delete()
@@ -262,7 +263,7 @@ class Lab:
             found[0] = holdings_of(pid)
             return found[0].children == 0 and not self._own(found[0])
 
-        self.agent.wait(quiet, "the daemon lets go of disks, images and children", 20, found)
+        self.agent.wait(quiet, "the daemon lets go of disks, images and children", LONG_SECONDS, found)
         return found[0]
 
     def _own(self, holdings: Holdings) -> list[str]:

@@ -6,7 +6,6 @@ import subprocess
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.errors import ConfigDriveContent, ConfigDriveCreate
@@ -41,32 +40,11 @@ from agent.units import KiB, MiB
 from tests.kit.commands import run
 from tests.kit.decoding import DISK, deploy, guest
 from tests.kit.ova import OVF, make_ova
+from tests.storm.subject import Read, Subject, as_it_is, parser
+from tests.storm.vouched import vouched
 from tests.unit.stages.memory import gpt_disk
 
 CONTENT = guest(512 * KiB) + bytes(256 * KiB) + guest(256 * KiB)
-Read = Callable[[bytes, random.Random], bytes]
-
-
-def as_it_is(data: bytes, chance: random.Random) -> bytes:
-    return data
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A format, or something else that is parsed."""
-
-    name: str
-    data: bytes = field(repr=False)
-    read: Read = field(repr=False)
-    """Gives what the file holds; an empty one where there is nothing to compare."""
-    content: bytes = field(default=b"", repr=False)
-    qemu: str = ""
-    """The format's name for qemu-img, where it reads it too."""
-    sealed: bool = False
-    """Checksums of its own find every change."""
-    refusals: tuple[type[Exception], ...] = ()
-    mended: Callable[[bytes, random.Random], bytes] = field(default=as_it_is, repr=False)
-    """Makes checksums right again, or the storm would see nothing but them."""
 
 
 def pieces(data: bytes, chance: random.Random) -> Iterator[memoryview]:
@@ -106,15 +84,15 @@ PACKED = {
 }  # fmt: skip
 
 
-def make_samples(directory: Path) -> None:
+def make_samples(directory: Path, content: bytes = CONTENT) -> None:
     raw = directory / "disk.raw"
-    raw.write_bytes(CONTENT)
+    raw.write_bytes(content)
     for name, options in QCOW2.items():
         run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, raw, directory / name)
     for name, options in OTHERS.items():
         run("qemu-img", "convert", "-f", "raw", *options, raw, directory / name)
     for name, command in PACKED.items():
-        packed = subprocess.run([*command, "-c"], input=CONTENT, capture_output=True, check=True).stdout
+        packed = subprocess.run([*command, "-c"], input=content, capture_output=True, check=True).stdout
         (directory / name).write_bytes(packed)
     for name, command in {"zip": ("zip", "-q", "-"), "tar": ("tar", "-cf", "-", "--format=gnu")}.items():
         packed = subprocess.run([*command, raw.name], cwd=directory, capture_output=True, check=True).stdout
@@ -122,14 +100,14 @@ def make_samples(directory: Path) -> None:
     make_ova(raw, directory / "ova", manifest="right")
 
 
-def disk_image(name: str, qemu: str, data: bytes) -> Subject:
+def disk_image(name: str, qemu: str, data: bytes, content: bytes) -> Subject:
     make = DECODERS[qemu]
 
     def read(data: bytes, chance: random.Random) -> bytes:
         return bytes(deploy(make(len(data)), pieces(data, chance)))
 
     mended = mend_vhdx if qemu == "vhdx" else as_it_is
-    return Subject(name, data, read, CONTENT, qemu, mended=mended)
+    return Subject(name, data, read, content, qemu, mended=mended)
 
 
 def mend_vhdx(data: bytes, chance: random.Random) -> bytes:
@@ -262,21 +240,11 @@ DMI = (
 )
 
 
-def parser(parse: Callable[[bytes], object]) -> Read:
-    """A reader of something whose content there is nothing to compare with."""
-
-    def read(data: bytes, chance: random.Random) -> bytes:
-        parse(data)
-        return b""
-
-    return read
-
-
 def ready(data: bytes) -> None:
     filesystem_of(unpack(data))
 
 
-def texts(directory: Path) -> Iterator[Subject]:
+def texts() -> Iterator[Subject]:
     drives = {"iso": build_iso(TREE), "fat": build_fat(TREE)}
     fat, iso = drives["fat"], drives["iso"]
     yield Subject("ISO", iso, parser(read_iso), refusals=(OSError,))
@@ -299,15 +267,17 @@ def texts(directory: Path) -> Iterator[Subject]:
 
 def subjects(directory: Path) -> list[Subject]:
     """All of them, from the samples that `make_samples` has made there."""
-    found = [disk_image(name, "qcow2", (directory / name).read_bytes()) for name in QCOW2]
-    for name, (_, qemu, *_) in OTHERS.items():
-        found.append(disk_image(name, qemu, (directory / name).read_bytes()))
+    content = (directory / "disk.raw").read_bytes()
+    formats = dict.fromkeys(QCOW2, "qcow2") | {name: qemu for name, (_, qemu, *_) in OTHERS.items()}
+    found = [
+        disk_image(name, qemu, (directory / name).read_bytes(), content) for name, qemu in formats.items()
+    ]
     for name in (*PACKED, "zip"):
         data = (directory / name).read_bytes()
-        found.append(Subject(name, data, unpacked(name), CONTENT, sealed=True))
-    found.append(Subject("tar", (directory / "tar").read_bytes(), unpacked("tar"), CONTENT))
-    found.append(Subject("ova", (directory / "ova").read_bytes(), ova, CONTENT))
+        found.append(Subject(name, data, unpacked(name), content, sealed=True))
+    found.append(Subject("tar", (directory / "tar").read_bytes(), unpacked("tar"), content))
+    found.append(Subject("ova", (directory / "ova").read_bytes(), ova, content))
     refusals = (TableError, ConfigDriveCreate)
     found.append(Subject("GPT", gpt_disk(TABLE_DISK), table, refusals=refusals, mended=mend_gpt))
     found.append(Subject("MBR", mbr_disk(), table, refusals=refusals))
-    return [*found, *texts(directory)]
+    return [*found, *texts(), *vouched()]

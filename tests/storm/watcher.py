@@ -22,7 +22,7 @@ class Watcher(threading.Thread):
         while not self._ending.is_set():
             try:
                 path = f"/v1/status?since={last['revision']}&wait=2"
-                document = self._agent.request("GET", path, timeout=30).json
+                document = self._agent.request("GET", path, timeout=600).json
             except (OSError, http.client.HTTPException, ValueError):
                 self._ending.wait(0.05)  # it is being restarted
                 continue
