@@ -123,6 +123,7 @@ def vouched() -> Iterator[Subject]:
     yield Subject("layer", registry.container_layer("disk/a.qcow2", b"QFI\xfb" + bytes(600)), parser(look_at))
     yield Subject("challenge", CHALLENGE, parser(lambda data: read_challenges([data.decode("latin-1")])))
     yield Subject("head", HEAD, parser(read_head))
-    yield Subject("link", LINK, parser(lambda data: next_page([data.decode("latin-1")])))
+    links = parser(lambda data: next_page([data.decode("latin-1")]))
+    yield Subject("link", LINK, links, refusals=(ManifestRefused,))
     yield Subject("md", md_member(), parser(lambda data: md_at_end(data[-END_BYTES:], MEMBER)))
     yield Subject("beginning", b"\xfc\x4e\x2b\xa9" + bytes(2044), parser(beginning))
