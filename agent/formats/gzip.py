@@ -1,7 +1,7 @@
 """gzip, member by member. Source: RFC 1952.
 
 Members of bgzip say in their headers how long they are (the SAM specification, section 4.1): several in a row make a
-part.
+part. One that says so wrongly is damaged, whether its parts are inflated side by side or not.
 """
 
 import struct
@@ -36,10 +36,10 @@ def gzip_members(intake: Intake, notes: list[str], *, divide: bool) -> Cuts:
     while more:
         yield from check_magic(intake)
         header = yield from _header(intake)
-        length = _told_length(header) if divide else None
-        if length is None:
+        length = _told_length(header)
+        if length is None or not divide:
             yield from _part(intake, members)
-            yield from _body(intake)
+            yield from _rest(intake, header)
         else:
             members.append(header + (yield from intake.take(length - len(header), "a member")))
             if sum(map(len, members)) >= _PART_BYTES or len(members) == _PART_MEMBERS:
@@ -67,8 +67,15 @@ def _inflate(data: bytes, offset: int) -> Iterator[bytes]:
 def _members(intake: Intake) -> Pieces:
     while not (yield from intake.at_end()):
         yield from check_magic(intake)
-        yield from _header(intake)
-        yield from _body(intake)
+        yield from _rest(intake, (yield from _header(intake)))
+
+
+def _rest(intake: Intake, header: bytes) -> Pieces:
+    """What follows the header of a member, which is as long as that tells."""
+    begin, told = intake.offset - len(header), _told_length(header)
+    yield from _body(intake)
+    if told not in (None, intake.offset - begin):
+        raise intake.damaged(f"the member at byte {begin} does not have the {told} bytes that it tells")
 
 
 def _told_length(header: bytes) -> int | None:

@@ -149,9 +149,22 @@ def test_damaged_files_fail_alike(kind, changes, cut, step):
     del packed[len(packed) - cut % (len(packed) if cut % 3 else 1) :]
     serial, fault, _, notes = outcome(kind, bytes(packed), step)
     out, found, _, found_notes = outcome(kind, bytes(packed), step, GiB)
-    assert found is fault
+    if len(changes) + bool(cut) > 1:
+        # Each may come upon another one first: the head of a part is read before what is in front of it inflates.
+        assert (found is None) == (fault is None)
+    else:
+        assert found is fault
     if fault is None:
         assert (out, found_notes) == (serial, notes)
+
+
+@pytest.mark.parametrize("told", [0, 1, 17, 300, 65_535])
+def test_a_member_of_bgzip_that_tells_a_wrong_length_is_damaged_in_one_thread_too(told):
+    packed = bytearray(PACKED["gzip"])
+    packed[16:18] = told.to_bytes(2, "little")
+    alike = {outcome("gzip", bytes(packed), 5000, memory)[1] for memory in (0, GiB)}
+    # Told to be shorter than its header, a member is one of plain gzip.
+    assert alike == ({None} if told < 25 else {ImageDamaged})
 
 
 # -- hostile files
