@@ -24,14 +24,25 @@ from agent.tracebacks import raise_first
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# For a transfer's source, and for short work such as the journal's. Threads start when needed.
+# For a transfer's source, and for short work such as the journal's.
 MAX_THREADS = 8
 
 
 @functools.cache
 def executor() -> ThreadPoolExecutor:
-    """The executor for all blocking work."""
-    return ThreadPoolExecutor(max_workers=MAX_THREADS, thread_name_prefix="byoi")
+    """The executor for all blocking work.
+
+    All its threads begin at once: when memory has run out in the midst of a job, the system may give no further one,
+    and how the job ends still has to be written down.
+    """
+    threads = ThreadPoolExecutor(max_workers=MAX_THREADS, thread_name_prefix="byoi")
+    all_there = threading.Barrier(MAX_THREADS)
+    try:
+        for _ in range(MAX_THREADS):
+            threads.submit(all_there.wait)
+    except RuntimeError:
+        all_there.abort()  # fewer will do
+    return threads
 
 
 async def run_blocking(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

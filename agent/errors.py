@@ -601,10 +601,15 @@ class InternalFault(DeployError):
     default_hint = "This is a fault of byoi-agent: please report it with the agent's log."
 
 
+_NO_THREAD = "can't start new thread"
+"""What Python says where pthread_create(3) fails, mostly for want of memory; it has no class of its own."""
+
+
 def shortage(error: BaseException, detail: str = "") -> DeployError | None:
     """The error where the system had too little of something for the agent; None for every other exception."""
     number = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+    has_no_thread = isinstance(error, RuntimeError) and str(error) == _NO_THREAD
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or has_no_thread:
         return OutOfMemory(detail=detail)
     return OutOfDescriptors(detail=detail) if number in (errno.EMFILE, errno.ENFILE) else None
 

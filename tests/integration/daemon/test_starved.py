@@ -1,7 +1,11 @@
-"""A daemon that may open too few files for a deployment: the error says so, and the next one works."""
+"""A daemon that has too little of something for a deployment: the error says so, and the next one works."""
 
+import re
 from pathlib import Path
 
+import pytest
+
+from agent.units import MiB
 from tests.kit.commands import run
 from tests.kit.deployments import job
 
@@ -16,6 +20,25 @@ def test_a_deployment_without_descriptors_says_so_and_the_daemon_lives_on(make_a
     assert (error["code"], error["blame"]) == ("agent.descriptors", "agent")
     assert error["diskState"] in {"untouched", "empty"}
     run("prlimit", "--pid", pid, "--nofile=1024:")
+    assert agent.delete().status == 200
+    assert agent.post(job(web.url, image.sha256)).status == 200
+    assert agent.wait_for("done", "error")["status"] == "done"
+    assert agent.process.pid == pid
+
+
+@pytest.mark.parametrize("spare", [0, 2 * MiB])
+def test_so_does_one_without_memory(make_agent, web, image, spare):
+    """Also where the kernel gives no further thread."""
+    agent = make_agent(reboot=False).start()
+    pid = agent.process.pid
+    status = Path(f"/proc/{pid}/status").read_text()
+    used = int(re.search(r"^VmSize:\s*(\d+) kB", status, re.MULTILINE)[1]) * 1024
+    run("prlimit", "--pid", pid, f"--as={used + spare}:")
+    assert agent.post(job(web.url, image.sha256)).status == 200
+    error = agent.wait_for("done", "error")["error"]
+    assert (error["code"], error["blame"]) == ("agent.memory", "agent")
+    assert error["diskState"] in {"untouched", "empty"}
+    run("prlimit", "--pid", pid, "--as=unlimited:")
     assert agent.delete().status == 200
     assert agent.post(job(web.url, image.sha256)).status == 200
     assert agent.wait_for("done", "error")["status"] == "done"
