@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from agent.aio import run_blocking
 from agent.service.http.limits import Limits
+from agent.service.http.middleware import json_errors
 from agent.service.http.server import serve
 from agent.service.http.sockets import ListeningSocket, listen_unix
 from tests.integration.service.clients import FOREVER, HEALTH, KNOWN, until
@@ -72,6 +73,27 @@ async def test_a_listener_that_cannot_accept_leaves_the_others_their_loop(tmp_pa
                 writer.close()
                 await asyncio.sleep(0.4)
     assert [line["listener"] for line in logs if line["event"] == "accept_failed"] == ["broken"]
+
+
+async def test_a_client_that_leaves_while_it_is_written_to_is_no_fault_of_ours(tmp_path):
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        request.transport.abort()  # as after a reset: the loop tells of the end in its next turn, and not yet
+        await response.write(b"more")
+        return response
+
+    app = web.Application(middlewares=[json_errors])
+    app.router.add_get("/healthz", stream)
+    path = str(tmp_path / "s")
+    with capture_logs() as logs:
+        async with serve(app, [await run_blocking(listen_unix, path)]):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(HEALTH)
+            with suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == []
 
 
 def leave_at(site: Site, cut: int) -> None:
