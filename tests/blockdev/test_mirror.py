@@ -1,6 +1,7 @@
 """Disks of a mirror with sectors of 512 and of 4096 bytes, of unequal size: mdadm, blkid and sgdisk judge them."""
 
 import re
+import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,15 @@ import pytest
 
 from agent.formats.tables.gpt import last_usable_lba, renewed
 from agent.formats.tables.layout import finish_head, place_drive
-from agent.formats.tables.md import Array, member_gap, member_layout, member_writes, uuid_text
+from agent.formats.tables.md import (
+    BITMAP_BYTES,
+    Array,
+    bitmap,
+    member_gap,
+    member_layout,
+    member_writes,
+    uuid_text,
+)
 from agent.formats.tables.mirror import (
     HEAD_BYTES,
     layout_fault,
@@ -20,12 +29,14 @@ from agent.formats.tables.mirror import (
 )
 from agent.formats.tables.partition import Partition
 from agent.formats.tables.read import read_table
-from agent.units import KiB, MiB, divide_up
+from agent.units import GiB, KiB, MiB, TiB, divide_up
 from tests.kit.commands import run
 from tests.kit.disks import make_disk
 from tests.kit.images import GPT_PIECES, ImageMaker
 from tests.kit.loops import sector_size_of
-from tests.kit.members import examine, examine_bitmap
+from tests.kit.members import examine, examine_bitmap, write_member
+
+MADE = 1_764_450_000  # 2025-11-29
 
 
 @dataclass
@@ -51,7 +62,7 @@ def mirror(directory, image, sizes, *, drive):
         assert room_fault(table, end) is None
         plans.append((size, slot, renewed(widened(table, end), uuid.uuid4)))
     space = min(member_layout(root_of(wide).size).data_bytes for _, _, wide in plans)
-    array = Array(uuid=uuid.uuid4(), ctime=1_764_450_000, size=space, resync=old.size)
+    array = Array(uuid=uuid.uuid4(), ctime=MADE, size=space, resync=old.size)
     halves = []
     for role, (size, slot, wide) in enumerate(plans):
         root = root_of(wide)
@@ -130,3 +141,26 @@ def test_both_halves_hold_the_same_array(tmp_path, images):
     assert all(half.root.start == old.start for half in halves)
     roots = [half.path.read_bytes()[old.start :][: half.array.size] for half in halves]
     assert all(root[: old.size] == image.data[old.start : old.end] for root in roots)
+
+
+@pytest.mark.parametrize(
+    ("size", "resync", "chunk", "dirty"),
+    [
+        (GiB, 300 * MiB, "64 MB", "16 bits (chunks), 12 dirty (75.0%)"),
+        (10 * GiB, 0, "64 MB", "160 bits (chunks), 160 dirty (100.0%)"),
+        (16 * TiB, 2 * GiB, "64 MB", "262144 bits (chunks), 262112 dirty (100.0%)"),
+        (100 * TiB, 2 * GiB, "128 MB", "819200 bits (chunks), 819184 dirty (100.0%)"),
+    ],
+)
+def test_mdadm_reads_the_bitmap(loop_device, size, resync, chunk, dirty):
+    """Of a member on a block device: mdadm of Debian 13 takes no bitmap in a file of its own any more."""
+    array = Array(uuid=uuid.uuid4(), ctime=MADE, size=member_layout(size).data_bytes, resync=resync)
+    assert len(bitmap(array)) == BITMAP_BYTES
+    # No filesystem on a disk here holds a file as large as the largest; it takes some KiB of memory.
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        device = loop_device(write_member(Path(directory, "m"), array, 0, size), 512)
+        said = examine_bitmap(device)
+    assert said["UUID"] == uuid_text(array.uuid)
+    assert (said["Chunksize"], said["Bitmap"]) == (chunk, dirty)
+    assert said["Sync Size"].split()[0] == str(array.size // KiB)
+    assert (said["State"], said["Events"], said["Events Cleared"]) == ("OK", "1", "1")

@@ -24,7 +24,7 @@ def examine(path: Path) -> dict[str, str]:
 
 
 def examine_bitmap(path: Path) -> dict[str, str]:
-    """What `mdadm --examine-bitmap` says of a member on a block device, or of a bitmap in a file of its own."""
+    """What `mdadm --examine-bitmap` says of a member on a block device."""
     return _fields(run("mdadm", "--examine-bitmap", path))
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.formats.tables.md import BITMAP_BYTES, Array, bitmap, member_layout, uuid_text
+from agent.formats.tables.md import Array, member_layout, uuid_text
 from agent.units import GiB, KiB, MiB, TiB
 from tests.kit.fuzz import examples
-from tests.kit.members import examine, examine_bitmap, write_member
+from tests.kit.members import examine, write_member
 
 MADE = 1_764_450_000  # 2025-11-29
 
@@ -72,24 +72,3 @@ def test_mdadm_takes_members_of_any_size(size, alike, members):
         said = examine(write_member(Path(directory, "m"), array, members - 1, size))
     assert said["Checksum"].endswith("- correct")
     assert said["Device Role"] == f"Active device {members - 1}"
-
-
-@pytest.mark.parametrize(
-    ("size", "resync", "chunk", "dirty"),
-    [
-        (GiB, 300 * MiB, "64 MB", "16 bits (chunks), 12 dirty (75.0%)"),
-        (10 * GiB, 0, "64 MB", "160 bits (chunks), 160 dirty (100.0%)"),
-        (16 * TiB, 2 * GiB, "64 MB", "262144 bits (chunks), 262112 dirty (100.0%)"),
-        (100 * TiB, 2 * GiB, "128 MB", "819200 bits (chunks), 819184 dirty (100.0%)"),
-    ],
-)
-def test_mdadm_reads_the_bitmap(tmp_path, size, resync, chunk, dirty):
-    array = array_of((size, size), resync)
-    path = tmp_path / "bitmap"
-    path.write_bytes(bitmap(array))
-    assert path.stat().st_size == BITMAP_BYTES
-    said = examine_bitmap(path)
-    assert said["UUID"] == uuid_text(array.uuid)
-    assert (said["Chunksize"], said["Bitmap"]) == (chunk, dirty)
-    assert said["Sync Size"].split()[0] == str(array.size // KiB)
-    assert (said["State"], said["Events"], said["Events Cleared"]) == ("OK", "1", "1")
