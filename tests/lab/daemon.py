@@ -7,7 +7,7 @@ with that.
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -121,10 +121,13 @@ class RescueVictim:
 
 
 @asynccontextmanager
-async def victim(case: Case, job: dict[str, Any], path: Path) -> AsyncIterator[RescueVictim]:
-    """Begin a deployment in a restored rescue, onto a qcow2 file. The machine loses its power when the block ends."""
-    disk = Disk(path=path, format="qcow2", bus=case.bus, sector_size=case.disk_sector_size)
-    async with rescue.restored(case.firmware, disk) as machine:
+async def victim(case: Case, job: dict[str, Any], paths: Sequence[Path]) -> AsyncIterator[RescueVictim]:
+    """Begin a deployment in a restored rescue, onto qcow2 files. The machine loses its power when the block ends."""
+    disks = [
+        Disk(path=path, name=path.stem, format="qcow2", bus=case.bus, sector_size=case.disk_sector_size)
+        for path in paths
+    ]
+    async with rescue.restored(case.firmware, *disks) as machine:
         await machine.api.post(as_seen_inside(job))
         yield RescueVictim(machine)
 

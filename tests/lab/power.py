@@ -1,6 +1,6 @@
-"""Power cuts: a deployment whose disk loses its power at some instant, and the verdict on what is left.
+"""Power cuts: a deployment whose disks lose their power at some instant, and the verdict on what is left.
 
-The disk is a qcow2 overlay over another system's disk. QEMU writes the tables of such a file at a flush only, so a
+A disk is a qcow2 overlay over another system's disk. QEMU writes the tables of such a file at a flush only, so a
 killed one loses all that was not flushed. What may be left is: the old disk, a disk without a first sector, or the
 whole verified system. Anything else is half a system.
 """
@@ -8,7 +8,7 @@ whole verified system. Anything else is half a system.
 import asyncio
 import random
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ STAGE_SECONDS = 300
 
 
 class Victim(Protocol):
-    """A deployment at work on a disk that can lose its power."""
+    """A deployment at work on disks that can lose their power."""
 
     async def wait_stage(self, name: str) -> None:
         """Wait until a stage has begun."""
@@ -37,17 +37,17 @@ class Victim(Protocol):
     async def cut_power(self) -> str:
         """Now; gives the stage that had been reached, by the agent's last word before.
 
-        Nothing writes to the disk any more when this returns.
+        Nothing writes to the disks any more when this returns.
         """
 
 
-Start = Callable[[Case, dict[str, Any], Path], AbstractAsyncContextManager[Victim]]
-"""Begins a deployment onto a qcow2 file."""
+Start = Callable[[Case, dict[str, Any], Sequence[Path]], AbstractAsyncContextManager[Victim]]
+"""Begins a deployment onto qcow2 files."""
 
 
 @dataclass(frozen=True)
 class Remains:
-    """What a power cut came to: the stage that had been reached, and what it left on the disk."""
+    """What a power cut came to: the stage that had been reached, and what it left on the disk, or on each."""
 
     reached: str
     left: str
@@ -132,26 +132,47 @@ async def judge(case: Case, disk: Path, old: Path) -> str:
     return left
 
 
-async def cut(case: Case, job: dict[str, Any], directory: Path, start: Start, instant: Instant) -> Remains:
-    """One power cut on a disk of its own, the verdict, and the deployment once more, on the same disk, to its end.
+async def cut(
+    case: Case, job: dict[str, Any], directory: Path, start: Start, instant: Instant, number: int = 1
+) -> Remains:
+    """One power cut on disks of its own, the verdict, and the deployment once more, on the same disks, to its end.
 
     The instant is planned from the lengths of another deployment's stages, and this one may be faster or slower: what
-    counts is the stage that it had reached.
+    counts is the stage that it had reached. Of several disks each is judged, and started from, by itself.
     """
-    old = await run_blocking(make_dirty, directory / "old.raw", case.size)
-    disk = await run_blocking(overlay, directory / "disk.qcow2", old)
+    disks = Disks(directory, number)
+    await run_blocking(disks.make, case.size)
     try:
-        async with start(case, job, disk) as victim:
+        async with start(case, job, disks.paths) as victim:
             async with asyncio.timeout(STAGE_SECONDS):
                 await victim.wait_stage(instant.stage)
             await asyncio.sleep(instant.seconds)
             reached = await victim.cut_power()
-        left = await judge(case, disk, old)
-        async with start(case, job, disk) as survivor:
+        left = [await judge(case, path, disks.old) for path in disks.paths]
+        async with start(case, job, disks.paths) as survivor:
             deployed = await survivor.finish()
         assert deployed.error_code == "", deployed.status
-        assert_probe(await boot_probe(case, target(case, disk, "qcow2")), case)
-        return Remains(reached, left)
+        for path in disks.paths:
+            assert_probe(await boot_probe(case, target(case, path, "qcow2")), case)
+        return Remains(reached, ", ".join(left))
     finally:
-        disk.unlink()
-        old.unlink()
+        disks.remove()
+
+
+class Disks:
+    """Disks that hold another system, and lose what was not flushed."""
+
+    def __init__(self, directory: Path, number: int) -> None:
+        self.old = directory / "old.raw"
+        self.paths = [directory / f"disk-{count}.qcow2" for count in range(number)]
+
+    def make(self, size: int) -> None:
+        """Blocks."""
+        make_dirty(self.old, size)
+        for path in self.paths:
+            overlay(path, self.old)
+
+    def remove(self) -> None:
+        """They are large."""
+        for path in (*self.paths, self.old):
+            path.unlink(missing_ok=True)

@@ -46,7 +46,9 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
     except web.HTTPException as answer:
         return response_of(answer)
     except Exception as error:
-        if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+        if isinstance(error, ConnectionError) and (
+            request.transport is None or request.transport.is_closing()
+        ):
             raise  # the client is gone: nobody is left to be answered
         _log_fault(request, error)
         if request.writer.output_size > 0:
