@@ -10,18 +10,14 @@ import pytest
 from agent.units import MiB
 from tests.kit.commands import ROOT, run
 from tests.kit.disks import make_disk
+from tests.kit.signing import receipt_key
 
 SIZE = 64 * MiB
 
 
 @pytest.fixture
 def key(tmp_path):
-    """A private key of Ed25519 as an operator makes it; its public one is beside it."""
-    path = tmp_path / "receipt.key"
-    run("openssl", "genpkey", "-algorithm", "ed25519", "-out", path)
-    run("openssl", "pkey", "-in", path, "-pubout", "-out", path.with_suffix(".pub"))
-    path.chmod(0o600)
-    return path
+    return receipt_key(tmp_path)
 
 
 @pytest.fixture

@@ -154,3 +154,12 @@ class OpenSsl:
         signature = path.with_name(path.name + ".sig")
         run("openssl", "pkeyutl", "-sign", "-inkey", self._secret, "-rawin", "-in", path, "-out", signature)
         return signature.read_bytes()
+
+
+def receipt_key(directory: Path) -> Path:
+    """A private key of Ed25519 for receipts, as an operator makes it; its public one is beside it."""
+    path = directory / "receipt.key"
+    run("openssl", "genpkey", "-algorithm", "ed25519", "-out", path)
+    run("openssl", "pkey", "-in", path, "-pubout", "-out", path.with_suffix(".pub"))
+    path.chmod(0o600)
+    return path

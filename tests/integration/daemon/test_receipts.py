@@ -11,18 +11,14 @@ import pytest
 from tests.integration.daemon.test_jobs import SECRETS, secret_job
 from tests.kit.commands import ROOT, run
 from tests.kit.deployments import job
+from tests.kit.signing import receipt_key
 
 RECEIPT = "/v1/receipt"
 
 
 @pytest.fixture
 def key(tmp_path):
-    """A private key of Ed25519 as an operator makes it; its public one is beside it."""
-    path = tmp_path / "receipt.key"
-    run("openssl", "genpkey", "-algorithm", "ed25519", "-out", path)
-    run("openssl", "pkey", "-in", path, "-pubout", "-out", path.with_suffix(".pub"))
-    path.chmod(0o600)
-    return path
+    return receipt_key(tmp_path)
 
 
 def config(key):

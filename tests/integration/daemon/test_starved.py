@@ -10,20 +10,26 @@ from tests.kit.commands import run
 from tests.kit.deployments import job
 
 
+def fails_and_lives_on(agent, wanted, code, enough):
+    """The job fails by this code; once the daemon may have `enough` (an option of prlimit) the same one is done."""
+    pid = agent.process.pid
+    assert agent.post(wanted).status == 200
+    error = agent.wait_for("done", "error")["error"]
+    assert (error["code"], error["blame"]) == (code, "agent")
+    assert error["diskState"] in {"untouched", "empty"}
+    run("prlimit", "--pid", pid, enough)
+    assert agent.delete().status == 200
+    assert agent.post(wanted).status == 200
+    assert agent.wait_for("done", "error")["status"] == "done"
+    assert agent.process.pid == pid
+
+
 def test_a_deployment_without_descriptors_says_so_and_the_daemon_lives_on(make_agent, web, image):
     agent = make_agent(reboot=False).start()
     pid = agent.process.pid
     enough_for_a_question = len(list(Path(f"/proc/{pid}/fd").iterdir())) + 5
     run("prlimit", "--pid", pid, f"--nofile={enough_for_a_question}:")
-    assert agent.post(job(web.url, image.sha256)).status == 200
-    error = agent.wait_for("done", "error")["error"]
-    assert (error["code"], error["blame"]) == ("agent.descriptors", "agent")
-    assert error["diskState"] in {"untouched", "empty"}
-    run("prlimit", "--pid", pid, "--nofile=1024:")
-    assert agent.delete().status == 200
-    assert agent.post(job(web.url, image.sha256)).status == 200
-    assert agent.wait_for("done", "error")["status"] == "done"
-    assert agent.process.pid == pid
+    fails_and_lives_on(agent, job(web.url, image.sha256), "agent.descriptors", "--nofile=1024:")
 
 
 @pytest.mark.parametrize("spare", [0, 2 * MiB])
@@ -34,12 +40,4 @@ def test_so_does_one_without_memory(make_agent, web, image, spare):
     status = Path(f"/proc/{pid}/status").read_text()
     used = int(re.search(r"^VmSize:\s*(\d+) kB", status, re.MULTILINE)[1]) * 1024
     run("prlimit", "--pid", pid, f"--as={used + spare}:")
-    assert agent.post(job(web.url, image.sha256)).status == 200
-    error = agent.wait_for("done", "error")["error"]
-    assert (error["code"], error["blame"]) == ("agent.memory", "agent")
-    assert error["diskState"] in {"untouched", "empty"}
-    run("prlimit", "--pid", pid, "--as=unlimited:")
-    assert agent.delete().status == 200
-    assert agent.post(job(web.url, image.sha256)).status == 200
-    assert agent.wait_for("done", "error")["status"] == "done"
-    assert agent.process.pid == pid
+    fails_and_lives_on(agent, job(web.url, image.sha256), "agent.memory", "--as=unlimited:")
