@@ -2,16 +2,17 @@
 
 Short writes go to the sink many at a time, and are on their way while the decoder gives the next ones; long ones go
 straight through. Whole blocks of zeros in a write are zeroed instead: by a command the disk takes them at once, and a
-file stays sparse. Compressed extents are inflated on all cores, in groups that lie side by
-side on the guest disk, so that many small clusters become one write. What has been started is finished before `run`
-returns: a buffer may be filled again after it.
+file stays sparse. Compressed extents are inflated on all cores, in groups; those of a group that lie side by side on
+the guest disk become one write. What has been started is finished before `run` returns: a buffer may be filled again
+after it.
 """
 
 import mmap
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from agent.errors import ImageDamaged
 from agent.formats.extent import Copy, Extent, Fetch, ImageTooLarge, Inflate, Recall, Write, Zero
@@ -20,7 +21,8 @@ from agent.transfer.batch import WriteBatches
 from agent.transfer.sink import Sink, SinkFailed
 from agent.units import KiB, MiB
 
-# One group inflates into one write of at most this length, unless a single cluster is longer.
+# A group inflates to so many bytes at most, unless a single cluster is longer. To hand one over costs as much as to
+# inflate a cluster, and the clusters of a file need not lie side by side (`qemu-img convert -W`).
 GROUP_BYTES = MiB
 # The largest cluster that an image format has: qcow2 with cluster_bits 21.
 MAX_CLUSTER = 2 * MiB
@@ -147,7 +149,7 @@ class Applier:
 
 
 class _Inflater:
-    """Groups neighbouring compressed extents and inflates the groups in parallel, a bounded number at a time."""
+    """Inflates compressed extents in parallel, in groups, a bounded number of them at a time."""
 
     def __init__(self, sink: Sink) -> None:
         from agent.transfer.inflate import inflate  # noqa: PLC0415 - two libraries, for compressed clusters alone
@@ -160,33 +162,32 @@ class _Inflater:
         self._local = threading.local()
         self._limit = threads * MAX_GROUPS_PER_THREAD
         self._group: list[Inflate] = []
-        self._running: set[Future[None]] = set()
+        self._inflated = 0
+        self._running: deque[Future[None]] = deque()
 
     def add(self, extent: Inflate) -> None:
-        group = self._group
-        if group:
-            length = group[-1].offset + group[-1].length - group[0].offset
-            follows = group[-1].offset + group[-1].length == extent.offset
-            if not follows or length + extent.inflated > GROUP_BYTES:
-                self._start()
+        if self._inflated + extent.inflated > GROUP_BYTES:
+            self._start()
         self._group.append(extent)
+        self._inflated += extent.inflated
 
     def _start(self) -> None:
         if not self._group:
             return
-        group, self._group = self._group, []
-        while len(self._running) >= self._limit:
-            raise_first(self._wait_for(FIRST_COMPLETED))
-        self._running.add(self._threads.submit(self._work, group))
+        group, self._group, self._inflated = self._group, [], 0
+        if len(self._running) == self._limit:
+            raise_first(self._wait_for(1))
+        self._running.append(self._threads.submit(self._work, group))
 
     def finish(self) -> None:
         """Wait for all that was added; raises the first failure once nothing runs any more."""
         self._start()
-        raise_first(self._wait_for(ALL_COMPLETED))
+        raise_first(self._wait_for(len(self._running)))
 
-    def _wait_for(self, condition: str) -> list[BaseException]:
-        done, self._running = wait(self._running, return_when=condition)
-        return [failure for future in done if (failure := future.exception()) is not None]
+    def _wait_for(self, count: int) -> list[BaseException]:
+        """Wait for the groups that were started first."""
+        ended = [self._running.popleft().exception() for _ in range(count)]
+        return [failure for failure in ended if failure is not None]
 
     def close(self) -> None:
         self._group.clear()
@@ -197,14 +198,20 @@ class _Inflater:
         if buffer is None:
             # Page-aligned, so that the sink can write it without a copy.
             buffer = self._local.buffer = memoryview(mmap.mmap(-1, max(GROUP_BYTES, MAX_CLUSTER)))
-        at = 0
+        begin, at, offset = 0, 0, group[0].offset
         for extent in group:
+            if offset + at - begin != extent.offset:
+                self._write(offset, buffer[begin:at])
+                begin, offset = at, extent.offset
             self._inflate(extent, buffer[at : at + extent.inflated])
             at += extent.length
+        self._write(offset, buffer[begin:at])
+
+    def _write(self, offset: int, data: memoryview) -> None:
         try:
-            self._sink.write(group[0].offset, buffer[:at])
+            self._sink.write(offset, data)
         except OSError as error:
-            raise SinkFailed(group[0].offset, error) from error
+            raise SinkFailed(offset, error) from error
 
 
 def zero_runs(offset: int, data: memoryview) -> Iterator[tuple[int, int]]:
