@@ -134,7 +134,8 @@ def _place(options: argparse.Namespace) -> Iterator[tuple[Place, Images]]:
     if os.geteuid() != 0:
         sys.exit("The disk is a loop device: run this as root.")
     compileall.compile_dir(ROOT / "agent", quiet=1)  # once, and in no measurement
-    ipa = _printed("sh", ROOT / "packaging/dev/ipa-environment")
+    python = Path(_printed("sh", ROOT / "packaging/dev/setup", "--runtime"), "bin/python")
+    ipa = Path(_printed("sh", ROOT / "packaging/dev/ipa-environment"), "bin/python")
     system = None if options.smoke else Path(_printed("sh", ROOT / "packaging/dev/cloud-image"))
     size = max(options.size, system.stat().st_size if system else 0) + EXTRA
     with (
@@ -147,7 +148,7 @@ def _place(options: argparse.Namespace) -> Iterator[tuple[Place, Images]]:
         make_certificate(certificate)
         served = Path(memory, "www")
         served.mkdir()
-        place = Place(disk, other, Path(memory, "stage"), certificate, Path(ipa, "bin/python"), options.smoke)
+        place = Place(disk, other, Path(memory, "stage"), certificate, python, ipa, options.smoke)
         yield place, Images(served, options.size, system)
 
 

@@ -62,6 +62,8 @@ class Place:
     """A second disk, for the commands that write to two."""
     stage: Path
     certificate: Path
+    python: Path
+    """An interpreter with the agent, and with nothing that its package has not."""
     ipa: Path
     checked: bool
     """Each command's disk is compared with the image afterwards."""
@@ -110,7 +112,7 @@ class Place:
             "OTHER": str(self.other),
             "STAGE": str(self.stage),
             "HERE": str(HERE),
-            "PYTHON": sys.executable,
+            "PYTHON": str(self.python),
             "IPA": str(self.ipa),
             "CERTIFICATE": trust,
             "TRUST": f"--ca-file {trust}" if row.tls else "",
