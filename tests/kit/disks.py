@@ -1,8 +1,9 @@
 """Files that stand in for disks."""
 
+from contextlib import suppress
 from pathlib import Path
 
-from agent.units import MiB
+from agent.units import KiB, MiB
 
 DISK_SIZE = 24 * MiB
 DIRT = b"\xa5"
@@ -28,6 +29,15 @@ def is_untouched(path: Path, size: int = DISK_SIZE, fill: bytes = DIRT) -> bool:
             if found != piece[: len(found)]:
                 return False
     return True
+
+
+def fill_up(path: Path) -> None:
+    """Take all the room that a filesystem has, by a file."""
+    with path.open("wb", buffering=0) as ballast:
+        for size in (64 * KiB, KiB):
+            with suppress(OSError):
+                while True:
+                    ballast.write(bytes(size))
 
 
 def _piece(fill: bytes) -> bytes:

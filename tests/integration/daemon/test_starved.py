@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from agent.units import MiB
+from tests.kit.checks import assert_complete
 from tests.kit.commands import run
 from tests.kit.deployments import job
+from tests.kit.disks import fill_up
 
 
 def fails_and_lives_on(agent, wanted, code, enough):
@@ -41,3 +43,17 @@ def test_so_does_one_without_memory(make_agent, web, image, spare):
     used = int(re.search(r"^VmSize:\s*(\d+) kB", status, re.MULTILINE)[1]) * 1024
     run("prlimit", "--pid", pid, f"--as={used + spare}:")
     fails_and_lives_on(agent, job(web.url, image.sha256), "agent.memory", "--as=unlimited:")
+
+
+def test_a_full_directory_for_temporary_files_is_no_obstacle(make_agent, web, image, disk, tmp_path):
+    """There goes what libparted is asked about before the first write; in the commit it is asked about the disk."""
+    (full := tmp_path / "full").mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", full)
+    try:
+        fill_up(full / "ballast")
+        agent = make_agent(reboot=False, environment={"TMPDIR": str(full)}).start()
+        assert agent.post(job(web.url, image.sha256)).status == 200
+        assert agent.wait_for("done", "error")["status"] == "done"
+        assert_complete(disk, image, tmp_path)
+    finally:
+        run("umount", "--lazy", full)

@@ -3,7 +3,7 @@ stays true.
 """
 
 import json
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
 
@@ -11,13 +11,7 @@ from agent.units import KiB
 from tests.kit.checks import assert_complete
 from tests.kit.commands import run
 from tests.kit.deployments import job
-
-
-def fill(path):
-    """Take all the room that a filesystem has."""
-    with path.open("wb", buffering=0) as ballast, suppress(OSError):
-        while True:
-            ballast.write(bytes(4096))
+from tests.kit.disks import fill_up
 
 
 @pytest.fixture
@@ -49,7 +43,7 @@ def test_an_outcome_is_kept_where_the_directory_runs_full_after_the_acceptance(
 ):
     agent = make_agent().start()
     in_stage(agent, slow_web, image)
-    fill(small / "ballast")
+    fill_up(small / "ballast")
     before = agent.wait_for("done", "error")
     assert before["status"] == "done"
     requests = len(slow_web.requests)
@@ -70,7 +64,7 @@ def test_the_reboot_comes_where_the_directory_runs_full_after_the_acceptance(
 ):
     agent = make_agent(reboot=True).start()
     in_stage(agent, slow_web, image)
-    fill(small / "ballast")
+    fill_up(small / "ballast")
     agent.wait(agent.rebooted.exists, "the server is handed over", 60)
 
 
@@ -78,7 +72,7 @@ def test_a_failure_is_kept_too(make_agent, slow_web, image, small):
     agent = make_agent().start()
     agent.post(job(slow_web.url, "0" * 64))
     agent.wait_for("write")
-    fill(small / "ballast")
+    fill_up(small / "ballast")
     before = agent.wait_for("error")
     agent.kill()
     agent.start()
@@ -88,7 +82,7 @@ def test_a_failure_is_kept_too(make_agent, slow_web, image, small):
 def test_no_job_is_taken_without_room_for_its_outcome(make_agent, web, image, small):
     """The job itself would still find room."""
     agent = make_agent().start()
-    fill(small / "ballast")
+    fill_up(small / "ballast")
     with (small / "ballast").open("r+b") as ballast:
         ballast.truncate(ballast.seek(0, 2) - 48 * KiB)
     answer = agent.post(job(web.url, image.sha256))
@@ -196,7 +190,7 @@ def test_a_directory_that_went_away_is_named_and_taken_again(make_agent, slow_we
 
 
 def test_a_directory_that_is_full_at_the_start_is_told_in_the_status(make_agent, web, image, small):
-    fill(small / "ballast")
+    fill_up(small / "ballast")
     agent = make_agent().start()
     (note,) = agent.status()["notes"]
     assert note == (

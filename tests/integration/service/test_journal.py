@@ -16,6 +16,7 @@ from agent.service.jobs.entry import JobEntry, Phase
 from agent.service.jobs.journal import Journal, JournalState
 from agent.units import KiB, MiB
 from tests.kit.commands import run
+from tests.kit.disks import fill_up
 
 ROOT = Path(__file__).parents[3]
 JOB = {"URL": "https://a.example/x", "type": "raw", "configdrive": {"userData": "canary" * 3000}}
@@ -85,17 +86,6 @@ def small(request, tmp_path):
     run("umount", "--lazy", where)
 
 
-def fill(path):
-    """Take all the room that a filesystem has."""
-    with path.open("wb", buffering=0) as ballast:
-        for size in (64 * KiB, KiB):
-            try:
-                while True:
-                    ballast.write(bytes(size))
-            except OSError:
-                pass
-
-
 def free_bytes(where):
     """What is left on a filesystem."""
     found = os.statvfs(where)
@@ -108,7 +98,7 @@ async def test_reserved_room_is_there_however_often_the_names_change(small):
     try:
         state = JournalState(entry=ENTRY)
         await journal.store(state, room=64 * KiB)
-        fill(small / "ballast")
+        fill_up(small / "ballast")
         for percent in range(10):
             await journal.store(JournalState(entry=replace(ENTRY, percent=float(percent))))
         large = replace(ENTRY, phase=Phase.DONE, status={"status": "done", "notes": ["x" * 60 * KiB]})

@@ -269,7 +269,10 @@ async def test_mirrors_bring_their_part(serve, probe, image):
     one = Wide(probe, first, mirrors=[second.url])
     assert await one.read() == image
     assert len({ex.connection for ex in second.requests}) == 2
-    assert {ex.header("If-Range") for ex in second.requests[2:]} == {'"m"'}
+    # Its own validator, once an answer has brought it.
+    validators = [ex.header("If-Range") for ex in second.requests]
+    assert set(validators) <= {None, '"m"'}
+    assert validators[-1] == '"m"'
     assert len({ex.connection for ex in first.requests}) == 3
 
 
