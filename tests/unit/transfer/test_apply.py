@@ -1,7 +1,9 @@
 import gc
+import random
 import tracemalloc
 import weakref
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zstandard
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from agent.errors import ImageDamaged
 from agent.formats.extent import Copy, Fetch, ImageTooLarge, Inflate, Write, Zero
 from agent.stages.held_ends import HeldEnds
-from agent.transfer.apply import ZERO_BLOCK, Applier
+from agent.transfer.apply import GROUP_BYTES, ZERO_BLOCK, Applier
 from agent.transfer.batch import BATCH_BYTES, BATCH_WRITES
 from agent.transfer.sink import SinkFailed
 from agent.units import MiB
@@ -172,6 +174,25 @@ def test_neighbouring_clusters_are_written_together():
     ]
     apply(sink, extents)
     assert sorted(sink.writes) == [(0, 16 * CLUSTER), (16 * CLUSTER, 16 * CLUSTER)]
+
+
+def test_clusters_in_no_order_are_handed_over_in_groups_and_each_is_written_where_it_belongs(monkeypatch):
+    """`qemu-img convert -W` writes them so."""
+    handed_over = []
+    submit = ThreadPoolExecutor.submit
+
+    def counted(pool, work, group):
+        handed_over.append(len(group))
+        return submit(pool, work, group)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
+    sink, order = MemorySink(), random.Random(5).sample(range(SIZE // CLUSTER), SIZE // CLUSTER)
+    apply(
+        sink,
+        [Inflate(n * CLUSTER, CLUSTER, memoryview(deflate(cluster(n))), "deflate", CLUSTER) for n in order],
+    )
+    assert sink.content == b"".join(map(cluster, range(SIZE // CLUSTER)))
+    assert handed_over == [GROUP_BYTES // CLUSTER] * (SIZE // GROUP_BYTES)
 
 
 @pytest.mark.parametrize("codec", ["deflate", "zlib", "zstd"])
@@ -347,13 +368,11 @@ def test_a_failure_keeps_nothing_alive(clusters):
     try:
         sink = MemorySink(fail_at=0)
         gone = weakref.ref(sink)
-        extents = [
-            Inflate(n * CLUSTER, CLUSTER, memoryview(deflate(cluster(n))), "deflate", CLUSTER)
-            for n in range(40)
-        ]
-        # Every second one, so that each is a group of its own.
+        # So large that each is a group of its own.
+        data = memoryview(deflate(bytes(GROUP_BYTES)))
+        extents = [Inflate(n * CLUSTER, CLUSTER, data, "deflate", GROUP_BYTES) for n in range(clusters)]
         with pytest.raises(SinkFailed):
-            apply(sink, extents[: 2 * clusters : 2])
+            apply(sink, extents)
         del sink, extents
         assert gone() is None
     finally:
