@@ -3,12 +3,14 @@ of that as JSON."""
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 
 from agent.formats.extent import Extent
 from agent.transfer.digest import Digest
+from agent.transfer.http.options import HttpOptions
 from agent.transfer.http.source import HttpSource
 from agent.transfer.meter import Meter
 from agent.transfer.pipeline import copy
@@ -39,7 +41,8 @@ class Nowhere:
 
 async def download(url: str) -> tuple[int, float]:
     """Receive and hash side by side, as a deployment does, without any disk."""
-    source, running = HttpSource(url), Digest("sha256")
+    options = HttpOptions(ca_file=os.environ["CERTIFICATE"]) if url.startswith("https:") else None
+    source, running = HttpSource(url, options), Digest("sha256")
     await source.open()
     began = time.monotonic()
     await copy(source, BufferPool(), [running], Dropped(), Nowhere(), Meter())

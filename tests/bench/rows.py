@@ -211,6 +211,9 @@ LIMITS = {
         "write alone: O_DIRECT, 4 MiB", '"$PYTHON" "$HERE/alone.py" write "$GUEST_SIZE" "$DISK"'
     ),
     "copy": Command("receive and hash, ours without a disk", '"$PYTHON" "$HERE/no_disk.py" "$URL"'),
+    "threads": Command(
+        "receive and hash, a thread each and no event loop", '"$PYTHON" "$HERE/alone.py" copy "$URL"'
+    ),
     "unpack": Command("unpack alone: curl | {unpack} >/dev/null", 'curl -sf "$URL" | $UNPACK >/dev/null'),
 }
 
@@ -226,11 +229,14 @@ ROWS = (
     Row(
         "raw", "raw", "random",
         ("openssl", "sha256sum", "bmap", "nobmap", "ipa", "nbdcopy", "qemu-img", "downloaded"),
-        limits=("receive", "hash", "write", "copy"),
+        limits=("receive", "hash", "write", "copy", "threads"),
     ),
     Row("readback", "raw, and all of it read back", "random", ("readback", "openssl, read back"), limits=("write",)),
     Row("two-disks", "raw, onto two disks", "random", ("two disks", "pipe to two")),
-    Row("https", "raw over https", "random", ("openssl", "ipa", "nbdcopy"), tls=True),
+    Row(
+        "https", "raw over https", "random", ("openssl", "ipa", "nbdcopy"),
+        tls=True, limits=("receive", "hash", "write", "copy", "threads"),
+    ),
     Row("gz", "raw in gzip", "gz", ("pipe gzip", "pipe pigz"), "gzip -dc", limits=_PACKED),
     Row("zst", "raw in zstd", "zst", ("pipe zstd",), "zstd -dc", limits=_PACKED),
     Row("pzst", "raw in zstd of many frames (pzstd)", "pzst", ("pipe pzstd", "pipe zstd"), "pzstd -dc", limits=_PACKED),
