@@ -6,7 +6,6 @@ _DOWNLOADS = {
     "http_proxy, https_proxy, all_proxy": "The proxy for each scheme, or for both; one of http or https.",
     "no_proxy": "Hosts that are reached without a proxy: names, or name:port, with commas between them; * for all.",
     "SSL_CERT_FILE, SSL_CERT_DIR": "The authorities that are trusted for https, in place of the system's.",
-    "TMPDIR": "Where the sparse file is made that libparted is asked about; it is removed at once.",
 }
 
 BYOI = {

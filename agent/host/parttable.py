@@ -10,8 +10,7 @@ import errno
 import json
 import os
 import sys
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -65,37 +64,37 @@ def read_partitions(path: str | os.PathLike[str]) -> ParttableReport:
     """
     disk = os.path.abspath(path)  # noqa: PTH100 - the child runs in another directory; links are not resolved
     os.stat(disk)  # noqa: PTH116 - for its FileNotFoundError; libparted has only messages
-    answer = _ask(disk)
-    if "missing" in answer:
-        raise PartedMissing(errno.ENOPKG, f"pyparted is not installed ({answer['missing']})")
-    if "error" in answer:
-        raise TableRefused(errno.EINVAL, str(answer["error"]), disk)
-    return _report(answer, disk)
+    return _report(_ask(disk), disk)
 
 
 def read_written(writes: Iterable[tuple[int, bytes]], size: int) -> ParttableReport:
     """Read the partition table that a disk of `size` bytes, zeros but for these writes (offset, bytes), would have.
 
-    The disk is simulated by a sparse file, for which libparted always assumes sectors of 512 bytes.
+    The disk is simulated by a sparse file in memory, for which libparted always assumes sectors of 512 bytes. It has no
+    name that an agent which is killed could leave behind.
 
     Raises:
         PartedMissing: libparted cannot be asked.
         TableRefused: libparted cannot read it.
         OSError: a sparse file of that size cannot be made, or libparted did not end within 60 s (ProcessFailed).
     """
-    with tempfile.NamedTemporaryFile(prefix="byoi-table-", buffering=0) as file:
-        os.truncate(file.fileno(), size)
+    descriptor = os.memfd_create("byoi-table")
+    try:
+        os.truncate(descriptor, size)
         for offset, data in writes:
-            os.pwrite(file.fileno(), data, offset)
-        return read_partitions(file.name)
+            os.pwrite(descriptor, data, offset)
+        path = f"/proc/self/fd/{descriptor}"
+        return _report(_ask(path, (descriptor,)), path)
+    finally:
+        os.close(descriptor)
 
 
-def _ask(disk: str) -> dict[str, Any]:
+def _ask(disk: str, files: Collection[int] = ()) -> dict[str, Any]:
     # -I: the child imports no modules from this directory. UTF-8 is for the names of partitions.
     argv = [sys.executable, "-I", str(_CHILD), disk]
     environment = {"LC_ALL": "C.UTF-8"}
     try:
-        done = process.run(argv, timeout=_TIMEOUT, env_extra=environment, limits=_LIMITS)
+        done = process.run(argv, timeout=_TIMEOUT, env_extra=environment, limits=_LIMITS, files=files)
     except process.ProcessFailed as error:
         if error.errno == errno.ETIMEDOUT:
             raise
@@ -105,6 +104,10 @@ def _ask(disk: str) -> dict[str, Any]:
 
 
 def _report(answer: dict[str, Any], disk: str) -> ParttableReport:
+    if "missing" in answer:
+        raise PartedMissing(errno.ENOPKG, f"pyparted is not installed ({answer['missing']})")
+    if "error" in answer:
+        raise TableRefused(errno.EINVAL, str(answer["error"]), disk)
     label = answer["label"]
     if label not in ("gpt", "msdos"):
         raise TableRefused(

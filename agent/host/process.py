@@ -93,6 +93,7 @@ def run(
     env_extra: Mapping[str, str] | None = None,
     ok: Collection[int] = (0,),
     limits: ChildLimits | None = None,
+    files: Collection[int] = (),
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program to its end.
 
@@ -103,6 +104,7 @@ def run(
         env_extra: variables besides PATH and LC_ALL=C.
         ok: exit statuses that mean success.
         limits: resource limits, for programs that read data of an image.
+        files: descriptors that it inherits under their numbers.
 
     Returns:
         Exit status, stdout (at most `MAX_OUTPUT` bytes) and the end of stderr (64 KiB).
@@ -113,7 +115,7 @@ def run(
         OSError: the program could not be started.
     """
     stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
-    child = _start(argv, stdin, env_extra, limits)
+    child = _start(argv, stdin, env_extra, limits, files)
     with _ChildPipes(child, argv, input or b"", time.monotonic() + timeout) as pipes:
         return pipes.end(ok)
 
