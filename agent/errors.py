@@ -9,6 +9,7 @@ Messages that the OVH API has too are the same to the letter, because clients co
 """
 
 import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -601,15 +602,26 @@ class InternalFault(DeployError):
     default_hint = "This is a fault of byoi-agent: please report it with the agent's log."
 
 
-_NO_THREAD = "can't start new thread"
-"""What Python says where pthread_create(3) fails, mostly for want of memory; it has no class of its own."""
+# What an exception says that has neither a class nor a number for it: Python's where pthread_create(3) fails, mostly
+# for want of memory, and those of the loader of libraries.
+_WORDS = (
+    (RuntimeError, "can't start new thread", errno.ENOMEM),
+    (ImportError, "failed to map segment from shared object", errno.ENOMEM),
+    (ImportError, os.strerror(errno.EMFILE), errno.EMFILE),
+    (ImportError, os.strerror(errno.ENFILE), errno.ENFILE),
+)
 
 
 def shortage(error: BaseException, detail: str = "") -> DeployError | None:
     """The error where the system had too little of something for the agent; None for every other exception."""
-    number = error.errno if isinstance(error, OSError) else None
-    has_no_thread = isinstance(error, RuntimeError) and str(error) == _NO_THREAD
-    if isinstance(error, MemoryError) or number == errno.ENOMEM or has_no_thread:
+    if isinstance(error, OSError):
+        number = error.errno
+    else:
+        told = (
+            found for kind, words, found in _WORDS if isinstance(error, kind) and str(error).endswith(words)
+        )
+        number = next(told, None)
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
         return OutOfMemory(detail=detail)
     return OutOfDescriptors(detail=detail) if number in (errno.EMFILE, errno.ENFILE) else None
 

@@ -25,7 +25,7 @@ from tests.kit.images import NOISE, Image, install_system
 from tests.kit.loops import Loop, attach
 from tests.kit.server import serving
 from tests.storm.frame import Try
-from tests.storm.holdings import WARM_UP, Holdings, assert_nothing_grew
+from tests.storm.holdings import MORE_FILES, WARM_UP, Holdings, assert_nothing_grew
 from tests.storm.process_job import LONG_SECONDS, Lab
 from tests.storm.process_plan import FULL, LARGE, SMALL, File, plan
 from tests.storm.watcher import Watcher
@@ -113,6 +113,8 @@ class Storm:
 
     def attempt(self, seed: int) -> str:
         deaths = seed // SPAN % 2 == 0
+        if deaths:
+            self.end_of_life()
         job = plan(random.Random(seed), seed, deaths=deaths)
         try:
             outcome = self.lab.live(job)
@@ -123,15 +125,15 @@ class Storm:
         except BaseException as error:
             error.add_note(f"{job}")
             raise
-        if deaths:
-            self.end_of_life()
-        else:
+        if not deaths:
             self.idle.append(holdings)
         return outcome
 
     def end_of_life(self) -> None:
         """Nothing has grown; a life of a few jobs says nothing."""
         if len(self.idle) > WARM_UP:
+            most = len(self.idle[WARM_UP].files) + MORE_FILES
+            self.idle.append(self.lab.rested_holdings(most))
             assert_nothing_grew(self.idle)
         self.idle.clear()
 

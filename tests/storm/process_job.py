@@ -23,8 +23,9 @@ from tests.storm.process_plan import FAULTS, FULL, LARGE, SMALL, File, Instant, 
 from tests.storm.watcher import Watcher
 
 LONG_SECONDS = 600
-"""What no machine is too busy for."""
-"""Until a daemon answers, also where a hundred processes share the machine."""
+"""What no machine is too busy for; until a daemon answers, also where a hundred processes share the machine."""
+KEPT_SECONDS = 60
+"""Longer than aiohttp keeps a connection that nobody uses."""
 
 
 @dataclass
@@ -265,6 +266,17 @@ class Lab:
 
         self.agent.wait(quiet, "the daemon lets go of disks, images and children", LONG_SECONDS, found)
         return found[0]
+
+    def rested_holdings(self, files: int) -> Holdings:
+        """What it holds once it has no more descriptors than that, or `KEPT_SECONDS` are over.
+
+        Each reload makes new connections to the control plane, by the new settings; those before are kept for a while.
+        """
+        with suppress(AssertionError):
+            self.agent.wait(
+                lambda: len(self.idle_holdings().files) <= files, "idle connections are closed", KEPT_SECONDS
+            )
+        return self.idle_holdings()
 
     def _own(self, holdings: Holdings) -> list[str]:
         """Descriptors of what a job used."""
