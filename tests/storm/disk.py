@@ -29,7 +29,7 @@ ROW = re.compile(r"^\| `(\w+)` \| `([a-z, ]+)` \| [^|]+ \| ([^|]+) \|$", re.MULT
 KINDS = {"raw": "raw", "qcow2": "qcow2", "plain": "qcow2"}
 MOST = {"write": 40, "submit": 4, "zero": 12, "flush": 8, "read": 30}
 """So many calls of a kind, about, are there in a deployment; a number that is too high hits nothing."""
-LIMITS = {"descriptors": ("nofile", 8, 20), "memory": ("as", 60 * MiB, 160 * MiB)}
+LIMITS = {"descriptors": ("nofile", 8, 20), "memory": ("as", 60 * MiB, 240 * MiB)}
 """The option of prlimit, and between what its number is drawn: from nearly nothing to more than enough."""
 STATES = {"old": {"untouched"}, "blank": {"empty"}, "headless": set(), "system": set()}
 """What an error may say of a disk; that nobody knows it may be said of each."""
