@@ -174,6 +174,15 @@ def packing_of(decoder: Decoder) -> str | None:
     return " in ".join(reversed(decoder.around)) if isinstance(decoder, Chained) else None
 
 
+def is_compressed_raw(decoder: Decoder) -> bool:
+    """Whether it inflates a raw image: nothing in that, behind what is examined, could be refused."""
+    return (
+        isinstance(decoder, Chained)
+        and isinstance(decoder.outer, Decompressor)
+        and (decoder.content, len(decoder.around)) == ("raw", 1)
+    )
+
+
 def _container(content: str, job_type: str | None) -> str:
     return _HIDDEN.get((content, job_type or ""), content)
 

@@ -29,7 +29,14 @@ from agent.formats.tables.superblock import LABEL_BYTES
 from agent.formats.xz import check_xz_end
 from agent.model.url import redact_url
 from agent.stages.context import HEAD_BYTES, Context
-from agent.stages.decoding import container_of, new_decoder, packing_of, parts_memory, window_memory
+from agent.stages.decoding import (
+    container_of,
+    is_compressed_raw,
+    new_decoder,
+    packing_of,
+    parts_memory,
+    window_memory,
+)
 from agent.stages.registry import of_layer, require_one_disk
 from agent.transfer.apply import Applier
 from agent.transfer.pipeline import apply_feeds
@@ -158,6 +165,7 @@ async def _fill_window(ctx: Context, decoder: Decoder, applier: Applier, window:
     """Decode the head of the file until the window is full; True if the file ended before."""
     for index in range(MAX_FILE_HEAD // ctx.pool.size):
         buffer = ctx.head_buffers[index] if index < len(ctx.head_buffers) else await _next_buffer(ctx)
+        window.more_follows = buffer.length == len(buffer.view)
         try:
             await apply_feeds(applier, iter((decoder.feed(buffer.data),)), ctx.source)
         except _Full:
@@ -230,7 +238,7 @@ def release_head(ctx: Context) -> None:
 
 
 class _Full(Exception):
-    """The window is full and the decoder holds more than MAX_HELD: decoding further would only cost memory."""
+    """The window is full, and decoding further would only cost memory or time."""
 
 
 class _Window:
@@ -242,6 +250,8 @@ class _Window:
         self.covered = 0
         self.gone = False
         """Whether the decoder read back bytes beyond the window: the disk will then hold something else."""
+        self.more_follows = False
+        """Whether the file goes on behind what is decoded now."""
         self._decoder = decoder
 
     @property
@@ -267,8 +277,10 @@ class _Window:
 
     def _count(self, length: int) -> None:
         self.covered += length
-        # A few bytes of the file may decompress to gigabytes, and fill the decoder's own window beside this one.
-        if self.complete and self._decoder.held > MAX_HELD:
+        # A few bytes of the file may decompress to gigabytes, and fill the decoder's own window beside this one. The
+        # buffer's rest may take a second to inflate, and where the image in it is raw it can tell nothing.
+        decoder = self._decoder
+        if self.complete and (decoder.held > MAX_HELD or (self.more_follows and is_compressed_raw(decoder))):
             raise _Full
 
     def read(self, offset: int, length: int) -> bytes:

@@ -1,10 +1,13 @@
 """Preflight: what an image is, before anything is written."""
 
+import bz2
 import gzip
+import random
 
 import pytest
 
 from agent.errors import Blame, DiskSame, ImageDamaged, ImageDownload, ImageType
+from agent.formats.image import WINDOW_BYTES
 from agent.formats.tables.gpt import Gpt
 from agent.host.drive import build_drive
 from agent.stages.preflight import find_own_drive, probe_image
@@ -44,6 +47,24 @@ async def test_a_compressed_image_is_what_is_inside():
     assert stages.ctx.content == "gzip"
     assert (stages.ctx.image.container, stages.ctx.image.content) == ("raw", "raw")
     assert stages.ctx.image.esp
+
+
+@pytest.mark.parametrize("is_all_there", [True, False])
+async def test_behind_what_is_examined_a_compressed_raw_image_is_not_inflated_unless_all_of_it_is_there(
+    is_all_there,
+):
+    """To inflate the rest of a buffer may take a second, and tells only whether that is damaged."""
+    examined = IMAGE.ljust(WINDOW_BYTES, b"\0")
+    rest = random.Random(1).randbytes(MiB if is_all_there else 5 * MiB)
+    file = bytearray(bz2.compress(examined + rest, 1))  # its blocks have checksums
+    file[len(bz2.compress(examined, 1)) + MiB // 2] ^= 1
+    stages = Stages(MemorySource(bytes(file)))
+    if is_all_there:
+        with pytest.raises(ImageDamaged):
+            await probe_image(stages.ctx)
+    else:
+        await probe_image(stages.ctx)
+        assert stages.ctx.image.esp
 
 
 async def test_a_guest_disk_that_is_larger_than_the_target_is_left_to_the_plan_with_its_size():
