@@ -12,7 +12,8 @@ from tests.kit.disks import make_disk
 from tests.kit.images import make_image
 from tests.kit.server import SO_MAX_PACING_RATE, serving
 
-RATE = 16 * MiB
+RATE = 8 * MiB
+"""So slow that eight take seconds, and a status comes about once in a second."""
 
 
 @pytest.fixture(scope="module")
