@@ -14,10 +14,10 @@ from agent.units import KiB, MiB
 
 # What is unpacked comes in pieces of odd lengths. A disk takes whole sectors, and each end in the midst of one has
 # to be read before it is written: therefore the inner decoder gets blocks that begin at multiples of their length.
-BLOCK_BYTES = 1 * MiB
+BLOCK_BYTES = 2 * MiB
 # Beside a long window there is no room for that: what the inner decoder has given may keep several blocks for a while.
 SMALL_BLOCK_BYTES = 256 * KiB
-LONG_WINDOW = 16 * MiB
+LONG_WINDOW = 12 * MiB
 _ZEROS = memoryview(bytes(BLOCK_BYTES))
 
 
@@ -55,8 +55,8 @@ class Unpacker(Protocol):
 class Chained:
     """Unpacks, finds out what is inside, and decodes that: an image, or a file around one again.
 
-    Memory: that of both decoders, one block of 1 MiB, or of 256 KiB beside a long window, and for all of them together
-    1 MiB of zeros. The inner decoder may be fed several times for one feed of this one: what it gives must not live in
+    Memory: that of both decoders, one block of 2 MiB, or of 256 KiB beside a long window, and for all of them together
+    2 MiB of zeros. The inner decoder may be fed several times for one feed of this one: what it gives must not live in
     memory that it uses again.
     """
 

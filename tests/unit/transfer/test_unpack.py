@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import DeployError, ImageDamaged
-from agent.formats.chain import Chained
+from agent.formats.chain import BLOCK_BYTES, Chained
 from agent.formats.compressed import Decompressor
 from agent.formats.extent import ImageTooLarge
 from agent.formats.raw import RawDecoder
@@ -299,7 +299,7 @@ def decoder_for(kind, parts_memory=64 * MiB, max_output=GiB):
 
 
 # The head has to look like a disk, or what is inside would be taken for something else.
-DISK = bytes(510) + b"\x55\xaa" + random.Random(7).randbytes(2 * MiB) + bytes(MiB) + b"tail"
+DISK = bytes(510) + b"\x55\xaa" + random.Random(7).randbytes(2 * BLOCK_BYTES) + bytes(MiB) + b"tail"
 
 
 @functools.cache
@@ -342,7 +342,7 @@ async def test_a_fault_comes_behind_all_that_is_in_front_of_it(kind):
     with pytest.raises(ImageDamaged):
         await unpack(kind, flipped(packed, len(packed) * 9 // 10), sink)
     # Whole blocks of what is inside, up to the one that the fault is in.
-    assert sink.content.startswith(DISK[:MiB])
+    assert sink.content.startswith(DISK[:BLOCK_BYTES])
     assert await comes_true(lambda: not at_work())
 
 
