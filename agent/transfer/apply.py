@@ -198,6 +198,8 @@ class _Inflater:
         if buffer is None:
             # Page-aligned, so that the sink can write it without a copy.
             buffer = self._local.buffer = memoryview(mmap.mmap(-1, max(GROUP_BYTES, MAX_CLUSTER)))
+        # A file that was written by several threads (`qemu-img convert -W`) has neighbours in no order.
+        group.sort(key=lambda extent: extent.offset)
         begin, at, offset = 0, 0, group[0].offset
         for extent in group:
             if offset + at - begin != extent.offset:
