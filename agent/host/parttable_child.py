@@ -7,50 +7,61 @@ the Python package), and what it is linked with: that is an answer too.
 
 import json
 import sys
-from typing import Any
+from collections.abc import Iterator
 
 try:
-    import parted
+    # The module that `parted` wraps: that one alone takes as long to import as an interpreter to start.
+    import _ped
 except ImportError as error:
-    parted, missing = None, str(error)
+    _ped, missing = None, str(error)
 
 
-def read(path: str) -> dict[str, Any]:
+def read(path: str) -> dict[str, object]:
     """The table of the disk at `path`, `{"error": text}`, or `{"missing": text}` where there is no pyparted."""
-    if parted is None:
+    if _ped is None:
         return {"missing": missing}
     warnings: list[str] = []
 
     def leave_as_is(kind: int, options: int, message: str) -> int:
-        answers = [parted.EXCEPTION_RESOLVE_CANCEL, parted.EXCEPTION_RESOLVE_NO]
-        if kind in (parted.EXCEPTION_TYPE_INFORMATION, parted.EXCEPTION_TYPE_WARNING):
+        answers = [_ped.EXCEPTION_RESOLVE_CANCEL, _ped.EXCEPTION_RESOLVE_NO]
+        if kind in (_ped.EXCEPTION_TYPE_INFORMATION, _ped.EXCEPTION_TYPE_WARNING):
             warnings.append(message)
             # Not for errors: to ignore a failed read would mean to go on with bytes that are not on the disk.
-            answers.insert(0, parted.EXCEPTION_RESOLVE_IGNORE)
-        return int(next((a for a in answers if options & a), parted.EXCEPTION_RESOLVE_UNHANDLED))
+            answers.insert(0, _ped.EXCEPTION_RESOLVE_IGNORE)
+        return int(next((a for a in answers if options & a), _ped.EXCEPTION_RESOLVE_UNHANDLED))
 
-    parted.register_exn_handler(leave_as_is)
+    _ped.register_exn_handler(leave_as_is)
     try:
-        device = parted.getDevice(path)
-        disk = parted.newDisk(device)
+        device = _ped.device_get(path)
+        disk = _ped.disk_new(device)
         return {
-            "label": disk.type,
-            "sector_size": device.sectorSize,
-            "partitions": [describe(partition, device.sectorSize) for partition in disk.partitions],
+            "label": disk.type.name,
+            "sector_size": device.sector_size,
+            "partitions": [describe(partition, disk, device.sector_size) for partition in partitions(disk)],
             "warnings": warnings,
         }
-    except (parted.DeviceException, parted.DiskException, parted.IOException) as error:
+    except (_ped.DeviceException, _ped.DiskException, _ped.IOException) as error:
         return {"error": str(error)}
 
 
-def describe(partition: Any, sector_size: int) -> dict[str, Any]:
+def partitions(disk: "_ped.Disk") -> Iterator["_ped.Partition"]:
+    """The partitions of a disk, without what libparted lists as well: free space, and the table itself."""
+    others = _ped.PARTITION_FREESPACE | _ped.PARTITION_METADATA | _ped.PARTITION_PROTECTED
+    partition = disk.next_partition()
+    while partition is not None:
+        if not partition.type & others:
+            yield partition
+        partition = disk.next_partition(partition)
+
+
+def describe(partition: "_ped.Partition", disk: "_ped.Disk", sector_size: int) -> dict[str, object]:
     """One partition as JSON, with offsets in bytes; libparted's are in sectors."""
-    named = partition.disk.supportsFeature(parted.DISK_TYPE_PARTITION_NAME)
+    named = disk.type.check_feature(_ped.DISK_TYPE_PARTITION_NAME)
     return {
-        "number": partition.number,
-        "start": partition.geometry.start * sector_size,
-        "size": partition.geometry.length * sector_size,
-        "name": partition.name or "" if named else None,
+        "number": partition.num,
+        "start": partition.geom.start * sector_size,
+        "size": partition.geom.length * sector_size,
+        "name": partition.get_name() or "" if named else None,
     }
 
 

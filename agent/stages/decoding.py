@@ -15,8 +15,6 @@ from agent.formats.archives.unpack import Archive
 from agent.formats.chain import Chained, Unpacker
 from agent.formats.compressed import MAX_MEMORY, Decompressor, Kind
 from agent.formats.extent import Decoder
-from agent.formats.qcow2.decoder import Qcow2Decoder
-from agent.formats.qcow2.header import DEFAULT_LIMITS
 from agent.formats.raw import RawDecoder
 from agent.stages.context import Context
 from agent.units import GiB, MiB
@@ -54,6 +52,9 @@ class _File:
 
 
 def _qcow2(file: _File) -> Decoder:
+    from agent.formats.qcow2.decoder import Qcow2Decoder  # noqa: PLC0415
+    from agent.formats.qcow2.header import DEFAULT_LIMITS  # noqa: PLC0415
+
     limits = (
         DEFAULT_LIMITS if file.beside <= MAX_BESIDE else replace(DEFAULT_LIMITS, early_bytes=EARLY_BESIDE)
     )

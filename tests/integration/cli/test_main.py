@@ -68,7 +68,7 @@ OF_OTHERS = (
     "agent.formats.bzip2",
     "agent.formats.archives.zip",
 )
-OTHER_FORMATS = ("ova", "vmdk", "vhd", "vhdx", "vdi")
+OTHER_FORMATS = ("qcow2", "ova", "vmdk", "vhd", "vhdx", "vdi")
 
 
 def test_a_deployment_loads_what_decodes_its_own_image(tmp_path):
