@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 try:
-    # The module that `parted` wraps: that one alone takes as long to import as an interpreter to start.
+    # Not `parted`, the layer above it: to import that takes as long as an interpreter takes to start.
     import _ped
 except ImportError as error:
     _ped, missing = None, str(error)
